@@ -1,0 +1,155 @@
+"""Configurations: loading, typed overrides, JSON round trip, differences."""
+
+import dataclasses
+import json
+from typing import Literal
+
+import pytest
+from rstg_jax import config
+from rstg_jax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Dot:
+    heads: int = 1
+    dim: int = 8
+
+    def __post_init__(self):
+        if self.dim % self.heads:
+            raise ValueError(f"heads={self.heads} does not divide dim={self.dim}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Simple:
+    slope: float = 0.2
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    attention: Dot | Simple = Dot()
+    scales: tuple[tuple[int, int], ...] = ((3, 3), (1, 1))
+    plan: tuple[str, ...] = ("time", "space")
+    size: tuple[int, int] = (64, 64)
+    kind: Literal["a", "b"] = "a"
+    skip: bool = False
+    dropout: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Train:
+    batch_size: int = 32
+    learning_rate: float = 1e-3
+
+
+@dataclasses.dataclass(frozen=True)
+class Root:
+    name: str = "x"
+    model: Model = Model()
+    train: Train = Train()
+
+
+def test_override_parses_by_type():
+    new = config.override(
+        Root(),
+        {
+            "train.batch_size": "1_000",
+            "train.learning_rate": "2",
+            "model.scales": "(4,4),(2,1)",
+            "model.plan": "time",
+            "model.size": "[32, 16]",
+            "model.kind": "b",
+            "model.skip": "true",
+            "model.dropout": "0.5",
+            "name": "none",
+        },
+    )
+    assert new == Root(
+        "none",
+        Model(Dot(), ((4, 4), (2, 1)), ("time",), (32, 16), "b", True, 0.5),
+        Train(1000, 2.0),
+    )
+    assert isinstance(new.train.learning_rate, float)
+    assert config.override(new, {"model.dropout": "none"}).model.dropout is None
+
+
+def test_override_of_a_union_and_of_keys_that_fit_only_together():
+    new = config.override(Root(), {"model.attention": "Simple", "model.attention.slope": "0.1"})
+    assert new.model.attention == Simple(0.1)
+    new = config.override(Root(), {"model.attention.heads": "3", "model.attention.dim": "6"})
+    assert new.model.attention == Dot(3, 6)
+    with pytest.raises(UserError, match=r"model\.attention.*heads=3 does not divide dim=8"):
+        config.override(Root(), {"model.attention.heads": "3"})
+
+
+@pytest.mark.parametrize(
+    ("key", "near"),
+    [
+        ("train.batchsize", "train.batch_size"),
+        ("batch_size", "train.batch_size"),
+        ("model.atention.heads", "model.attention.heads"),
+        ("trian", "train"),
+        ("train.lerning_rate", "train.learning_rate"),
+    ],
+)
+def test_misspelt_key_names_the_nearest(key, near):
+    with pytest.raises(UserError, match=f"no config key '{key}'.*nearest is '{near}'"):
+        config.override(Root(), {key: "1"})
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "wanted"),
+    [
+        ("train.batch_size", "8.5", "int"),
+        ("train.learning_rate", "fast", "float"),
+        ("model.skip", "maybe", "bool"),
+        ("model.kind", "c", r"Literal\['a', 'b'\]"),
+        ("model.size", "1,2,3", r"tuple\[int, int\]"),
+        ("model.dropout", "x", "float | None"),
+        ("train", "5", "Train"),
+    ],
+)
+def test_wrong_type_names_key_value_and_type(key, value, wanted):
+    with pytest.raises(UserError, match=f"{key}'.*{value}' is not of type {wanted}"):
+        config.override(Root(), {key: value})
+
+
+def test_json_round_trip_keeps_the_class_of_a_union():
+    root = Root(model=Model(attention=Simple(0.3), dropout=None))
+    text = json.dumps(config.to_dict(root))
+    assert '"class": "Simple"' in text
+    assert config.from_dict(Root, json.loads(text)) == root
+    with pytest.raises(UserError, match=r"'model\.attention': no class 'Cross'.*Dot, Simple"):
+        config.from_dict(Root, {"model": {"attention": {"class": "Cross"}}})
+    with pytest.raises(UserError, match=r"'train\.batch'.*nearest is 'train\.batch_size'"):
+        config.from_dict(Root, {"train": {"batch": 3}})
+    with pytest.raises(UserError, match=r"'train\.batch_size': '3' is not of type int"):
+        config.from_dict(Root, {"train": {"batch_size": "3"}})
+
+
+def test_hash_and_diff():
+    a, b = Root(), config.override(Root(), {"train.batch_size": "8", "model.attention": "Simple"})
+    assert config.config_hash(a) == config.config_hash(Root()) != config.config_hash(b)
+    assert len(config.config_hash(a)) == 12
+    assert config.diff(a, a) == []
+    assert set(config.diff(a, b)) == {
+        "model.attention.class: Dot != Simple",
+        "model.attention.heads: 1 != (absent)",
+        "model.attention.dim: 8 != (absent)",
+        "model.attention.slope: (absent) != 0.2",
+        "train.batch_size: 32 != 8",
+    }
+
+
+def test_load_lists_the_choices(tmp_path):
+    path = tmp_path / "a.py"
+    path.write_text(
+        "from rstg_jax import config\n"
+        "def get_config(variant='one'):\n"
+        "    return config.choose({'one': lambda: 1, 'two': lambda: 2}, variant)\n"
+    )
+    assert config.load(str(path)) == 1
+    assert config.load(f"{path}:two") == 2
+    with pytest.raises(UserError, match="no variant 'three'; choose one of: one, two"):
+        config.load(f"{path}:three")
+    with pytest.raises(UserError, match=r"no config file .*b\.py'; choose one of: .*a\.py"):
+        config.load(str(tmp_path / "b.py"))
