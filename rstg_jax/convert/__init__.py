@@ -1,0 +1,1 @@
+"""Weights in: official TensorFlow-1 variables."""

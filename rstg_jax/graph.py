@@ -1,0 +1,159 @@
+"""The region graph: which image regions are nodes, which are neighbours, how maps become nodes.
+
+Every array here is a NumPy constant that depends on sizes only; the model closes over them.
+Source: paper section 3.1 and the constants of the official code (`get_adjacency`, area resizing).
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Iterator
+
+import numpy as np
+
+from rstg_jax.errors import UserError
+
+# Official position maps are drawn on a 6x6 grid with a Gaussian of two cells.
+POSITION_GRID = 6
+POSITION_SIGMA = 2.0
+
+
+@dataclasses.dataclass(frozen=True)
+class RegionGraph:
+    """Regions of a frame as graph nodes.
+
+    Nodes are the cells of one grid per scale: all cells of `scales[0]` in row-major order, then
+    `scales[1]`, and so on. Two nodes are neighbours when their cells overlap or touch along a side
+    (a shared corner point does not count); a node is never its own neighbour.
+
+    Attributes:
+      scales: rows (= columns) of each grid; the paper uses `(3, 2, 1)`, 14 nodes and 45 edges.
+      map_size: height and width of the feature map that is pooled into the nodes.
+      frame_size: height and width in pixels on which the official code rounds its cells down
+        before it compares them (this changes the edges with five or more scales). `None`
+        compares the exact cells.
+    """
+
+    scales: tuple[int, ...] = (3, 2, 1)
+    map_size: tuple[int, int] = (6, 6)
+    frame_size: tuple[int, int] | None = None
+
+    def __post_init__(self) -> None:
+        if not self.scales:
+            raise UserError("graph.scales is empty: give at least one grid size, such as (3, 2, 1)")
+        if any(scale < 1 for scale in self.scales):
+            raise UserError(f"graph.scales {self.scales}: every grid size must be at least 1")
+        if min(self.map_size) < 1:
+            raise UserError(f"graph.map_size {self.map_size}: height and width must be positive")
+
+    @property
+    def num_nodes(self) -> int:
+        """Number of regions: the sum of the squared scales."""
+        return sum(scale * scale for scale in self.scales)
+
+    @functools.cached_property
+    def scale_slices(self) -> tuple[slice, ...]:
+        """For each scale, the slice of the node axis that holds its cells."""
+        ends = np.cumsum([scale * scale for scale in self.scales])
+        return tuple(
+            slice(int(end) - scale * scale, int(end))
+            for scale, end in zip(self.scales, ends, strict=True)
+        )
+
+    @functools.cached_property
+    def boxes(self) -> np.ndarray:
+        """Cells as `y0, x0, y1, x1` in fractions of the frame, float64 `[n 4]`."""
+        return np.array(
+            [
+                (row / scale, column / scale, (row + 1) / scale, (column + 1) / scale)
+                for scale, row, column in self._cells()
+            ]
+        )
+
+    @functools.cached_property
+    def centers(self) -> np.ndarray:
+        """Centres of the cells as `y, x` in fractions of the frame, float64 `[n 2]`."""
+        return (self.boxes[:, :2] + self.boxes[:, 2:]) / 2
+
+    @functools.cached_property
+    def pixel_boxes(self) -> np.ndarray:
+        """Cells as `y0, x0, y1, x1` in whole pixels, int64 `[n 4]`.
+
+        With `frame_size` the cell side is rounded down as in the official code; without it the
+        frame is as wide as the least common multiple of the scales, so that nothing is rounded.
+        """
+        exact = math.lcm(*self.scales)
+        height, width = self.frame_size or (exact, exact)
+        cells = np.array(list(self._cells()))
+        sides = np.stack([height // cells[:, 0], width // cells[:, 0]], axis=1)
+        starts = cells[:, 1:] * sides
+        return np.concatenate([starts, starts + sides], axis=1)
+
+    @functools.cached_property
+    def adjacency(self) -> np.ndarray:
+        """Symmetric neighbourhood with a zero diagonal, bool `[n n]`."""
+        start, end = self.pixel_boxes[:, :2], self.pixel_boxes[:, 2:]
+        overlap = np.minimum(end[:, None], end[None]) - np.maximum(start[:, None], start[None])
+        meets = (overlap >= 0).all(axis=-1)
+        only_corner = (overlap == 0).all(axis=-1)
+        return meets & ~only_corner & ~np.eye(self.num_nodes, dtype=bool)
+
+    @functools.cached_property
+    def pool(self) -> np.ndarray:
+        """Area average of a map over each cell, float32 `[n h w]`; each node's weights sum to 1."""
+        height, width = self.map_size
+        grids = [
+            np.einsum("ih,jw->ijhw", area_weights(height, scale), area_weights(width, scale))
+            for scale in self.scales
+        ]
+        flat = [grid.reshape(-1, height, width) for grid in grids]
+        return np.concatenate(flat).astype(np.float32)
+
+    @functools.cached_property
+    def unpool(self) -> np.ndarray:
+        """Area resizing of each scale's grid to the map, summed over scales, float32 `[h w n]`."""
+        height, width = self.map_size
+        grids = [
+            np.einsum("hi,wj->hwij", area_weights(scale, height), area_weights(scale, width))
+            for scale in self.scales
+        ]
+        flat = [grid.reshape(height, width, -1) for grid in grids]
+        return np.concatenate(flat, axis=-1).astype(np.float32)
+
+    @functools.cached_property
+    def position_maps(self) -> np.ndarray:
+        """Gaussian heat map of each cell on a 6x6 grid, flattened, float32 `[n 36]`.
+
+        The grid is cut into `6 // scale` wide blocks; the un-normalised Gaussian is centred in
+        the node's block and zero outside it (official behaviour). Scales above 6 give zeros.
+        """
+        maps = np.zeros((self.num_nodes, POSITION_GRID, POSITION_GRID), np.float32)
+        for node, (scale, row, column) in enumerate(self._cells()):
+            side = POSITION_GRID // scale
+            offset = np.arange(side) - (side - 1) / 2
+            bump = np.exp(-(offset[:, None] ** 2 + offset**2) / (2 * POSITION_SIGMA**2))
+            maps[node, row * side : (row + 1) * side, column * side : (column + 1) * side] = bump
+        return maps.reshape(self.num_nodes, -1)
+
+    def _cells(self) -> Iterator[tuple[int, int, int]]:
+        """Yields `(scale, row, column)` of every node in node order."""
+        for scale in self.scales:
+            for row in range(scale):
+                for column in range(scale):
+                    yield scale, row, column
+
+
+def area_weights(size_in: int, size_out: int) -> np.ndarray:
+    """Weights that resize one axis by area, float32 `[size_out size_in]`; rows sum to 1.
+
+    Output cell `o` averages the input interval `[o, o + 1] * size_in / size_out`; fractional
+    pixels count by their overlap. The interval ends are rounded to float32 as in TensorFlow's
+    `ResizeArea`, so that enlarged maps agree with the official constants beyond 1e-6.
+    """
+    scale = np.float32(size_in) / np.float32(size_out)
+    cells = np.arange(size_out, dtype=np.float32)[:, None]
+    pixels = np.arange(size_in, dtype=np.float32)[None, :]
+    start, end = cells * scale, (cells + 1) * scale
+    overlap = np.minimum(end, pixels + 1) - np.maximum(start, pixels)
+    inside_one_pixel = (pixels < start) & (end < pixels + 1)
+    return np.where(inside_one_pixel, scale, np.clip(overlap, 0, None)) / scale

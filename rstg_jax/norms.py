@@ -1,0 +1,91 @@
+"""Normalisation layers whose statistics run over chosen axes, always computed in float32."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+# TensorFlow 1's `contrib.layers.layer_norm` and `tf.layers.batch_normalization` defaults.
+OFFICIAL_LAYER_NORM_EPSILON = 1e-12
+BATCH_NORM_EPSILON = 1e-3
+BATCH_NORM_MOMENTUM = 0.99
+
+
+class LayerNorm(nn.Module):
+    """Layer norm with gain and bias per feature and statistics over `axes`.
+
+    Attributes:
+      axes: axes of the mean and variance. `(-1,)` normalises each token by itself; the official
+        code takes every axis but the batch, so nodes (and before the graph, frames) share them.
+      epsilon: added to the variance.
+    """
+
+    axes: tuple[int, ...] = (-1,)
+    epsilon: float = 1e-6
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Normalises `x` `[... d]`; same shape and dtype."""
+        mean, variance = _moments(x, self.axes)
+        return _affine(self, x, mean, variance, self.epsilon)
+
+
+class BatchNorm(nn.Module):
+    """Batch norm whose training statistics are kept apart for each frame, as in the official graph.
+
+    The official code builds one normalisation op per frame that shares its variables; each op
+    updates the moving statistics. Here all frames are normalised at once and the moving statistics
+    take the updates in frame order.
+
+    Attributes:
+      axes: axes of the batch statistics of `x`.
+      unbiased: put the unbiased batch variance into the moving variance. TensorFlow's fused kernel
+        does so for arrays of rank 4 in the official layout, its plain kernel does not.
+    """
+
+    axes: tuple[int, ...]
+    unbiased: bool
+    epsilon: float = BATCH_NORM_EPSILON
+    momentum: float = BATCH_NORM_MOMENTUM
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        """Normalises `x` `[t ... d]`, frames leading; same shape and dtype."""
+        features = x.shape[-1]
+        moving_mean = self.variable("batch_stats", "mean", jnp.zeros, (features,), jnp.float32)
+        moving_variance = self.variable("batch_stats", "var", jnp.ones, (features,), jnp.float32)
+        if not train:
+            return _affine(self, x, moving_mean.value, moving_variance.value, self.epsilon)
+        mean, variance = _moments(x, self.axes)
+        if not self.is_initializing():
+            count = x.size // mean.size
+            correction = count / (count - 1) if self.unbiased and count > 1 else 1.0
+            self._track(moving_mean, mean)
+            self._track(moving_variance, variance * correction)
+        return _affine(self, x, mean, variance, self.epsilon)
+
+    def _track(self, moving: nn.Variable, batch: jax.Array) -> None:
+        """Applies one exponential moving update for each leading (frame) row of `batch`."""
+        rows = batch.reshape(-1, batch.shape[-1])
+        steps = len(rows)
+        weights = (1 - self.momentum) * self.momentum ** jnp.arange(steps - 1, -1, -1.0)
+        moving.value = self.momentum**steps * moving.value + weights @ rows
+
+
+def _moments(x: jax.Array, axes: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
+    """Mean and (biased) variance in float32, reduced axes kept."""
+    x = x.astype(jnp.float32)
+    mean = x.mean(axes, keepdims=True)
+    return mean, jnp.square(x - mean).mean(axes, keepdims=True)
+
+
+def _affine(
+    module: nn.Module, x: jax.Array, mean: jax.Array, variance: jax.Array, epsilon: float
+) -> jax.Array:
+    """Applies the statistics and the module's learned gain `scale` and `bias`."""
+    ones: Callable = nn.initializers.ones
+    scale = module.param("scale", ones, (x.shape[-1],), jnp.float32)
+    bias = module.param("bias", nn.initializers.zeros, (x.shape[-1],), jnp.float32)
+    normalised = (x.astype(jnp.float32) - mean) * jax.lax.rsqrt(variance + epsilon)
+    return (normalised * scale + bias).astype(x.dtype)

@@ -1,0 +1,259 @@
+"""Space stages: send, gather and update on the region graph of every frame.
+
+Source: paper section 3.2. The functions speak of ONE node (or one edge); `jax.vmap` maps them over
+nodes and frames. Inside the block arrays are laid out `[t n b d]`: frames lead for the scan, nodes
+come next so that picking edges copies whole rows, and batch times features is one matrix row block.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+LEAKY_SLOPE = 0.2
+NEVER = -1e30  # a finite logit of no weight: a row of -inf only would give NaN
+Attention = Literal["simple", "dot"]
+Masking = Literal["exclude", "multiply"]
+kernel_init = nn.initializers.glorot_uniform()
+
+
+class Edges(NamedTuple):
+    """Directed edges `source j -> destination i`, int arrays `[e]`, sorted by destination."""
+
+    source: np.ndarray
+    destination: np.ndarray
+
+
+def edges_of(adjacency: np.ndarray, masking: Masking) -> Edges:
+    """Edges that carry messages: the graph's own, or all ordered pairs.
+
+    Official masking multiplies attention logits instead of excluding nodes, so non-neighbours and
+    the node itself still send (method: the softmax runs over every j).
+    """
+    pairs = adjacency if masking == "exclude" else np.ones_like(adjacency)
+    destination, source = np.nonzero(pairs)
+    return Edges(source, destination)
+
+
+def map_nodes(function: Callable, frames: tuple[int | None, ...] = (0, 0)) -> Callable:
+    """Maps a function of two arguments of one node over nodes (axis 1) and frames (axis 0).
+
+    An argument whose entry in `frames` is None is the same in every frame: its axis 0 is the nodes.
+    """
+    return jax.vmap(jax.vmap(function), in_axes=frames)
+
+
+# --- one node, one edge ---------------------------------------------------------------------------
+
+
+def endpoint_terms(
+    kernel: jax.Array, bias: jax.Array, node: jax.Array, position: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """First message layer of one node, as a source and as a destination.
+
+    The layer is linear in `[v_j | p_j | v_i | p_i]`, so it is a term of the source plus a term of
+    the destination: computed once a node, not once a pair.
+
+    Args:
+      kernel: `[2(d + p) d]`, rows in the order `v_j p_j v_i p_i`.
+      bias: `[d]`, counted with the destination.
+      node: features `[b d]`.
+      position: position map `[p]`; p may be 0.
+
+    Returns:
+      Source term and destination term, each `[b d]`.
+    """
+    ends = np.cumsum([node.shape[-1], len(position), node.shape[-1]])
+    node_j, position_j, node_i, position_i = jnp.split(kernel, ends)
+    source = node @ node_j + position @ position_j
+    destination = node @ node_i + (position @ position_i + bias)
+    return source, destination
+
+
+def message(
+    kernel: jax.Array, bias: jax.Array, source: jax.Array, destination: jax.Array
+) -> jax.Array:
+    """Message along one edge from the two first-layer terms, `[b d]`; ReLU after both layers."""
+    return nn.relu(nn.relu(source + destination) @ kernel + bias)
+
+
+def attention_weights(logits: jax.Array, neighbours: jax.Array, masking: Masking) -> jax.Array:
+    """Softmax over the sources of one destination, float32.
+
+    Args:
+      logits: `[n b h]`, one for each source j, batch element and head.
+      neighbours: row i of the adjacency, `[n]` of 0 and 1.
+      masking: `exclude` gives non-neighbours no weight (a node without neighbours receives
+        nothing); `multiply` is official: the logits were multiplied by the adjacency already.
+    """
+    logits = logits.astype(jnp.float32)
+    if masking == "multiply":
+        return nn.softmax(logits, axis=0)
+    allowed = neighbours[:, None, None].astype(jnp.float32)
+    return nn.softmax(jnp.where(allowed > 0, logits, NEVER), axis=0) * allowed
+
+
+def simple_logits(
+    as_destination: jax.Array, as_sources: jax.Array, neighbours: jax.Array, masking: Masking
+) -> jax.Array:
+    """GAT-like logits of one destination, `[n b h]`, from its score `[b h]` and all `[n b h]`."""
+    if masking == "exclude":
+        return nn.leaky_relu(as_destination + as_sources, LEAKY_SLOPE)
+    mask = neighbours[:, None, None]
+    return nn.leaky_relu(mask * as_destination + mask * as_sources, LEAKY_SLOPE) + mask
+
+
+def dot_logits(
+    query: jax.Array, keys: jax.Array, neighbours: jax.Array, masking: Masking
+) -> jax.Array:
+    """Dot-product logits of one destination `[n b h]`: query `[b h k]`, all keys `[n b h k]`."""
+    logits = jnp.einsum("bhk,nbhk->nbh", query, keys)
+    if masking == "exclude":
+        return logits * query.shape[-1] ** -0.5
+    return logits * neighbours[:, None, None]
+
+
+def update(layers: tuple, node: jax.Array, gathered: jax.Array, last_relu: bool) -> jax.Array:
+    """New features of one node from `[v_i | gathered_i]`, `[b d]`."""
+    x = jnp.concatenate([node, gathered], axis=-1)
+    for number, (kernel, bias) in enumerate(layers, start=1):
+        x = x @ kernel + bias
+        x = nn.relu(x) if number < len(layers) or last_relu else x
+    return x
+
+
+# --- weights and mapping --------------------------------------------------------------------------
+
+
+class Send(nn.Module):
+    """Messages along all edges: two-layer MLP of both ends and their position maps."""
+
+    @nn.compact
+    def __call__(self, nodes: jax.Array, positions: jax.Array, edges: Edges) -> jax.Array:
+        """Nodes `[t n b d]`, position maps `[n p]` -> messages `[t e b d]`."""
+        dim, rows = nodes.shape[-1], 2 * (nodes.shape[-1] + positions.shape[-1])
+        first = dense_weights(self, "first", (rows, dim), nodes.dtype)
+        second = dense_weights(self, "second", (dim, dim), nodes.dtype)
+        terms = map_nodes(partial(endpoint_terms, *first), frames=(0, None))
+        source, destination = terms(nodes, positions.astype(nodes.dtype))
+        along_edges = map_nodes(partial(message, *second))
+        return along_edges(source[:, edges.source], destination[:, edges.destination])
+
+
+class Gather(nn.Module):
+    """Attention over the incoming messages of every node."""
+
+    kind: Attention
+    masking: Masking
+    heads: int = 1
+
+    @nn.compact
+    def __call__(
+        self, nodes: jax.Array, messages: jax.Array, adjacency: np.ndarray, edges: Edges
+    ) -> tuple[jax.Array, jax.Array]:
+        """Weights the messages.
+
+        Args:
+          nodes: `[t n b d]`.
+          messages: `[t e b d]`.
+          adjacency: `[n n]`, row = destination.
+          edges: endpoints of the messages.
+
+        Returns:
+          Gathered messages before bias and ReLU `[t n b d]`, and attention float32 `[t i j b h]`.
+        """
+        ends = self._endpoints(nodes)
+        neighbours = jnp.asarray(adjacency, nodes.dtype)
+        score = simple_logits if self.kind == "simple" else dot_logits
+
+        def attend(one: jax.Array, everyone: jax.Array, row: jax.Array) -> jax.Array:
+            logits = score(one, everyone, row, self.masking)
+            return attention_weights(logits, row, self.masking)
+
+        over_destinations = jax.vmap(attend, in_axes=(0, None, 0))
+        attention = jax.vmap(over_destinations, in_axes=(0, 0, None))(*ends, neighbours)
+        gathered = self._weighted_sum(messages, attention, edges)
+        return gathered, attention
+
+    def _endpoints(self, nodes: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """What attention compares: scores `[t n b h]` (simple), queries and keys `[t n b h k]`."""
+        dim = nodes.shape[-1]
+        width = 1 if self.kind == "simple" else dim
+        ends = []
+        for name in ("destination", "source"):
+            kernel, bias = dense_weights(self, name, (dim, width), nodes.dtype)
+            ends.append((nodes @ kernel + bias).reshape(*nodes.shape[:-1], self.heads, -1))
+        if self.kind == "simple":
+            ends = [end[..., 0] for end in ends]
+        return ends[0], ends[1]
+
+    def _weighted_sum(self, messages: jax.Array, attention: jax.Array, edges: Edges) -> jax.Array:
+        """Sums weighted messages into their destinations, `[t n b d]`."""
+        frames, num_nodes, _, batch, heads = attention.shape
+        pairs = attention.reshape(frames, num_nodes * num_nodes, batch, heads)
+        weights = pairs[:, edges.destination * num_nodes + edges.source].astype(messages.dtype)
+        # The sum over each node's edges as one product with the constant incidence matrix.
+        incidence = jnp.asarray(np.eye(num_nodes)[:, edges.destination], messages.dtype)
+        weighted = [weights[..., head, None] * messages for head in range(heads)]
+        summed = [jnp.einsum("ne,tebd->tnbd", incidence, head) for head in weighted]
+        if heads == 1:
+            return summed[0]
+        # Official heads project the messages first; a weighted mean commutes with that projection.
+        dim = messages.shape[-1]
+        kernel, bias = dense_weights(self, "project", (dim, dim), messages.dtype)
+        columns = jnp.split(kernel, heads, axis=1)
+        projected = [total @ part for total, part in zip(summed, columns, strict=True)]
+        return jnp.concatenate(projected, axis=-1) + bias
+
+
+class Update(nn.Module):
+    """New node features; one MLP for all nodes, or one for each scale.
+
+    Attributes:
+      groups: slices of the node axis that have weights of their own.
+      num_layers: 1 or 2.
+      last_relu: ReLU after the last layer too (official; without it where a skip adds the result).
+    """
+
+    groups: tuple[slice, ...]
+    num_layers: int = 2
+    last_relu: bool = True
+
+    @nn.compact
+    def __call__(self, nodes: jax.Array, gathered: jax.Array) -> jax.Array:
+        """Nodes and gathered messages, each `[t n b d]` -> `[t n b d]`."""
+        dim = nodes.shape[-1]
+        parts = []
+        for group, where in enumerate(self.groups):
+            prefix = f"group{group}_" if len(self.groups) > 1 else ""
+            shapes = [(2 * dim, dim)] + [(dim, dim)] * (self.num_layers - 1)
+            layers = tuple(
+                dense_weights(self, f"{prefix}{name}", shape, nodes.dtype)
+                for name, shape in zip(("first", "second"), shapes, strict=False)
+            )
+            new = map_nodes(partial(update, layers, last_relu=self.last_relu))
+            parts.append(new(nodes[:, where], gathered[:, where]))
+        return jnp.concatenate(parts, axis=1) if len(parts) > 1 else parts[0]
+
+
+class DenseWeights(nn.Module):
+    """Kernel and bias of one linear layer, handed out instead of applied."""
+
+    shape: tuple[int, int]
+
+    @nn.compact
+    def __call__(self) -> tuple[jax.Array, jax.Array]:
+        kernel = self.param("kernel", kernel_init, self.shape)
+        return kernel, self.param("bias", nn.initializers.zeros, self.shape[1:])
+
+
+def dense_weights(
+    module: nn.Module, name: str, shape: tuple[int, int], dtype: Any
+) -> tuple[jax.Array, jax.Array]:
+    """Declares the linear layer `name` below `module`; kernel `[in out]` and bias, in `dtype`."""
+    kernel, bias = DenseWeights(shape, name=name, parent=module)()
+    return kernel.astype(dtype), bias.astype(dtype)
