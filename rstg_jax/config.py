@@ -135,8 +135,11 @@ def config_hash(config: Any) -> str:
 
 
 def diff(a: Any, b: Any) -> list[str]:
-    """Returns one line a differing key, such as ``model.rstg.dim: 64 != 32``."""
-    left, right = _flat(to_dict(a)), _flat(to_dict(b))
+    """Returns one line a differing key, such as ``model.rstg.dim: 64 != 32``.
+
+    Takes configurations, or what `to_dict` made of them.
+    """
+    left, right = (_flat(x if isinstance(x, dict) else to_dict(x)) for x in (a, b))
     absent = "(absent)"
     return [
         f"{key}: {left.get(key, absent)} != {right.get(key, absent)}"

@@ -5,6 +5,7 @@ import json
 from typing import Literal
 
 import pytest
+
 from rstg_jax import config
 from rstg_jax.errors import UserError
 

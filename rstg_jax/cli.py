@@ -1,0 +1,38 @@
+"""What the command lines share: config overrides, and errors as one line."""
+
+import argparse
+import logging
+import sys
+from collections.abc import Callable, Sequence
+
+from rstg_jax.errors import UserError
+
+
+def config_overrides(rest: Sequence[str], parser: argparse.ArgumentParser) -> dict[str, str]:
+    """Turns ``--config.KEY=VALUE`` (or ``--config.KEY VALUE``) into a dict; refuses the rest."""
+    changes: dict[str, str] = {}
+    words = iter(rest)
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not key.startswith("--config."):
+            parser.error(f"unrecognised argument {word!r}")
+        if not equals:
+            value = next(words, "")
+            if not value or value.startswith("--"):
+                parser.error(f"{key} needs a value: {key}=VALUE")
+        changes[key.removeprefix("--config.")] = value
+    return changes
+
+
+def run(main: Callable[[], int]) -> int:
+    """Runs a command; a `UserError` becomes the line ``error: ...`` and status 2."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("rstg_jax").setLevel(logging.INFO)
+    try:
+        return main()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130

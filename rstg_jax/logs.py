@@ -1,0 +1,166 @@
+"""What a run says while it goes: metrics.jsonl, TensorBoard events, lines or a live bar."""
+
+import contextlib
+import json
+import logging
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, TextIO
+
+import tensorboardX
+from tqdm import tqdm
+
+_log = logging.getLogger("rstg_jax")
+
+
+def truncate(path: Path, step: int) -> None:
+    """Removes what a killed run logged beyond `step`: later lines, and a line cut in half."""
+    if not path.is_file():
+        return
+    kept = []
+    for line in path.read_text().splitlines(keepends=True):
+        try:
+            record = json.loads(line) if line.endswith("\n") else None
+        except json.JSONDecodeError:
+            record = None
+        if record and record["step"] <= step:
+            kept.append(line)
+    path.write_text("".join(kept))
+
+
+class MetricLog:
+    """Appends metrics to WORKDIR/metrics.jsonl and to a TensorBoard event file.
+
+    Every record is flushed at once, before any checkpoint of its step is written, so that the
+    file is complete up to each checkpoint whenever the process dies.
+    """
+
+    def __init__(self, workdir: Path, step: int, enabled: bool):
+        """Opens the files to go on after `step`; writes nothing unless `enabled`."""
+        self._file: TextIO | None = None
+        if enabled:
+            path = workdir / "metrics.jsonl"
+            truncate(path, step)
+            self._file = path.open("a")
+            self._events = tensorboardX.SummaryWriter(str(workdir), purge_step=step + 1)
+
+    def write(self, step: int, split: str, values: Mapping[str, Any]) -> None:
+        """Records the metrics of a split at a step."""
+        if self._file is None:
+            return
+        self._file.write(json.dumps({"step": step, "split": split, **values}) + "\n")
+        self._file.flush()
+        for name, value in values.items():
+            self._events.add_scalar(f"{split}/{name}", value, step)
+        self._events.flush()
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._events.close()
+
+
+class Console:
+    """A live bar on a terminal, plain lines elsewhere, silence on all processes but the first."""
+
+    def __init__(self, step: int, total: int, enabled: bool):
+        self._enabled = enabled
+        live = enabled and sys.stderr.isatty()
+        self._bar = tqdm(
+            total=total,
+            initial=step,
+            disable=not live,
+            unit="step",
+            dynamic_ncols=True,
+            bar_format="{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} steps, "
+            "{elapsed}<{remaining}{postfix}",
+            desc="train",
+        )
+        self._live = live
+        self._total = total
+
+    def advance(self, loss: float, top1: float, rate: float) -> None:
+        """Moves the bar by a step and shows the window's averages so far."""
+        if self._live:
+            self._bar.set_postfix_str(
+                f"loss {loss:.4f}, top1 {top1:.1%}, {rate:.0f} videos/s", refresh=False
+            )
+            self._bar.update()
+
+    def say(self, text: str) -> None:
+        """Prints a line without tearing the bar."""
+        if self._live:
+            self._bar.write(text, file=sys.stderr)
+        elif self._enabled:
+            _log.info(text)
+
+    def train_line(self, step: int, values: Mapping[str, float], left: int) -> None:
+        """A logged window, with `left` videos to go; on a terminal the bar says it already."""
+        if not self._live:
+            eta = left / max(values["examples_per_second"], 1e-9)
+            self.say(
+                f"step {step}/{self._total}  loss {values['loss']:.4f}  "
+                f"top1 {values['top1']:.1%}  {values['examples_per_second']:.0f} videos/s  "
+                f"ETA {duration(eta)}"
+            )
+
+    def test_line(self, step: int, values: Mapping[str, float]) -> None:
+        """An evaluation."""
+        self.say(
+            f"step {step}/{self._total}  test: loss {values['loss']:.4f}  "
+            f"top1 {values['top1']:.2%}  top5 {values['top5']:.2%}  "
+            f"({values['examples']:.0f} videos)"
+        )
+
+    def close(self) -> None:
+        self._bar.close()
+
+
+class Clock:
+    """Wall time of the run, and of its current logging window."""
+
+    def __init__(self, before: float = 0.0):
+        """Starts with the `before` seconds that earlier processes of the run took."""
+        self._start = time.monotonic() - before
+        self.reset()
+
+    def reset(self) -> None:
+        """Begins another window."""
+        self._window = time.monotonic()
+        self._waited = 0.0
+        self.examples = 0
+
+    def seconds(self) -> float:
+        """Wall time of the run."""
+        return time.monotonic() - self._start
+
+    def rate(self) -> float:
+        """Videos a second in this window."""
+        return self.examples / max(time.monotonic() - self._window, 1e-9)
+
+    def waiting(self) -> float:
+        """Share of this window that was spent waiting for data."""
+        return self._waited / max(time.monotonic() - self._window, 1e-9)
+
+    @contextlib.contextmanager
+    def excluded(self) -> Iterator[None]:
+        """Time inside (evaluating, saving, compiling) is no part of the window."""
+        start = time.monotonic()
+        yield
+        self._window += time.monotonic() - start
+
+    @contextlib.contextmanager
+    def waiting_for_data(self) -> Iterator[None]:
+        """Time inside counts as waiting for data."""
+        start = time.monotonic()
+        yield
+        self._waited += time.monotonic() - start
+
+
+def duration(seconds: float) -> str:
+    """Formats seconds as h:mm:ss or m:ss."""
+    minutes, s = divmod(round(seconds), 60)
+    hours, m = divmod(minutes, 60)
+    return f"{hours}:{m:02}:{s:02}" if hours else f"{m}:{s:02}"

@@ -1,0 +1,84 @@
+"""What training minimises: cross-entropy of the clip's label, masked."""
+
+import dataclasses
+from typing import Any, Literal
+
+import chex
+import jax
+import jax.numpy as jnp
+
+
+@dataclasses.dataclass(frozen=True)
+class LossConfig:
+    """Cross-entropy of the clip's label.
+
+    Attributes:
+      reduction: "mean" over the real examples of the global batch, or "sum" over them, which is
+        the official code's choice (its rate then corresponds to rate x batch for a mean).
+      label_smoothing: share of the target spread evenly over all classes.
+      frame_weight: weight of an extra cross-entropy of every frame's own logits with the clip's
+        label, averaged over the frames from `frame_start` on. In training only.
+      frame_start: first frame, counted from 0, that can be expected to know the answer.
+    """
+
+    reduction: Literal["mean", "sum"] = "mean"
+    label_smoothing: float = 0.0
+    frame_weight: float = 0.0
+    frame_start: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.label_smoothing < 1:
+            raise ValueError(f"label_smoothing={self.label_smoothing} is outside [0, 1)")
+        if self.frame_weight < 0 or self.frame_start < 0:
+            raise ValueError("frame_weight and frame_start cannot be negative")
+
+
+def cross_entropy(logits: jax.Array, label: jax.Array, label_smoothing: float = 0.0) -> jax.Array:
+    """Cross-entropy in nats with integer labels, in float32.
+
+    Args:
+      logits: [... classes].
+      label: int [...].
+      label_smoothing: share of the target spread evenly over all classes.
+
+    Returns:
+      float32 [...].
+    """
+    log_p = jax.nn.log_softmax(logits.astype(jnp.float32))
+    true = jnp.take_along_axis(log_p, label[..., None], axis=-1)[..., 0]
+    return -(1 - label_smoothing) * true - label_smoothing * log_p.mean(-1)
+
+
+def objective(
+    config: LossConfig, logits: jax.Array, out: dict[str, Any], label: jax.Array, mask: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """The scalar that training minimises.
+
+    Args:
+      config: see `LossConfig`.
+      logits: [b classes] of the whole clip.
+      out: the model's intermediates; ``out["frame_logits"]`` [b t classes].
+      label: int [b].
+      mask: [b], 1 for a real example and 0 for padding.
+
+    Returns:
+      The objective, and its sum over the real examples whatever the reduction (for the log).
+    """
+    chex.assert_rank([logits, label, mask], [2, 1, 1])
+    chex.assert_equal_shape_prefix([logits, label, mask], 1)
+    loss = cross_entropy(logits, label, config.label_smoothing)  # [b]
+    if config.frame_weight > 0:
+        frames = out["frame_logits"]  # [b t classes]
+        chex.assert_rank(frames, 3)
+        t = frames.shape[1]
+        if config.frame_start >= t:
+            raise ValueError(f"loss.frame_start={config.frame_start}, but a clip has {t} frames")
+        frames = frames[:, config.frame_start :]
+        labels = jnp.broadcast_to(label[:, None], frames.shape[:2])
+        per_frame = cross_entropy(frames, labels, config.label_smoothing)  # [b t]
+        loss = loss + config.frame_weight * per_frame.mean(1)
+    # `where` and not a product: padding may hold anything, and 0 * inf is not 0.
+    total = jnp.where(mask > 0, loss * mask, 0).sum()
+    if config.reduction == "sum":
+        return total, total
+    return total / jnp.maximum(mask.sum(), 1), total

@@ -1,0 +1,97 @@
+"""Optimisers: the official rule and AdamW, schedules, clipping, and the moving average."""
+
+import dataclasses
+import re
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import optax
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+    """How gradients change the weights.
+
+    Attributes:
+      rule: "nesterov" is the official rule (TensorFlow 1's MomentumOptimizer with use_nesterov:
+        ``m = momentum m + g;  w -= rate (g + momentum m)``); "adamw" is AdamW.
+      learning_rate: the rate after warm-up.
+      schedule: "constant", or "cosine" down to `end_factor` times the rate at the last step.
+      warmup_steps: steps of linear growth from zero.
+      end_factor: see `schedule`.
+      momentum: of "nesterov".
+      b1, b2, eps: of "adamw".
+      weight_decay: decoupled, times the rate; matrices and kernels only, no bias and no norm.
+      clip_norm: largest global norm of the gradient, or None.
+      ema_decay: decay of a moving average of the weights that evaluation then uses, or None.
+        Early on the decay is (1 + step) / (10 + step), so that the start is forgotten.
+    """
+
+    rule: Literal["nesterov", "adamw"] = "adamw"
+    learning_rate: float = 1e-3
+    schedule: Literal["constant", "cosine"] = "cosine"
+    warmup_steps: int = 0
+    end_factor: float = 0.0
+    momentum: float = 0.9
+    b1: float = 0.9
+    b2: float = 0.999
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    clip_norm: float | None = None
+    ema_decay: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.learning_rate < 0 or self.warmup_steps < 0 or self.weight_decay < 0:
+            raise ValueError("learning_rate, warmup_steps and weight_decay cannot be negative")
+        if self.clip_norm is not None and self.clip_norm <= 0:
+            raise ValueError(f"clip_norm={self.clip_norm} must be positive (or none)")
+        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
+            raise ValueError(f"ema_decay={self.ema_decay} must lie between 0 and 1 (or be none)")
+        if self.rule == "nesterov" and self.weight_decay:
+            raise ValueError("the rule nesterov has no weight decay; use adamw")
+
+
+def learning_rate(config: OptimizerConfig, total_steps: int) -> optax.Schedule:
+    """The rate as a function of the number of updates already made."""
+    warmup = min(config.warmup_steps, total_steps)
+    if config.schedule == "cosine":
+        rest = optax.cosine_decay_schedule(
+            config.learning_rate, max(total_steps - warmup, 1), config.end_factor
+        )
+    else:
+        rest = optax.constant_schedule(config.learning_rate)
+    if not warmup:
+        return rest
+    rise = optax.linear_schedule(config.learning_rate / warmup, config.learning_rate, warmup - 1)
+    return optax.join_schedules([rise, rest], [warmup])
+
+
+def build(config: OptimizerConfig, total_steps: int) -> optax.GradientTransformation:
+    """Returns the gradient transformation: clip, rule, schedule."""
+    rate = learning_rate(config, total_steps)
+    if config.rule == "nesterov":
+        rule = optax.sgd(rate, momentum=config.momentum, nesterov=True)
+    else:
+        rule = optax.adamw(
+            rate, config.b1, config.b2, config.eps, weight_decay=config.weight_decay, mask=decayed
+        )
+    if config.clip_norm is None:
+        return rule
+    return optax.chain(optax.clip_by_global_norm(config.clip_norm), rule)
+
+
+def decayed(params: Any) -> Any:
+    """Marks the parameters that weight decay applies to: no bias, no gain, nothing of rank 1."""
+
+    def wanted(path: tuple[Any, ...], value: Any) -> bool:
+        name = jax.tree_util.keystr(path[-1:], simple=True)
+        return jnp.ndim(value) >= 2 and not re.search(r"bias|scale|gain|norm", name)
+
+    return jax.tree_util.tree_map_with_path(wanted, params)
+
+
+def moving_average(decay: float, step: jax.Array, average: Any, params: Any) -> Any:
+    """One step of the moving average; `step` counts the updates made, this one included."""
+    d = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
+    return jax.tree.map(lambda a, p: d * a + (1 - d) * p, average, params)

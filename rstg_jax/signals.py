@@ -1,0 +1,45 @@
+"""A clean stop on SIGINT and SIGTERM."""
+
+import signal
+import threading
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+
+class StopSignal:
+    """Remembers the first SIGINT or SIGTERM; a second SIGINT interrupts at once.
+
+    Use as a context manager around the work that asks it. Outside the main thread, where Python
+    allows no handlers, it never hears anything.
+    """
+
+    def __init__(self) -> None:
+        self.name = ""
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> "StopSignal":
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._previous[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number: int, _: object) -> None:
+        self.name = signal.Signals(number).name
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def local(self) -> bool:
+        """Whether this process was told to stop."""
+        return bool(self.name)
+
+    def agreed(self) -> bool:
+        """Whether any process was told to stop; all processes must ask at the same points."""
+        if jax.process_count() == 1:
+            return self.local()
+        return bool(np.any(multihost_utils.process_allgather(np.array(self.local()))))

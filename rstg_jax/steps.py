@@ -1,0 +1,194 @@
+"""The state of a training run and the pure, jitted steps that change it.
+
+The state is made sharded (`jax.eval_shape` -> shardings -> `jit(init, out_shardings)`), so that
+the whole of it never exists on one device, and the training step donates it.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import chex
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from rstg_jax import losses, metrics, optim, sharding
+
+Batch = Mapping[str, jax.Array]
+Sums = dict[str, jax.Array]
+BATCH_KEYS = ("video", "label", "mask")  # what the steps read; other arrays stay on the host
+
+
+class TrainState(flax.struct.PyTreeNode):
+    """Everything that a training step reads and writes.
+
+    Attributes:
+      step: int32 [], the number of updates made.
+      params: the weights.
+      batch_stats: running statistics of batch normalisation; empty if there is none.
+      opt_state: the optimiser's.
+      average: moving average of the weights, or None.
+      key: raw data of the run's random key, uint32. Step s uses the key folded with s.
+    """
+
+    step: jax.Array
+    params: Any
+    batch_stats: Any
+    opt_state: Any
+    average: Any
+    key: jax.Array
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """The variables to evaluate with: the average of the weights where there is one."""
+        params = self.params if self.average is None else self.average
+        return {"params": params} | ({"batch_stats": self.batch_stats} if self.batch_stats else {})
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """What the steps close over: module, loss, optimiser and the decay of the average."""
+
+    module: nn.Module
+    loss: losses.LossConfig
+    tx: optax.GradientTransformation
+    ema_decay: float | None
+
+
+def make_recipe(
+    module: nn.Module, loss: losses.LossConfig, config: optim.OptimizerConfig, total_steps: int
+) -> Recipe:
+    """Collects a `Recipe` from the configurations."""
+    return Recipe(module, loss, optim.build(config, total_steps), config.ema_decay)
+
+
+def init_state(recipe: Recipe, video_shape: tuple[int, ...], seed: jax.Array) -> TrainState:
+    """Draws a fresh state; a pure function to jit or to evaluate for its shapes.
+
+    Args:
+      recipe: see `Recipe`.
+      video_shape: (t, h, w, c) of one clip.
+      seed: int32 [].
+    """
+    init_key, run_key = jax.random.split(jax.random.key(seed))
+    video = jnp.zeros((1, *video_shape), jnp.uint8)
+    variables = recipe.module.init(init_key, video, train=False)
+    params = variables["params"]
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        batch_stats=variables.get("batch_stats", {}),
+        opt_state=recipe.tx.init(params),
+        average=None if recipe.ema_decay is None else jax.tree.map(jnp.copy, params),
+        key=jax.random.key_data(run_key),
+    )
+
+
+def abstract_state(recipe: Recipe, video_shape: tuple[int, ...], mesh: Mesh) -> Any:
+    """The state's shapes, types and shardings, without computing anything."""
+    init = functools.partial(init_state, recipe, video_shape)
+    shapes = jax.eval_shape(init, jax.ShapeDtypeStruct((), jnp.int32))
+    return jax.tree.map(
+        lambda s, sh: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sh),
+        shapes,
+        sharding.state_shardings(shapes, mesh),
+    )
+
+
+def shardings_of(abstract: Any) -> Any:
+    """The shardings of an abstract state."""
+    return jax.tree.map(lambda leaf: leaf.sharding, abstract)
+
+
+def create_state(recipe: Recipe, video_shape: tuple[int, ...], seed: int, mesh: Mesh) -> TrainState:
+    """Draws a fresh state, every array of it born on the devices that hold it."""
+    init = functools.partial(init_state, recipe, video_shape)
+    out = shardings_of(abstract_state(recipe, video_shape, mesh))
+    return jax.jit(init, out_shardings=out)(jnp.int32(seed))
+
+
+def train_step(recipe: Recipe, state: TrainState, batch: Batch) -> tuple[TrainState, Sums]:
+    """One update.
+
+    Args:
+      recipe: see `Recipe`.
+      state: before the update.
+      batch: video [b t h w c], label int [b], mask [b].
+
+    Returns:
+      The state after the update, and the batch's `metrics.batch_sums` plus ``objective`` (a sum)
+      and the norms ``grad_norm`` and ``param_norm`` (after the update), all of which are finite
+      if and only if the update was sound.
+    """
+    chex.assert_rank([batch["video"], batch["label"], batch["mask"]], [5, 1, 1])
+    key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
+
+    def loss_fn(params: Any) -> tuple[jax.Array, tuple[jax.Array, jax.Array, Any]]:
+        variables = {"params": params}
+        if state.batch_stats:
+            variables["batch_stats"] = state.batch_stats
+        (logits, out), updated = recipe.module.apply(
+            variables,
+            batch["video"],
+            train=True,
+            rngs={"dropout": key},
+            mutable=["batch_stats"],
+        )
+        loss, total = losses.objective(recipe.loss, logits, out, batch["label"], batch["mask"])
+        return loss, (total, logits, updated.get("batch_stats", {}))
+
+    grad_fn = jax.grad(loss_fn, has_aux=True)
+    grads, (total, logits, batch_stats) = grad_fn(state.params)
+    updates, opt_state = recipe.tx.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    chex.assert_trees_all_equal_shapes_and_dtypes(params, state.params)
+    step = state.step + 1
+    average = state.average
+    if recipe.ema_decay is not None:
+        average = optim.moving_average(recipe.ema_decay, step, average, params)
+    sums = metrics.batch_sums(logits, batch["label"], batch["mask"]) | {
+        "objective": total,
+        "grad_norm": optax.tree.norm(grads),
+        "param_norm": optax.tree.norm(params),
+    }
+    new = state.replace(
+        step=step, params=params, batch_stats=batch_stats, opt_state=opt_state, average=average
+    )
+    return new, sums
+
+
+def eval_step(module: nn.Module, variables: Mapping[str, Any], batch: Batch) -> Sums:
+    """The sums of one evaluation batch, ``confusion`` int32 [classes classes] among them."""
+    logits, _ = module.apply(variables, batch["video"], train=False)
+    label, mask = batch["label"], batch["mask"]
+    sums = metrics.batch_sums(logits, label, mask)
+    return sums | {"confusion": metrics.confusion(logits, label, mask)}
+
+
+def jit_train_step(
+    recipe: Recipe, mesh: Mesh, abstract: Any
+) -> Callable[[TrainState, Batch], tuple[TrainState, Sums]]:
+    """`train_step` compiled for the mesh; the state is donated, the sums are replicated."""
+    state = shardings_of(abstract)
+    return jax.jit(
+        functools.partial(train_step, recipe),
+        in_shardings=(state, sharding.batch_sharding(mesh)),
+        out_shardings=(state, sharding.replicated(mesh)),
+        donate_argnums=0,
+    )
+
+
+def jit_eval_step(
+    module: nn.Module, mesh: Mesh, abstract: Any
+) -> Callable[[Mapping[str, Any], Batch], Sums]:
+    """`eval_step` compiled for the mesh, for the variables of such a state."""
+    return jax.jit(
+        functools.partial(eval_step, module),
+        in_shardings=(shardings_of(abstract.variables), sharding.batch_sharding(mesh)),
+        out_shardings=sharding.replicated(mesh),
+    )
