@@ -1,0 +1,296 @@
+"""Pictures of what the region graph attends to, drawn over the frames of a video.
+
+A region is a dot at the centre of its cell, coloured by scale, the larger the more the others
+listen to it. A message is a line that grows thicker from its source to its destination; the more
+opaque, the greater its attention weight. Each coarser scale is drawn a little to the upper right,
+because centres of different scales may coincide.
+"""
+
+import dataclasses
+import io
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from rstg_jax.graph import RegionGraph
+
+Color = tuple[int, int, int]
+
+SUPERSAMPLING = 3
+SCALE_COLORS: tuple[Color, ...] = ((76, 201, 240), (255, 190, 11), (255, 84, 160), (160, 230, 120))
+PAIR_COLOR: Color = (86, 211, 155)
+GROUND: Color = (18, 20, 24)
+TEXT: Color = (230, 232, 236)
+MUTED: Color = (152, 162, 179)
+RIGHT_COLOR: Color = (86, 211, 155)
+WRONG_COLOR: Color = (255, 122, 89)
+SCALE_OFFSET = 0.045  # how far each coarser scale is moved, in fractions of the frame
+FRAME_MS, LAST_FRAME_MS = 220, 900
+
+
+@dataclasses.dataclass(frozen=True)
+class Edge:
+    """One message of the graph: from node `source` to node `destination`."""
+
+    destination: int
+    source: int
+    weight: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+    """One video with what the network made of it.
+
+    Attributes:
+      video: uint8 `[t h w c]`, c is 1 or 3.
+      label: index of the true class.
+      probabilities: of every class, float `[classes]`.
+      attention: mean over rounds, float `[t i j]` (i destination, j source), or None for networks
+        without a space stage.
+      pair_boxes: boxes `y0 x0 y1 x1` of the synchronous pair in fractions of the frame, float
+        `[t 2 4]`, or None.
+    """
+
+    video: np.ndarray
+    label: int
+    probabilities: np.ndarray
+    attention: np.ndarray | None = None
+    pair_boxes: np.ndarray | None = None
+
+    @property
+    def predicted(self) -> int:
+        """Index of the most probable class."""
+        return int(np.argmax(self.probabilities))
+
+
+def strongest_edges(attention: np.ndarray, neighbours: np.ndarray, count: int) -> list[Edge]:
+    """The messages between neighbours with the greatest weights in one frame, the greatest first.
+
+    Args:
+      attention: weights `[i j]`, i destination, j source. Official masking gives weight to
+        pairs that are no neighbours too; these are left out.
+      neighbours: bool `[i j]`.
+      count: how many at most.
+    """
+    destinations, sources = np.nonzero(neighbours)
+    weights = attention[destinations, sources]
+    order = np.argsort(-weights, kind="stable")[:count]
+    return [Edge(int(destinations[e]), int(sources[e]), float(weights[e])) for e in order]
+
+
+def scale_color(order: int) -> Color:
+    """Colour of the nodes of the scale at place `order` of the graph's scales."""
+    return SCALE_COLORS[order % len(SCALE_COLORS)]
+
+
+def node_places(graph: RegionGraph) -> np.ndarray:
+    """Where the nodes are drawn: `y x` in fractions of the frame, float64 `[n 2]`, all distinct."""
+    places = graph.centers.copy()
+    for order, nodes in enumerate(graph.scale_slices):
+        places[nodes] += SCALE_OFFSET * order * np.array([-1.0, 1.0])
+    return places
+
+
+def draw_frame(frame: np.ndarray, side: int, *, dim: float = 1.0) -> Image.Image:
+    """Enlarges one frame `[h w c]` uint8 to height `side`, as RGB; `dim` scales its brightness."""
+    height, width, channels = frame.shape
+    pixels = frame.repeat(3, axis=-1) if channels == 1 else frame
+    image = Image.fromarray((pixels * dim).astype(np.uint8), "RGB")
+    return image.resize((round(side * width / height), side), Image.Resampling.BICUBIC)
+
+
+def draw_attention(
+    image: Image.Image, attention: np.ndarray, graph: RegionGraph, *, edges: int = 10
+) -> Image.Image:
+    """Draws the strongest messages of one frame over an image.
+
+    Args:
+      image: RGB, any size.
+      attention: weights `[i j]` of this frame.
+      graph: gives the regions' places.
+      edges: how many messages are drawn.
+
+    Returns:
+      A new RGB image of the same size.
+    """
+    scale = SUPERSAMPLING
+    size = (image.width * scale, image.height * scale)
+    layer = Image.new("RGBA", size, (255, 255, 255, 0))
+    places = node_places(graph)[:, ::-1] * size  # [n 2], x y in pixels
+    unit = size[1] / 220  # line widths are given for a frame 220 pixels high
+    strongest = strongest_edges(attention, graph.adjacency, edges)
+    for edge in reversed(strongest):  # the strongest last, on top
+        # Messages have other lengths of softmax, so opacity is the weight itself, made readable.
+        opacity = round(255 * min(1.0, 0.18 + 0.82 * edge.weight))
+        stroke = Image.new("RGBA", size, (255, 255, 255, 0))
+        ImageDraw.Draw(stroke).polygon(
+            _taper(places[edge.source], places[edge.destination], unit),
+            fill=(255, 255, 255, opacity),
+        )
+        layer = Image.alpha_composite(layer, stroke)
+    draw = ImageDraw.Draw(layer)
+    # [j]: what all neighbours together give to source j
+    heard = np.where(graph.adjacency, attention, 0).sum(axis=0)
+    for order, nodes in enumerate(graph.scale_slices):
+        color = scale_color(order)
+        for node in range(nodes.start, nodes.stop):
+            x, y = places[node]
+            radius = unit * (2.2 + 1.7 * float(np.sqrt(heard[node])))
+            draw.ellipse(
+                (x - radius, y - radius, x + radius, y + radius),
+                fill=(*color, 255),
+                outline=(*GROUND, 255),
+                width=round(unit),
+            )
+    layer = layer.reduce(scale)
+    return Image.alpha_composite(image.convert("RGBA"), layer).convert("RGB")
+
+
+def draw_boxes(image: Image.Image, boxes: np.ndarray) -> Image.Image:
+    """Draws boxes `y0 x0 y1 x1` in fractions of the frame, `[m 4]`, over a copy of the image."""
+    image = image.copy()
+    draw = ImageDraw.Draw(image)
+    for y0, x0, y1, x1 in boxes:
+        corners = (x0 * image.width, y0 * image.height, x1 * image.width - 1, y1 * image.height - 1)
+        draw.rectangle(corners, outline=PAIR_COLOR, width=max(1, image.height // 110))
+    return image
+
+
+def panels(
+    example: Example, graph: RegionGraph | None, *, side: int, edges: int, boxes: bool = True
+) -> list[Image.Image]:
+    """The frames of one example: the video, and beside it the video under its attention.
+
+    Without attention there is the video alone. `side` is the height of a panel in pixels.
+    """
+    images = []
+    for index, frame in enumerate(example.video):
+        left = draw_frame(frame, side)
+        if boxes and example.pair_boxes is not None:
+            left = draw_boxes(left, example.pair_boxes[index])
+        if graph is None or example.attention is None:
+            images.append(left)
+            continue
+        dimmed = draw_frame(frame, side, dim=0.55)
+        right = draw_attention(dimmed, example.attention[index], graph, edges=edges)
+        both = Image.new("RGB", (left.width + right.width + 4, side), GROUND)
+        both.paste(left, (0, 0))
+        both.paste(right, (left.width + 4, 0))
+        images.append(both)
+    return images
+
+
+def encode(frames: Sequence[Image.Image], kind: str = "WEBP") -> bytes:
+    """An endless animation as WebP or GIF bytes; the last frame stays longer."""
+    buffer = io.BytesIO()
+    durations = [FRAME_MS] * (len(frames) - 1) + [LAST_FRAME_MS]
+    options = {"quality": 80, "method": 4, "minimize_size": True} if kind == "WEBP" else {}
+    frames[0].save(
+        buffer,
+        format=kind,
+        save_all=True,
+        append_images=list(frames[1:]),
+        duration=durations,
+        loop=0,
+        **options,
+    )
+    return buffer.getvalue()
+
+
+def gallery(
+    examples: Sequence[Example],
+    graph: RegionGraph | None,
+    names: Sequence[str],
+    *,
+    side: int,
+    edges: int,
+) -> list[Image.Image]:
+    """Frames of one animation that shows several examples side by side, each with its caption."""
+    columns = [panels(example, graph, side=side, edges=edges) for example in examples]
+    width, gap, caption = columns[0][0].width, 16, 46
+    total = (gap + len(columns) * (width + gap), side + 2 * gap + caption)
+    frames = []
+    for index in range(max(map(len, columns))):
+        sheet = Image.new("RGB", total, GROUND)
+        for column, (images, example) in enumerate(zip(columns, examples, strict=True)):
+            x = gap + column * (width + gap)
+            sheet.paste(images[min(index, len(images) - 1)], (x, gap))
+            _caption(ImageDraw.Draw(sheet), (x, gap + side + 10), example, names)
+        frames.append(sheet)
+    return frames
+
+
+def strip(
+    examples: Sequence[Example],
+    graph: RegionGraph | None,
+    names: Sequence[str],
+    *,
+    side: int,
+    edges: int,
+    columns: int = 6,
+) -> Image.Image:
+    """A still picture: one row an example, `columns` of its frames spread evenly over time."""
+    gap, caption = 6, 46
+    row_height = side + caption
+    rows = []
+    for example in examples:
+        times = np.linspace(0, len(example.video) - 1, min(columns, len(example.video)))
+        frames = []
+        for time in np.round(times).astype(int):
+            attention = None if example.attention is None else example.attention[time]
+            image = draw_frame(example.video[time], side, dim=1.0 if attention is None else 0.7)
+            if example.pair_boxes is not None:
+                image = draw_boxes(image, example.pair_boxes[time])
+            if attention is not None and graph is not None:
+                image = draw_attention(image, attention, graph, edges=edges)
+            frames.append(image)
+        rows.append(frames)
+    width = max(sum(image.width + gap for image in frames) for frames in rows)
+    sheet = Image.new("RGB", (width + 3 * gap, len(rows) * row_height + 2 * gap), GROUND)
+    for row, (frames, example) in enumerate(zip(rows, examples, strict=True)):
+        x, y = 2 * gap, 2 * gap + row * row_height
+        for image in frames:
+            sheet.paste(image, (x, y))
+            x += image.width + gap
+        _caption(ImageDraw.Draw(sheet), (2 * gap, y + side + 6), example, names)
+    return sheet
+
+
+def _taper(source: np.ndarray, destination: np.ndarray, unit: float) -> list[tuple[float, float]]:
+    """Corners of a line from `source` to `destination`, thin at its start, thick at its end.
+
+    It lies beside the straight connection, so that the messages of both directions can be seen.
+    """
+    along = destination - source
+    along = along / max(float(np.hypot(*along)), 1e-9)
+    across = np.array([-along[1], along[0]])
+    begin = source + unit * (1.6 * across + 3 * along)
+    end = destination + unit * (1.6 * across - 3 * along)
+    corners = [
+        begin - 0.4 * unit * across,
+        begin + 0.4 * unit * across,
+        end + 1.7 * unit * across,
+        end - 1.7 * unit * across,
+    ]
+    return [(float(x), float(y)) for x, y in corners]
+
+
+def _caption(
+    draw: ImageDraw.ImageDraw, place: tuple[int, int], example: Example, names: Sequence[str]
+) -> None:
+    """Writes prediction, probability and truth, with a tick or a cross."""
+    x, y = place
+    right = example.predicted == example.label
+    color = RIGHT_COLOR if right else WRONG_COLOR
+    mark = [(0, 7), (4, 11), (12, 2)] if right else [(1, 2), (11, 12), (6, 7), (11, 2), (1, 12)]
+    draw.line([(x + dx, y + dy) for dx, dy in mark], fill=color, width=2, joint="curve")
+    probability = float(example.probabilities[example.predicted])
+    draw.text(
+        (x + 20, y - 2),
+        f"{names[example.predicted]}  {probability:.0%}",
+        fill=color,
+        font=ImageFont.load_default(15),
+    )
+    truth = f"truth {names[example.label]}"
+    draw.text((x + 20, y + 17), truth, fill=MUTED, font=ImageFont.load_default(13))
