@@ -242,7 +242,7 @@ def load(
       workdir: of the training run.
       which: ``last``, ``best`` (by top-1 on the test split) or a step.
       overrides: dotted config keys to change, such as where the data lies.
-      devices: to load onto; all by default.
+      devices: to load onto, data-parallel. By default all, as in training if that still fits.
 
     Raises:
       UserError: no such checkpoint.
@@ -252,7 +252,9 @@ def load(
         meta = checkpoints.meta(step)
         experiment = config_lib.from_dict(Experiment, meta["config"])
         experiment = config_lib.override(experiment, overrides or {})
-        mesh = sharding.make_mesh(experiment.mesh, devices)
+        mesh = sharding.make_mesh(
+            sharding.MeshConfig() if devices else experiment.mesh, devices, or_data_parallel=True
+        )
         module = models.build(experiment.model, len(meta["label_names"]))
         recipe = steps.make_recipe(module, experiment.loss, experiment.optim, meta["total_steps"])
         abstract = steps.abstract_state(recipe, tuple(meta["video_shape"]), mesh)

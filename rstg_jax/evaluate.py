@@ -97,8 +97,8 @@ def evaluate_checkpoint(loaded: checkpoint.Loaded, split: str) -> dict[str, Any]
     source = open_split(loaded.experiment, split)
     if tuple(source.label_names) != loaded.label_names:
         raise UserError(
-            f"{source.name} has {len(source.label_names)} labels {list(source.label_names)[:3]}..., "
-            f"the checkpoint has {len(loaded.label_names)} {list(loaded.label_names)[:3]}..."
+            f"{source.name} has {len(source.label_names)} labels, {source.label_names[:3]}...; "
+            f"the checkpoint has {len(loaded.label_names)}, {loaded.label_names[:3]}..."
         )
     train = loaded.experiment.train
     batch_size = eval_batch_size(train.eval_batch_size or train.batch_size, loaded.mesh)

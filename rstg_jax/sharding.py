@@ -47,13 +47,19 @@ class MeshConfig:
             raise ValueError(f"mesh sizes {sizes} must be positive, at most one of them -1")
 
 
-def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
+def make_mesh(
+    config: MeshConfig,
+    devices: Sequence[jax.Device] | None = None,
+    or_data_parallel: bool = False,
+) -> Mesh:
     """Lays the devices out as data x fsdp x model.
 
     Args:
       config: the size of each axis.
       devices: all devices of all processes by default. A single process may use fewer than it
         has; then the first ones are taken.
+      or_data_parallel: if the sizes do not fit the devices, cut only the batch, over all of them:
+        a checkpoint can be read on any machine.
 
     Raises:
       UserError: the sizes do not fit the number of devices.
@@ -66,6 +72,9 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
     shape = " x ".join(f"{axis}={size}" for axis, size in zip(AXES, sizes, strict=True))
     exact = -1 in (config.data, config.fsdp, config.model) or jax.process_count() > 1
     if used > len(devices) or used == 0 or (exact and used != len(devices)):
+        if or_data_parallel:
+            _log.info("mesh %s does not fit %d devices: data-parallel", shape, len(devices))
+            return make_mesh(MeshConfig(), devices)
         raise UserError(f"mesh {shape} does not fit {len(devices)} devices; change config.mesh")
     if used < len(devices):
         _log.info("mesh %s uses %d of %d devices", shape, used, len(devices))
