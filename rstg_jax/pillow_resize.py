@@ -1,22 +1,25 @@
 """Pillow's antialiased bilinear resize of 8-bit grey images, byte for byte, many images at once.
 
-Pillow (`Image.resize(size, BILINEAR)`) filters along x, rounds to uint8, filters along y and rounds again. Both passes
-have integer coefficients of 22 bits: `out = (sum_k coefficient_k * pixel_k + 2**21) >> 22`.
+Pillow (`Image.resize(size, BILINEAR)`) filters along x, rounds to uint8, filters along y and rounds
+again. Both passes have integer coefficients of 22 bits: `out = (sum_k coefficient_k * pixel_k +
+2**21) >> 22`.
 
-The triangle filter between two integer sizes has RATIONAL weights `m_k / D` with small integers m_k and D (for
-100 -> 64 at most 50 and 85), of which Pillow's coefficients are a rounding. The same byte comes out of 16-bit
-arithmetic, four times cheaper than 32-bit arithmetic,
+The triangle filter between two integer sizes has RATIONAL weights `m_k / D` with small integers m_k
+and D (for 100 -> 64 at most 50 and 85), of which Pillow's coefficients are a rounding. The same
+byte comes out of 16-bit arithmetic, four times cheaper than 32-bit arithmetic,
 
     s = sum_k m_k * pixel_k            out = (s + D // 2) // D
 
-provided that rounding the coefficients cannot carry the sum across a rounding boundary. The sums lie on a grid of 1/D,
-so this can happen only ON a boundary, `s = D/2 mod D`, which exists for even D alone. There the sign of the
-coefficients' rounding errors decides, and that too is a small integer form `e = sum_k e_k * pixel_k`:
+provided that rounding the coefficients cannot carry the sum across a rounding boundary. The sums
+lie on a grid of 1/D, so this can happen only ON a boundary, `s = D/2 mod D`, which exists for even
+D alone. There the sign of the coefficients' rounding errors decides, and that too is a small
+integer form `e = sum_k e_k * pixel_k`:
 
     out = (s + D // 2 - (e < 0)) // D
 
-`_small_pass` proves these conditions for a pair of sizes or refuses; then 32-bit arithmetic with Pillow's own
-coefficients is used. The image axis is innermost, so that products with one small sparse matrix serve all images.
+`_small_pass` proves these conditions for a pair of sizes or refuses; then 32-bit arithmetic with
+Pillow's own coefficients is used. The image axis is innermost, so that products with one small
+sparse matrix serve all images.
 """
 
 import dataclasses
@@ -36,20 +39,24 @@ def coefficients(in_size: int, out_size: int) -> tuple[np.ndarray, np.ndarray]:
       out_size: Pixels of the output axis.
 
     Returns:
-      Pillow's 22-bit coefficients, int64 [out, in], and integers in proportion to the exact weights of each
-      output, int64 [out, in].
+      Pillow's 22-bit coefficients, int64 [out, in], and integers in proportion to the exact weights
+      of each output, int64 [out, in].
     """
     fixed = np.zeros((out_size, in_size), np.int64)
     exact = np.zeros((out_size, in_size), np.int64)
     scale = in_size / out_size
     support = max(scale, 1.0)
-    half_width = 2 * max(in_size, out_size)  # of the triangle, in units of 1 / (2 * out_size) input pixels
+    half_width = 2 * max(
+        in_size, out_size
+    )  # of the triangle, in units of 1 / (2 * out_size) input pixels
     for o in range(out_size):
         centre = (o + 0.5) * scale
         first = max(int(centre - support + 0.5), 0)
         last = min(int(centre + support + 0.5), in_size)
         # The order of these float64 operations is Pillow's.
-        weights = [max(0.0, 1.0 - abs((k - centre + 0.5) * (1.0 / support))) for k in range(first, last)]
+        weights = [
+            max(0.0, 1.0 - abs((k - centre + 0.5) * (1.0 / support))) for k in range(first, last)
+        ]
         inverse = 1.0 / sum(weights)
         for k, weight in zip(range(first, last), weights, strict=True):
             fixed[o, k] = int(0.5 + weight * inverse * (1 << _BITS))
@@ -64,7 +71,8 @@ class _Pass:
     """One pass along one axis; its outputs may be permuted, so that equal divisors lie together.
 
     Attributes:
-      matrix: [out + ties, in] integers; the rows past `out` are the forms e of the first `ties` outputs.
+      matrix: [out + ties, in] integers; the rows past `out` are the forms e of the first `ties`
+        outputs.
       order: int [out], which output each of the first `out` rows makes.
       groups: (first row, end row, divisor D) of 16-bit passes; empty with 22-bit coefficients.
     """
@@ -81,7 +89,8 @@ class _Pass:
         """Sums [a, out + ties, b] -> pixel values 0..255 [a, out, b], in place."""
         out = sums[:, : len(self.order)]
         if not self.groups:
-            # No clipping: a row of coefficients sums to 2**22 within half its length, far from another byte.
+            # No clipping: a row of coefficients sums to 2**22 within half its length, far from
+            # another byte.
             out += 1 << (_BITS - 1)
             out >>= _BITS
             return out
@@ -100,9 +109,12 @@ class _Pass:
 def _small_pass(fixed: np.ndarray, exact: np.ndarray) -> _Pass | None:
     """The pass in 16-bit arithmetic, or None when it is not proved equal to Pillow's."""
     divisors = exact.sum(1)
-    # Rounding errors of Pillow's coefficients in units of 2**-22 / D; together they must stay below half a grid step.
+    # Rounding errors of Pillow's coefficients in units of 2**-22 / D; together they must stay below
+    # half a grid step.
     errors = divisors[:, None] * fixed - (exact << _BITS)
-    if (255 * divisors + divisors // 2).max() >= 1 << 16 or (255 * abs(errors).sum(1)).max() >= 1 << (_BITS - 1):
+    if (255 * divisors + divisors // 2).max() >= 1 << 16 or (
+        255 * abs(errors).sum(1)
+    ).max() >= 1 << (_BITS - 1):
         return None
     tied = (divisors % 2 == 0) & errors.any(1)
     order = np.lexsort((divisors, ~tied))
@@ -112,7 +124,8 @@ def _small_pass(fixed: np.ndarray, exact: np.ndarray) -> _Pass | None:
         return None
     ends = [*(np.flatnonzero(np.diff(divisors[order])) + 1), len(order)]
     groups = tuple(
-        (int(first), int(end), int(divisors[order[first]])) for first, end in zip([0, *ends], ends, strict=False)
+        (int(first), int(end), int(divisors[order[first]]))
+        for first, end in zip([0, *ends], ends, strict=False)
     )
     return _Pass(np.concatenate([exact[order], errors]).astype(np.int16), order, groups)
 
@@ -131,7 +144,8 @@ class BilinearResize:
       out_size: (rows, columns) wanted.
 
     Attributes:
-      dtype: Integer type in which `__call__` wants the pixels 0..255: int16, or int32 for unusual sizes.
+      dtype: Integer type in which `__call__` wants the pixels 0..255: int16, or int32 for unusual
+        sizes.
     """
 
     def __init__(self, in_size: tuple[int, int], out_size: tuple[int, int]):
@@ -140,10 +154,13 @@ class BilinearResize:
         self._y = _pass(in_size[0], out_size[0])
         self.dtype = np.promote_types(self._x.matrix.dtype, self._y.matrix.dtype)
         self._x_matrix = scipy.sparse.csr_array(self._x.matrix.astype(self.dtype))
-        # Columns pass of every x at once; it also brings the x of the first pass back into their order.
+        # Columns pass of every x at once; it also brings the x of the first pass back into their
+        # order.
         back = np.eye(out_size[1], dtype=self.dtype)[np.argsort(self._x.order)]
         self._y_matrix = scipy.sparse.csr_array(
-            scipy.sparse.kron(back, self._y.matrix.astype(self.dtype), format="csr").astype(self.dtype)
+            scipy.sparse.kron(back, self._y.matrix.astype(self.dtype), format="csr").astype(
+                self.dtype
+            )
         )
         self._y_back = np.argsort(self._y.order)
 
@@ -151,7 +168,8 @@ class BilinearResize:
         """Resizes images that lie side by side along the last axis.
 
         Args:
-          pixels: `dtype` [x, y, image] of 0..255, C-contiguous. Column first: see the module's docstring.
+          pixels: `dtype` [x, y, image] of 0..255, C-contiguous. Column first: see the module's
+            docstring.
 
         Returns:
           uint8 [image, y, x].
@@ -166,8 +184,8 @@ class BilinearResize:
     def _to_bytes(self, values: np.ndarray) -> np.ndarray:
         """[x, y (permuted), image] integers of 0..255 -> uint8 [image, y, x].
 
-        Two neighbours in x are joined into one wider integer (and once more) before the transposition, which costs
-        per element and not per byte.
+        Two neighbours in x are joined into one wider integer (and once more) before the
+        transposition, which costs per element and not per byte.
         """
         size = 1
         for wide, shift in ((np.uint16, 8), (np.uint32, 16)):

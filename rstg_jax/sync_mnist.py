@@ -1,10 +1,13 @@
-"""The SyncMNIST process: handwritten digits move over a canvas, and perhaps two of them move together.
+"""The SyncMNIST process: handwritten digits move over a canvas, and perhaps two of them move
+together.
 
-Which two, is the label. The law of motion and the rendering are those of the RSTG authors' generator (arXiv
-1904.05582, section 4.1); given the same digit images and positions, the videos are the same byte for byte.
+Which two, is the label. The law of motion and the rendering are those of the RSTG authors'
+generator (arXiv 1904.05582, section 4.1); given the same digit images and positions, the videos are
+the same byte for byte.
 
-`sample` draws positions, `Renderer` draws pixels. Example i of (seed, split) is a function of those three alone: it owns
-a fixed stretch of one counter-based random stream, so that no order, batch size or sharding changes a byte.
+`sample` draws positions, `Renderer` draws pixels. Example i of (seed, split) is a function of those
+three alone: it owns a fixed stretch of one counter-based random stream, so that no order, batch
+size or sharding changes a byte.
 
 Axes: b video, t frame, n digit (the pair that may move together first), h w rows and columns.
 """
@@ -74,7 +77,10 @@ class Digits:
     classes: np.ndarray
 
     def __post_init__(self) -> None:
-        if self.images.shape != (len(self.classes), SPRITE, SPRITE) or self.images.dtype != np.uint8:
+        if (
+            self.images.shape != (len(self.classes), SPRITE, SPRITE)
+            or self.images.dtype != np.uint8
+        ):
             raise UserError(
                 f"digit images must be uint8 [{len(self.classes)}, 28, 28], one for each class given, not "
                 f"{self.images.dtype} {list(self.images.shape)}"
@@ -95,7 +101,8 @@ class Paths:
 
     Attributes:
       images: int32 [b n], which digit image.
-      digits: int32 [b n], its class. The first two are the pair, synchronous unless the label says "none".
+      digits: int32 [b n], its class. The first two are the pair, synchronous unless the label says
+        "none".
       coords: int32 [b t n 2], (row, column) of the sprite's top left corner on the canvas, 0..71.
       labels: int32 [b].
     """
@@ -115,8 +122,9 @@ def pair_label(i: np.ndarray | int, j: np.ndarray | int) -> np.ndarray:
 def random_words(seed: int, split: str, indices: np.ndarray, count: int) -> np.ndarray:
     """The 32-bit random numbers of examples, uint64 [b count], each below 2**32.
 
-    Example i owns words [i * w, (i + 1) * w) of the Philox stream of (seed, split), where w is `count / 2` rounded up to
-    the four 64-bit words that one step of Philox's counter yields. A run of indices is one call.
+    Example i owns words [i * w, (i + 1) * w) of the Philox stream of (seed, split), where w is
+    `count / 2` rounded up to the four 64-bit words that one step of Philox's counter yields. A run
+    of indices is one call.
     """
     if not 0 <= seed < 1 << 64:
         raise UserError(f"seed={seed} must lie in 0..2**64 - 1")
@@ -143,8 +151,8 @@ def _below(words: np.ndarray, bound: np.ndarray | int) -> np.ndarray:
 def sample(law: Law, digits: Digits, indices: np.ndarray, *, seed: int, split: str) -> Paths:
     """Draws examples `indices` of (seed, split).
 
-    Image `i % (number of images of the law's classes)` leads example i, as in the published data, where each of 60,000
-    training images leads 10 of 600,000 videos; the other digits are drawn.
+    Image `i % (number of images of the law's classes)` leads example i, as in the published data,
+    where each of 60,000 training images leads 10 of 600,000 videos; the other digits are drawn.
 
     Args:
       law: What to draw.
@@ -161,7 +169,9 @@ def sample(law: Law, digits: Digits, indices: np.ndarray, *, seed: int, split: s
     """
     for c in law.classes:
         if not len(digits.by_class[c]):
-            raise UserError(f"split {split!r} has no image of digit {c}: give other classes or other digits")
+            raise UserError(
+                f"split {split!r} has no image of digit {c}: give other classes or other digits"
+            )
     indices = np.asarray(indices, np.int64)
     words = random_words(seed, split, indices, law.draws)
     n, t = law.num_digits, law.num_frames
@@ -214,8 +224,9 @@ def _leads(digits: Digits, classes: tuple[int, ...]) -> tuple[np.ndarray, np.nda
 def _move(start: np.ndarray, steps: np.ndarray, is_none: np.ndarray) -> np.ndarray:
     """Random words of starts [b n 2] and steps [b t n 2] -> corners int32 [b t n 2].
 
-    Every digit moves before every frame, also the first, by integers of [lo, hi) that keep it in 0..71. The pair shares
-    one step within the tightest of its two ranges, none on an axis where that is empty.
+    Every digit moves before every frame, also the first, by integers of [lo, hi) that keep it in
+    0..71. The pair shares one step within the tightest of its two ranges, none on an axis where
+    that is empty.
     """
     position = _below(start, MAX_CORNER + 1)
     coords = np.empty(steps.shape, np.int32)
@@ -247,9 +258,11 @@ def sprite_boxes(coords: np.ndarray, frame_size: int = 64) -> np.ndarray:
     return np.concatenate([corners, corners + SPRITE], axis=-1) * np.float32(frame_size / CANVAS)
 
 
-# Each frame is stretched from 0..maximum to 0..255 like scipy.misc.bytescale does, in float64. The minimum is always 0,
-# for the ten sprites that a video can have do not cover the canvas.
-_STRETCH = np.stack([np.floor(np.minimum(np.arange(256.0) * (255.0 / max(m, 1)), 255.0) + 0.5) for m in range(256)])
+# Each frame is stretched from 0..maximum to 0..255 like scipy.misc.bytescale does, in float64. The
+# minimum is always 0, for the ten sprites that a video can have do not cover the canvas.
+_STRETCH = np.stack(
+    [np.floor(np.minimum(np.arange(256.0) * (255.0 / max(m, 1)), 255.0) + 0.5) for m in range(256)]
+)
 
 
 class Renderer:
@@ -260,7 +273,8 @@ class Renderer:
       frame_size: Rows and columns of a frame.
     """
 
-    # Measured: canvases of about 80 frames (1.6 MB) are fastest, within a factor of 1.1 from 40 to 160.
+    # Measured: canvases of about 80 frames (1.6 MB) are fastest, within a factor of 1.1 from 40 to
+    # 160.
     _BLOCK = 80
 
     def __init__(self, images: np.ndarray, frame_size: int = 64):
@@ -321,8 +335,8 @@ class Renderer:
         frames: int,
         maxima: np.ndarray | None = None,
     ) -> None:
-        """Pastes images [s], each at the places [s k] of `flat`, stretched from `maxima` [s] if given."""
-        counts = self._counts[images]
+        """Pastes images [s], each at the places [s k] of `flat`, stretched from `maxima` [s] if
+        given.""" counts = self._counts[images]
         sprite = np.repeat(np.arange(len(images)), counts)
         skipped = np.cumsum(counts) - counts - self._starts[images]
         pixel = np.arange(len(sprite)) - skipped[sprite]

@@ -1,0 +1,23 @@
+"""Sources of labelled videos, and batches of them."""
+
+from rstg_jax.data.batches import (
+    ENDLESS,
+    Batch,
+    Source,
+    checked_batch,
+    eval_batches,
+    train_batches,
+)
+from rstg_jax.data.sync_mnist_sources import OnlineSyncMNIST, SyncMNISTConfig, open_source
+
+__all__ = [
+    "ENDLESS",
+    "Batch",
+    "OnlineSyncMNIST",
+    "Source",
+    "SyncMNISTConfig",
+    "checked_batch",
+    "eval_batches",
+    "open_source",
+    "train_batches",
+]

@@ -1,0 +1,175 @@
+"""Sources of labelled videos, and batches of them for training and for testing."""
+
+import concurrent.futures
+import functools
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Protocol
+
+import numpy as np
+
+from rstg_jax.errors import UserError
+
+Batch = dict[str, np.ndarray]
+
+ENDLESS = 1 << 62  # the length of a source without end
+_STRETCH = 1 << 40  # examples of an endless source that one training seed may use
+
+
+class Source(Protocol):
+    """Labelled videos by index.
+
+    Attributes:
+      name: What it is, for people.
+      label_names: Name of each label.
+      provenance: Where the videos are from, to be recorded in every result.
+    """
+
+    name: str
+    label_names: tuple[str, ...]
+    provenance: dict[str, str | int | float]
+
+    def __len__(self) -> int:
+        """Number of examples, `ENDLESS` if every index gives one."""
+
+    def batch(self, indices: np.ndarray) -> Batch:
+        """Examples int64 [b] -> {video: uint8 [b t h w c], label: int32 [b], ...}."""
+
+
+def checked_batch(source: Source, indices: np.ndarray) -> Batch:
+    """`source.batch(indices)` with its labels checked.
+
+    Raises:
+      UserError: If a label is not one of the source's; names the example and the label.
+    """
+    batch = source.batch(indices)
+    label = batch["label"]
+    wrong = np.flatnonzero((label < 0) | (label >= len(source.label_names)))
+    if len(wrong):
+        raise UserError(
+            f"{source.name}: example {indices[wrong[0]]} has label {label[wrong[0]]}, but labels "
+            f"go from 0 to {len(source.label_names) - 1}: prepare the data again"
+        )
+    return batch
+
+
+def train_batches(
+    source: Source,
+    *,
+    batch_size: int,
+    seed: int,
+    start_step: int = 0,
+    process_index: int = 0,
+    process_count: int = 1,
+    prefetch: int = 2,
+) -> Iterator[Batch]:
+    """Endless training batches; the batch of a step is a function of (source, seed, step) alone.
+
+    A finite source is shuffled anew every epoch, every example once an epoch (a batch may straddle
+    two epochs). An endless source is read in order, from a place that `seed` chooses.
+
+    Args:
+      source: Where the examples are.
+      batch_size: Examples of a step over all processes.
+      seed: Of the order.
+      start_step: The first batch's step.
+      process_index: This process yields rows `[i * n, (i + 1) * n)` of each batch, n = batch_size /
+        process_count.
+      process_count: Number of processes.
+      prefetch: Batches made ahead in a thread; 0 makes each when it is asked for.
+
+    Yields:
+      {video, label, mask: float32 [b] of ones, ...}. Closing the iterator ends the thread.
+    """
+    rows = _rows(source, batch_size, process_index, process_count)
+
+    def make(step: int) -> Batch:
+        positions = step * batch_size + rows
+        batch = checked_batch(source, train_indices(len(source), positions, seed))
+        return {**batch, "mask": np.ones(len(rows), np.float32)}
+
+    return _ahead(make, start_step, None, prefetch)
+
+
+def eval_batches(
+    source: Source,
+    *,
+    batch_size: int,
+    process_index: int = 0,
+    process_count: int = 1,
+    prefetch: int = 2,
+) -> Iterator[Batch]:
+    """Every example of a finite source once, in order, in batches of equal size.
+
+    The last batch is filled up with repetitions of the last example whose `mask` is 0. Every
+    process yields the same number of batches. Arguments are those of `train_batches`.
+
+    Yields:
+      {video, label, mask: float32 [b], ...}.
+    """
+    rows = _rows(source, batch_size, process_index, process_count)
+    n = len(source)
+    if n >= ENDLESS:
+        raise UserError(f"{source.name} has no end: evaluation needs a finite split")
+
+    def make(step: int) -> Batch:
+        positions = step * batch_size + rows
+        batch = checked_batch(source, np.minimum(positions, n - 1))
+        return {**batch, "mask": (positions < n).astype(np.float32)}
+
+    return _ahead(make, 0, -(-n // batch_size), prefetch)
+
+
+def train_indices(length: int, positions: np.ndarray, seed: int) -> np.ndarray:
+    """Which examples stand at the given positions of the training order of `seed`, int64 [b]."""
+    if length >= ENDLESS:
+        return positions + seed % (ENDLESS // _STRETCH) * _STRETCH
+    epochs, places = np.divmod(positions, length)
+    indices = np.empty_like(positions)
+    for epoch in np.unique(epochs):
+        here = epochs == epoch
+        indices[here] = _permutation(length, seed, int(epoch))[places[here]]
+    return indices
+
+
+@functools.lru_cache(maxsize=2)
+def _permutation(length: int, seed: int, epoch: int) -> np.ndarray:
+    """A shuffled order that no NumPy release may change: raw Philox words, sorted."""
+    key = np.array([seed % (1 << 64), epoch], np.uint64)
+    return np.argsort(np.random.Philox(key=key).random_raw(length), kind="stable")
+
+
+def _rows(source: Source, batch_size: int, process_index: int, process_count: int) -> np.ndarray:
+    """Rows of each global batch that belong to this process, int64 [b]."""
+    if not len(source):
+        raise UserError(f"{source.name} is empty: no batch can be made of it")
+    if batch_size < 1 or batch_size % process_count:
+        raise UserError(
+            f"batch_size={batch_size} must be a positive multiple of the {process_count} processes"
+        )
+    size = batch_size // process_count
+    return np.arange(process_index * size, (process_index + 1) * size, dtype=np.int64)
+
+
+def _ahead(
+    make: Callable[[int], Batch], start: int, stop: int | None, prefetch: int
+) -> Iterator[Batch]:
+    """Yields make(start), make(start + 1), ... with `prefetch` of them made ahead in one thread."""
+    step = start
+    if not prefetch:
+        while stop is None or step < stop:
+            yield make(step)
+            step += 1
+        return
+    pool = concurrent.futures.ThreadPoolExecutor(1, "batches")
+    waiting: deque[concurrent.futures.Future[Batch]] = deque()
+    try:
+        while True:
+            while len(waiting) < prefetch and (stop is None or step < stop):
+                waiting.append(pool.submit(make, step))
+                step += 1
+            if not waiting:
+                return
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)

