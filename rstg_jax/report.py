@@ -1,0 +1,195 @@
+"""One self-contained page about a finished run: figures, curves, confusion, animated test videos.
+
+    python -m rstg_jax.report --workdir=DIR [--examples=12] [--picture=FILE.webp|.gif|.png]
+
+writes `DIR/report.html` (no other file, no network) and, if asked, a picture for other documents.
+Figures come from `result.json` and `metrics.jsonl`; the examples are the first ones of the test
+split, never chosen by result, and are computed from the checkpoint of the last step, which is what
+`result.json` is about.
+`--config.data.KEY=VALUE` says where the data lies if it has moved.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from rstg_jax import checkpoint, cli, data, page, pictures, sync_mnist
+from rstg_jax.errors import UserError
+from rstg_jax.graph import RegionGraph
+
+PICTURE_EXAMPLES = 3
+PICTURE_SIDE = 180  # height of a video in the picture, in pixels
+PICTURE_KINDS = {".webp": "WEBP", ".gif": "GIF", ".png": "PNG"}
+
+Apply = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray | None]]
+
+
+def read_record(workdir: str | Path) -> page.Record:
+    """Reads `result.json`, `config.json` and `metrics.jsonl` of a finished run.
+
+    Raises:
+      UserError: a file is missing or damaged; the message says which.
+    """
+    workdir = Path(workdir)
+    rows: dict[tuple[str, int], dict[str, Any]] = {}
+    lines = _read_text(workdir / "metrics.jsonl").splitlines()
+    for number, line in enumerate(lines, start=1):
+        try:
+            row = json.loads(line)
+            rows[row["split"], row["step"]] = row
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            path = workdir / "metrics.jsonl"
+            raise UserError(
+                f"{path} line {number} is not a row of metrics: remove the line, or train again"
+            ) from error
+    metrics = {
+        split: [row for (name, _), row in sorted(rows.items()) if name == split]
+        for split in ("train", "test")
+    }
+    return page.Record(
+        result=_read_json(workdir / "result.json"),
+        config=_read_json(workdir / "config.json"),
+        metrics=metrics,
+    )
+
+
+def predict_examples(
+    source: data.Source, apply: Apply, count: int, batch_size: int = 16
+) -> list[pictures.Example]:
+    """Runs the first examples of a source through the network.
+
+    Args:
+      source: the split.
+      apply: video `[b t h w c]` -> probabilities `[b classes]`, attention `[k b t i j]` or None.
+      count: how many examples; fewer if the split is smaller.
+      batch_size: how many at a time; the last batch is filled up, so that only one shape occurs.
+    """
+    examples = []
+    count = min(count, len(source))
+    for start in range(0, count, batch_size):
+        indices = np.minimum(np.arange(start, start + batch_size, dtype=np.int64), count - 1)
+        batch = source.batch(indices)
+        probabilities, attention = apply(batch["video"])
+        for row in range(min(batch_size, count - start)):
+            examples.append(
+                pictures.Example(
+                    video=batch["video"][row],
+                    label=int(batch["label"][row]),
+                    probabilities=np.asarray(probabilities[row]),
+                    attention=None if attention is None else np.mean(attention[:, row], axis=0),
+                    pair_boxes=_pair_boxes(batch, row, source.label_names),
+                )
+            )
+    return examples
+
+
+def _pair_boxes(
+    batch: Mapping[str, np.ndarray], row: int, names: Sequence[str]
+) -> np.ndarray | None:
+    """Boxes of the synchronous pair, which comes first, in fractions: `[t 2 4]`."""
+    if "coords" not in batch or names[batch["label"][row]] == "none":
+        return None
+    return sync_mnist.sprite_boxes(batch["coords"][row, :, :2], frame_size=1)
+
+
+def load_examples(
+    workdir: str | Path, step: str, count: int, overrides: Mapping[str, str] | None = None
+) -> tuple[list[pictures.Example], RegionGraph | None]:
+    """Predicts the first test examples with a checkpoint of the run.
+
+    Returns:
+      The examples, and the graph that their attention is about (None without space stages).
+    """
+    loaded = checkpoint.load(workdir, step, overrides, devices=jax.devices()[:1])
+    source = data.open_source(loaded.experiment.data, "test")
+
+    @jax.jit
+    def forward(video):  # type: ignore[no-untyped-def]
+        logits, out = loaded.module.apply(loaded.variables, video, train=False)
+        return jax.nn.softmax(logits), out.get("attention")
+
+    def apply(video: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        return jax.device_get(forward(video))
+
+    examples = predict_examples(source, apply, count)
+    block = loaded.experiment.model.rstg
+    if not examples or examples[0].attention is None or block is None:
+        return examples, None
+    return examples, RegionGraph(block.scales)
+
+
+def write_picture(
+    path: str | Path,
+    examples: Sequence[pictures.Example],
+    graph: RegionGraph | None,
+    names: Sequence[str],
+) -> None:
+    """Writes a picture of a few examples: animated (.webp, .gif) or frames in rows (.png).
+
+    Raises:
+      UserError: another suffix.
+    """
+    path = Path(path)
+    kind = PICTURE_KINDS.get(path.suffix.lower())
+    if kind is None:
+        raise UserError(f"--picture={path}: the name must end in .webp, .gif or .png")
+    if not examples:
+        raise UserError(f"--picture={path}: there are no examples to draw; raise --examples")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    shown = examples[:PICTURE_EXAMPLES]
+    if kind == "PNG":
+        sheet = pictures.strip(shown, graph, names, side=PICTURE_SIDE, edges=page.EDGES)
+        sheet.save(path, optimize=True)
+    else:
+        frames = pictures.gallery(shown, graph, names, side=PICTURE_SIDE, edges=page.EDGES)
+        path.write_bytes(pictures.encode(frames, kind))
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text()
+    except FileNotFoundError as error:
+        raise UserError(
+            f"{path} is missing: finish the training first (train.py --workdir={path.parent})"
+        ) from error
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(_read_text(path))
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path} is not valid JSON ({error}): train again to renew it") from error
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m rstg_jax.report", description=(__doc__ or "").split("\n")[0]
+    )
+    parser.add_argument("--workdir", required=True, help="directory of the training run")
+    parser.add_argument("--examples", type=int, default=12, help="test videos shown (12)")
+    parser.add_argument("--picture", help="also write a .webp, .gif or .png of three of them")
+    args, rest = parser.parse_known_args(argv)
+    if args.examples < 0:
+        parser.error(f"--examples={args.examples} cannot be negative")
+    overrides = cli.config_overrides(rest, parser)
+    record = read_record(args.workdir)
+    step = str(record.result["steps"])  # the figures are those of the last step
+    examples, graph = load_examples(args.workdir, step, args.examples, overrides)
+    if args.picture:
+        write_picture(args.picture, examples, graph, record.label_names)
+        print(f"picture: {args.picture}")
+    path = Path(args.workdir) / "report.html"
+    path.write_text(page.render(record, examples, graph))
+    print(f"report: {path}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))

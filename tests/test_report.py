@@ -1,0 +1,118 @@
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from rstg_jax import report
+from rstg_jax.errors import UserError
+from rstg_jax.graph import RegionGraph
+
+GRAPH = RegionGraph((3, 2, 1))
+NAMES = ("0-1", "0-2", "1-2", "none")
+
+
+class FakeSource:
+    """Example i has brightness i, label i modulo 4, and corners that count up."""
+
+    name = "fake"
+    label_names = NAMES
+    provenance = {"digits": "none"}
+
+    def __init__(self, size: int):
+        self.size = size
+
+    def __len__(self) -> int:
+        return self.size
+
+    def batch(self, indices: np.ndarray) -> dict[str, np.ndarray]:
+        assert indices.dtype == np.int64 and indices.max() < self.size
+        video = np.broadcast_to(indices[:, None, None, None, None], (len(indices), 3, 8, 8, 1))
+        coords = np.arange(3 * 3 * 2).reshape(1, 3, 3, 2).repeat(len(indices), axis=0)
+        return {
+            "video": video.astype(np.uint8),
+            "label": (indices % 4).astype(np.int32),
+            "coords": coords.astype(np.int32),
+        }
+
+
+def apply(video: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Predicts the brightness modulo 3; round k attends k + 1 times brightness, everywhere."""
+    brightness = video[:, 0, 0, 0, 0].astype(float)
+    rounds = np.array([1.0, 2.0, 6.0])[:, None] * brightness  # [k b]
+    attention = np.broadcast_to(rounds[..., None, None, None], (*rounds.shape, 3, 14, 14))
+    return np.eye(4)[(brightness % 3).astype(int)], attention
+
+
+def write_run(workdir, rows: list[dict], result: dict | None = None) -> None:
+    (workdir / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (workdir / "config.json").write_text(json.dumps({"name": "tiny"}))
+    (workdir / "result.json").write_text(json.dumps(result or {"top1": 0.5}))
+
+
+def test_read_record_sorts_rows_and_keeps_the_last_of_a_repeated_step(tmp_path):
+    rows = [
+        {"step": 10, "split": "train", "loss": 3.0},
+        {"step": 20, "split": "train", "loss": 2.0},
+        {"step": 20, "split": "test", "loss": 2.5},
+        {"step": 10, "split": "train", "loss": 2.9},
+    ]
+    write_run(tmp_path, rows)
+    record = report.read_record(tmp_path)
+    assert [row["loss"] for row in record.metrics["train"]] == [2.9, 2.0]
+    assert [row["loss"] for row in record.metrics["test"]] == [2.5]
+    assert record.result == {"top1": 0.5}
+
+
+@pytest.mark.parametrize("name", ["result.json", "config.json", "metrics.jsonl"])
+def test_missing_file_is_named(tmp_path, name):
+    write_run(tmp_path, [])
+    (tmp_path / name).unlink()
+    with pytest.raises(UserError, match=rf"{name} is missing: finish the training first"):
+        report.read_record(tmp_path)
+
+
+def test_damaged_files_are_named(tmp_path):
+    write_run(tmp_path, [{"step": 1, "split": "train"}])
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 2, "spl')
+    with pytest.raises(UserError, match=r"metrics\.jsonl line 2 is not a row of metrics"):
+        report.read_record(tmp_path)
+    write_run(tmp_path, [])
+    (tmp_path / "result.json").write_text("{")
+    with pytest.raises(UserError, match=r"result\.json is not valid JSON"):
+        report.read_record(tmp_path)
+
+
+def test_predict_examples_takes_the_first_ones_in_order():
+    examples = report.predict_examples(FakeSource(50), apply, count=7, batch_size=4)
+    assert [int(e.video[0, 0, 0, 0]) for e in examples] == list(range(7))
+    assert [e.label for e in examples] == [0, 1, 2, 3, 0, 1, 2]
+    assert [e.predicted for e in examples] == [0, 1, 2, 0, 1, 2, 0]
+    # The mean over the rounds 1, 2, 6 is three times the brightness.
+    for number, example in enumerate(examples):
+        np.testing.assert_array_equal(example.attention, np.full((3, 14, 14), 3.0 * number))
+
+
+def test_predict_examples_stops_at_the_end_of_a_small_split():
+    assert len(report.predict_examples(FakeSource(5), apply, count=12, batch_size=4)) == 5
+    assert report.predict_examples(FakeSource(5), apply, count=0) == []
+
+
+def test_boxes_of_the_pair_are_fractions_of_the_canvas():
+    examples = report.predict_examples(FakeSource(4), apply, count=4)
+    # Frame 1: the first two of three digits have corners (6, 7) and (8, 9) on a canvas of 100.
+    expected = [[0.06, 0.07, 0.34, 0.35], [0.08, 0.09, 0.36, 0.37]]
+    np.testing.assert_allclose(examples[0].pair_boxes[1], expected, atol=1e-6)
+    assert examples[3].pair_boxes is None  # its label is "none"
+
+
+def test_pictures_are_written_by_suffix(tmp_path):
+    examples = report.predict_examples(FakeSource(4), apply, count=4)
+    for suffix, frames in ((".webp", 3), (".gif", 3), (".png", 1)):
+        path = tmp_path / "docs" / f"picture{suffix}"
+        report.write_picture(path, examples, GRAPH, NAMES)
+        with Image.open(path) as image:
+            assert getattr(image, "n_frames", 1) == frames
+    with pytest.raises(UserError, match=r"must end in \.webp, \.gif or \.png"):
+        report.write_picture(tmp_path / "picture.jpg", examples, GRAPH, NAMES)
