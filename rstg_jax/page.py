@@ -123,10 +123,10 @@ def facts(record: Record) -> dict[str, str]:
     best = result["best"]
     return {
         "Test loss": f"{result['loss']:.4f}",
-        "Training videos seen": f"{result['train_examples_seen']:,}",
+        "Training videos seen": f"{result['train_examples']:,}",
         "Best test accuracy on the way": f"{best['top1']:.1%} at step {best['step']:,} "
         f"(all figures on this page are of the last step, {result['steps']:,})",
-        "Devices": " × ".join(str(part) for part in result["devices"]),
+        "Devices": str(result["devices"]),
         "Hash of the configuration": str(result["config_hash"]),
     }
 
@@ -151,7 +151,7 @@ def _tiles(record: Record) -> list[str]:
         (
             "Chance level",
             f"{record.chance:.1%}",
-            f"{len(record.label_names)} classes, the commonest",
+            f"commonest of {len(record.label_names)} classes",
         ),
     ]
     if len(record.label_names) > 5:

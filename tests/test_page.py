@@ -27,11 +27,11 @@ def fabricate() -> page.Record:
         "examples": int(confusion.sum()),
         "confusion": CONFUSION,
         "steps": 200,
-        "train_examples_seen": 6400,
+        "train_examples": 6400,
         "best": {"step": 150, "top1": 0.9},
         "wall_time_seconds": 522.4,
         "parameters": 123456,
-        "devices": [1, "cpu"],
+        "devices": "1 x cpu",
         "config_hash": "3fa9c1d2",
         "data": {
             "train": {
