@@ -40,6 +40,8 @@ HARMLESS = (
     "train.checkpoint_every",
     "train.keep",
     "train.max_queued_steps",
+    "data.mnist_dir",
+    "data.data_dir",
 )
 
 _log = logging.getLogger(__name__)
@@ -70,11 +72,12 @@ class Checkpoints:
             create=False,
             read_only=read_only,
             cleanup_tmp_directories=not read_only,
+            best_fn=_top1,  # without it no metrics would be written; the policy decides
             preservation_policy=preservation_policy.AnyPreservationPolicy(
                 [
                     preservation_policy.LatestN(keep),
                     preservation_policy.BestN(
-                        get_metric_fn=lambda m: m["top1"],
+                        get_metric_fn=_top1,
                         n=1,
                         keep_checkpoints_without_metrics=False,
                     ),
@@ -216,12 +219,21 @@ class Checkpoints:
         return max(found, default=None)
 
 
-def check_same(experiment: Experiment, meta: Mapping[str, Any], workdir: str | Path) -> None:
-    """Raises `UserError` naming every harmful difference to a checkpoint's config."""
+def check_same(
+    experiment: Experiment,
+    provenance: Mapping[str, Any],
+    meta: Mapping[str, Any],
+    workdir: str | Path,
+) -> None:
+    """Raises `UserError` naming every harmful difference to a checkpoint's config or data."""
     differences = [
         line
         for line in config_lib.diff(meta["config"], config_lib.to_dict(experiment))
         if not line.startswith(HARMLESS)
+    ]
+    # Data may have moved, but not changed.
+    differences += [
+        line for line in config_lib.diff(meta["data"], dict(provenance)) if "sha256" in line
     ]
     if differences:
         raise UserError(
@@ -266,6 +278,10 @@ def load(
 def plain(value: Any) -> Any:
     """Turns NumPy scalars and arrays inside dicts and lists into what JSON can hold."""
     return json.loads(json.dumps(value, default=lambda v: np.asarray(v).tolist()))
+
+
+def _top1(figures: Mapping[str, float]) -> float:
+    return figures["top1"]
 
 
 def _first_line(error: BaseException) -> str:

@@ -20,7 +20,6 @@ from jax.sharding import Mesh
 
 from rstg_jax import checkpoint, cli, config, data, metrics, sharding, steps
 from rstg_jax.errors import UserError
-from rstg_jax.experiment import ENDLESS
 
 
 def evaluate(
@@ -52,10 +51,9 @@ def evaluate(
         source, batch_size=batch_size, process_index=count[0], process_count=count[1]
     )
     pending: steps.Sums | None = None
-    for number, batch in enumerate(batches):
+    for batch in batches:
         if stop():
             return None
-        check_batch(batch, len(source.label_names), f"{source.name} evaluation batch {number}")
         put = sharding.put_batch({k: batch[k] for k in steps.BATCH_KEYS}, mesh)
         sums = eval_step(variables, put)
         if pending is not None:  # one batch behind, so that host and device overlap
@@ -68,16 +66,6 @@ def evaluate(
     return figures | {"examples": totals["count"], "confusion": totals["confusion"]}
 
 
-def check_batch(batch: Mapping[str, np.ndarray], classes: int, name: str) -> None:
-    """Raises `UserError` if a label is not a class, which JAX would silently clamp."""
-    label = batch["label"]
-    wrong = label[(label < 0) | (label >= classes)]
-    if wrong.size:
-        raise UserError(
-            f"{name}: label {wrong[0]} is out of range, the model has classes 0 to {classes - 1}"
-        )
-
-
 def open_split(experiment: Any, split: str) -> data.Source:
     """Opens a split and refuses an empty one."""
     source = data.open_source(experiment.data, split)
@@ -88,7 +76,7 @@ def open_split(experiment: Any, split: str) -> data.Source:
 
 def refuse_endless(source: data.Source) -> None:
     """Raises `UserError` for a source that has no last example."""
-    if len(source) >= ENDLESS:
+    if len(source) >= data.ENDLESS:
         raise UserError(f"{source.name} is endless: there is no way to evaluate all of it")
 
 

@@ -2,14 +2,12 @@
 
 import dataclasses
 
-from rstg_jax.data import SyncMNISTConfig
+from rstg_jax.data import ENDLESS, SyncMNISTConfig
 from rstg_jax.errors import UserError
 from rstg_jax.losses import LossConfig
 from rstg_jax.models import ModelConfig
 from rstg_jax.optim import OptimizerConfig
 from rstg_jax.sharding import MeshConfig
-
-ENDLESS = 2**40  # a source that claims this many examples or more makes them as it goes
 
 
 @dataclasses.dataclass(frozen=True)

@@ -113,6 +113,7 @@ def fit(run: Run, progress: Progress, host: Host) -> None:
             with host.clock.excluded():
                 if "test" in due:
                     test(run, progress, host)
+                stopping = stopping or progress.owed
                 if stopping or wants_saving(due, progress):
                     run_lib.save(run, progress, host.clock.seconds())
     run.checkpoints.wait()
@@ -143,7 +144,6 @@ def update(
     step = progress.step + 1
     with host.clock.waiting_for_data():
         batch = next(batches)
-    evaluate.check_batch(batch, run.classes, f"training batch of step {step}")
     put = sharding.put_batch({k: batch[k] for k in steps.BATCH_KEYS}, run.mesh)
     if host.compiled:
         progress.state, sums = run.train_step(progress.state, put)

@@ -128,7 +128,7 @@ def start(run: Run) -> Progress:
         progress = Progress(state)
     else:
         meta = run.checkpoints.meta(latest)
-        checkpoint.check_same(run.experiment, meta, run.workdir)
+        checkpoint.check_same(run.experiment, run.provenance, meta, run.workdir)
         if latest > run.total_steps:
             raise UserError(
                 f"{run.workdir} has already trained {latest} steps, more than {run.total_steps}"

@@ -1,6 +1,9 @@
 """Eight virtual CPU devices for the whole suite; must be said before JAX is imported."""
 
+import atexit
 import os
+import shutil
+import tempfile
 
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
@@ -8,3 +11,10 @@ os.environ["XLA_FLAGS"] = (
 # Size of XLA's thread pool. Many steps queued on many virtual devices deadlock a smaller one.
 os.environ["NPROC"] = "16"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+# Many tests compile the same step; those that start processes share it with them.
+_cache = tempfile.mkdtemp(prefix="rstg_jax_compilation_cache_")
+atexit.register(shutil.rmtree, _cache, ignore_errors=True)
+os.environ["JAX_COMPILATION_CACHE_DIR"] = _cache
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
+os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rstg_jax import data, models
-from rstg_jax.experiment import ENDLESS, Experiment, TrainConfig
+from rstg_jax.experiment import Experiment, TrainConfig
 from rstg_jax.optim import OptimizerConfig
 from rstg_jax.sharding import MeshConfig
 
@@ -72,7 +72,7 @@ class Source:
 
 def install(monkeypatch, train=None, test=None):
     """Puts the stand-ins in the place of model and data."""
-    sources = {"train": train or Source(size=ENDLESS), "test": test or Source("test")}
+    sources = {"train": train or Source(size=data.ENDLESS), "test": test or Source("test")}
     monkeypatch.setattr(models, "build", lambda config, classes: Model(classes))
     monkeypatch.setattr(data, "open_source", lambda config, split, **_: sources[split])
 

@@ -76,5 +76,9 @@ def test_impossible_configurations_are_refused(batch):
         LossConfig(label_smoothing=1.0)
     with pytest.raises(ValueError, match="clip has 5 frames"):
         losses.objective(
-            LossConfig(frame_weight=1.0, frame_start=5), logits, {"frame_logits": frames}, label, mask
+            LossConfig(frame_weight=1.0, frame_start=5),
+            logits,
+            {"frame_logits": frames},
+            label,
+            mask,
         )
