@@ -99,7 +99,7 @@ class _Pass:
         unsigned = np.uint16 if out.dtype == np.int16 else np.uint32
         for first, end, divisor in self.groups:
             rows = out[:, first:end].view(unsigned)
-            rows += unsigned(divisor // 2)
+            np.add(rows, unsigned(divisor // 2), out=rows)
             np.floor_divide(rows, unsigned(divisor), out=rows)
         return out
 
@@ -162,24 +162,28 @@ class BilinearResize:
         )
         self._y_back = np.argsort(self._y.order)
 
-    def __call__(self, pixels: np.ndarray) -> np.ndarray:
+    def __call__(self, pixels: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
         """Resizes images that lie side by side along the last axis.
 
         Args:
           pixels: `dtype` [x, y, image] of 0..255, C-contiguous. Column first: see the module's
             docstring.
+          out: uint8 [image, y, x], C-contiguous, to be filled; a new array if not given.
 
         Returns:
-          uint8 [image, y, x].
+          `out`.
         """
+        if out is None:
+            out = np.empty((pixels.shape[2], *self.out_size), np.uint8)
         w, h, images = pixels.shape
         new_h, new_w = self.out_size
         sums = self._x_matrix @ pixels.reshape(w, h * images)
         rows = self._x.round(sums[None])[0]
         sums = self._y_matrix @ rows.reshape(new_w * h, images)
-        return self._to_bytes(self._y.round(sums.reshape(new_w, -1, images)))
+        self._to_bytes(self._y.round(sums.reshape(new_w, -1, images)), out)
+        return out
 
-    def _to_bytes(self, values: np.ndarray) -> np.ndarray:
+    def _to_bytes(self, values: np.ndarray, out: np.ndarray) -> None:
         """[x, y (permuted), image] integers of 0..255 -> uint8 [image, y, x].
 
         Two neighbours in x are joined into one wider integer (and once more) before the
@@ -189,11 +193,10 @@ class BilinearResize:
         for wide, shift in ((np.uint16, 8), (np.uint32, 16)):
             if len(values) % 2 == 0:
                 joined = values[1::2].astype(wide)
-                joined <<= shift
-                joined |= values[0::2].astype(wide, copy=False)
+                np.left_shift(joined, shift, out=joined)
+                np.bitwise_or(joined, values[0::2].astype(wide, copy=False), out=joined)
                 values, size = joined, 2 * size
             else:
                 break
         words = values.astype(f"<u{size}", copy=False)[:, self._y_back]
-        images = np.ascontiguousarray(words.transpose(2, 1, 0))
-        return images.view(np.uint8).reshape(images.shape[0], *self.out_size)
+        np.copyto(out.view(words.dtype), words.transpose(2, 1, 0))

@@ -297,51 +297,52 @@ class Renderer:
         Returns:
           uint8 [b t h w 1].
         """
-        b, t, n, _ = coords.shape
+        b, t, _, _ = coords.shape
         videos = np.empty((b, t, self.frame_size, self.frame_size, 1), np.uint8)
         corners = coords[..., 1].astype(np.int64) * CANVAS + coords[..., 0]
         size = max(1, self._BLOCK // t)
         for first in range(0, b, size):
             block = slice(first, first + size)
-            frames = self._frames(images[block], corners[block])
-            videos[block] = frames.reshape(-1, *videos.shape[1:])
+            frames = videos[block].reshape(-1, self.frame_size, self.frame_size)
+            self._resize(self._canvas(images[block], corners[block]), out=frames)
         return videos
 
-    def _frames(self, images: np.ndarray, corners: np.ndarray) -> np.ndarray:
-        """Images [b n] at canvas positions [b t n] -> uint8 [b*t h w]."""
+    def _canvas(self, images: np.ndarray, corners: np.ndarray) -> np.ndarray:
+        """Images [b n] at canvas positions [b t n] -> integers 0..255 [x y b*t]."""
         b, t, n = corners.shape
         frames = b * t
-        canvas = np.zeros((CANVAS, CANVAS, frames), self._resize.dtype)
-        flat = canvas.reshape(-1)
-        # [n b t]: places of the sprites' corners in `flat`.
-        places = np.moveaxis(corners, 2, 0) * frames + np.arange(frames).reshape(b, t)
-        for k in range(n):
-            self._paste(flat, images[:, k], places[k], frames)
-        maxima = canvas.reshape(-1, frames).max(0)
+        canvas = np.zeros((CANVAS, CANVAS * frames), self._resize.dtype)
+        # Layer after layer: [n*b] sprites in t frames each, and their places in the flat canvas.
+        layers = images.T.reshape(-1)
+        places = corners * frames + np.arange(frames).reshape(b, t, 1)  # [b t n]
+        self._paste(canvas, layers, places.transpose(1, 2, 0).reshape(t, -1), frames)
+        maxima = canvas.max(0).reshape(CANVAS, frames).max(0)
         dim = np.flatnonzero(maxima < 255)
         if len(dim):  # painted once more with stretched values over the old ones
-            video = dim // t
-            for k in range(n):
-                place = places[k].reshape(-1)[dim]
-                self._paste(flat, images[video, k], place[:, None], frames, maxima[dim])
-        return self._resize(canvas)
+            layers = images[dim // t].T.reshape(-1)
+            places = places.reshape(frames, n)[dim].T.reshape(1, -1)
+            self._paste(canvas, layers, places, frames, np.tile(maxima[dim], n))
+        return canvas.reshape(CANVAS, CANVAS, frames)
 
     def _paste(
         self,
-        flat: np.ndarray,
+        canvas: np.ndarray,
         images: np.ndarray,
         places: np.ndarray,
         frames: int,
         maxima: np.ndarray | None = None,
     ) -> None:
-        """Pastes images [s] at places [s k] of `flat`, stretched from `maxima` [s] if given."""
+        """Pastes images [s] at places [t s] of the flat canvas, the last one on top.
+
+        Values are stretched from the maxima [s] of the frames, if given.
+        """
         counts = self._counts[images]
-        sprite = np.repeat(np.arange(len(images)), counts)
         skipped = np.cumsum(counts) - counts - self._starts[images]
-        pixel = np.arange(len(sprite)) - skipped[sprite]
-        values = self._values[pixel]
+        pixels = np.arange(counts.sum()) - np.repeat(skipped, counts)
+        values = self._values[pixels]
         if maxima is not None:
-            values = self._stretch[maxima[sprite], values]
-        index = places[sprite]
-        index += (self._offsets[pixel] * frames)[:, None]
-        flat[index.reshape(-1)] = np.repeat(values, places.shape[1])
+            values = self._stretch[np.repeat(maxima, counts), values]
+        index = np.repeat(places, counts, axis=1)
+        index += self._offsets[pixels] * frames
+        # Where an index is repeated, NumPy leaves the last value.
+        canvas.reshape(-1)[index.reshape(-1)] = np.tile(values, len(index))

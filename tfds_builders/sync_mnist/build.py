@@ -21,7 +21,7 @@ import sys
 import tempfile
 
 import tensorflow_datasets as tfds
-import tqdm
+import tqdm  # type: ignore[import-untyped]
 from array_record.python.array_record_module import ArrayRecordWriter
 
 from rstg_jax.data import SyncMNISTConfig

@@ -16,7 +16,7 @@ import sys
 import zipfile
 
 import numpy as np
-import tqdm
+import tqdm  # type: ignore[import-untyped]
 
 from rstg_jax import sync_mnist
 from rstg_jax.data import digits as digits_lib
