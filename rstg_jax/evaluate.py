@@ -74,6 +74,11 @@ def open_split(experiment: Any, split: str) -> data.Source:
     return source
 
 
+def provenance(source: data.Source) -> dict[str, Any]:
+    """What a source is and where its videos come from, for the record."""
+    return {"name": source.name, **source.provenance}
+
+
 def refuse_endless(source: data.Source) -> None:
     """Raises `UserError` for a source that has no last example."""
     if len(source) >= data.ENDLESS:
@@ -98,7 +103,7 @@ def evaluate_checkpoint(loaded: checkpoint.Loaded, split: str) -> dict[str, Any]
             "split": split,
             "step": loaded.step,
             **figures,
-            "data": {split: source.provenance},
+            "data": {split: provenance(source)},
             "config_hash": config.config_hash(loaded.experiment),
             "label_names": loaded.label_names,
         }

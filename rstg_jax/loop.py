@@ -80,8 +80,9 @@ def announce(run: Run, progress: Progress, host: Host) -> None:
         f"{devices.size} x {devices.flat[0].device_kind}, {run.total_steps} steps of "
         f"{run.experiment.train.batch_size} videos {list(run.video_shape)}, in {run.workdir}"
     )
-    for split, source in run.provenance.items():
-        host.console.say(f"{split}: " + ", ".join(f"{k} {v}" for k, v in source.items()))
+    for source in (run.train_source, run.test_source):
+        facts = ", ".join(f"{name} {value}" for name, value in source.provenance.items())
+        host.console.say(f"{source.name}: {facts}")
     if progress.resumed:
         host.console.say(f"resuming after step {progress.step}")
 

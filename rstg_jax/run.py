@@ -52,7 +52,7 @@ class Run:
     def provenance(self) -> dict[str, Any]:
         """Where the videos of both splits come from."""
         sources = {"train": self.train_source, "test": self.test_source}
-        return {split: {"name": s.name, **s.provenance} for split, s in sources.items()}
+        return {split: evaluate.provenance(source) for split, source in sources.items()}
 
 
 @dataclasses.dataclass

@@ -72,7 +72,8 @@ class Source:
 
 def install(monkeypatch, train=None, test=None):
     """Puts the stand-ins in the place of model and data."""
-    sources = {"train": train or Source(size=data.ENDLESS), "test": test or Source("test")}
+    train = Source(size=data.ENDLESS) if train is None else train
+    sources = {"train": train, "test": Source("test") if test is None else test}
     monkeypatch.setattr(models, "build", lambda config, classes: Model(classes))
     monkeypatch.setattr(data, "open_source", lambda config, split, **_: sources[split])
 

@@ -97,7 +97,7 @@ def test_another_config_is_refused_and_the_difference_named():
     )
     checkpoint.check_same(here, data, meta, "dir")
     other = {"train": {"digits_sha256": "b", "digits": 5}}
-    with pytest.raises(UserError, match="train.digits_sha256: a != b"):
+    with pytest.raises(UserError, match=r"train\.digits_sha256: a != b"):
         checkpoint.check_same(here, other, meta, "dir")
     here = dataclasses.replace(here, optim=OptimizerConfig(learning_rate=0.5, ema_decay=0.9))
     with pytest.raises(UserError) as error:
@@ -135,7 +135,7 @@ def test_a_disk_that_fills_up_keeps_the_last_good_checkpoint(tmp_path, state, co
 
 def test_a_directory_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "checkpoints").write_text("a file in the way")
-    with pytest.raises(UserError, match="cannot use .*checkpoints"):
+    with pytest.raises(UserError, match=r"cannot use .*checkpoints"):
         Checkpoints(tmp_path)
 
 
@@ -153,12 +153,12 @@ def test_a_damaged_checkpoint_is_named(tmp_path, state, collect_garbage):
     other = dataclasses.replace(make(MeshConfig(data=1))[0], module=standins.Model(8, dim=5))
     wrong = steps.abstract_state(other, SHAPE, sharding.make_mesh(MeshConfig(data=1)))
     with Checkpoints(tmp_path, read_only=True) as checkpoints:
-        with pytest.raises(UserError, match="cannot read checkpoint .*/1"):
+        with pytest.raises(UserError, match=r"cannot read checkpoint .*/1"):
             checkpoints.meta(1)
-        with pytest.raises(UserError, match="cannot read checkpoint .*/1"):
+        with pytest.raises(UserError, match=r"cannot read checkpoint .*/1"):
             checkpoints.restore(1, wrong)
         for path in (tmp_path / "checkpoints/1/state").rglob("*"):
             if path.is_file():
                 path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-        with pytest.raises(UserError, match="cannot read checkpoint .*/1"):
+        with pytest.raises(UserError, match=r"cannot read checkpoint .*/1"):
             checkpoints.restore(1, abstract)

@@ -1,6 +1,5 @@
 """The host loop with a small stand-in model: schedule of events, averages, stops, failures."""
 
-import dataclasses
 import json
 import os
 import signal
@@ -119,9 +118,7 @@ def test_a_finished_run_gives_its_result_again(tmp_path):
     assert {**again, "wall_time_seconds": 0} == {**first, "wall_time_seconds": 0}
     assert lines(tmp_path) == before
     # And it can be trained further, but not less.
-    longer = dataclasses.replace(
-        experiment, train=dataclasses.replace(experiment.train, total_steps=8)
-    )
+    longer = config.override(experiment, {"train.total_steps": "8"})
     assert loop.train(longer, tmp_path)["steps"] == 8
     with pytest.raises(UserError, match="already trained 8 steps, more than 5"):
         loop.train(experiment, tmp_path)

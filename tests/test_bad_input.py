@@ -1,0 +1,132 @@
+"""Wrong input to training: one clear line that says what and what to do, status 2, no traceback."""
+
+import json
+import os
+import sys
+
+import pytest
+
+import train
+from rstg_jax import cli, config, loop
+from rstg_jax.errors import UserError
+from rstg_jax.sharding import MeshConfig
+from tests import standins
+
+
+@pytest.fixture(autouse=True)
+def stand_ins(monkeypatch):
+    standins.install(monkeypatch)
+    monkeypatch.setattr(config, "load", lambda _: standins.experiment())
+
+
+def run(monkeypatch, capsys, tmp_path, *flags):
+    """Runs the command line; returns status and what it printed to stderr."""
+    argv = ["train.py", "--config=x.py", f"--workdir={tmp_path}", *flags]
+    monkeypatch.setattr(sys, "argv", argv)
+    status = cli.run(train.main)
+    return status, capsys.readouterr().err
+
+
+def only_error(status, err):
+    assert status == 2
+    assert "Traceback" not in err
+    last = err.splitlines()[-1]
+    assert last.startswith("error: ")
+    return last
+
+
+def test_misspelt_key_names_the_nearest(monkeypatch, capsys, tmp_path):
+    error = only_error(*run(monkeypatch, capsys, tmp_path, "--config.train.batchsize=4"))
+    assert error == "error: no config key 'train.batchsize'; the nearest is 'train.batch_size'"
+
+
+def test_wrong_type_names_key_value_and_type(monkeypatch, capsys, tmp_path):
+    error = only_error(*run(monkeypatch, capsys, tmp_path, "--config.optim.clip_norm", "big"))
+    assert error == "error: config key 'optim.clip_norm': 'big' is not of type float | None"
+
+
+def test_impossible_value_names_the_section(monkeypatch, capsys, tmp_path):
+    error = only_error(*run(monkeypatch, capsys, tmp_path, "--config.train.batch_size=0"))
+    assert error == "error: config section 'train': batch_size=0 must be at least 1"
+
+
+def test_mistyped_flag(monkeypatch, capsys, tmp_path):
+    with pytest.raises(SystemExit) as stop:
+        run(monkeypatch, capsys, tmp_path, "--wrkdir=x")
+    assert stop.value.code == 2
+    assert "unrecognised argument '--wrkdir=x'" in capsys.readouterr().err
+
+
+def test_several_processes_need_all_three_flags(monkeypatch, capsys, tmp_path):
+    error = only_error(*run(monkeypatch, capsys, tmp_path, "--num_processes=2"))
+    assert "give --coordinator, --num_processes and --process_id together" in error
+
+
+def test_batch_that_devices_do_not_divide(monkeypatch, capsys, tmp_path):
+    flags = ("--config.mesh.data=8", "--config.train.batch_size=12")
+    error = only_error(*run(monkeypatch, capsys, tmp_path, *flags))
+    assert error.startswith("error: config key 'train.batch_size': 12 is not divisible by the 8 ")
+    assert error.endswith("use 16")
+
+
+def test_mesh_that_does_not_fit(monkeypatch, capsys, tmp_path):
+    error = only_error(*run(monkeypatch, capsys, tmp_path, "--config.mesh.model=16"))
+    assert "data=1 x fsdp=1 x model=16 does not fit 8 devices" in error
+
+
+def test_empty_split(monkeypatch, capsys, tmp_path):
+    standins.install(monkeypatch, test=standins.Source("test", size=0))
+    error = only_error(*run(monkeypatch, capsys, tmp_path))
+    assert error == "error: the test split of stripes test is empty"
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_label_out_of_range(monkeypatch, capsys, tmp_path, split):
+    wrong = standins.Source(split, size=40, wrong_label_from=33)
+    standins.install(monkeypatch, **{split: wrong})
+    error = only_error(*run(monkeypatch, capsys, tmp_path))
+    assert f"stripes {split}" in error and "label 99" in error and "0 to 6" in error
+
+
+def test_splits_with_different_labels(monkeypatch, capsys, tmp_path):
+    standins.install(monkeypatch, test=standins.Source("test", classes=5))
+    error = only_error(*run(monkeypatch, capsys, tmp_path))
+    assert "different labels" in error
+
+
+def test_workdir_with_another_config(monkeypatch, capsys, tmp_path):
+    status, _ = run(monkeypatch, capsys, tmp_path, "--config.train.total_steps=3")
+    assert status == 0
+    flags = ("--config.train.total_steps=4", "--config.optim.learning_rate=0.5")
+    error = only_error(*run(monkeypatch, capsys, tmp_path, *flags))
+    assert "checkpoint of another config" in error
+    assert "optim.learning_rate: 0.01 != 0.5" in error and "total_steps" not in error
+    stored = json.loads((tmp_path / "config.json").read_text())
+    assert stored["optim"]["learning_rate"] == 0.01  # the run there is untouched
+
+
+def test_nan_loss(monkeypatch, capsys, tmp_path):
+    flags = ("--config.optim.rule=nesterov", "--config.optim.learning_rate=1e30")
+    flags += ("--config.optim.clip_norm=none", "--config.optim.ema_decay=none")
+    error = only_error(*run(monkeypatch, capsys, tmp_path, *flags))
+    assert " at step 1; no checkpoint was saved before it" in error or " at step 2;" in error
+    assert not os.listdir(tmp_path / "checkpoints")
+
+
+def test_workdir_that_is_a_file(monkeypatch, capsys, tmp_path):
+    path = tmp_path / "file"
+    path.write_text("")
+    error = only_error(*run(monkeypatch, capsys, path))
+    assert f"cannot use {path}/checkpoints" in error
+
+
+def test_mesh_config_is_checked_in_overrides():
+    with pytest.raises(UserError, match="config section 'mesh': mesh sizes"):
+        config.override(standins.experiment(mesh=MeshConfig()), {"mesh.fsdp": "-1"})
+
+
+def test_a_damaged_checkpoint_is_named(monkeypatch, capsys, tmp_path):
+    loop.train(standins.experiment(total_steps=3), tmp_path)
+    (tmp_path / "checkpoints/3/meta/metadata").write_text("{")
+    error = only_error(*run(monkeypatch, capsys, tmp_path))
+    assert f"cannot read checkpoint {tmp_path}/checkpoints/3" in error
