@@ -45,7 +45,6 @@ HARMLESS = (
 )
 
 _log = logging.getLogger(__name__)
-logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax reports every file it writes
 
 
 class Loaded(NamedTuple):

@@ -28,6 +28,7 @@ def run(main: Callable[[], int]) -> int:
     """Runs a command; a `UserError` becomes the line ``error: ...`` and status 2."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("rstg_jax").setLevel(logging.INFO)
+    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax tells of every file it writes
     try:
         return main()
     except UserError as error:

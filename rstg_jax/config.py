@@ -42,7 +42,7 @@ def load(spec: str) -> Any:
     name, _, variant = spec.partition(":")
     path = Path(name)
     if not path.is_file():
-        folder = path.parent if path.parent.is_dir() else Path("configs")
+        folder = path.parent if path.parent.name and path.parent.is_dir() else Path("configs")
         files = ", ".join(sorted(map(str, folder.glob("*.py")))) or "none here"
         raise UserError(f"no config file {name!r}; choose one of: {files}")
     module_spec = importlib.util.spec_from_file_location(f"config_{path.stem}", path)

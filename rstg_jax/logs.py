@@ -1,16 +1,19 @@
 """What a run says while it goes: metrics.jsonl, TensorBoard events, lines or a live bar."""
 
 import contextlib
+import io
 import json
 import logging
 import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import tensorboardX
 from tqdm import tqdm
+
+from rstg_jax.errors import UserError
 
 _log = logging.getLogger("rstg_jax")
 
@@ -39,19 +42,30 @@ class MetricLog:
 
     def __init__(self, workdir: Path, step: int, enabled: bool):
         """Opens the files to go on after `step`; writes nothing unless `enabled`."""
-        self._file: TextIO | None = None
+        self._file: io.FileIO | None = None
         if enabled:
             path = workdir / "metrics.jsonl"
             truncate(path, step)
-            self._file = path.open("a")
+            # Unbuffered: what could not be written is not tried again when the file is closed.
+            self._file = path.open("ab", buffering=0)
             self._events = tensorboardX.SummaryWriter(str(workdir), purge_step=step + 1)
 
     def write(self, step: int, split: str, values: Mapping[str, Any]) -> None:
-        """Records the metrics of a split at a step."""
+        """Records the metrics of a split at a step.
+
+        Raises:
+          UserError: the file cannot be written, as when the disk is full.
+        """
         if self._file is None:
             return
-        self._file.write(json.dumps({"step": step, "split": split, **values}) + "\n")
-        self._file.flush()
+        try:
+            line = json.dumps({"step": step, "split": split, **values}) + "\n"
+            self._file.write(line.encode())
+        except OSError as error:
+            raise UserError(
+                f"cannot write {self._file.name} at step {step}: {error.strerror}; free some "
+                "space and start again, the run resumes from its last checkpoint"
+            ) from error
         for name, value in values.items():
             self._events.add_scalar(f"{split}/{name}", value, step)
         self._events.flush()
@@ -99,11 +113,12 @@ class Console:
     def train_line(self, step: int, values: Mapping[str, float], left: int) -> None:
         """A logged window, with `left` videos to go; on a terminal the bar says it already."""
         if not self._live:
-            eta = left / max(values["examples_per_second"], 1e-9)
+            speed = values["examples_per_second"]
+            eta = duration(left / speed) if speed else "unknown"  # the first step compiles
             self.say(
                 f"step {step}/{self._total}  loss {values['loss']:.4f}  "
                 f"top1 {values['top1']:.1%}  {values['examples_per_second']:.0f} videos/s  "
-                f"ETA {duration(eta)}"
+                f"ETA {eta}"
             )
 
     def test_line(self, step: int, values: Mapping[str, float]) -> None:
