@@ -1,0 +1,123 @@
+"""Saves a video as an animated GIF or WebP or as an MP4 or WebM film, enlarged.
+
+    python -m rstg_jax.animate --out=x.gif [--index=0] [--split=test] [--boxes] [--num_digits=5] ...
+
+does so with an example of SyncMNIST, and can draw boxes around the pair that moves together.
+"""
+
+import argparse
+import pathlib
+import sys
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from rstg_jax import pictures, sync_mnist
+from rstg_jax.data import SyncMNISTConfig, open_source
+from rstg_jax.errors import UserError
+
+IMAGES = {".gif": "GIF", ".webp": "WEBP"}
+FILMS = {".mp4": "libx264", ".webm": "libvpx-vp9"}
+
+
+def save(
+    video: np.ndarray,
+    path: str | pathlib.Path,
+    *,
+    boxes: np.ndarray | None = None,
+    size: int = 256,
+    fps: int = 5,
+) -> None:
+    """Writes a video in the format that the file's name says.
+
+    Args:
+      video: uint8 [t h w c] with 1 or 3 channels.
+      path: Ends in .gif, .webp, .mp4 or .webm. Images are shown for ever at the pace of
+        `pictures`; films once, at `fps`.
+      boxes: [t m 4], y0, x0, y1, x1 in fractions of the frame, or None.
+      size: Height of the picture in pixels; even for films.
+      fps: Frames per second of a film.
+
+    Raises:
+      UserError: If the video or the file's name is of no known kind or cannot be written.
+    """
+    path = pathlib.Path(path)
+    kind = path.suffix.lower()
+    if kind not in IMAGES and kind not in FILMS:
+        known = ", ".join([*IMAGES, *FILMS])
+        raise UserError(f"{path}: cannot animate to {kind!r} files; give one of {known}")
+    if video.ndim != 4 or video.dtype != np.uint8 or video.shape[-1] not in (1, 3):
+        raise UserError(
+            f"a video must be uint8 [t h w 1] or [t h w 3], not {video.dtype} {list(video.shape)}"
+        )
+    if not len(video):
+        raise UserError("a video without frames cannot be animated")
+    frames = [pictures.draw_frame(frame, size) for frame in video]
+    if boxes is not None:
+        frames = [pictures.draw_boxes(f, b) for f, b in zip(frames, boxes, strict=True)]
+    try:
+        if kind in IMAGES:
+            path.write_bytes(pictures.encode(frames, IMAGES[kind]))
+        else:
+            _write_film(frames, path, FILMS[kind], fps)
+    except OSError as e:
+        raise UserError(f"{path}: {e.strerror or e}") from e
+
+
+def _write_film(frames: list[Image.Image], path: pathlib.Path, codec: str, fps: int) -> None:
+    import av
+
+    with av.open(str(path), "w") as container:
+        stream: Any = container.add_stream(codec, rate=fps)
+        # Chroma of yuv420p, which every player can show, has half the size: it must be even.
+        stream.width, stream.height = (length // 2 * 2 for length in frames[0].size)
+        stream.pix_fmt = "yuv420p"
+        for image in frames:
+            cropped = image.crop((0, 0, stream.width, stream.height))
+            container.mux(stream.encode(av.VideoFrame.from_image(cropped)))
+        container.mux(stream.encode())
+
+
+def _example(data: SyncMNISTConfig, split: str, index: int) -> tuple[np.ndarray, np.ndarray, str]:
+    """Video uint8 [t h w c], boxes of the pair [t 2 4] in fractions, and name of the label."""
+    source = open_source(data, split)
+    if not 0 <= index < len(source):
+        raise UserError(f"--index={index} is not an example of {source.name}")
+    batch = source.batch(np.array([index]))
+    boxes = sync_mnist.sprite_boxes(batch["coords"][0, :, :2], frame_size=1)
+    return batch["video"][0], boxes, source.label_names[batch["label"][0]]
+
+
+def main(args: list[str] | None = None) -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0], allow_abbrev=False)
+    parser.add_argument("--out", type=pathlib.Path, required=True, help=".gif, .webp, .mp4, .webm")
+    parser.add_argument("--index", type=int, default=0, help="which example")
+    parser.add_argument("--split", choices=sync_mnist.SPLITS, default="test")
+    parser.add_argument("--boxes", action="store_true", help="around the synchronous pair")
+    parser.add_argument("--size", type=int, default=256, help="height in pixels")
+    parser.add_argument("--fps", type=int, default=5, help="of a film")
+    default = SyncMNISTConfig(test_source="online")
+    parser.add_argument("--source", choices=("online", "tfds"), default=default.test_source)
+    for name in ("digits_from", "mnist_dir", "data_dir"):
+        parser.add_argument(f"--{name}", default=getattr(default, name))
+    for name in ("num_digits", "num_test", "num_train", "seed"):
+        parser.add_argument(f"--{name}", type=int, default=getattr(default, name))
+    flags = vars(parser.parse_args(args))
+    out, index, split, boxes, size, fps, source = (
+        flags.pop(name) for name in ("out", "index", "split", "boxes", "size", "fps", "source")
+    )
+    try:
+        data = SyncMNISTConfig(train_source=source, test_source=source, **flags)
+        video, pair, label = _example(data, split, index)
+        synchronous = label != "none"
+        save(video, out, boxes=pair if boxes and synchronous else None, size=size, fps=fps)
+    except UserError as e:
+        print(f"error: {e}", file=sys.stderr)
+        sys.exit(2)
+    print(f"{out}: example {index} of the {split} split, label {label}")
+
+
+if __name__ == "__main__":
+    main()
