@@ -106,7 +106,7 @@ def describe_task(record: Record) -> str:
 def describe_digits(record: Record) -> str:
     """Says which digit images were used; empty if the record does not tell."""
     train, test = record.result["data"]["train"], record.result["data"]["test"]
-    if "digits" not in train or "digits" not in test:
+    if not all(isinstance(split.get("digits"), int) for split in (train, test)):
         return ""
     origin = DIGITS_FROM.get(str(test.get("digits_from")), str(test.get("digits_from")))
     text = (
@@ -161,8 +161,10 @@ def _tiles(record: Record) -> list[str]:
         ("Training time", duration(result["wall_time_seconds"]), f"{result['steps']:,} steps"),
         ("Parameters", magnitude(result["parameters"]), f"{result['parameters']:,}"),
     ]
+    better = result["top1"] > record.chance
     return [
-        f'<div class="tile card{" main" if index == 0 else ""}"><div class="name">{name}</div>'
+        f'<div class="tile card{" main" if index == 0 and better else ""}">'
+        f'<div class="name">{name}</div>'
         f'<div class="value">{html.escape(value)}</div>'
         f'<div class="note">{html.escape(note)}</div></div>'
         for index, (name, value, note) in enumerate(tiles)
