@@ -138,7 +138,7 @@ def random_words(seed: int, split: str, indices: np.ndarray, count: int) -> np.n
             key = np.array([seed, SPLITS.index(split)], np.uint64)
             stream = np.random.Philox(key=key, counter=int(indices[first]) * blocks)
             words[first:end] = stream.random_raw((end - first) * 4 * blocks).reshape(-1, 4 * blocks)
-    halves = words.astype("<u8", copy=False).view("<u4").reshape(len(indices), -1)
+    halves = words.astype("<u8", copy=False).view("<u4").reshape(len(indices), 8 * blocks)
     return halves[:, :count].astype(np.uint64)
 
 
