@@ -10,9 +10,10 @@ split, never chosen by result, and are computed from the checkpoint of the last 
 """
 
 import argparse
+import dataclasses
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ import numpy as np
 from rstg_jax import checkpoint, cli, data, page, pictures, sync_mnist
 from rstg_jax.errors import UserError
 from rstg_jax.graph import RegionGraph
+from rstg_jax.rstg import RSTGConfig
 
 PICTURE_EXAMPLES = 3
 PICTURE_SIDE = 180  # height of a video in the picture, in pixels
@@ -118,10 +120,22 @@ def load_examples(
         return jax.device_get(forward(video))
 
     examples = predict_examples(source, apply, count)
-    block = loaded.experiment.model.rstg
+    block = find_block(loaded.experiment.model)
     if not examples or examples[0].attention is None or block is None:
         return examples, None
     return examples, RegionGraph(block.scales)
+
+
+def find_block(config: Any) -> RSTGConfig | None:
+    """The first RSTG block in a model's configuration, wherever the model has it."""
+    if isinstance(config, RSTGConfig):
+        return config
+    parts: Iterable[Any] = ()
+    if dataclasses.is_dataclass(config):
+        parts = (getattr(config, field.name) for field in dataclasses.fields(config))
+    elif isinstance(config, tuple | list):
+        parts = config
+    return next((found for part in parts if (found := find_block(part)) is not None), None)
 
 
 def write_picture(

@@ -1,12 +1,20 @@
+import base64
+import dataclasses
+import io
 import json
+import re
 
+import flax.linen as nn
 import numpy as np
 import pytest
 from PIL import Image
 
-from rstg_jax import report
+from rstg_jax import cli, data, loop, models, report
 from rstg_jax.errors import UserError
+from rstg_jax.experiment import Experiment, TrainConfig
 from rstg_jax.graph import RegionGraph
+from rstg_jax.rstg import RSTG, RSTGConfig
+from rstg_jax.sharding import MeshConfig
 
 GRAPH = RegionGraph((3, 2, 1))
 NAMES = ("0-1", "0-2", "1-2", "none")
@@ -116,3 +124,71 @@ def test_pictures_are_written_by_suffix(tmp_path):
             assert getattr(image, "n_frames", 1) == frames
     with pytest.raises(UserError, match=r"must end in \.webp, \.gif or \.png"):
         report.write_picture(tmp_path / "picture.jpg", examples, GRAPH, NAMES)
+
+
+def test_find_block_looks_everywhere():
+    block = RSTGConfig(dim=8)
+    outer = dataclasses.make_dataclass("Outer", ["name", "places"])
+    assert report.find_block(block) is block
+    assert report.find_block(outer("a", (1, outer("b", [block])))) is block
+    assert report.find_block(outer("a", ())) is None
+
+
+class Network(nn.Module):
+    """One RSTG block over the pixels."""
+
+    classes: int
+
+    @nn.compact
+    def __call__(self, video, train: bool = False):
+        block = RSTG(RSTGConfig(dim=8, stages=("time", "space", "space", "time")))
+        nodes, attention = block(video.astype(np.float32) / 255, train=train)
+        frames = nn.Dense(self.classes)(nodes.sum(2))  # [b t classes]
+        return frames.mean(1), {"frame_logits": frames, "attention": attention}
+
+
+@pytest.mark.slow
+def test_report_of_a_real_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(models, "build", lambda config, classes: Network(classes))
+    experiment = Experiment(
+        name="tiny",
+        train=TrainConfig(total_steps=4, batch_size=8, log_every=1, eval_every=2),
+        data=data.SyncMNISTConfig(
+            test_source="online",
+            num_digits=3,
+            classes=(0, 1, 2, 3),
+            num_frames=3,
+            frame_size=16,
+            num_test=24,
+        ),
+        mesh=MeshConfig(data=1),
+    )
+    result = loop.train(experiment, tmp_path)
+    picture = tmp_path / "picture.webp"
+    assert report.main([f"--workdir={tmp_path}", "--examples=20", f"--picture={picture}"]) == 0
+    assert f"report: {tmp_path / 'report.html'}" in capsys.readouterr().out
+
+    markup = (tmp_path / "report.html").read_text()
+    assert f"tiny: {result['top1']:.1%} test accuracy" in markup
+    assert "24</div>" in markup  # test videos
+    sources = re.findall(r'src="data:image/webp;base64,([^"]+)"', markup)
+    assert len(sources) == 20
+    with Image.open(io.BytesIO(base64.b64decode(sources[0]))) as image:
+        assert image.n_frames == 3
+    assert picture.stat().st_size > 0
+    # The predictions shown are those that the evaluation counted: 20 of the 24 test videos.
+    predicted = re.findall(r"predicted <b[^>]*>([^<]+)</b>.*?truth <b>([^<]+)</b>", markup)
+    names = result["label_names"]
+    shown = np.zeros((len(names), len(names)), int)
+    for prediction, truth in predicted:
+        shown[names.index(truth), names.index(prediction)] += 1
+    assert shown.sum() == 20
+    assert (shown <= np.array(result["confusion"])).all()
+
+
+def test_unfinished_run_is_one_clear_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["report", f"--workdir={tmp_path}"])
+    assert cli.run(report.main) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and "is missing: finish the training first" in error
+    assert "Traceback" not in error
