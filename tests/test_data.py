@@ -144,7 +144,7 @@ def test_truncated_gzip_is_named(tmp_path, keep):
     write_idx(tmp_path, zipped=True)
     path = tmp_path / "train-images-idx3-ubyte.gz"
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(UserError, match="train-images-idx3-ubyte.gz: cannot be read"):
+    with pytest.raises(UserError, match=r"train-images-idx3-ubyte\.gz: cannot be read"):
         digits_lib.load("idx", "train", mnist_dir=str(tmp_path))
 
 

@@ -99,7 +99,7 @@ def test_resize_uses_16_bits_where_proved():
 
 
 def test_resize_ties_exist_and_are_broken_like_pillow():
-    # Without the tie-breaking forms, `(s + D // 2) // D`, some bytes differ: the test above sees them.
+    # Without the tie-breaking forms some bytes differ, so the test above does see them.
     fixed, exact = pillow_resize.coefficients(100, 64)
     rows = np.random.default_rng(3).integers(0, 256, (20000, 100))
     divisors = exact.sum(1)

@@ -17,12 +17,15 @@ import multiprocessing
 import os
 import pathlib
 import shutil
+import signal
 import sys
 import tempfile
 
+import absl.logging
 import tensorflow_datasets as tfds
-import tqdm  # type: ignore[import-untyped]
+import tqdm
 from array_record.python.array_record_module import ArrayRecordWriter
+from tensorflow_datasets.proto import tf_example_pb2
 
 from rstg_jax.data import SyncMNISTConfig
 from rstg_jax.data.digits import SOURCES
@@ -124,7 +127,9 @@ def write_shard(shard: Shard, data: SyncMNISTConfig) -> Shard:
     # default level here and twice as fast.
     writer = ArrayRecordWriter(str(temporary), "group_size:1,zstd:1")
     for example in sync_mnist.examples(data, shard.split, shard.first, shard.end):
-        writer.write(serialize(example))
+        # Once more through the message: its map of features has no order of its own.
+        message = tf_example_pb2.Example.FromString(serialize(example))
+        writer.write(message.SerializeToString(deterministic=True))
     writer.close()
     temporary.replace(shard.path)
     return shard
@@ -142,9 +147,14 @@ def _write_all(
                 bar.update(len(shard))
         else:
             # "spawn": TFDS and array_record have threads, which do not survive a fork.
-            with multiprocessing.get_context("spawn").Pool(processes) as pool:
+            spawn = multiprocessing.get_context("spawn")
+            with spawn.Pool(processes, _leave_interrupts_to_parent) as pool:
                 for shard in pool.imap_unordered(write, missing):
                     bar.update(len(shard))
+
+
+def _leave_interrupts_to_parent() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _finish(
@@ -209,6 +219,8 @@ def _parse(args: list[str] | None) -> tuple[SyncMNISTConfig, int]:
 
 def main(args: list[str] | None = None) -> None:
     """The command."""
+    # TFDS warns of every configuration that is not one of the two published ones.
+    absl.logging.set_verbosity(absl.logging.ERROR)
     try:
         data, processes = _parse(args)
         build(data, processes=processes)

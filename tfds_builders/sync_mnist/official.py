@@ -16,7 +16,7 @@ import sys
 import zipfile
 
 import numpy as np
-import tqdm  # type: ignore[import-untyped]
+import tqdm
 
 from rstg_jax import sync_mnist
 from rstg_jax.data import digits as digits_lib
@@ -63,7 +63,7 @@ def render(paths_file: pathlib.Path, mnist_dir: str, out: pathlib.Path) -> None:
 def _read_paths(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Digit images int64 [b n], corners int64 [b t n 2], synchronous bool [b]."""
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             images = arrays["ind_digits"][0].astype(np.int64)
             coords = arrays["coords_digits"][0].astype(np.int64)
             synchronous = arrays["sincron_prob"][0].astype(bool)

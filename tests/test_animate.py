@@ -1,0 +1,92 @@
+import av
+import numpy as np
+import pytest
+from PIL import Image, ImageSequence
+
+from rstg_jax import animate, data
+from rstg_jax.errors import UserError
+
+CONFIG = data.SyncMNISTConfig(test_source="online", num_digits=3, num_test=5)
+
+
+def frames_of(path) -> np.ndarray:
+    if path.suffix in (".gif", ".webp"):
+        with Image.open(path) as image:
+            return np.stack([np.asarray(f.convert("RGB")) for f in ImageSequence.Iterator(image)])
+    with av.open(str(path)) as container:
+        return np.stack([f.to_ndarray(format="rgb24") for f in container.decode(video=0)])
+
+
+@pytest.fixture(scope="module")
+def video() -> np.ndarray:
+    return data.open_source(CONFIG, "test").batch(np.array([2]))["video"][0]
+
+
+@pytest.mark.parametrize("kind", ["gif", "webp", "mp4", "webm"])
+@pytest.mark.parametrize("size", [128, 63])
+def test_animation_shows_the_video(tmp_path, video, kind, size):
+    path = tmp_path / f"x.{kind}"
+    animate.save(video, path, size=size)
+    frames = frames_of(path)
+    side = size if kind in ("gif", "webp") else size // 2 * 2
+    assert frames.shape == (10, side, side, 3)
+    for frame, original in zip(frames, video[..., 0], strict=True):
+        expected = Image.fromarray(original).resize((size, size), Image.Resampling.BICUBIC)
+        expected = np.asarray(expected)[:side, :side]
+        difference = np.abs(frame.mean(-1) - expected).mean()
+        assert difference < 4  # of 255; compression
+
+
+def test_boxes_are_drawn(tmp_path, video):
+    boxes = np.tile(np.array([[0.25, 0.5, 0.5, 0.75]]), (10, 1, 1))
+    animate.save(np.zeros_like(video), tmp_path / "x.gif", boxes=boxes, size=64)
+    frames = frames_of(tmp_path / "x.gif").max(-1)
+    rows, columns = np.nonzero(frames[0])
+    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (16, 31, 32, 47)
+    assert not frames[0, 20:28, 36:44].any()  # an outline
+    with pytest.raises(ValueError, match="zip"):
+        animate.save(video, tmp_path / "y.gif", boxes=boxes[:3])
+
+
+def test_colour(tmp_path):
+    video = np.zeros((2, 8, 8, 3), np.uint8)
+    video[..., 0] = 255
+    animate.save(video, tmp_path / "x.webp", size=32)
+    red, green, blue = frames_of(tmp_path / "x.webp").mean((0, 1, 2))
+    assert red > 240
+    assert max(green, blue) < 15
+
+
+def test_command(tmp_path, capsys):
+    out = tmp_path / "x.gif"
+    animate.main([f"--out={out}", "--index=2", "--num_digits=3", "--num_test=5", "--boxes"])
+    label = data.open_source(CONFIG, "test").batch(np.array([2]))["label"][0]
+    name = data.open_source(CONFIG, "test").label_names[label]
+    assert f"example 2 of the test split, label {name}" in capsys.readouterr().out
+    assert frames_of(out).shape == (10, 256, 256, 3)
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--out=x.avi"], "'.avi'"),
+        (["--out=x.gif", "--index=10000"], "--index=10000"),
+        (["--out=/dev/null/x.gif"], "Not a directory"),
+        (["--out=/dev/null/x.mp4"], "Not a directory"),
+        (["--out=x.gif", "--mnist_dir=/dev/null"], "data.mnist_dir=DIR"),
+        (["--out=x.gif", "--source=tfds", "--data_dir=/dev/null"], "no prepared SyncMNIST"),
+    ],
+)
+def test_bad_command(args, message, capsys):
+    with pytest.raises(SystemExit) as stop:
+        animate.main(args)
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert message in error
+
+
+def test_bad_videos(tmp_path, video):
+    for bad in (video[0], video.astype(np.float32), video[:, :, :, :0], video[:0]):
+        with pytest.raises(UserError, match="video"):
+            animate.save(bad, tmp_path / "x.gif")
