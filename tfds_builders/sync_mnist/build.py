@@ -16,6 +16,7 @@ import json
 import multiprocessing
 import os
 import pathlib
+import re
 import shutil
 import signal
 import sys
@@ -198,7 +199,7 @@ def _finish(
 def _parse(args: list[str] | None) -> tuple[SyncMNISTConfig, int]:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0], allow_abbrev=False)
     default = SyncMNISTConfig(digits_from="tfds")
-    parser.add_argument("--config", choices=("digits3", "digits5"), default="digits5")
+    parser.add_argument("--config", default="digits5", help="digits3, digits5 (default), ...")
     parser.add_argument("--data_dir", default=default.data_dir, help="of TFDS")
     parser.add_argument("--mnist_dir", default="", help="with MNIST's four IDX files")
     parser.add_argument("--digits_from", choices=SOURCES, default=default.digits_from)
@@ -213,8 +214,11 @@ def _parse(args: list[str] | None) -> tuple[SyncMNISTConfig, int]:
         classes = tuple(int(c) for c in flags.pop("classes").split(","))
     except ValueError as e:
         raise UserError(f"--classes must be digits with commas between them ({e})") from e
-    num_digits = int(flags.pop("config").removeprefix("digits"))
-    return SyncMNISTConfig(num_digits=num_digits, classes=classes, **flags), processes
+    name = flags.pop("config")
+    number = re.fullmatch(r"digits(\d+)", name)
+    if number is None:
+        raise UserError(f"--config={name} must be digits3, digits5 or another number of digits")
+    return SyncMNISTConfig(num_digits=int(number[1]), classes=classes, **flags), processes
 
 
 def main(args: list[str] | None = None) -> None:
