@@ -1,0 +1,92 @@
+"""The small per-frame convolutional network of the SyncMNIST experiments."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from rstg_jax.backbones.conv import Conv2D, Lowering, Padding, max_pool, mean_pool
+from rstg_jax.errors import UserError
+from rstg_jax.norms import LayerNorm
+
+
+@dataclasses.dataclass(frozen=True)
+class SimpleCNNConfig:
+    """Convolutions with ReLU; the defaults are the official network, 64x64 -> 6x6x512.
+
+    Attributes:
+      features: output channels of each convolution.
+      kernels: their kernel sizes.
+      strides: their strides.
+      padding: "VALID" (official) or "SAME".
+      max_pool: 2x2 max-pool after each convolution (official).
+      norm: layer norm over channels after each ReLU.
+      pool_input: average frames over squares of this side first.
+      input_mean: subtracted from pixel values 0..255.
+      input_scale: divides them after that; the official network takes raw values (0 and 1).
+      position_embedding: add a learned map of channels to the last feature map and pass each pixel
+        through one more layer, so that pooled regions know WHERE in them something was seen.
+      lowering: see `Conv2D`.
+    """
+
+    features: tuple[int, ...] = (512, 512, 512)
+    kernels: tuple[int, ...] = (3, 3, 3)
+    strides: tuple[int, ...] = (1, 1, 1)
+    padding: Padding = "VALID"
+    max_pool: bool = True
+    norm: bool = False
+    pool_input: int = 1
+    input_mean: float = 0.0
+    input_scale: float = 1.0
+    position_embedding: bool = False
+    lowering: Lowering = "auto"
+
+    def __post_init__(self) -> None:
+        lengths = {len(self.features), len(self.kernels), len(self.strides)}
+        if lengths != {len(self.features)} or not self.features:
+            raise UserError(
+                "model.backbone: features, kernels and strides need one entry a convolution; they "
+                f"have {len(self.features)}, {len(self.kernels)} and {len(self.strides)}"
+            )
+        if self.pool_input < 1 or self.input_scale == 0:
+            raise UserError("model.backbone: pool_input must be at least 1, input_scale not 0")
+
+
+class SimpleCNN(nn.Module):
+    """The same small network on every frame.
+
+    Attributes:
+      config: layers and input range.
+      dtype: of the computation.
+    """
+
+    config: SimpleCNNConfig
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, video: jax.Array, *, train: bool = False) -> jax.Array:
+        """`[b t h w c]` pixels 0..255 -> features `[b t h' w' c']`."""
+        del train  # nothing here differs in training
+        config = self.config
+        b, t, *frame = video.shape
+        if any(side % config.pool_input for side in frame[:2]):
+            raise UserError(
+                f"model.backbone.pool_input={config.pool_input} does not divide frames of "
+                f"{frame[0]}x{frame[1]}"
+            )
+        x = (video.astype(self.dtype) - config.input_mean) / config.input_scale
+        x = mean_pool(x.reshape(b * t, *frame), config.pool_input)
+        layers = zip(config.features, config.kernels, config.strides, strict=True)
+        for number, (features, kernel, stride) in enumerate(layers):
+            conv = Conv2D(features, kernel, stride, config.padding, config.lowering)
+            x = nn.relu(conv.copy(name=f"conv{number}")(x))
+            x = max_pool(x) if config.max_pool else x
+            x = LayerNorm(name=f"norm{number}")(x) if config.norm else x
+            if min(x.shape) < 1:
+                raise UserError(f"model.backbone: frames of {frame[0]}x{frame[1]} are too small")
+        if config.position_embedding:
+            init = nn.initializers.normal(0.3)
+            x += self.param("position_embedding", init, x.shape[1:]).astype(x.dtype)
+            x = nn.relu(nn.Dense(x.shape[-1], dtype=x.dtype, name="mix")(x))
+        return x.reshape(b, t, *x.shape[1:])
