@@ -152,14 +152,11 @@ class BilinearResize:
         self._y = _pass(in_size[0], out_size[0])
         self.dtype = np.promote_types(self._x.matrix.dtype, self._y.matrix.dtype)
         self._x_matrix = scipy.sparse.csr_array(self._x.matrix.astype(self.dtype))
-        # Columns pass of every x at once; it also brings the x of the first pass back into their
-        # order.
+        # The second pass of every x at once, [y (permuted) x] <- [x (permuted) y].
         back = np.eye(out_size[1], dtype=self.dtype)[np.argsort(self._x.order)]
-        self._y_matrix = scipy.sparse.csr_array(
-            scipy.sparse.kron(back, self._y.matrix.astype(self.dtype), format="csr").astype(
-                self.dtype
-            )
-        )
+        both = scipy.sparse.kron(back, self._y.matrix.astype(self.dtype), format="csr")
+        y_first = np.arange(both.shape[0]).reshape(out_size[1], -1).T.reshape(-1)
+        self._y_matrix = scipy.sparse.csr_array(both.astype(self.dtype)[y_first])
         self._y_back = np.argsort(self._y.order)
 
     def __call__(self, pixels: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
@@ -180,23 +177,24 @@ class BilinearResize:
         sums = self._x_matrix @ pixels.reshape(w, h * images)
         rows = self._x.round(sums[None])[0]
         sums = self._y_matrix @ rows.reshape(new_w * h, images)
-        self._to_bytes(self._y.round(sums.reshape(new_w, -1, images)), out)
+        values = self._y.round(sums.reshape(1, -1, new_w * images))
+        self._to_bytes(values.reshape(new_h, new_w, images), out)
         return out
 
     def _to_bytes(self, values: np.ndarray, out: np.ndarray) -> None:
-        """[x, y (permuted), image] integers of 0..255 -> uint8 [image, y, x].
+        """[y (permuted), x, image] integers of 0..255 -> uint8 [image, y, x].
 
         Two neighbours in x are joined into one wider integer (and once more) before the
         transposition, which costs per element and not per byte.
         """
         size = 1
         for wide, shift in ((np.uint16, 8), (np.uint32, 16)):
-            if len(values) % 2 == 0:
-                joined = values[1::2].astype(wide)
+            if values.shape[1] % 2 == 0:
+                joined = values[:, 1::2].astype(wide)
                 np.left_shift(joined, shift, out=joined)
-                np.bitwise_or(joined, values[0::2].astype(wide, copy=False), out=joined)
+                np.bitwise_or(joined, values[:, 0::2].astype(wide, copy=False), out=joined)
                 values, size = joined, 2 * size
             else:
                 break
-        words = values.astype(f"<u{size}", copy=False)[:, self._y_back]
-        np.copyto(out.view(words.dtype), words.transpose(2, 1, 0))
+        words = values.astype(f"<u{size}", copy=False)[self._y_back]
+        np.copyto(out.view(words.dtype), words.transpose(2, 0, 1))

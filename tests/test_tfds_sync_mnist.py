@@ -161,6 +161,25 @@ def test_disk_too_small(tmp_path, monkeypatch, capsys):
     assert "do not fit" in captured.err
 
 
+def test_disk_that_fills_up(tmp_path, monkeypatch):
+    class Writer(build.ArrayRecordWriter):
+        def write(self, record):
+            if "sync_mnist-train" in self.path:
+                raise RuntimeError("write() failed: No space left on device; at byte 2000000")
+            return super().write(record)
+
+        def __init__(self, path, options):
+            super().__init__(path, options)
+            self.path = path
+
+    with monkeypatch.context() as patch:
+        patch.setattr(build, "ArrayRecordWriter", Writer)
+        with pytest.raises(UserError, match=r"00000-of-00003: cannot be written .*No space left"):
+            build.build(small(tmp_path), shard_size=SHARD)
+    assert not list(tmp_path.rglob("*.tmp"))
+    build.build(small(tmp_path), shard_size=SHARD)
+
+
 def test_unwritable_directory(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="Not a directory"):

@@ -84,8 +84,10 @@ def build(data: SyncMNISTConfig, *, processes: int = 1, shard_size: int = SHARD)
 
 
 def _claim(partial: pathlib.Path, description: dict[str, str | int | float]) -> None:
-    """Writes down what is being built, or checks that an interrupted run built the same."""
+    """Says in a file what is being built, or checks that an interrupted run built the same."""
     note = partial / "building.json"
+    for leftover in partial.glob("*.tmp"):
+        leftover.unlink()
     if note.exists():
         if json.loads(note.read_text()) != description:
             raise UserError(
@@ -127,11 +129,15 @@ def write_shard(shard: Shard, data: SyncMNISTConfig) -> Shard:
     # One record a group, as TFDS does, is what random access wants; zstd:1 is as small as the
     # default level here and twice as fast.
     writer = ArrayRecordWriter(str(temporary), "group_size:1,zstd:1")
-    for example in sync_mnist.examples(data, shard.split, shard.first, shard.end):
-        # Once more through the message: its map of features has no order of its own.
-        message = tf_example_pb2.Example.FromString(serialize(example))
-        writer.write(message.SerializeToString(deterministic=True))
-    writer.close()
+    try:
+        for example in sync_mnist.examples(data, shard.split, shard.first, shard.end):
+            # Once more through the message: its map of features has no order of its own.
+            message = tf_example_pb2.Example.FromString(serialize(example))
+            writer.write(message.SerializeToString(deterministic=True))
+        writer.close()
+    except RuntimeError as e:  # array_record's, such as of a full disk
+        temporary.unlink(missing_ok=True)
+        raise UserError(f"{shard.path}: cannot be written ({e}); the next run resumes") from e
     temporary.replace(shard.path)
     return shard
 
@@ -191,8 +197,6 @@ def _finish(
     builder.info.metadata.update(metadata)
     builder.info.write_to_directory(partial)
     (partial / "building.json").unlink()
-    for leftover in partial.glob("*.tmp"):
-        leftover.unlink()
     partial.rename(target)
 
 
