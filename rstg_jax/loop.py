@@ -80,9 +80,10 @@ def announce(run: Run, progress: Progress, host: Host) -> None:
         f"{devices.size} x {devices.flat[0].device_kind}, {run.total_steps} steps of "
         f"{run.experiment.train.batch_size} videos {list(run.video_shape)}, in {run.workdir}"
     )
-    for source in (run.train_source, run.test_source):
-        facts = ", ".join(f"{name} {value}" for name, value in source.provenance.items())
-        host.console.say(f"{source.name}: {facts}")
+    host.console.say(
+        f"trains on {run.train_source.name}, tests on all {len(run.test_source)} videos of "
+        f"{run.test_source.name}"
+    )
     if progress.resumed:
         host.console.say(f"resuming after step {progress.step}")
 
@@ -257,7 +258,8 @@ def finish(run: Run, progress: Progress, host: Host) -> dict[str, Any]:
         with contextlib.closing(MetricLog(run.workdir, progress.step, enabled=False)) as silent:
             test(run, progress, dataclasses.replace(host, log=silent))
     if progress.step < run.total_steps or progress.tested is None:
-        host.console.say(f"{host.stop.name}: stopped after step {progress.step}, which is saved")
+        why = host.stop.name or "signal to another process"
+        host.console.say(f"{why}: stopped after step {progress.step}, which is saved")
         return {"stopped_at": progress.step}
     figures = run_lib.result(run, progress, host.clock.seconds())
     run_lib.write_json(run.workdir / "result.json", figures)
