@@ -1,7 +1,7 @@
 import gzip
 import pathlib
-import shutil
 import threading
+import urllib.error
 
 import numpy as np
 import pytest
@@ -162,15 +162,14 @@ def three_choices(message: str) -> bool:
 
 
 def test_without_digits_three_choices_are_named(tmp_path, monkeypatch):
-    import tensorflow_datasets as tfds
+    def no_network(url, timeout):
+        raise urllib.error.URLError("no route to host")
 
-    def no_network(self, urls):
-        raise ConnectionError("no route to host")
-
-    monkeypatch.setattr(tfds.download.DownloadManager, "download", no_network)
+    monkeypatch.setattr("urllib.request.urlopen", no_network)
     with pytest.raises(UserError, match="no route to host") as error:
         digits_lib.load("tfds", "train", data_dir=str(tmp_path))
     assert three_choices(str(error.value))
+    assert not list(tmp_path.iterdir())
     for digits_from, mnist_dir in (("idx", ""), ("idx", str(tmp_path / "none")), ("mars", "")):
         with pytest.raises(UserError) as error:
             digits_lib.load(digits_from, "train", mnist_dir=mnist_dir)
@@ -182,26 +181,29 @@ def test_without_digits_three_choices_are_named(tmp_path, monkeypatch):
     assert three_choices(str(error.value))
 
 
-def test_tfds_files_are_fetched_once(tmp_path, monkeypatch):
-    import tensorflow_datasets as tfds
-
+def test_tfds_files_are_fetched_once_and_checked(tmp_path, monkeypatch):
     write_idx(tmp_path, zipped=True)
-    calls = []
+    fetched = []
 
-    def download(self, urls):
-        calls.append(urls)
-        assert all(url.endswith(name) for name, url in urls.items())
-        return {name: tmp_path / name for name in urls}
+    def urlopen(url, timeout):
+        fetched.append(url)
+        return (tmp_path / url.rsplit("/", 1)[-1]).open("rb")
 
-    monkeypatch.setattr(tfds.download.DownloadManager, "download", download)
-    first = digits_lib.load("tfds", "train", data_dir=str(tmp_path / "data"))
+    monkeypatch.setattr("urllib.request.urlopen", urlopen)
+    directory = str(tmp_path / "data")
+    # These stand-ins are not MNIST, and TFDS's checksums say so.
+    with pytest.raises(UserError, match="not the file that TFDS has recorded"):
+        digits_lib.load("tfds", "train", data_dir=directory)
+
+    monkeypatch.setattr(digits_lib, "_fetch", lambda url, sha256: urlopen(url, 0).read())
+    fetched.clear()
+    first = digits_lib.load("tfds", "train", data_dir=directory)
     digits_lib._load_idx.cache_clear()
-    again = digits_lib.load("tfds", "train", data_dir=str(tmp_path / "data"))
+    again = digits_lib.load("tfds", "train", data_dir=directory)
     expected = digits_lib.load("idx", "train", mnist_dir=str(tmp_path))
     np.testing.assert_array_equal(first.images, expected.images)
     np.testing.assert_array_equal(again.images, expected.images)
-    assert len(calls) == 1
-    shutil.rmtree(tmp_path / "data")
+    assert len(fetched) == 4
 
 
 # ---------------------------------------------------------------- the online source

