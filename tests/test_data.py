@@ -1,4 +1,5 @@
 import gzip
+import io
 import pathlib
 import threading
 import urllib.error
@@ -187,7 +188,7 @@ def test_tfds_files_are_fetched_once_and_checked(tmp_path, monkeypatch):
 
     def urlopen(url, timeout):
         fetched.append(url)
-        return (tmp_path / url.rsplit("/", 1)[-1]).open("rb")
+        return io.BytesIO((tmp_path / url.rsplit("/", 1)[-1]).read_bytes())
 
     monkeypatch.setattr("urllib.request.urlopen", urlopen)
     directory = str(tmp_path / "data")

