@@ -36,7 +36,7 @@ class BatchNorm(nn.Module):
 
     The official code builds one normalisation op per frame that shares its variables; each op
     updates the moving statistics. Here all frames are normalised at once and the moving statistics
-    take the updates in frame order.
+    take the updates in frame order (statistics that keep several frames are one update each).
 
     Attributes:
       axes: axes of the batch statistics of `x`.
@@ -51,7 +51,7 @@ class BatchNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        """Normalises `x` `[t ... d]`, frames leading; same shape and dtype."""
+        """Normalises `x` `[... d]`; same shape and dtype."""
         features = x.shape[-1]
         moving_mean = self.variable("batch_stats", "mean", jnp.zeros, (features,), jnp.float32)
         moving_variance = self.variable("batch_stats", "var", jnp.ones, (features,), jnp.float32)
@@ -66,7 +66,7 @@ class BatchNorm(nn.Module):
         return _affine(self, x, mean, variance, self.epsilon)
 
     def _track(self, moving: nn.Variable, batch: jax.Array) -> None:
-        """Applies one exponential moving update for each leading (frame) row of `batch`."""
+        """Applies one exponential moving update for each row (frame) of `batch`."""
         rows = batch.reshape(-1, batch.shape[-1])
         steps = len(rows)
         weights = (1 - self.momentum) * self.momentum ** jnp.arange(steps - 1, -1, -1.0)

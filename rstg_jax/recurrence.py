@@ -64,7 +64,7 @@ class TimeStage(nn.Module):
 
     @nn.compact
     def __call__(self, nodes: jax.Array) -> jax.Array:
-        """Runs `[t n b d]` nodes through the LSTM from a zero state; same shape."""
+        """Runs `[n t b d]` nodes through the LSTM from a zero state; same shape."""
 
         def bias_init(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
             return jnp.zeros(shape).at[2 * self.dim : 3 * self.dim].set(self.forget_bias)
@@ -76,4 +76,5 @@ class TimeStage(nn.Module):
         input_kernel, recurrent_kernel, bias = (
             weight.astype(nodes.dtype) for weight in (input_kernel, recurrent_kernel, bias)
         )
-        return scan_frames(recurrent_kernel, nodes @ input_kernel + bias)
+        frames = jnp.swapaxes(nodes, 0, 1)  # [t n b d]: the scan wants frames first
+        return jnp.swapaxes(scan_frames(recurrent_kernel, frames @ input_kernel + bias), 0, 1)

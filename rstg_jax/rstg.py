@@ -126,8 +126,8 @@ class RSTG(nn.Module):
         """
         config, channels = self.config, features.shape[-1]
         graph = RegionGraph(config.scales, (features.shape[2], features.shape[3]))
-        # [b t h w c] -> [t n b c]: see rstg_jax.space for the layout
-        nodes = jnp.einsum("nhw,bthwc->tnbc", graph.pool.astype(features.dtype), features)
+        # [b t h w c] -> [n t b c]: see rstg_jax.space for the layout
+        nodes = jnp.einsum("nhw,bthwc->ntbc", graph.pool.astype(features.dtype), features)
         if channels != config.dim:
             nodes = nn.Dense(config.dim, dtype=nodes.dtype, name="project_in")(nodes)
         nodes = self._normalise_input(nodes, train)
@@ -148,8 +148,8 @@ class RSTG(nn.Module):
         if config.restore_channels and channels != config.dim:
             nodes = nn.Dense(channels, dtype=nodes.dtype, name="project_out")(nodes)
         return RSTGOutput(
-            jnp.einsum("tnbd->btnd", nodes),
-            jnp.einsum("ktijbh->kbtij", jnp.stack(attention)) / config.heads if attention else None,
+            jnp.einsum("ntbd->btnd", nodes),
+            jnp.einsum("kijtbh->kbtij", jnp.stack(attention)) / config.heads if attention else None,
         )
 
     def _normalise_input(self, nodes: jax.Array, train: bool) -> jax.Array:
@@ -167,7 +167,7 @@ class TimeStep(nn.Module):
 
     @nn.compact
     def __call__(self, nodes: jax.Array) -> jax.Array:
-        """`[t n b d]` -> `[t n b d]`."""
+        """`[n t b d]` -> `[n t b d]`."""
         lstm = TimeStage(self.config.dim, self.config.forget_bias, name="lstm")
         if not self.config.skip:
             return lstm(nodes)
@@ -182,7 +182,7 @@ class SpaceStep(nn.Module):
 
     @nn.compact
     def __call__(self, nodes: jax.Array, *, train: bool) -> tuple[jax.Array, jax.Array]:
-        """`[t n b d]` -> `[t n b d]` and the attention `[t i j b h]`."""
+        """`[n t b d]` -> `[n t b d]` and the attention `[i j t b h]`."""
         config = self.config
         edges: Edges = edges_of(self.graph.adjacency, config.masking)
         maps = self.graph.position_maps
@@ -216,12 +216,12 @@ def post_norm(
     unbiased: bool,
     frames_together: bool = False,
 ) -> jax.Array:
-    """The official norm at one place of the block, on `[t n b d]` or messages `[t e b d]`."""
-    frames = (0,) if frames_together else ()
+    """The official norm at one place of the block, on `[n t b d]` or messages `[e t b d]`."""
+    frames = (1,) if frames_together else ()
     if config.post_norm == "layer":
-        return LayerNorm((*frames, 1, 3), OFFICIAL_LAYER_NORM_EPSILON, name=name)(x)
+        return LayerNorm((0, *frames, 3), OFFICIAL_LAYER_NORM_EPSILON, name=name)(x)
     if config.post_norm == "batch":
-        return BatchNorm((*frames, 1, 2), unbiased=unbiased, name=name)(x, train=train)
+        return BatchNorm((0, *frames, 2), unbiased=unbiased, name=name)(x, train=train)
     return x
 
 

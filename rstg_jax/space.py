@@ -1,11 +1,11 @@
 """Space stages: send, gather and update on the region graph of every frame.
 
-Source: paper section 3.2. The functions speak of ONE node (or one edge); `jax.vmap` maps them over
-nodes and frames. Inside the block arrays are laid out `[t n b d]`: frames lead for the scan, nodes
-come next so that picking edges copies whole rows, and batch times features is one matrix row block.
+Source: paper section 3.2. The functions speak of ONE node (or one edge) with features `[t b d]`,
+since all frames and clips are treated alike; `jax.vmap` maps them over nodes. With nodes leading,
+`[n t b d]`, picking the ends of all edges and summing over a node's edges are each one product with
+a constant 0/1 matrix, whose gradient is a product again (a gather's gradient would be a scatter).
 """
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
@@ -39,14 +39,6 @@ def edges_of(adjacency: np.ndarray, masking: Masking) -> Edges:
     return Edges(source, destination)
 
 
-def map_nodes(function: Callable, frames: tuple[int | None, ...] = (0, 0)) -> Callable:
-    """Maps a function of two arguments of one node over nodes (axis 1) and frames (axis 0).
-
-    An argument whose entry in `frames` is None is the same in every frame: its axis 0 is the nodes.
-    """
-    return jax.vmap(jax.vmap(function), in_axes=frames)
-
-
 # --- one node, one edge ---------------------------------------------------------------------------
 
 
@@ -61,11 +53,11 @@ def endpoint_terms(
     Args:
       kernel: `[2(d + p) d]`, rows in the order `v_j p_j v_i p_i`.
       bias: `[d]`, counted with the destination.
-      node: features `[b d]`.
+      node: features `[t b d]`.
       position: position map `[p]`; p may be 0.
 
     Returns:
-      Source term and destination term, each `[b d]`.
+      Source term and destination term, each `[t b d]`.
     """
     ends = np.cumsum([node.shape[-1], len(position), node.shape[-1]])
     node_j, position_j, node_i, position_i = jnp.split(kernel, ends)
@@ -74,18 +66,16 @@ def endpoint_terms(
     return source, destination
 
 
-def message(
-    kernel: jax.Array, bias: jax.Array, source: jax.Array, destination: jax.Array
-) -> jax.Array:
-    """Message along one edge from the two first-layer terms, `[b d]`; ReLU after both layers."""
-    return nn.relu(nn.relu(source + destination) @ kernel + bias)
+def message(kernel: jax.Array, bias: jax.Array, terms: jax.Array) -> jax.Array:
+    """Message along one edge from the sum of its ends' terms, `[t b d]`; ReLU after both layers."""
+    return nn.relu(nn.relu(terms) @ kernel + bias)
 
 
 def attention_weights(logits: jax.Array, neighbours: jax.Array, masking: Masking) -> jax.Array:
     """Softmax over the sources of one destination, float32.
 
     Args:
-      logits: `[n b h]`, one for each source j, batch element and head.
+      logits: `[n t b h]`, one for each source j, frame, clip and head.
       neighbours: row i of the adjacency, `[n]` of 0 and 1.
       masking: `exclude` gives non-neighbours no weight (a node without neighbours receives
         nothing); `multiply` is official: the logits were multiplied by the adjacency already.
@@ -93,32 +83,32 @@ def attention_weights(logits: jax.Array, neighbours: jax.Array, masking: Masking
     logits = logits.astype(jnp.float32)
     if masking == "multiply":
         return nn.softmax(logits, axis=0)
-    allowed = neighbours[:, None, None].astype(jnp.float32)
+    allowed = neighbours[:, None, None, None].astype(jnp.float32)
     return nn.softmax(jnp.where(allowed > 0, logits, NEVER), axis=0) * allowed
 
 
 def simple_logits(
     as_destination: jax.Array, as_sources: jax.Array, neighbours: jax.Array, masking: Masking
 ) -> jax.Array:
-    """GAT-like logits of one destination, `[n b h]`, from its score `[b h]` and all `[n b h]`."""
+    """GAT-like logits of one destination `[n t b h]`: its score `[t b h]`, all `[n t b h]`."""
     if masking == "exclude":
         return nn.leaky_relu(as_destination + as_sources, LEAKY_SLOPE)
-    mask = neighbours[:, None, None]
+    mask = neighbours[:, None, None, None]
     return nn.leaky_relu(mask * as_destination + mask * as_sources, LEAKY_SLOPE) + mask
 
 
 def dot_logits(
     query: jax.Array, keys: jax.Array, neighbours: jax.Array, masking: Masking
 ) -> jax.Array:
-    """Dot-product logits of one destination `[n b h]`: query `[b h k]`, all keys `[n b h k]`."""
-    logits = jnp.einsum("bhk,nbhk->nbh", query, keys)
+    """Dot-product logits of one destination `[n t b h]`: `[t b h k]` with all `[n t b h k]`."""
+    logits = jnp.einsum("tbhk,ntbhk->ntbh", query, keys)
     if masking == "exclude":
         return logits * query.shape[-1] ** -0.5
-    return logits * neighbours[:, None, None]
+    return logits * neighbours[:, None, None, None]
 
 
 def update(layers: tuple, node: jax.Array, gathered: jax.Array, last_relu: bool) -> jax.Array:
-    """New features of one node from `[v_i | gathered_i]`, `[b d]`."""
+    """New features of one node from `[v_i | gathered_i]`, `[t b d]`."""
     x = jnp.concatenate([node, gathered], axis=-1)
     for number, (kernel, bias) in enumerate(layers, start=1):
         x = x @ kernel + bias
@@ -134,14 +124,15 @@ class Send(nn.Module):
 
     @nn.compact
     def __call__(self, nodes: jax.Array, positions: jax.Array, edges: Edges) -> jax.Array:
-        """Nodes `[t n b d]`, position maps `[n p]` -> messages `[t e b d]`."""
+        """Nodes `[n t b d]`, position maps `[n p]` -> messages `[e t b d]`."""
         dim, rows = nodes.shape[-1], 2 * (nodes.shape[-1] + positions.shape[-1])
         first = dense_weights(self, "first", (rows, dim), nodes.dtype)
         second = dense_weights(self, "second", (dim, dim), nodes.dtype)
-        terms = map_nodes(partial(endpoint_terms, *first), frames=(0, None))
-        source, destination = terms(nodes, positions.astype(nodes.dtype))
-        along_edges = map_nodes(partial(message, *second))
-        return along_edges(source[:, edges.source], destination[:, edges.destination])
+        terms = jax.vmap(partial(endpoint_terms, *first))(nodes, positions.astype(nodes.dtype))
+        ends = np.eye(len(nodes))
+        ends = np.concatenate([ends[edges.source], ends[edges.destination]], axis=1)  # [e 2n]
+        pairs = constant_product(ends, jnp.concatenate(terms))
+        return jax.vmap(partial(message, *second))(pairs)
 
 
 class Gather(nn.Module):
@@ -158,13 +149,13 @@ class Gather(nn.Module):
         """Weights the messages.
 
         Args:
-          nodes: `[t n b d]`.
-          messages: `[t e b d]`.
+          nodes: `[n t b d]`.
+          messages: `[e t b d]`.
           adjacency: `[n n]`, row = destination.
           edges: endpoints of the messages.
 
         Returns:
-          Gathered messages before bias and ReLU `[t n b d]`, and attention float32 `[t i j b h]`.
+          Gathered messages before bias and ReLU `[n t b d]`, and attention float32 `[i j t b h]`.
         """
         ends = self._endpoints(nodes)
         neighbours = jnp.asarray(adjacency, nodes.dtype)
@@ -174,13 +165,12 @@ class Gather(nn.Module):
             logits = score(one, everyone, row, self.masking)
             return attention_weights(logits, row, self.masking)
 
-        over_destinations = jax.vmap(attend, in_axes=(0, None, 0))
-        attention = jax.vmap(over_destinations, in_axes=(0, 0, None))(*ends, neighbours)
+        attention = jax.vmap(attend, in_axes=(0, None, 0))(*ends, neighbours)
         gathered = self._weighted_sum(messages, attention, edges)
         return gathered, attention
 
     def _endpoints(self, nodes: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """What attention compares: scores `[t n b h]` (simple), queries and keys `[t n b h k]`."""
+        """What attention compares: scores `[n t b h]` (simple), queries and keys `[n t b h k]`."""
         dim = nodes.shape[-1]
         width = 1 if self.kind == "simple" else dim
         ends = []
@@ -192,14 +182,14 @@ class Gather(nn.Module):
         return ends[0], ends[1]
 
     def _weighted_sum(self, messages: jax.Array, attention: jax.Array, edges: Edges) -> jax.Array:
-        """Sums weighted messages into their destinations, `[t n b d]`."""
-        frames, num_nodes, _, batch, heads = attention.shape
-        pairs = attention.reshape(frames, num_nodes * num_nodes, batch, heads)
-        weights = pairs[:, edges.destination * num_nodes + edges.source].astype(messages.dtype)
-        # The sum over each node's edges as one product with the constant incidence matrix.
-        incidence = jnp.asarray(np.eye(num_nodes)[:, edges.destination], messages.dtype)
-        weighted = [weights[..., head, None] * messages for head in range(heads)]
-        summed = [jnp.einsum("ne,tebd->tnbd", incidence, head) for head in weighted]
+        """Sums weighted messages into their destinations, `[n t b d]`."""
+        num_nodes, heads = len(attention), attention.shape[-1]
+        weights = attention[edges.destination, edges.source].astype(messages.dtype)  # [e t b h]
+        incidence = np.eye(num_nodes)[:, edges.destination]  # [n e]
+        summed = [
+            constant_product(incidence, weights[..., head, None] * messages)
+            for head in range(heads)
+        ]
         if heads == 1:
             return summed[0]
         # Official heads project the messages first; a weighted mean commutes with that projection.
@@ -225,7 +215,7 @@ class Update(nn.Module):
 
     @nn.compact
     def __call__(self, nodes: jax.Array, gathered: jax.Array) -> jax.Array:
-        """Nodes and gathered messages, each `[t n b d]` -> `[t n b d]`."""
+        """Nodes and gathered messages, each `[n t b d]` -> `[n t b d]`."""
         dim = nodes.shape[-1]
         parts = []
         for group, where in enumerate(self.groups):
@@ -235,9 +225,15 @@ class Update(nn.Module):
                 dense_weights(self, f"{prefix}{name}", shape, nodes.dtype)
                 for name, shape in zip(("first", "second"), shapes, strict=False)
             )
-            new = map_nodes(partial(update, layers, last_relu=self.last_relu))
-            parts.append(new(nodes[:, where], gathered[:, where]))
-        return jnp.concatenate(parts, axis=1) if len(parts) > 1 else parts[0]
+            new = jax.vmap(partial(update, layers, last_relu=self.last_relu))
+            parts.append(new(nodes[where], gathered[where]))
+        return jnp.concatenate(parts) if len(parts) > 1 else parts[0]
+
+
+def constant_product(matrix: np.ndarray, x: jax.Array) -> jax.Array:
+    """Combines rows of `x` `[m ...]` by a constant 0/1 matrix `[k m]`, in full precision."""
+    constant = jnp.asarray(matrix, x.dtype)
+    return jnp.tensordot(constant, x, 1, precision=jax.lax.Precision.HIGHEST)
 
 
 class DenseWeights(nn.Module):
