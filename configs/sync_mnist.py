@@ -16,8 +16,9 @@ tiny             Seconds, for the tests.
 The published scores on 5 digits are 97.2% (paper), 94.5% (all_temp_stages) and 74.1%
 (one_temp_stage); on 3 digits 98.9%, 97.0%, 89.7% (time_only) and 61.3% (space_only). None of
 ours has been trained to its end yet, and the recipe of `demo` is not tuned. All but `demo` and
-`tiny` need prepared data (the error says how) and a GPU or TPU: a step of `paper` is about 180 GFLOP a video, so ten epochs of 600,000 videos take some six hours at
-50 TFLOP/s; an estimate, not a measurement.
+`tiny` need prepared data (the error says how) and a GPU or TPU: a step of `paper` is about
+180 GFLOP a video, so ten epochs of 600,000 videos take some six hours at 50 TFLOP/s; an estimate,
+not a measurement.
 """
 
 import dataclasses
