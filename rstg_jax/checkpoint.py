@@ -224,10 +224,18 @@ def check_same(
     meta: Mapping[str, Any],
     workdir: str | Path,
 ) -> None:
-    """Raises `UserError` naming every harmful difference to a checkpoint's config or data."""
+    """Raises `UserError` naming every harmful difference to a checkpoint's config or data.
+
+    A key that the checkpoint does not know yet had the value that is its default now.
+    """
+    there = meta["config"]
+    try:
+        there = config_lib.to_dict(config_lib.from_dict(Experiment, there))
+    except UserError as error:
+        _log.info("the checkpoint's config is of another version: %s", error)
     differences = [
         line
-        for line in config_lib.diff(meta["config"], config_lib.to_dict(experiment))
+        for line in config_lib.diff(there, config_lib.to_dict(experiment))
         if not line.startswith(HARMLESS)
     ]
     # Data may have moved, but not changed.

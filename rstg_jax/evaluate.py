@@ -54,7 +54,7 @@ def evaluate(
     for batch in batches:
         if stop():
             return None
-        put = sharding.put_batch({k: batch[k] for k in steps.BATCH_KEYS}, mesh)
+        put = sharding.put_batch({k: batch[k] for k in steps.EVAL_KEYS}, mesh)
         sums = eval_step(variables, put)
         if pending is not None:  # one batch behind, so that host and device overlap
             totals = metrics.add(totals, jax.device_get(pending))

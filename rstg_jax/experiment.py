@@ -101,3 +101,11 @@ class Experiment:
     loss: LossConfig = dataclasses.field(default_factory=LossConfig)
     optim: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
+
+    def __post_init__(self) -> None:
+        classes = len(self.data.classes)
+        if self.loss.region_weight and self.model.region_classes != classes:
+            raise UserError(
+                f"model.region_classes={self.model.region_classes} must be {classes}, the number "
+                "of digit classes, for a loss.region_weight above 0"
+            )

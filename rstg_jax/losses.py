@@ -1,11 +1,14 @@
 """What training minimises: cross-entropy of the clip's label, masked."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import chex
 import jax
 import jax.numpy as jnp
+
+from rstg_jax import regions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,18 +22,27 @@ class LossConfig:
       frame_weight: weight of an extra cross-entropy of every frame's own logits with the clip's
         label, averaged over the frames from `frame_start` on. In training only.
       frame_start: first frame, counted from 0, that can be expected to know the answer.
+      region_weight: weight of the auxiliary task of `rstg_jax.regions`, for models that have its
+        head and data that know their objects.
     """
 
     reduction: Literal["mean", "sum"] = "mean"
     label_smoothing: float = 0.0
     frame_weight: float = 0.0
     frame_start: int = 0
+    region_weight: float = 0.0
 
     def __post_init__(self) -> None:
         if not 0 <= self.label_smoothing < 1:
             raise ValueError(f"label_smoothing={self.label_smoothing} is outside [0, 1)")
-        if self.frame_weight < 0 or self.frame_start < 0:
-            raise ValueError("frame_weight and frame_start cannot be negative")
+        if min(self.frame_weight, self.frame_start, self.region_weight) < 0:
+            raise ValueError("frame_weight, frame_start and region_weight cannot be negative")
+
+    @property
+    def batch_keys(self) -> tuple[str, ...]:
+        """The arrays of a batch that training reads; the others stay on the host."""
+        objects = ("object_class", "object_center") if self.region_weight else ()
+        return ("video", "label", "mask", *objects)
 
 
 def cross_entropy(logits: jax.Array, label: jax.Array, label_smoothing: float = 0.0) -> jax.Array:
@@ -50,20 +62,22 @@ def cross_entropy(logits: jax.Array, label: jax.Array, label_smoothing: float = 
 
 
 def objective(
-    config: LossConfig, logits: jax.Array, out: dict[str, Any], label: jax.Array, mask: jax.Array
+    config: LossConfig, logits: jax.Array, out: dict[str, Any], batch: Mapping[str, jax.Array]
 ) -> tuple[jax.Array, jax.Array]:
     """The scalar that training minimises.
 
     Args:
       config: see `LossConfig`.
       logits: [b classes] of the whole clip.
-      out: the model's intermediates; ``out["frame_logits"]`` [b t classes].
-      label: int [b].
-      mask: [b], 1 for a real example and 0 for padding.
+      out: the model's intermediates; ``out["frame_logits"]`` [b t classes], and ``out["regions"]``
+        with ``out["boxes"]`` for the auxiliary task.
+      batch: label int [b], mask [b] (1 for a real example, 0 for padding) and, for the auxiliary
+        task, object_class and object_center.
 
     Returns:
       The objective, and its sum over the real examples whatever the reduction (for the log).
     """
+    label, mask = batch["label"], batch["mask"]
     chex.assert_rank([logits, label, mask], [2, 1, 1])
     chex.assert_equal_shape_prefix([logits, label, mask], 1)
     loss = cross_entropy(logits, label, config.label_smoothing)  # [b]
@@ -77,6 +91,11 @@ def objective(
         labels = jnp.broadcast_to(label[:, None], frames.shape[:2])
         per_frame = cross_entropy(frames, labels, config.label_smoothing)  # [b t]
         loss = loss + config.frame_weight * per_frame.mean(1)
+    if config.region_weight > 0:
+        classes = out["regions"].shape[-1] // regions.OUTPUTS
+        objects = (batch["object_class"], batch["object_center"])
+        target = regions.targets(out["boxes"], *objects, classes)
+        loss = loss + config.region_weight * regions.loss(out["regions"], target)
     # `where` and not a product: padding may hold anything, and 0 * inf is not 0.
     total = jnp.where(mask > 0, loss * mask, 0).sum()
     if config.reduction == "sum":

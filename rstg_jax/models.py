@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from rstg_jax import presets
+from rstg_jax import presets, regions
 from rstg_jax.backbones.simple_cnn import SimpleCNN, SimpleCNNConfig
 from rstg_jax.errors import UserError
 from rstg_jax.graph import RegionGraph
@@ -25,7 +25,8 @@ class ModelConfig:
         the "last" one (poster).
       node_sum: "sum" over nodes (official), or their "mean".
       dropout_rate: before the classifier, in training.
-      region_outputs: outputs per node of an auxiliary head (see `losses.LossConfig`); 0 for none.
+      region_classes: classes of objects that the head of the auxiliary training task knows (see
+        `rstg_jax.regions`); 0 for no head.
       dtype: of the computation; parameters, norms, softmax and logits stay float32.
     """
 
@@ -34,14 +35,14 @@ class ModelConfig:
     readout: Literal["mean", "last"] = "mean"
     node_sum: Literal["sum", "mean"] = "sum"
     dropout_rate: float = 0.0
-    region_outputs: int = 0
+    region_classes: int = 0
     dtype: Literal["float32", "bfloat16"] = "float32"
 
     def __post_init__(self) -> None:
         if not 0 <= self.dropout_rate < 1:
             raise UserError(f"model.dropout_rate={self.dropout_rate} must be in [0, 1)")
-        if self.region_outputs < 0:
-            raise UserError(f"model.region_outputs={self.region_outputs} cannot be negative")
+        if self.region_classes < 0:
+            raise UserError(f"model.region_classes={self.region_classes} cannot be negative")
 
 
 class VideoClassifier(nn.Module):
@@ -68,8 +69,8 @@ class VideoClassifier(nn.Module):
         Returns:
           Logits float32 `[b classes]`, and intermediates: `features` `[b t h w c]`, `nodes`
           `[b t n d]`, `frame_logits` float32 `[b t classes]` of every frame by itself, `attention`
-          float32 `[k b t i j]` if the plan has space stages, and `regions` float32
-          `[b t n region_outputs]` if there are any.
+          float32 `[k b t i j]` if the plan has space stages; with an auxiliary head also `regions`
+          float32 `[b t n region_classes * 5]` and the regions' `boxes` `[n 4]`.
         """
         config = self.config
         features = SimpleCNN(config.backbone, jnp.dtype(config.dtype), name="backbone")(
@@ -86,15 +87,17 @@ class VideoClassifier(nn.Module):
         classifier = nn.Dense(self.num_classes, name="classifier")
         dropout = nn.Dropout(config.dropout_rate, deterministic=not train)
         out["frame_logits"] = classifier(frames)
-        if config.region_outputs:
+        if config.region_classes:
             out["regions"] = self._regions(nodes)
+            out["boxes"] = jnp.asarray(RegionGraph(config.rstg.scales).boxes, jnp.float32)
         return classifier(dropout(vector)), out
 
     def _regions(self, nodes: jax.Array) -> jax.Array:
         """The auxiliary head: a linear layer for each scale."""
         scales = RegionGraph(self.config.rstg.scales).scale_slices
+        outputs = self.config.region_classes * regions.OUTPUTS
         heads = [
-            nn.Dense(self.config.region_outputs, name=f"regions{number}")(nodes[:, :, where])
+            nn.Dense(outputs, name=f"regions{number}")(nodes[:, :, where])
             for number, where in enumerate(scales)
         ]
         return jnp.concatenate(heads, axis=2)

@@ -1,4 +1,4 @@
-"""Optimisers: the official rule and AdamW, schedules, clipping, and the moving average."""
+"""Optimisers: the official rule, AdamW and Muon, schedules, clipping, and the moving average."""
 
 import dataclasses
 import re
@@ -15,20 +15,21 @@ class OptimizerConfig:
 
     Attributes:
       rule: "nesterov" is the official rule (TensorFlow 1's MomentumOptimizer with use_nesterov:
-        ``m = momentum m + g;  w -= rate (g + momentum m)``); "adamw" is AdamW.
+        ``m = momentum m + g;  w -= rate (g + momentum m)``); "adamw" is AdamW; "muon" makes the
+        update of every kernel orthogonal and leaves the rest to AdamW (arXiv 2502.16982).
       learning_rate: the rate after warm-up.
       schedule: "constant", or "cosine" down to `end_factor` times the rate at the last step.
       warmup_steps: steps of linear growth from zero.
       end_factor: see `schedule`.
       momentum: of "nesterov".
-      b1, b2, eps: of "adamw".
+      b1, b2, eps: of "adamw", also within "muon".
       weight_decay: decoupled, times the rate; matrices and kernels only, no bias and no norm.
       clip_norm: largest global norm of the gradient, or None.
       ema_decay: decay of a moving average of the weights that evaluation then uses, or None.
         Early on the decay is (1 + step) / (10 + step), so that the start is forgotten.
     """
 
-    rule: Literal["nesterov", "adamw"] = "adamw"
+    rule: Literal["nesterov", "adamw", "muon"] = "adamw"
     learning_rate: float = 1e-3
     schedule: Literal["constant", "cosine"] = "cosine"
     warmup_steps: int = 0
@@ -72,6 +73,16 @@ def build(config: OptimizerConfig, total_steps: int) -> optax.GradientTransforma
     rate = learning_rate(config, total_steps)
     if config.rule == "nesterov":
         rule = optax.sgd(rate, momentum=config.momentum, nesterov=True)
+    elif config.rule == "muon":
+        rule = optax.contrib.muon(
+            rate,
+            adam_b1=config.b1,
+            adam_b2=config.b2,
+            eps=config.eps,
+            weight_decay=config.weight_decay,
+            weight_decay_mask=decayed,
+            muon_weight_dimension_numbers=as_matrices,
+        )
     else:
         rule = optax.adamw(
             rate, config.b1, config.b2, config.eps, weight_decay=config.weight_decay, mask=decayed
@@ -86,9 +97,20 @@ def decayed(params: Any) -> Any:
 
     def wanted(path: tuple[Any, ...], value: Any) -> bool:
         name = jax.tree_util.keystr(path[-1:], simple=True)
-        return jnp.ndim(value) >= 2 and not re.search(r"bias|scale|gain|norm", name)
+        return jnp.ndim(value) >= 2 and not re.search(r"bias|scale|gain|norm|embedding", name)
 
     return jax.tree_util.tree_map_with_path(wanted, params)
+
+
+def as_matrices(params: Any) -> Any:
+    """How Muon reads each parameter: kernels `[... in out]` as matrices, None is left to AdamW."""
+
+    def dimensions(wanted: bool, value: Any) -> optax.contrib.MuonDimensionNumbers | None:
+        last = jnp.ndim(value) - 1
+        inputs = tuple(range(last))
+        return optax.contrib.MuonDimensionNumbers(inputs, last) if wanted else None
+
+    return jax.tree.map(dimensions, decayed(params), params)
 
 
 def moving_average(decay: float, step: jax.Array, average: Any, params: Any) -> Any:

@@ -21,7 +21,7 @@ from rstg_jax import losses, metrics, optim, sharding
 
 Batch = Mapping[str, jax.Array]
 Sums = dict[str, jax.Array]
-BATCH_KEYS = ("video", "label", "mask")  # what the steps read; other arrays stay on the host
+EVAL_KEYS = ("video", "label", "mask")  # what evaluation reads of a batch
 
 
 class TrainState(flax.struct.PyTreeNode):
@@ -123,7 +123,7 @@ def train_step(
     Args:
       recipe: see `Recipe`.
       state: before the update.
-      batch: video [b t h w c], label int [b], mask [b].
+      batch: video [b t h w c] and what `losses.objective` reads.
       gather: applied to the weights where they are used, see `sharding.gather_weights`.
 
     Returns:
@@ -145,7 +145,7 @@ def train_step(
             rngs={"dropout": key},
             mutable=["batch_stats"],
         )
-        loss, total = losses.objective(recipe.loss, logits, out, batch["label"], batch["mask"])
+        loss, total = losses.objective(recipe.loss, logits, out, batch)
         return loss, (total, logits, updated.get("batch_stats", {}))
 
     grad_fn = jax.grad(loss_fn, has_aux=True)

@@ -221,7 +221,11 @@ def test_online_source():
         "label": (np.int32, (10,)),
         "digits": (np.int32, (10, 3)),
         "coords": (np.int32, (10, 10, 3, 2)),
+        "object_class": (np.int32, (10, 3)),
+        "object_center": (np.float32, (10, 10, 3, 2)),
     }
+    assert np.array(ONLINE.classes)[batch["object_class"]].tolist() == batch["digits"].tolist()
+    np.testing.assert_allclose(batch["object_center"], (batch["coords"] + 14) / 100, atol=1e-6)
     again = data.open_source(ONLINE, "test").batch(np.arange(40, 50)[::-1])
     for key, value in batch.items():
         np.testing.assert_array_equal(value, again[key][::-1], err_msg=key)

@@ -41,7 +41,8 @@ def test_objective_counts_real_examples_only(batch, reduction, frame_weight):
     logits[mask == 0] = np.inf  # padding may hold anything
     config = LossConfig(reduction, 0.1, frame_weight, 2)
     out = {"frame_logits": jnp.array(frames)}
-    value, total = losses.objective(config, jnp.array(logits), out, jnp.array(label), mask)
+    real_batch = {"label": jnp.array(label), "mask": mask}
+    value, total = losses.objective(config, jnp.array(logits), out, real_batch)
     real = mask > 0
     each = numpy_cross_entropy(logits[real], label[real], 0.1)
     per_frame = numpy_cross_entropy(frames[real], np.repeat(label[real, None], 5, 1), 0.1)
@@ -54,7 +55,8 @@ def test_gradient_of_mean_is_that_of_sum_over_the_count(batch):
     logits, _, label, mask = batch
 
     def loss(x, reduction):
-        return losses.objective(LossConfig(reduction), x, {}, jnp.array(label), mask)[0]
+        real_batch = {"label": jnp.array(label), "mask": mask}
+        return losses.objective(LossConfig(reduction), x, {}, real_batch)[0]
 
     mean, total = (jax.grad(loss)(jnp.array(logits), r) for r in ("mean", "sum"))
     np.testing.assert_allclose(total, mean * mask.sum(), rtol=1e-6)
@@ -79,6 +81,5 @@ def test_impossible_configurations_are_refused(batch):
             LossConfig(frame_weight=1.0, frame_start=5),
             logits,
             {"frame_logits": frames},
-            label,
-            mask,
+            {"label": label, "mask": mask},
         )

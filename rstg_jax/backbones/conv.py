@@ -72,9 +72,3 @@ def max_pool(x: jax.Array) -> jax.Array:
     height, width = (side // 2 * 2 for side in x.shape[1:3])
     rows = jnp.maximum(x[:, 0:height:2], x[:, 1:height:2])
     return jnp.maximum(rows[:, :, 0:width:2], rows[:, :, 1:width:2])
-
-
-def mean_pool(x: jax.Array, factor: int) -> jax.Array:
-    """Mean over `factor` x `factor` pixels, `[b h w c]`; the sides must be multiples of it."""
-    b, h, w, c = x.shape
-    return x.reshape(b, h // factor, factor, w // factor, factor, c).mean((2, 4))

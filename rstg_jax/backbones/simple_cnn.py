@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from rstg_jax.backbones.conv import Conv2D, Lowering, Padding, max_pool, mean_pool
+from rstg_jax.backbones.conv import Conv2D, Lowering, Padding, max_pool
 from rstg_jax.errors import UserError
 from rstg_jax.norms import LayerNorm
 
@@ -22,7 +22,6 @@ class SimpleCNNConfig:
       padding: "VALID" (official) or "SAME".
       max_pool: 2x2 max-pool after each convolution (official).
       norm: layer norm over channels after each ReLU.
-      pool_input: average frames over squares of this side first.
       input_mean: subtracted from pixel values 0..255.
       input_scale: divides them after that; the official network takes raw values (0 and 1).
       position_embedding: add a learned map of channels to the last feature map and pass each pixel
@@ -36,7 +35,6 @@ class SimpleCNNConfig:
     padding: Padding = "VALID"
     max_pool: bool = True
     norm: bool = False
-    pool_input: int = 1
     input_mean: float = 0.0
     input_scale: float = 1.0
     position_embedding: bool = False
@@ -49,8 +47,8 @@ class SimpleCNNConfig:
                 "model.backbone: features, kernels and strides need one entry a convolution; they "
                 f"have {len(self.features)}, {len(self.kernels)} and {len(self.strides)}"
             )
-        if self.pool_input < 1 or self.input_scale == 0:
-            raise UserError("model.backbone: pool_input must be at least 1, input_scale not 0")
+        if self.input_scale == 0:
+            raise UserError("model.backbone.input_scale must not be 0")
 
 
 class SimpleCNN(nn.Module):
@@ -70,13 +68,8 @@ class SimpleCNN(nn.Module):
         del train  # nothing here differs in training
         config = self.config
         b, t, *frame = video.shape
-        if any(side % config.pool_input for side in frame[:2]):
-            raise UserError(
-                f"model.backbone.pool_input={config.pool_input} does not divide frames of "
-                f"{frame[0]}x{frame[1]}"
-            )
         x = (video.astype(self.dtype) - config.input_mean) / config.input_scale
-        x = mean_pool(x.reshape(b * t, *frame), config.pool_input)
+        x = x.reshape(b * t, *frame)
         layers = zip(config.features, config.kernels, config.strides, strict=True)
         for number, (features, kernel, stride) in enumerate(layers):
             conv = Conv2D(features, kernel, stride, config.padding, config.lowering)
@@ -89,4 +82,5 @@ class SimpleCNN(nn.Module):
             init = nn.initializers.normal(0.3)
             x += self.param("position_embedding", init, x.shape[1:]).astype(x.dtype)
             x = nn.relu(nn.Dense(x.shape[-1], dtype=x.dtype, name="mix")(x))
+            x = LayerNorm(name="mix_norm")(x) if config.norm else x
         return x.reshape(b, t, *x.shape[1:])

@@ -6,7 +6,7 @@ import pathlib
 import numpy as np
 
 from rstg_jax.data.batches import Batch
-from rstg_jax.data.sync_mnist_sources import SyncMNISTConfig
+from rstg_jax.data.sync_mnist_sources import SyncMNISTConfig, object_arrays
 from rstg_jax.errors import UserError
 
 VERSION = "1.0.0"
@@ -64,6 +64,7 @@ class PreparedSyncMNIST:
         self._videos = builder.as_data_source(split=split)
         self._length = info.num_examples
         self._directory = directory
+        self._law = config.law
         self.name = f"SyncMNIST {split} split in {directory}"
         self.label_names = names
         self.provenance: dict[str, str | int | float] = {
@@ -78,7 +79,7 @@ class PreparedSyncMNIST:
         return self._length
 
     def batch(self, indices: np.ndarray) -> Batch:
-        """Examples int64 [b] -> {video, label, digits int32 [b n], coords int32 [b t n 2]}."""
+        """Examples int64 [b] -> {video, label} and `object_arrays`."""
         try:
             examples = self._videos.__getitems__([int(i) for i in indices])
         except (RuntimeError, ValueError, IndexError) as e:  # array_record's
@@ -88,8 +89,11 @@ class PreparedSyncMNIST:
         return {
             "video": np.stack([e["video"] for e in examples]),
             "label": np.array([e["label"] for e in examples], np.int32),
-            "digits": np.stack([e["digits"] for e in examples]).astype(np.int32),
-            "coords": np.stack([e["coordinates"] for e in examples]).astype(np.int32),
+            **object_arrays(
+                self._law,
+                np.stack([e["digits"] for e in examples]),
+                np.stack([e["coordinates"] for e in examples]),
+            ),
         }
 
 

@@ -122,13 +122,35 @@ class OnlineSyncMNIST:
         return self._length
 
     def batch(self, indices: np.ndarray) -> Batch:
-        """Examples int64 [b] -> {video, label, digits int32 [b n], coords int32 [b t n 2]}."""
+        """Examples int64 [b] -> {video, label} and `object_arrays`."""
         paths = sync_mnist.sample(
             self.law, self._digits, indices, seed=self._seed, split=self._split
         )
         return {
             "video": self._render(paths.images, paths.coords),
             "label": paths.labels,
-            "digits": paths.digits,
-            "coords": paths.coords,
+            **object_arrays(self.law, paths.digits, paths.coords),
         }
+
+
+def object_arrays(law: sync_mnist.Law, digits: np.ndarray, coords: np.ndarray) -> Batch:
+    """What a batch tells about its digits.
+
+    Args:
+      law: Its `classes` number the classes of objects.
+      digits: int [b n], classes 0..9, the pair first.
+      coords: int [b t n 2], corners on the canvas.
+
+    Returns:
+      digits int32 [b n], coords int32 [b t n 2], object_class int32 [b n] (position in
+      `law.classes`) and object_center float32 [b t n 2] (y, x in fractions of the frame).
+    """
+    boxes = sync_mnist.sprite_boxes(coords, frame_size=1)
+    position = np.full(10, -1, np.int32)
+    position[list(law.classes)] = np.arange(len(law.classes))
+    return {
+        "digits": digits.astype(np.int32),
+        "coords": coords.astype(np.int32),
+        "object_class": position[digits],
+        "object_center": (boxes[..., :2] + boxes[..., 2:]) / 2,
+    }
