@@ -96,6 +96,8 @@ def test_another_config_is_refused_and_the_difference_named():
         train=dataclasses.replace(there.train, total_steps=99, log_every=1, keep=7),
     )
     checkpoint.check_same(here, data, meta, "dir")
+    del meta["config"]["loss"]["frame_start"]  # a key that came later, at its default
+    checkpoint.check_same(here, data, meta, "dir")
     other = {"train": {"digits_sha256": "b", "digits": 5}}
     with pytest.raises(UserError, match=r"train\.digits_sha256: a != b"):
         checkpoint.check_same(here, other, meta, "dir")
