@@ -78,7 +78,6 @@ class RSTGConfig:
         undivided = self.heads < 1 or self.dim % self.heads != 0
         complaints = [
             (self.dim < 1, f"dim {self.dim} must be at least 1"),
-            (not self.scales, "scales is empty: give at least one grid size, such as (3, 2, 1)"),
             (not self.stages, "stages is empty: give at least one of 'time' and 'space'"),
             (bool(unknown), f"unknown stage {unknown[:1]} in stages; use 'time' and 'space'"),
             (undivided, f"heads {self.heads} does not divide dim {self.dim}"),
@@ -92,6 +91,7 @@ class RSTGConfig:
         for wrong, sentence in complaints:
             if wrong:
                 raise UserError(f"RSTG configuration: {sentence}")
+        RegionGraph(self.scales)  # checks the scales
 
 
 class RSTGOutput(NamedTuple):
