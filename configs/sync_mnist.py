@@ -75,7 +75,7 @@ def demo() -> Experiment:
             "muon", learning_rate=2e-2, warmup_steps=200, b2=0.98, weight_decay=1e-4, clip_norm=1.0
         ),
         train=TrainConfig(
-            total_examples=40_000,
+            total_examples=32_000,
             batch_size=16,
             eval_batch_size=100,
             log_every=50,

@@ -202,7 +202,8 @@ def _videos_text(examples: Sequence[pictures.Example], graph: RegionGraph | None
     if graph is not None:
         text += (
             f" Left the video, right the same frame with the {EDGES} messages between regions that "
-            "have the greatest attention weight, averaged over the rounds of message passing."
+            "get the most attention for one neighbour among so many, averaged over the rounds of "
+            "message passing."
         )
     return text
 

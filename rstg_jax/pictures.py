@@ -2,8 +2,8 @@
 
 A region is a dot at the centre of its cell, coloured by scale, the larger the more the others
 listen to it. A message is a line that grows thicker from its source to its destination; the more
-opaque, the greater its attention weight. Each coarser scale is drawn a little to the upper right,
-because centres of different scales may coincide.
+opaque, the more attention it gets for one neighbour among so many. Each coarser scale is drawn a
+little to the upper right, because centres of different scales may coincide.
 """
 
 import dataclasses
@@ -18,6 +18,7 @@ from rstg_jax.graph import RegionGraph
 Color = tuple[int, int, int]
 
 SUPERSAMPLING = 3
+FULL_WEIGHT = 4.0  # even shares of attention from which on a message is drawn opaque
 SCALE_COLORS: tuple[Color, ...] = ((76, 201, 240), (255, 190, 11), (255, 84, 160), (160, 230, 120))
 PAIR_COLOR: Color = (86, 211, 155)
 GROUND: Color = (18, 20, 24)
@@ -31,7 +32,12 @@ FRAME_MS, LAST_FRAME_MS = 220, 900
 
 @dataclasses.dataclass(frozen=True)
 class Edge:
-    """One message of the graph: from node `source` to node `destination`."""
+    """One message of the graph: from node `source` to node `destination`.
+
+    `weight` counts even shares: 1 is what each neighbour of the receiver would get if attention
+    were spread evenly. A corner has 4 neighbours and the whole frame 13, so bare attention weights
+    would always show the corners.
+    """
 
     destination: int
     source: int
@@ -65,7 +71,7 @@ class Example:
 
 
 def strongest_edges(attention: np.ndarray, neighbours: np.ndarray, count: int) -> list[Edge]:
-    """The messages between neighbours with the greatest weights in one frame, the greatest first.
+    """The messages between neighbours that stand out most in one frame, the greatest first.
 
     Args:
       attention: weights `[i j]`, i destination, j source. Official masking gives weight to
@@ -74,7 +80,7 @@ def strongest_edges(attention: np.ndarray, neighbours: np.ndarray, count: int) -
       count: how many at most.
     """
     destinations, sources = np.nonzero(neighbours)
-    weights = attention[destinations, sources]
+    weights = (attention * neighbours.sum(axis=1, keepdims=True))[destinations, sources]
     order = np.argsort(-weights, kind="stable")[:count]
     return [Edge(int(destinations[e]), int(sources[e]), float(weights[e])) for e in order]
 
@@ -121,8 +127,7 @@ def draw_attention(
     unit = size[1] / 220  # line widths are given for a frame 220 pixels high
     strongest = strongest_edges(attention, graph.adjacency, edges)
     for edge in reversed(strongest):  # the strongest last, on top
-        # Messages have other lengths of softmax, so opacity is the weight itself, made readable.
-        opacity = round(255 * min(1.0, 0.18 + 0.82 * edge.weight))
+        opacity = round(255 * min(1.0, 0.18 + 0.82 * edge.weight / FULL_WEIGHT))
         stroke = Image.new("RGBA", size, (255, 255, 255, 0))
         ImageDraw.Draw(stroke).polygon(
             _taper(places[edge.source], places[edge.destination], unit),

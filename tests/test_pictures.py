@@ -37,7 +37,12 @@ def test_strongest_edges_are_the_greatest_weights_in_order():
     found = pictures.strongest_edges(attention, GRAPH.adjacency, 9)
     # Independently: sort all 90 directed edges of the graph.
     every = sorted(
-        ((attention[i, j], i, j) for i in range(14) for j in range(14) if GRAPH.adjacency[i, j]),
+        (
+            (attention[i, j] * sum(GRAPH.adjacency[i]), i, j)
+            for i in range(14)
+            for j in range(14)
+            if GRAPH.adjacency[i, j]
+        ),
         reverse=True,
     )
     assert len(every) == 90
@@ -47,9 +52,9 @@ def test_strongest_edges_are_the_greatest_weights_in_order():
 def test_strongest_edges_leaves_out_pairs_that_are_no_neighbours():
     attention = np.zeros((14, 14))
     attention[0, 0] = attention[0, 8] = 1.0  # itself, and the opposite corner
-    attention[0, 1] = 0.25
+    attention[0, 1] = 0.25  # an even share: a corner has four neighbours
     found = pictures.strongest_edges(attention, GRAPH.adjacency, 1)
-    assert found == [pictures.Edge(destination=0, source=1, weight=0.25)]
+    assert found == [pictures.Edge(destination=0, source=1, weight=1.0)]
 
 
 def test_nodes_of_all_scales_are_drawn_apart():
@@ -80,12 +85,13 @@ def test_drawn_message_is_where_its_nodes_are_and_thickens_to_its_destination():
 def test_opacity_grows_with_weight():
     black = Image.new("RGB", (200, 200))
     light = []
-    for weight in (0.1, 0.4, 0.9):
+    for weight in (0.1, 0.3, 0.6):
         picture = pictures.draw_attention(black, attention_of({(1, 0): weight}), GRAPH, edges=1)
         # Beside the nodes there is the one stroke only.
         light.append(np.asarray(picture)[26:37, 66:84].max())
     assert light[0] < light[1] < light[2]
-    np.testing.assert_allclose(light, [255 * (0.18 + 0.82 * w) for w in (0.1, 0.4, 0.9)], atol=4)
+    shares = [6 * weight / pictures.FULL_WEIGHT for weight in (0.1, 0.3, 0.6)]  # 6 neighbours
+    np.testing.assert_allclose(light, [255 * (0.18 + 0.82 * share) for share in shares], atol=4)
 
 
 def test_boxes_are_drawn_at_their_fractions():
