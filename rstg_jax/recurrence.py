@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from rstg_jax.linear import linear
+
 Carry = tuple[jax.Array, jax.Array]  # LSTM memory and output, each [... d]
 
 
@@ -24,7 +26,7 @@ def lstm_cell(
       The new carry and the output `[... d]`.
     """
     memory, output = carry
-    gates = projected + output @ recurrent_kernel
+    gates = projected + linear(output, recurrent_kernel)
     input_gate, candidate, forget_gate, output_gate = jnp.split(gates, 4, axis=-1)
     memory = nn.sigmoid(forget_gate) * memory + nn.sigmoid(input_gate) * jnp.tanh(candidate)
     output = nn.sigmoid(output_gate) * jnp.tanh(memory)
@@ -77,4 +79,5 @@ class TimeStage(nn.Module):
             weight.astype(nodes.dtype) for weight in (input_kernel, recurrent_kernel, bias)
         )
         frames = jnp.swapaxes(nodes, 0, 1)  # [t n b d]: the scan wants frames first
-        return jnp.swapaxes(scan_frames(recurrent_kernel, frames @ input_kernel + bias), 0, 1)
+        projected = linear(frames, input_kernel, bias)
+        return jnp.swapaxes(scan_frames(recurrent_kernel, projected), 0, 1)

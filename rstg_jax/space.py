@@ -1,24 +1,25 @@
 """Space stages: send, gather and update on the region graph of every frame.
 
-Source: paper section 3.2. The functions speak of ONE node (or one edge) with features `[t b d]`,
-since all frames and clips are treated alike; `jax.vmap` maps them over nodes. With nodes leading,
-`[n t b d]`, picking the ends of all edges and summing over a node's edges are each one product with
-a constant 0/1 matrix, whose gradient is a product again (a gather's gradient would be a scatter).
+Source: paper section 3.2. The pure functions speak of ONE node (or one edge) in every frame of
+every clip, `[t b d]`. Linear layers and elementwise functions map over nodes by their leading axes,
+attention by `jax.vmap`. With nodes leading, `[n t b d]`, picking the ends of all edges and summing
+over a node's edges are each one product with a constant 0/1 matrix, whose gradient is a product
+again (a gather's gradient would be a scatter).
 """
 
-from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from rstg_jax.linear import constant_product, dense_weights, linear
+
 LEAKY_SLOPE = 0.2
 NEVER = -1e30  # a finite logit of no weight: a row of -inf only would give NaN
 Attention = Literal["simple", "dot"]
 Masking = Literal["exclude", "multiply"]
-kernel_init = nn.initializers.glorot_uniform()
 
 
 class Edges(NamedTuple):
@@ -54,21 +55,23 @@ def endpoint_terms(
       kernel: `[2(d + p) d]`, rows in the order `v_j p_j v_i p_i`.
       bias: `[d]`, counted with the destination.
       node: features `[t b d]`.
-      position: position map `[p]`; p may be 0.
+      position: position map `[1 1 p]`; p may be 0.
 
     Returns:
       Source term and destination term, each `[t b d]`.
     """
-    ends = np.cumsum([node.shape[-1], len(position), node.shape[-1]])
-    node_j, position_j, node_i, position_i = jnp.split(kernel, ends)
-    source = node @ node_j + position @ position_j
-    destination = node @ node_i + (position @ position_i + bias)
+    widths = [node.shape[-1], position.shape[-1]]
+    node_j, position_j, node_i, position_i = jnp.split(kernel, np.cumsum(widths + widths[:1]))
+    both = linear(node, jnp.concatenate([node_j, node_i], axis=1))  # one product for both terms
+    source, destination = jnp.split(both, 2, axis=-1)
+    source += linear(position, position_j)
+    destination += linear(position, position_i, bias)
     return source, destination
 
 
 def message(kernel: jax.Array, bias: jax.Array, terms: jax.Array) -> jax.Array:
     """Message along one edge from the sum of its ends' terms, `[t b d]`; ReLU after both layers."""
-    return nn.relu(nn.relu(terms) @ kernel + bias)
+    return nn.relu(linear(nn.relu(terms), kernel, bias))
 
 
 def attention_weights(logits: jax.Array, neighbours: jax.Array, masking: Masking) -> jax.Array:
@@ -111,7 +114,7 @@ def update(layers: tuple, node: jax.Array, gathered: jax.Array, last_relu: bool)
     """New features of one node from `[v_i | gathered_i]`, `[t b d]`."""
     x = jnp.concatenate([node, gathered], axis=-1)
     for number, (kernel, bias) in enumerate(layers, start=1):
-        x = x @ kernel + bias
+        x = linear(x, kernel, bias)
         x = nn.relu(x) if number < len(layers) or last_relu else x
     return x
 
@@ -128,11 +131,12 @@ class Send(nn.Module):
         dim, rows = nodes.shape[-1], 2 * (nodes.shape[-1] + positions.shape[-1])
         first = dense_weights(self, "first", (rows, dim), nodes.dtype)
         second = dense_weights(self, "second", (dim, dim), nodes.dtype)
-        terms = jax.vmap(partial(endpoint_terms, *first))(nodes, positions.astype(nodes.dtype))
+        maps = positions.astype(nodes.dtype)[:, None, None]
+        terms = endpoint_terms(*first, nodes, maps)
         ends = np.eye(len(nodes))
         ends = np.concatenate([ends[edges.source], ends[edges.destination]], axis=1)  # [e 2n]
         pairs = constant_product(ends, jnp.concatenate(terms))
-        return jax.vmap(partial(message, *second))(pairs)
+        return message(*second, pairs)
 
 
 class Gather(nn.Module):
@@ -176,7 +180,8 @@ class Gather(nn.Module):
         ends = []
         for name in ("destination", "source"):
             kernel, bias = dense_weights(self, name, (dim, width), nodes.dtype)
-            ends.append((nodes @ kernel + bias).reshape(*nodes.shape[:-1], self.heads, -1))
+            end = linear(nodes, kernel, bias)
+            ends.append(end.reshape(*nodes.shape[:-1], self.heads, -1))
         if self.kind == "simple":
             ends = [end[..., 0] for end in ends]
         return ends[0], ends[1]
@@ -196,7 +201,7 @@ class Gather(nn.Module):
         dim = messages.shape[-1]
         kernel, bias = dense_weights(self, "project", (dim, dim), messages.dtype)
         columns = jnp.split(kernel, heads, axis=1)
-        projected = [total @ part for total, part in zip(summed, columns, strict=True)]
+        projected = [linear(total, part) for total, part in zip(summed, columns, strict=True)]
         return jnp.concatenate(projected, axis=-1) + bias
 
 
@@ -225,31 +230,5 @@ class Update(nn.Module):
                 dense_weights(self, f"{prefix}{name}", shape, nodes.dtype)
                 for name, shape in zip(("first", "second"), shapes, strict=False)
             )
-            new = jax.vmap(partial(update, layers, last_relu=self.last_relu))
-            parts.append(new(nodes[where], gathered[where]))
+            parts.append(update(layers, nodes[where], gathered[where], self.last_relu))
         return jnp.concatenate(parts) if len(parts) > 1 else parts[0]
-
-
-def constant_product(matrix: np.ndarray, x: jax.Array) -> jax.Array:
-    """Combines rows of `x` `[m ...]` by a constant 0/1 matrix `[k m]`, in full precision."""
-    constant = jnp.asarray(matrix, x.dtype)
-    return jnp.tensordot(constant, x, 1, precision=jax.lax.Precision.HIGHEST)
-
-
-class DenseWeights(nn.Module):
-    """Kernel and bias of one linear layer, handed out instead of applied."""
-
-    shape: tuple[int, int]
-
-    @nn.compact
-    def __call__(self) -> tuple[jax.Array, jax.Array]:
-        kernel = self.param("kernel", kernel_init, self.shape)
-        return kernel, self.param("bias", nn.initializers.zeros, self.shape[1:])
-
-
-def dense_weights(
-    module: nn.Module, name: str, shape: tuple[int, int], dtype: Any
-) -> tuple[jax.Array, jax.Array]:
-    """Declares the linear layer `name` below `module`; kernel `[in out]` and bias, in `dtype`."""
-    kernel, bias = DenseWeights(shape, name=name, parent=module)()
-    return kernel.astype(dtype), bias.astype(dtype)

@@ -7,8 +7,9 @@ import pytest
 
 from rstg_jax import presets
 from rstg_jax.graph import RegionGraph
+from rstg_jax.linear import constant_product
 from rstg_jax.rstg import SpaceStep
-from rstg_jax.space import attention_weights, constant_product
+from rstg_jax.space import attention_weights
 
 GRAPH = RegionGraph((2, 1), (4, 4))
 NODES = np.random.default_rng(0).normal(size=(5, 3, 2, 6)).astype(np.float32)  # [n t b d]

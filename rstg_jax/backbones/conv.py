@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from rstg_jax.linear import linear
+
 Lowering = Literal["auto", "xla", "matmul"]
 Padding = Literal["SAME", "VALID"]
 
@@ -51,7 +53,7 @@ def conv(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding) -> jax.
 
 def conv_as_matmul(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding) -> jax.Array:
     """The same numbers as `conv`: shifted strided slices joined along channels, one product."""
-    size, _, channels, features = kernel.shape
+    size, _, _, features = kernel.shape
     pads = jax.lax.padtype_to_pads(x.shape[1:3], (size, size), (stride, stride), padding)
     x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
     height, width = ((side - size) // stride + 1 for side in x.shape[1:3])
@@ -60,7 +62,7 @@ def conv_as_matmul(x: jax.Array, kernel: jax.Array, stride: int, padding: Paddin
         for r in range(size)
         for c in range(size)
     ]
-    return jnp.concatenate(slices, axis=-1) @ kernel.reshape(size * size * channels, features)
+    return linear(jnp.concatenate(slices, axis=-1), kernel.reshape(-1, features))
 
 
 def max_pool(x: jax.Array) -> jax.Array:

@@ -8,6 +8,7 @@ from flax import linen as nn
 
 from rstg_jax.backbones.conv import Conv2D, Lowering, Padding, max_pool
 from rstg_jax.errors import UserError
+from rstg_jax.linear import dense_weights, linear
 from rstg_jax.norms import LayerNorm
 
 
@@ -81,6 +82,7 @@ class SimpleCNN(nn.Module):
         if config.position_embedding:
             init = nn.initializers.normal(0.3)
             x += self.param("position_embedding", init, x.shape[1:]).astype(x.dtype)
-            x = nn.relu(nn.Dense(x.shape[-1], dtype=x.dtype, name="mix")(x))
+            mix = dense_weights(self, "mix", (x.shape[-1], x.shape[-1]), x.dtype)
+            x = nn.relu(linear(x, *mix))
             x = LayerNorm(name="mix_norm")(x) if config.norm else x
         return x.reshape(b, t, *x.shape[1:])
