@@ -103,11 +103,12 @@ def test_a_signal_during_an_evaluation_owes_it_to_the_next_process(tmp_path, mon
         return original(*args)
 
     monkeypatch.setattr(evaluate, "evaluate", interrupted)
+    before = signal.getsignal(signal.SIGINT)
     assert loop.train(experiment, tmp_path / "cut") == {"stopped_at": 10}
     assert [r["split"] for r in lines(tmp_path / "cut")] == ["train", "train"]
     loop.train(experiment, tmp_path / "cut")
     assert lines(tmp_path / "cut") == lines(tmp_path / "whole")
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_a_finished_run_gives_its_result_again(tmp_path):

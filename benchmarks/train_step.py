@@ -1,0 +1,115 @@
+"""Speed of one training step, against the matrix products that the machine can do.
+
+    python -m benchmarks.train_step [--config=configs/sync_mnist.py:demo] [--config.any.key=value]
+
+Floating-point operations are those of all matrix products and convolutions in the step's jaxpr
+(scans counted with their length), nothing elementwise. The peak is a 2048x2048 float32 product,
+timed in the same run: on shared machines only the ratio means something.
+"""
+
+import argparse
+import math
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rstg_jax import config, data, models, sharding, steps
+
+
+def product_flops(jaxpr: Any) -> float:
+    """Multiplications and additions of all products of a jaxpr, inner jaxprs included."""
+    total = 0.0
+    for equation in jaxpr.eqns:
+        name, params = equation.primitive.name, equation.params
+        out = math.prod(equation.outvars[0].aval.shape) if equation.outvars else 0
+        if name == "dot_general":
+            contracted = params["dimension_numbers"][0][0]
+            shape = equation.invars[0].aval.shape
+            total += 2 * out * math.prod(shape[axis] for axis in contracted)
+        elif name == "conv_general_dilated":
+            kernel, layout = equation.invars[1].aval.shape, params["dimension_numbers"]
+            total += 2 * out * math.prod(kernel) / kernel[layout.rhs_spec[0]]
+        repeats = params.get("length", 1) if name == "scan" else 1
+        for inner in jax.tree.leaves(
+            list(params.values()), is_leaf=lambda leaf: hasattr(leaf, "eqns")
+        ):
+            inner = getattr(inner, "jaxpr", inner)
+            if hasattr(inner, "eqns"):
+                total += repeats * product_flops(inner)
+    return total
+
+
+def seconds(run: Callable[[], Any], repeats: int) -> float:
+    """Median time of a call."""
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        jax.block_until_ready(run())
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
+def peak_flops(size: int = 2048) -> float:
+    """Float32 operations a second in one large matrix product."""
+    matrix = jnp.ones((size, size))
+    product = jax.jit(jnp.matmul)
+    jax.block_until_ready(product(matrix, matrix))
+    return 2 * size**3 / seconds(lambda: product(matrix, matrix), 5)
+
+
+def main() -> None:
+    """Prints the table."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--config", default="configs/sync_mnist.py:demo")
+    parser.add_argument("--repeats", type=int, default=20)
+    flags, rest = parser.parse_known_args()
+    keys = dict(item.removeprefix("--config.").split("=", 1) for item in rest)
+    experiment = config.override(config.load(flags.config), keys)
+
+    source = data.open_source(experiment.data, "train")
+    module = models.build(experiment.model, len(source.label_names))
+    recipe = steps.make_recipe(module, experiment.loss, experiment.optim, 1000)
+    mesh = sharding.make_mesh(experiment.mesh)
+    size = experiment.train.batch_size
+    batch = source.batch(np.arange(size)) | {"mask": np.ones(size, np.float32)}
+    shape = batch["video"].shape[1:]
+    put = sharding.put_batch({key: batch[key] for key in experiment.loss.batch_keys}, mesh)
+    abstract = steps.abstract_state(recipe, shape, mesh)
+    state = steps.create_state(recipe, shape, 0, mesh)
+    traced = steps.jit_train_step(recipe, mesh, abstract).trace(state, put)
+    flops = product_flops(traced.jaxpr.jaxpr)
+    start = time.perf_counter()
+    step = traced.lower().compile()
+    compile_seconds = time.perf_counter() - start
+
+    def run() -> Any:
+        nonlocal state
+        state, sums = step(state, put)
+        return sums
+
+    seconds(run, 3)
+    peak = peak_flops()
+    elapsed = seconds(run, flags.repeats)
+    peak = statistics.mean([peak, peak_flops()])  # before and after, for the machine drifts
+    rows = [
+        ("config", flags.config),
+        ("compilation", f"{compile_seconds:.1f} s"),
+        ("temporary memory", f"{step.memory_analysis().temp_size_in_bytes / 1e6:.0f} MB"),
+        ("step", f"{elapsed * 1e3:.0f} ms for {size} videos"),
+        ("speed", f"{size / elapsed:.0f} videos/s"),
+        ("products", f"{flops / size / 1e9:.3f} GFLOP a video"),
+        ("rate", f"{flops / elapsed / 1e9:.1f} GFLOP/s"),
+        ("peak (2048 x 2048 product)", f"{peak / 1e9:.1f} GFLOP/s"),
+        ("share of the peak", f"{flops / elapsed / peak:.0%}"),
+    ]
+    for name, value in rows:
+        print(f"{name:<28}{value}")
+
+
+if __name__ == "__main__":
+    main()
