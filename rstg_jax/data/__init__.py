@@ -8,7 +8,9 @@ from rstg_jax.data.batches import (
     eval_batches,
     train_batches,
 )
-from rstg_jax.data.sync_mnist_sources import OnlineSyncMNIST, SyncMNISTConfig, open_source
+from rstg_jax.data.online import OnlineSyncMNIST
+from rstg_jax.data.sources import open_source
+from rstg_jax.data.sync_mnist import SyncMNISTConfig
 
 __all__ = [
     "ENDLESS",

