@@ -26,7 +26,8 @@ def linear(x: jax.Array, kernel: jax.Array, bias: jax.Array | None = None) -> ja
 def constant_product(matrix: np.ndarray, x: jax.Array) -> jax.Array:
     """Combines rows of `x` `[m ...]` by a constant 0/1 matrix `[k m]`, in full precision."""
     constant = jnp.asarray(matrix, x.dtype)
-    rows = jnp.matmul(constant, x.reshape(len(x), -1), precision=jax.lax.Precision.HIGHEST)
+    columns = x.reshape(len(x), math.prod(x.shape[1:]))
+    rows = jnp.matmul(constant, columns, precision=jax.lax.Precision.HIGHEST)
     return rows.reshape(len(matrix), *x.shape[1:])
 
 
