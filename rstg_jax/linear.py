@@ -1,8 +1,9 @@
-"""Matrix products of arrays with many axes, written so that no gradient has to transpose them.
+"""Linear layers on arrays with many axes, lowered in the way that is fast on the devices at hand.
 
-The gradient of a product over several axes makes XLA move the contracted axes of large arrays to
-one end; a product of two plain matrices is differentiated as it is. So every product here flattens
-its array to a matrix first, which costs nothing.
+The gradient of a product over several axes makes XLA's CPU compiler move the contracted axes of
+large arrays to one end; a product of two plain matrices is differentiated as it is. On a single CPU
+device arrays are therefore flattened to matrices first. On several devices flattening would merge
+the sharded batch axis with others, and activations would have to be gathered.
 """
 
 import math
@@ -16,8 +17,15 @@ from flax import linen as nn
 kernel_init = nn.initializers.glorot_uniform()
 
 
+def flattens() -> bool:
+    """Whether products are of plain matrices: on a single CPU device."""
+    return jax.default_backend() == "cpu" and jax.device_count() == 1
+
+
 def linear(x: jax.Array, kernel: jax.Array, bias: jax.Array | None = None) -> jax.Array:
     """`x @ kernel + bias` for `x` `[... in]` and a kernel `[in out]`, `[... out]`."""
+    if not flattens():
+        return x @ kernel if bias is None else x @ kernel + bias
     rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1]) @ kernel
     rows = rows if bias is None else rows + bias
     return rows.reshape(*x.shape[:-1], kernel.shape[-1])
@@ -25,9 +33,11 @@ def linear(x: jax.Array, kernel: jax.Array, bias: jax.Array | None = None) -> ja
 
 def constant_product(matrix: np.ndarray, x: jax.Array) -> jax.Array:
     """Combines rows of `x` `[m ...]` by a constant 0/1 matrix `[k m]`, in full precision."""
-    constant = jnp.asarray(matrix, x.dtype)
+    constant, precision = jnp.asarray(matrix, x.dtype), jax.lax.Precision.HIGHEST
+    if not flattens():
+        return jnp.tensordot(constant, x, 1, precision=precision)
     columns = x.reshape(len(x), math.prod(x.shape[1:]))
-    rows = jnp.matmul(constant, columns, precision=jax.lax.Precision.HIGHEST)
+    rows = jnp.matmul(constant, columns, precision=precision)
     return rows.reshape(len(matrix), *x.shape[1:])
 
 

@@ -57,6 +57,24 @@ def test_meshes_equal_one_device(mesh):
     assert len(set(map(float, losses))) == 5  # the weights do move
 
 
+def test_data_parallel_step_moves_no_activations():
+    experiment = sync_mnist.tiny()
+    module = models.build(experiment.model, 4)
+    mesh = sharding.make_mesh(EIGHT)
+    recipe = steps.make_recipe(module, LossConfig(frame_weight=0.5), OptimizerConfig(), 10)
+    shape = (4, 16, 16, 1)
+    abstract = steps.abstract_state(recipe, shape, mesh)
+    batch = {
+        "video": jax.ShapeDtypeStruct((BATCH, *shape), np.uint8),
+        "label": jax.ShapeDtypeStruct((BATCH,), np.int32),
+        "mask": jax.ShapeDtypeStruct((BATCH,), np.float32),
+    }
+    text = steps.jit_train_step(recipe, mesh, abstract).lower(abstract, batch).compile().as_text()
+    assert "all-reduce" in text  # of the gradients
+    for collective in ("all-gather", "all-to-all", "collective-permute", "reduce-scatter"):
+        assert f" {collective}(" not in text, collective
+
+
 def test_parameters_and_their_moments_really_are_cut():
     _, state = five_steps(CUBE)
     kernel = state.params["rstg"]["time"]["lstm"]["input_kernel"]  # [8 32]

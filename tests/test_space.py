@@ -7,7 +7,6 @@ import pytest
 
 from rstg_jax import presets
 from rstg_jax.graph import RegionGraph
-from rstg_jax.linear import constant_product
 from rstg_jax.rstg import SpaceStep
 from rstg_jax.space import attention_weights
 
@@ -129,9 +128,3 @@ def test_a_node_without_neighbours_receives_nothing():
     variables = step.init(jax.random.key(0), NODES[:1], train=False)
     out, _ = step.apply(variables, NODES[:1], train=False)
     assert np.isfinite(out).all()
-
-
-def test_constant_product_is_a_matrix_product():
-    matrix = np.random.default_rng(3).integers(0, 2, (4, 5))
-    expected = np.einsum("km,mtbd->ktbd", matrix, NODES.astype(np.float64))
-    np.testing.assert_allclose(constant_product(matrix, jnp.asarray(NODES)), expected, atol=1e-6)
