@@ -92,6 +92,7 @@ def paper() -> Experiment:
         model=ModelConfig(
             backbone=SimpleCNNConfig(input_mean=PIXEL_MEAN, input_scale=PIXEL_SCALE),
             rstg=presets.modern(dim=512, attention="simple"),
+            node_sum="mean",
             dtype="bfloat16",
         ),
         data=PREPARED,
