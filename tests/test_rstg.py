@@ -107,6 +107,18 @@ def test_forward_mode_agrees_with_reverse_mode():
     np.testing.assert_allclose(forward, reverse, rtol=1e-4)
 
 
+def test_shard_map_over_clips_changes_nothing():
+    apply, variables = block(iterations=1)
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:2]), ("clips",))
+    clips = jax.sharding.PartitionSpec("clips")
+    nowhere = jax.sharding.PartitionSpec()
+    sharded = jax.shard_map(
+        lambda v, x: apply(v, x).nodes, mesh=mesh, in_specs=(nowhere, clips), out_specs=clips
+    )
+    plain = apply(variables, FEATURES).nodes
+    np.testing.assert_allclose(sharded(variables, FEATURES), plain, atol=1e-5)
+
+
 def test_bfloat16_stays_near_float32():
     apply, variables = block()
     exact = apply(variables, FEATURES)
