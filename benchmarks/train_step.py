@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rstg_jax import config, data, models, sharding, steps
+from rstg_jax import cli, config, data, models, sharding, steps
 
 
 def product_flops(jaxpr: Any) -> float:
@@ -68,8 +68,8 @@ def main() -> None:
     parser.add_argument("--config", default="configs/sync_mnist.py:demo")
     parser.add_argument("--repeats", type=int, default=20)
     flags, rest = parser.parse_known_args()
-    keys = dict(item.removeprefix("--config.").split("=", 1) for item in rest)
-    experiment = config.override(config.load(flags.config), keys)
+    changes = cli.config_overrides(rest, parser)
+    experiment = config.override(config.load(flags.config), changes)
 
     source = data.open_source(experiment.data, "train")
     module = models.build(experiment.model, len(source.label_names))
@@ -112,4 +112,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    cli.run_or_exit(main)

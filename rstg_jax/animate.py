@@ -7,14 +7,13 @@ does so with an example of SyncMNIST, and can draw boxes around the pair that mo
 
 import argparse
 import pathlib
-import sys
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from PIL import Image
 
-from rstg_jax import pictures, sync_mnist
-from rstg_jax.data import SyncMNISTConfig, open_source
+from rstg_jax import cli, pictures, sync_mnist
+from rstg_jax.data import SyncMNISTConfig, open_source, pair_boxes
 from rstg_jax.errors import UserError
 
 IMAGES = {".gif": "GIF", ".webp": "WEBP"}
@@ -79,14 +78,27 @@ def _write_film(frames: list[Image.Image], path: pathlib.Path, codec: str, fps: 
         container.mux(stream.encode())
 
 
-def _example(data: SyncMNISTConfig, split: str, index: int) -> tuple[np.ndarray, np.ndarray, str]:
-    """Video uint8 [t h w c], boxes of the pair [t 2 4] in fractions, and name of the label."""
-    source = open_source(data, split)
-    if not 0 <= index < len(source):
-        raise UserError(f"--index={index} is not an example of {source.name}")
-    batch = source.batch(np.array([index]))
-    boxes = sync_mnist.sprite_boxes(batch["coords"][0, :, :2], frame_size=1)
-    return batch["video"][0], boxes, source.label_names[batch["label"][0]]
+def _command(
+    *,
+    out: pathlib.Path,
+    index: int,
+    split: str,
+    boxes: bool,
+    size: int,
+    fps: int,
+    source: Literal["online", "tfds"],
+    **fields: Any,
+) -> None:
+    """Saves one example; `fields` are those of `SyncMNISTConfig`."""
+    config = SyncMNISTConfig(train_source=source, test_source=source, **fields)
+    videos = open_source(config, split)
+    if not 0 <= index < len(videos):
+        raise UserError(f"--index={index} is not an example of {videos.name}")
+    batch = videos.batch(np.array([index]))
+    pair = pair_boxes(batch, 0, videos.label_names) if boxes else None
+    save(batch["video"][0], out, boxes=pair, size=size, fps=fps)
+    label = videos.label_names[batch["label"][0]]
+    print(f"{out}: example {index} of the {split} split, label {label}")
 
 
 def main(args: list[str] | None = None) -> None:
@@ -104,19 +116,7 @@ def main(args: list[str] | None = None) -> None:
         parser.add_argument(f"--{name}", default=getattr(default, name))
     for name in ("num_digits", "num_test", "num_train", "seed"):
         parser.add_argument(f"--{name}", type=int, default=getattr(default, name))
-    flags = vars(parser.parse_args(args))
-    out, index, split, boxes, size, fps, source = (
-        flags.pop(name) for name in ("out", "index", "split", "boxes", "size", "fps", "source")
-    )
-    try:
-        data = SyncMNISTConfig(train_source=source, test_source=source, **flags)
-        video, pair, label = _example(data, split, index)
-        synchronous = label != "none"
-        save(video, out, boxes=pair if boxes and synchronous else None, size=size, fps=fps)
-    except UserError as e:
-        print(f"error: {e}", file=sys.stderr)
-        sys.exit(2)
-    print(f"{out}: example {index} of the {split} split, label {label}")
+    cli.run_or_exit(lambda: _command(**vars(parser.parse_args(args))))
 
 
 if __name__ == "__main__":

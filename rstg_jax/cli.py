@@ -24,6 +24,17 @@ def config_overrides(rest: Sequence[str], parser: argparse.ArgumentParser) -> di
     return changes
 
 
+def run_or_exit(command: Callable[[], object]) -> None:
+    """`run` for a command that returns nothing: leaves the process unless all went well."""
+
+    def main() -> int:
+        command()
+        return 0
+
+    if status := run(main):
+        sys.exit(status)
+
+
 def run(main: Callable[[], int]) -> int:
     """Runs a command; a `UserError` becomes the line ``error: ...`` and status 2."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)

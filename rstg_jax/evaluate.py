@@ -44,7 +44,6 @@ def evaluate(
       ``loss``, ``top1``, ``top5`` (floats), ``examples`` (int) and ``confusion``
       (int64 [true predicted]); None if given up.
     """
-    refuse_endless(source)
     totals: dict[str, Any] = {}
     count = (jax.process_index(), jax.process_count())
     batches = data.eval_batches(
@@ -59,8 +58,7 @@ def evaluate(
         if pending is not None:  # one batch behind, so that host and device overlap
             totals = metrics.add(totals, jax.device_get(pending))
         pending = sums
-    if pending is None:
-        raise UserError(f"{source.name} is empty: there is nothing to evaluate")
+    assert pending is not None  # `eval_batches` refuses an empty source
     totals = metrics.add(totals, jax.device_get(pending))
     figures = metrics.means(totals)
     return figures | {"examples": totals["count"], "confusion": totals["confusion"]}
@@ -79,12 +77,6 @@ def provenance(source: data.Source) -> dict[str, Any]:
     return {"name": source.name, **source.provenance}
 
 
-def refuse_endless(source: data.Source) -> None:
-    """Raises `UserError` for a source that has no last example."""
-    if len(source) >= data.ENDLESS:
-        raise UserError(f"{source.name} is endless: there is no way to evaluate all of it")
-
-
 def evaluate_checkpoint(loaded: checkpoint.Loaded, split: str) -> dict[str, Any]:
     """Evaluates a loaded checkpoint; returns what the file holds."""
     source = open_split(loaded.experiment, split)
@@ -93,8 +85,7 @@ def evaluate_checkpoint(loaded: checkpoint.Loaded, split: str) -> dict[str, Any]
             f"{source.name} has {len(source.label_names)} labels, {source.label_names[:3]}...; "
             f"the checkpoint has {len(loaded.label_names)}, {loaded.label_names[:3]}..."
         )
-    train = loaded.experiment.train
-    batch_size = eval_batch_size(train.eval_batch_size or train.batch_size, loaded.mesh)
+    batch_size = eval_batch_size(loaded.experiment.train.for_evaluation, loaded.mesh)
     eval_step = steps.jit_eval_step(loaded.module, loaded.mesh, loaded.abstract)
     figures = evaluate(eval_step, loaded.variables, source, loaded.mesh, batch_size)
     assert figures is not None

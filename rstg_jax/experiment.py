@@ -58,6 +58,11 @@ class TrainConfig:
         if next(t for t in totals if t is not None) <= 0:
             raise ValueError("the length of training must be positive")
 
+    @property
+    def for_evaluation(self) -> int:
+        """Number of videos in an evaluation batch."""
+        return self.eval_batch_size or self.batch_size
+
     def steps(self, train_examples: int) -> int:
         """Resolves the length of training to a number of updates, rounding up.
 

@@ -102,7 +102,7 @@ def fit(run: Run, progress: Progress, host: Host) -> None:
         process_count=jax.process_count(),
     )
     stopping = host.stop.agreed()
-    with closing(batches):
+    with contextlib.closing(batches):
         while progress.step < run.total_steps and not stopping:
             update(run, progress, host, batches)
             due = due_now(run, progress.step)
@@ -222,15 +222,13 @@ def log_window(run: Run, progress: Progress, host: Host) -> None:
 
 def test(run: Run, progress: Progress, host: Host) -> None:
     """Evaluates on the test split and logs it, unless a signal arrives meanwhile."""
-    settings = run.experiment.train
-    wanted = settings.eval_batch_size or settings.batch_size
     begin = time.monotonic()
     progress.tested = evaluate.evaluate(
         run.eval_step,
         progress.state.variables,
         run.test_source,
         run.mesh,
-        evaluate.eval_batch_size(wanted, run.mesh),
+        evaluate.eval_batch_size(run.experiment.train.for_evaluation, run.mesh),
         # Processes that gave up at different batches would wait for each other for ever.
         host.stop.local if jax.process_count() == 1 else lambda: False,
     )
@@ -264,13 +262,3 @@ def finish(run: Run, progress: Progress, host: Host) -> dict[str, Any]:
     figures = run_lib.result(run, progress, host.clock.seconds())
     run_lib.write_json(run.workdir / "result.json", figures)
     return figures
-
-
-@contextlib.contextmanager
-def closing(batches: Any) -> Iterator[None]:
-    """Closes an iterator that may run threads, if it can be closed."""
-    try:
-        yield
-    finally:
-        if hasattr(batches, "close"):
-            batches.close()

@@ -88,17 +88,17 @@ class VideoClassifier(nn.Module):
         dropout = nn.Dropout(config.dropout_rate, deterministic=not train)
         out["frame_logits"] = classifier(frames)
         if config.region_classes:
-            out["regions"] = self._regions(nodes)
-            out["boxes"] = jnp.asarray(RegionGraph(config.rstg.scales).boxes, jnp.float32)
+            graph = RegionGraph(config.rstg.scales)
+            out["regions"] = self._regions(nodes, graph)
+            out["boxes"] = jnp.asarray(graph.boxes, jnp.float32)
         return classifier(dropout(vector)), out
 
-    def _regions(self, nodes: jax.Array) -> jax.Array:
+    def _regions(self, nodes: jax.Array, graph: RegionGraph) -> jax.Array:
         """The auxiliary head: a linear layer for each scale."""
-        scales = RegionGraph(self.config.rstg.scales).scale_slices
         outputs = self.config.region_classes * regions.OUTPUTS
         heads = [
             nn.Dense(outputs, name=f"regions{number}")(nodes[:, :, where])
-            for number, where in enumerate(scales)
+            for number, where in enumerate(graph.scale_slices)
         ]
         return jnp.concatenate(heads, axis=2)
 

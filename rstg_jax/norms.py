@@ -1,7 +1,5 @@
 """Normalisation layers whose statistics run over chosen axes, always computed in float32."""
 
-from collections.abc import Callable
-
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -84,8 +82,7 @@ def _affine(
     module: nn.Module, x: jax.Array, mean: jax.Array, variance: jax.Array, epsilon: float
 ) -> jax.Array:
     """Applies the statistics and the module's learned gain `scale` and `bias`."""
-    ones: Callable = nn.initializers.ones
-    scale = module.param("scale", ones, (x.shape[-1],), jnp.float32)
+    scale = module.param("scale", nn.initializers.ones, (x.shape[-1],), jnp.float32)
     bias = module.param("bias", nn.initializers.zeros, (x.shape[-1],), jnp.float32)
     normalised = (x.astype(jnp.float32) - mean) * jax.lax.rsqrt(variance + epsilon)
     return (normalised * scale + bias).astype(x.dtype)

@@ -20,7 +20,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from rstg_jax import checkpoint, cli, data, page, pictures, sync_mnist
+from rstg_jax import checkpoint, cli, data, page, pictures
 from rstg_jax.errors import UserError
 from rstg_jax.graph import RegionGraph
 from rstg_jax.rstg import RSTGConfig
@@ -85,19 +85,10 @@ def predict_examples(
                     label=int(batch["label"][row]),
                     probabilities=np.asarray(probabilities[row]),
                     attention=None if attention is None else np.mean(attention[:, row], axis=0),
-                    pair_boxes=_pair_boxes(batch, row, source.label_names),
+                    pair_boxes=data.pair_boxes(batch, row, source.label_names),
                 )
             )
     return examples
-
-
-def _pair_boxes(
-    batch: Mapping[str, np.ndarray], row: int, names: Sequence[str]
-) -> np.ndarray | None:
-    """Boxes of the synchronous pair, which comes first, in fractions: `[t 2 4]`."""
-    if "coords" not in batch or names[batch["label"][row]] == "none":
-        return None
-    return sync_mnist.sprite_boxes(batch["coords"][row, :, :2], frame_size=1)
 
 
 def load_examples(

@@ -156,8 +156,9 @@ class RSTG(nn.Module):
         """Norms before the graph; the official layer norm mixes all frames of a clip."""
         if self.config.input_batch_norm:
             nodes = BatchNorm((0, 1, 2), unbiased=True, name="input_norm")(nodes, train=train)
-        together = {"frames_together": True, "unbiased": True}
-        return post_norm(self.config, "graph_norm", nodes, train, **together)
+        return post_norm(
+            self.config, "graph_norm", nodes, train, unbiased=True, frames_together=True
+        )
 
 
 class TimeStep(nn.Module):

@@ -90,7 +90,7 @@ def set_up(experiment: Experiment, workdir: Path) -> Run:
     sharding.check_batch_size(experiment.train.batch_size, mesh, "train.batch_size")
     train_source = evaluate.open_split(experiment, "train")
     test_source = evaluate.open_split(experiment, "test")
-    evaluate.refuse_endless(test_source)
+    data.refuse_endless(test_source)
     if train_source.label_names != test_source.label_names:
         raise UserError(f"{train_source.name} and {test_source.name} have different labels")
     total_steps = experiment.train.steps(len(train_source))

@@ -62,6 +62,13 @@ class Law:
         pairs = [(i, j) for i in range(len(self.classes)) for j in range(i)]
         return (*(f"{self.classes[j]}-{self.classes[i]}" for i, j in pairs), "none")
 
+    @functools.cached_property
+    def positions(self) -> np.ndarray:
+        """Position in `classes` of each digit 0..9, -1 for those not in use; int [10]."""
+        positions = np.full(10, -1)
+        positions[list(self.classes)] = np.arange(len(self.classes))
+        return positions
+
     @property
     def draws(self) -> int:
         """32-bit random numbers that one video owns."""
@@ -192,13 +199,13 @@ def _choose(
     law: Law, digits: Digits, indices: np.ndarray, which_class: np.ndarray, which_image: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Positions in `law.classes` and image indices of the digits, both [b n]."""
-    leads, position_of_class = _leads(digits, law.classes)
+    leads = np.flatnonzero(law.positions[digits.classes] >= 0)
     images = np.empty((len(indices), law.num_digits), np.int64)
     images[:, 0] = leads[indices % len(leads)]
     # Fisher-Yates: the first n of a shuffled row of positions, after the leading image's.
     row = np.arange(len(indices))
     shuffled = np.tile(np.arange(len(law.classes)), (len(indices), 1))
-    chosen = position_of_class[digits.classes[images[:, 0]]]
+    chosen = law.positions[digits.classes[images[:, 0]]]
     for k in range(law.num_digits):
         if k:
             chosen = k + _below(which_class[:, k - 1], len(law.classes) - k)
@@ -211,13 +218,6 @@ def _choose(
     others = positions[:, 1:]
     images[:, 1:] = pool[starts[others] + _below(which_image, counts[others])]
     return positions, images
-
-
-def _leads(digits: Digits, classes: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """Indices of the images that may lead, and the position in `classes` of each digit 0..9."""
-    position = np.full(10, -1)
-    position[list(classes)] = np.arange(len(classes))
-    return np.flatnonzero(position[digits.classes] >= 0), position
 
 
 def _move(start: np.ndarray, steps: np.ndarray, is_none: np.ndarray) -> np.ndarray:

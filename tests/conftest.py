@@ -5,6 +5,8 @@ import os
 import shutil
 import tempfile
 
+import pytest
+
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 )
@@ -18,3 +20,14 @@ atexit.register(shutil.rmtree, _cache, ignore_errors=True)
 os.environ["JAX_COMPILATION_CACHE_DIR"] = _cache
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+
+
+@pytest.fixture
+def workdir(tmp_path, monkeypatch):
+    """A finished run of 20 steps of the stand-in model, which stays in place of the real one."""
+    from rstg_jax import loop
+    from tests import standins
+
+    standins.install(monkeypatch)
+    loop.train(standins.experiment(total_steps=20), tmp_path)
+    return tmp_path

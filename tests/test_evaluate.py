@@ -4,16 +4,9 @@ import json
 
 import pytest
 
-from rstg_jax import cli, evaluate, loop
+from rstg_jax import cli, evaluate
 from rstg_jax.errors import UserError
 from tests import standins
-
-
-@pytest.fixture
-def workdir(tmp_path, monkeypatch):
-    standins.install(monkeypatch)
-    loop.train(standins.experiment(total_steps=20), tmp_path)
-    return tmp_path
 
 
 def test_same_figures_as_the_run(workdir, capsys):

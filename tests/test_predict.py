@@ -8,16 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rstg_jax import checkpoint, loop, predict, videos
+from rstg_jax import checkpoint, predict, videos
 from rstg_jax.errors import UserError
 from tests import standins
-
-
-@pytest.fixture
-def workdir(tmp_path, monkeypatch):
-    standins.install(monkeypatch)
-    loop.train(standins.experiment(total_steps=20), tmp_path)
-    return tmp_path
 
 
 def write(folder, video):

@@ -81,11 +81,10 @@ def _space(reader: "_Reader", flat: Flat, config: RSTGConfig, suffix: str) -> No
     for group in range(groups):
         ours = f"group{group}_" if groups > 1 else ""
         theirs = f"_type{group + 1}" if config.update_per_scale else ""
-        for layer, rows in list(zip(("first", "second"), (2 * dim, dim), strict=True))[
-            : config.update_layers
-        ]:
-            name = f"{scope}/update_conv{1 if layer == 'first' else 2}{theirs}"
-            reader.dense(flat, ("space", "update", ours + layer), name, (rows, dim))
+        layers = (("first", "update_conv1", 2 * dim), ("second", "update_conv2", dim))
+        for layer, name, rows in layers[: config.update_layers]:
+            path = ("space", "update", ours + layer)
+            reader.dense(flat, path, f"{scope}/{name}{theirs}", (rows, dim))
     if suffix:
         reader.norm(flat, ("space", "update_norm"), f"{scope}/update_{suffix}", norm, dim)
 

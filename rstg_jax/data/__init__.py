@@ -6,11 +6,12 @@ from rstg_jax.data.batches import (
     Source,
     checked_batch,
     eval_batches,
+    refuse_endless,
     train_batches,
 )
 from rstg_jax.data.online import OnlineSyncMNIST
 from rstg_jax.data.sources import open_source
-from rstg_jax.data.sync_mnist import SyncMNISTConfig
+from rstg_jax.data.sync_mnist import SyncMNISTConfig, pair_boxes
 
 __all__ = [
     "ENDLESS",
@@ -21,5 +22,7 @@ __all__ = [
     "checked_batch",
     "eval_batches",
     "open_source",
+    "pair_boxes",
+    "refuse_endless",
     "train_batches",
 ]

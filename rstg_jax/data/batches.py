@@ -3,7 +3,7 @@
 import concurrent.futures
 import functools
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from typing import Protocol
 
 import numpy as np
@@ -62,7 +62,7 @@ def train_batches(
     process_index: int = 0,
     process_count: int = 1,
     prefetch: int = 2,
-) -> Iterator[Batch]:
+) -> Generator[Batch]:
     """Endless training batches; the batch of a step is a function of (source, seed, step) alone.
 
     A finite source is shuffled anew every epoch, every example once an epoch (a batch may straddle
@@ -98,7 +98,7 @@ def eval_batches(
     process_index: int = 0,
     process_count: int = 1,
     prefetch: int = 2,
-) -> Iterator[Batch]:
+) -> Generator[Batch]:
     """Every example of a finite source once, in order, in batches of equal size.
 
     The last batch is filled up with repetitions of the last example whose `mask` is 0. Every
@@ -109,8 +109,7 @@ def eval_batches(
     """
     rows = _rows(source, batch_size, process_index, process_count)
     n = len(source)
-    if n >= ENDLESS:
-        raise UserError(f"{source.name} has no end: evaluation needs a finite split")
+    refuse_endless(source)
 
     def make(step: int) -> Batch:
         positions = step * batch_size + rows
@@ -118,6 +117,14 @@ def eval_batches(
         return {**batch, "mask": (positions < n).astype(np.float32)}
 
     return _ahead(make, 0, -(-n // batch_size), prefetch)
+
+
+def refuse_endless(source: Source) -> None:
+    """Raises `UserError` for a source that has no last example."""
+    if len(source) >= ENDLESS:
+        raise UserError(
+            f"{source.name} is endless: it has no end, there is no way to evaluate all of it"
+        )
 
 
 def train_indices(length: int, positions: np.ndarray, seed: int) -> np.ndarray:
@@ -153,7 +160,7 @@ def _rows(source: Source, batch_size: int, process_index: int, process_count: in
 
 def _ahead(
     make: Callable[[int], Batch], start: int, stop: int | None, prefetch: int
-) -> Iterator[Batch]:
+) -> Generator[Batch]:
     """Yields make(start), make(start + 1), ... with `prefetch` of them made ahead in one thread."""
     step = start
     if not prefetch:

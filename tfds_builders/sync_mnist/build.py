@@ -28,6 +28,7 @@ import tqdm
 from array_record.python.array_record_module import ArrayRecordWriter
 from tensorflow_datasets.proto import tf_example_pb2
 
+from rstg_jax import cli
 from rstg_jax.data import SyncMNISTConfig
 from rstg_jax.data.digits import SOURCES
 from rstg_jax.data.prepared import check_shards, prepared_dir
@@ -225,19 +226,20 @@ def _parse(args: list[str] | None) -> tuple[SyncMNISTConfig, int]:
     return SyncMNISTConfig(num_digits=int(number[1]), classes=classes, **flags), processes
 
 
-def main(args: list[str] | None = None) -> None:
-    """The command."""
+def _command(args: list[str] | None) -> None:
     # TFDS warns of every configuration that is not one of the two published ones.
     absl.logging.set_verbosity(absl.logging.ERROR)
     try:
         data, processes = _parse(args)
         build(data, processes=processes)
-    except UserError as e:
-        print(f"error: {e}", file=sys.stderr)
-        sys.exit(2)
     except KeyboardInterrupt:
         print("\nStopped; the same command goes on from here.", file=sys.stderr)
         sys.exit(130)
+
+
+def main(args: list[str] | None = None) -> None:
+    """The command."""
+    cli.run_or_exit(lambda: _command(args))
 
 
 if __name__ == "__main__":

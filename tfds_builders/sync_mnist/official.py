@@ -12,13 +12,12 @@ writes OUT/videos.npy, uint8 [10000 10 64 64], and OUT/labels.npy, int32 [10000]
 
 import argparse
 import pathlib
-import sys
 import zipfile
 
 import numpy as np
 import tqdm
 
-from rstg_jax import sync_mnist
+from rstg_jax import cli, sync_mnist
 from rstg_jax.data import digits as digits_lib
 from rstg_jax.errors import UserError
 
@@ -87,11 +86,7 @@ def main(args: list[str] | None = None) -> None:
     parser.add_argument("--mnist_dir", required=True, help="with MNIST's four IDX files")
     parser.add_argument("--out", type=pathlib.Path, required=True, help="directory to write to")
     flags = parser.parse_args(args)
-    try:
-        render(flags.paths, flags.mnist_dir, flags.out)
-    except UserError as e:
-        print(f"error: {e}", file=sys.stderr)
-        sys.exit(2)
+    cli.run_or_exit(lambda: render(flags.paths, flags.mnist_dir, flags.out))
 
 
 if __name__ == "__main__":
