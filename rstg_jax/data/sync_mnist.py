@@ -69,6 +69,16 @@ class SyncMNISTConfig:
         )
 
     @property
+    def clip_shape(self) -> tuple[int, int, int, int]:
+        """What a model sees of one video: `(t, h, w, c)`."""
+        return (self.num_frames, self.frame_size, self.frame_size, 1)
+
+    @property
+    def num_classes(self) -> int:
+        """Number of labels."""
+        return len(self.law.label_names)
+
+    @property
     def digits(self) -> str:
         """Where the digits are really from, `mnist_dir` considered."""
         return "idx" if self.mnist_dir else self.digits_from
