@@ -115,8 +115,32 @@ def create_state(recipe: Recipe, video_shape: tuple[int, ...], seed: int, mesh: 
 Gather = Callable[[Any], Any]
 
 
+def as_they_are(weights: Any) -> Any:
+    """Gathers nothing: the weights are whole already."""
+    return weights
+
+
+def loss_fn(
+    params: Any, recipe: Recipe, state: TrainState, batch: Batch, gather: Gather
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array, Any]]:
+    """What an update differentiates in its first argument; the others as in `train_step`.
+
+    Returns:
+      The objective; its sum over the batch, the logits and the new running statistics.
+    """
+    key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
+    variables = {"params": gather(params)}
+    if state.batch_stats:
+        variables["batch_stats"] = state.batch_stats
+    (logits, out), updated = recipe.module.apply(
+        variables, batch["video"], train=True, rngs={"dropout": key}, mutable=["batch_stats"]
+    )
+    loss, total = losses.objective(recipe.loss, logits, out, batch)
+    return loss, (total, logits, updated.get("batch_stats", {}))
+
+
 def train_step(
-    recipe: Recipe, state: TrainState, batch: Batch, gather: Gather = lambda weights: weights
+    recipe: Recipe, state: TrainState, batch: Batch, gather: Gather = as_they_are
 ) -> tuple[TrainState, Sums]:
     """One update.
 
@@ -132,24 +156,8 @@ def train_step(
       if and only if the update was sound.
     """
     chex.assert_rank([batch["video"], batch["label"], batch["mask"]], [5, 1, 1])
-    key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
-
-    def loss_fn(params: Any) -> tuple[jax.Array, tuple[jax.Array, jax.Array, Any]]:
-        variables = {"params": gather(params)}
-        if state.batch_stats:
-            variables["batch_stats"] = state.batch_stats
-        (logits, out), updated = recipe.module.apply(
-            variables,
-            batch["video"],
-            train=True,
-            rngs={"dropout": key},
-            mutable=["batch_stats"],
-        )
-        loss, total = losses.objective(recipe.loss, logits, out, batch)
-        return loss, (total, logits, updated.get("batch_stats", {}))
-
     grad_fn = jax.grad(loss_fn, has_aux=True)
-    grads, (total, logits, batch_stats) = grad_fn(state.params)
+    grads, (total, logits, batch_stats) = grad_fn(state.params, recipe, state, batch, gather)
     updates, opt_state = recipe.tx.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     chex.assert_trees_all_equal_shapes_and_dtypes(params, state.params)
@@ -172,7 +180,7 @@ def eval_step(
     module: nn.Module,
     variables: Mapping[str, Any],
     batch: Batch,
-    gather: Gather = lambda weights: weights,
+    gather: Gather = as_they_are,
 ) -> Sums:
     """The sums of one evaluation batch, ``confusion`` int32 [classes classes] among them."""
     logits, _ = module.apply(gather(variables), batch["video"], train=False)
