@@ -40,12 +40,16 @@ class BatchNorm(nn.Module):
       axes: axes of the batch statistics of `x`.
       unbiased: put the unbiased batch variance into the moving variance. TensorFlow's fused kernel
         does so for arrays of rank 4 in the official layout, its plain kernel does not.
+      epsilon: added to the variance.
+      momentum: share of the moving statistics that an update keeps.
+      zero: start with a gain of 0 instead of 1.
     """
 
     axes: tuple[int, ...]
     unbiased: bool
     epsilon: float = BATCH_NORM_EPSILON
     momentum: float = BATCH_NORM_MOMENTUM
+    zero: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -54,14 +58,15 @@ class BatchNorm(nn.Module):
         moving_mean = self.variable("batch_stats", "mean", jnp.zeros, (features,), jnp.float32)
         moving_variance = self.variable("batch_stats", "var", jnp.ones, (features,), jnp.float32)
         if not train:
-            return _affine(self, x, moving_mean.value, moving_variance.value, self.epsilon)
+            moving = (moving_mean.value, moving_variance.value)
+            return _affine(self, x, *moving, self.epsilon, self.zero)
         mean, variance = _moments(x, self.axes)
         if not self.is_initializing():
             count = x.size // mean.size
             correction = count / (count - 1) if self.unbiased and count > 1 else 1.0
             self._track(moving_mean, mean)
             self._track(moving_variance, variance * correction)
-        return _affine(self, x, mean, variance, self.epsilon)
+        return _affine(self, x, mean, variance, self.epsilon, self.zero)
 
     def _track(self, moving: nn.Variable, batch: jax.Array) -> None:
         """Applies one exponential moving update for each row (frame) of `batch`."""
@@ -79,10 +84,16 @@ def _moments(x: jax.Array, axes: tuple[int, ...]) -> tuple[jax.Array, jax.Array]
 
 
 def _affine(
-    module: nn.Module, x: jax.Array, mean: jax.Array, variance: jax.Array, epsilon: float
+    module: nn.Module,
+    x: jax.Array,
+    mean: jax.Array,
+    variance: jax.Array,
+    epsilon: float,
+    zero: bool = False,
 ) -> jax.Array:
     """Applies the statistics and the module's learned gain `scale` and `bias`."""
-    scale = module.param("scale", nn.initializers.ones, (x.shape[-1],), jnp.float32)
+    init = nn.initializers.zeros if zero else nn.initializers.ones
+    scale = module.param("scale", init, (x.shape[-1],), jnp.float32)
     bias = module.param("bias", nn.initializers.zeros, (x.shape[-1],), jnp.float32)
     normalised = (x.astype(jnp.float32) - mean) * jax.lax.rsqrt(variance + epsilon)
     return (normalised * scale + bias).astype(x.dtype)

@@ -23,6 +23,7 @@ def official(
         "masking": "multiply",
         "skip": False,
         "forget_bias": 0.0,
+        "two_biases": True,
         "restore_channels": True,
     }
     if dataset == "sync_mnist":

@@ -3,13 +3,20 @@
 Source: paper section 3.3. Every node runs the same cell on its own state; no messages are sent.
 """
 
+import functools
+from collections.abc import Callable
+from typing import Any, Literal
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
 from rstg_jax.linear import linear
 
-Carry = tuple[jax.Array, jax.Array]  # LSTM memory and output, each [... d]
+Cell = Literal["lstm", "gru"]
+Carry = tuple[jax.Array, ...]  # LSTM: memory and output; GRU: output; each [... d]
+GATES = {"lstm": 4, "gru": 3}
+STATES = {"lstm": 2, "gru": 1}
 
 
 def lstm_cell(
@@ -33,51 +40,88 @@ def lstm_cell(
     return (memory, output), output
 
 
-def scan_frames(recurrent_kernel: jax.Array, projected: jax.Array) -> jax.Array:
-    """Runs the cell over all frames from a zero state, `[t ... 4d]` -> `[t ... d]`."""
-    zero = jnp.zeros_like(projected, shape=(*projected.shape[1:-1], recurrent_kernel.shape[0]))
+def gru_cell(
+    recurrent_kernel: jax.Array, recurrent_bias: jax.Array, carry: Carry, projected: jax.Array
+) -> tuple[Carry, jax.Array]:
+    """One GRU step, in cuDNN's form: the reset gate acts on the recurrent product.
 
-    def step(carry: Carry, frame: jax.Array) -> tuple[Carry, jax.Array]:
-        return lstm_cell(recurrent_kernel, carry, frame)
+    Args:
+      recurrent_kernel: `[d 3d]`, gate columns in the order reset, keep, candidate.
+      recurrent_bias: of the candidate's recurrent product, `[d]`.
+      carry: previous output, `[... d]`.
+      projected: input product plus bias, `[... 3d]`.
 
-    return jax.lax.scan(step, (zero, zero), projected)[1]
+    Returns:
+      The new carry and the output `[... d]`.
+    """
+    (output,) = carry
+    recurrent = linear(output, recurrent_kernel)
+    reset, keep, candidate = jnp.split(projected, 3, axis=-1)
+    from_reset, from_keep, from_candidate = jnp.split(recurrent, 3, axis=-1)
+    reset, keep = nn.sigmoid(reset + from_reset), nn.sigmoid(keep + from_keep)
+    candidate = jnp.tanh(candidate + reset * (from_candidate + recurrent_bias))
+    output = keep * output + (1 - keep) * candidate
+    return (output,), output
 
 
-def glorot_per_gate(key: jax.Array, shape: tuple[int, int]) -> jax.Array:
-    """Glorot-uniform `[in 4d]` kernel with the limit of ONE gate, as cuDNN's LSTM starts."""
+def glorot_per_gate(key: jax.Array, shape: tuple[int, int], gates: int = 4) -> jax.Array:
+    """Glorot-uniform `[in gates*d]` kernel with the limit of ONE gate, as cuDNN's LSTM starts."""
     fan_in, columns = shape
-    limit = (6 / (fan_in + columns // 4)) ** 0.5
+    limit = (6 / (fan_in + columns // gates)) ** 0.5
     return jax.random.uniform(key, shape, jnp.float32, -limit, limit)
 
 
 class TimeStage(nn.Module):
-    """LSTM over frames, shared by all nodes.
+    """A recurrent cell over frames, shared by all nodes.
 
     The input product of all frames is one matrix product outside the scan; only the recurrent
     product stays inside.
 
     Attributes:
       dim: number of features d.
-      forget_bias: start value of the forget gate's bias; the official code has 0.
+      cell: "lstm" or "gru".
+      forget_bias: start value of the bias of the gate that keeps the state (LSTM's forget gate,
+        GRU's update gate); the official code has 0.
+      two_biases: keep the LSTM's bias as two vectors that are both trained, as cuDNN does: their
+        sum then moves at twice the rate.
     """
 
     dim: int
+    cell: Cell = "lstm"
     forget_bias: float = 0.0
+    two_biases: bool = False
 
     @nn.compact
     def __call__(self, nodes: jax.Array) -> jax.Array:
-        """Runs `[n t b d]` nodes through the LSTM from a zero state; same shape."""
-
-        def bias_init(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-            return jnp.zeros(shape).at[2 * self.dim : 3 * self.dim].set(self.forget_bias)
-
-        shape = (nodes.shape[-1], 4 * self.dim)
-        input_kernel = self.param("input_kernel", glorot_per_gate, shape)
-        recurrent_kernel = self.param("recurrent_kernel", glorot_per_gate, (self.dim, 4 * self.dim))
-        bias = self.param("bias", bias_init, (4 * self.dim,))
-        input_kernel, recurrent_kernel, bias = (
-            weight.astype(nodes.dtype) for weight in (input_kernel, recurrent_kernel, bias)
-        )
+        """Runs `[n t b d]` nodes through the cell from a zero state; same shape."""
+        step, input_kernel, bias = self._weights(nodes.shape[-1], nodes.dtype)
         frames = jnp.swapaxes(nodes, 0, 1)  # [t n b d]: the scan wants frames first
         projected = linear(frames, input_kernel, bias)
-        return jnp.swapaxes(scan_frames(recurrent_kernel, projected), 0, 1)
+        zero = jnp.zeros_like(frames, shape=(*frames.shape[1:-1], self.dim))
+        _, outputs = jax.lax.scan(step, (zero,) * STATES[self.cell], projected)
+        return jnp.swapaxes(outputs, 0, 1)
+
+    def _weights(self, width: int, dtype: Any) -> tuple[Callable[..., Any], jax.Array, jax.Array]:
+        """The step `(carry, projected) -> (carry, y)`, and kernel and bias of the input product."""
+        gates = GATES[self.cell]
+        kept = 2 if self.cell == "lstm" else 1  # place of the gate that keeps the state
+
+        def bias_init(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+            gate = slice(kept * self.dim, (kept + 1) * self.dim)
+            return jnp.zeros(shape).at[gate].set(self.forget_bias)
+
+        def param(name: str, init: Callable[..., jax.Array], *shape: int) -> jax.Array:
+            return self.param(name, init, shape).astype(dtype)
+
+        kernel_init = functools.partial(glorot_per_gate, gates=gates)
+        zeros = nn.initializers.zeros
+        input_kernel = param("input_kernel", kernel_init, width, gates * self.dim)
+        recurrent_kernel = param("recurrent_kernel", kernel_init, self.dim, gates * self.dim)
+        bias = param("bias", bias_init, gates * self.dim)
+        if self.cell == "gru":
+            recurrent_bias = param("recurrent_bias", zeros, self.dim)
+            step = functools.partial(gru_cell, recurrent_kernel, recurrent_bias)
+            return step, input_kernel, bias
+        if self.two_biases:
+            bias = bias + param("recurrent_bias", zeros, gates * self.dim)
+        return functools.partial(lstm_cell, recurrent_kernel), input_kernel, bias

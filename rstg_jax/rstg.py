@@ -19,12 +19,14 @@ from flax import linen as nn
 
 from rstg_jax.errors import UserError
 from rstg_jax.graph import RegionGraph
+from rstg_jax.homogeneous import SpaceTimeGather, SpaceTimeSend
 from rstg_jax.norms import OFFICIAL_LAYER_NORM_EPSILON, BatchNorm, LayerNorm
-from rstg_jax.recurrence import TimeStage
+from rstg_jax.recurrence import Cell, TimeStage
 from rstg_jax.space import Attention, Edges, Gather, Masking, Send, Update, edges_of
 
-Stage = Literal["time", "space"]
-STAGES = ("time", "space")
+Stage = Literal["time", "space", "spacetime"]
+STAGES = ("time", "space", "spacetime")
+OF_NEIGHBOURS = ("exclude", "none")  # masking and norm that know of neighbours only
 
 
 def stage_plan(iterations: int) -> tuple[Stage, ...]:
@@ -41,8 +43,10 @@ class RSTGConfig:
     Attributes:
       dim: node features d. Pooled features of another width are projected to it.
       scales: grids of regions, see `RegionGraph`.
-      stages: the plan, any sequence of "time" and "space". Stages of one kind share weights, but a
-        time stage at the very end has its own. See `stage_plan`.
+      stages: the plan, any sequence of "time", "space" and "spacetime" (a space stage whose
+        messages also come from the same region in the frames before and after, see
+        `rstg_jax.homogeneous`). Stages of one kind share weights, but a time stage at the very end
+        has its own. See `stage_plan`.
       attention: "simple" (GAT-like) or "dot".
       heads: attention heads ("dot" only); must divide `dim`.
       masking: "exclude" non-neighbours, or "multiply" the logits by the adjacency (official).
@@ -54,7 +58,9 @@ class RSTGConfig:
         statistics shared by all nodes of a frame (official settings "none", "layer", "batch").
       skip: pre-norm skip connections around time stage and update, norms per token; the published
         block has none.
-      forget_bias: initial forget-gate bias of the LSTMs.
+      cell: recurrent cell of the time stages, "lstm" or "gru".
+      forget_bias: initial bias of the gate that keeps the cell's state.
+      two_biases: the LSTMs' bias as the sum of two trained vectors, as in cuDNN (official).
       restore_channels: project nodes back to the width of the features if it differs from `dim`.
     """
 
@@ -70,7 +76,9 @@ class RSTGConfig:
     input_batch_norm: bool = False
     post_norm: Literal["none", "layer", "batch"] = "none"
     skip: bool = True
+    cell: Cell = "lstm"
     forget_bias: float = 1.0
+    two_biases: bool = False
     restore_channels: bool = False
 
     def __post_init__(self) -> None:
@@ -78,8 +86,8 @@ class RSTGConfig:
         undivided = self.heads < 1 or self.dim % self.heads != 0
         complaints = [
             (self.dim < 1, f"dim {self.dim} must be at least 1"),
-            (not self.stages, "stages is empty: give at least one of 'time' and 'space'"),
-            (bool(unknown), f"unknown stage {unknown[:1]} in stages; use 'time' and 'space'"),
+            (not self.stages, f"stages is empty: give at least one of {', '.join(STAGES)}"),
+            (bool(unknown), f"unknown stage {unknown[:1]} in stages; use {', '.join(STAGES)}"),
             (undivided, f"heads {self.heads} does not divide dim {self.dim}"),
             (self.heads > 1 and self.attention == "simple", "several heads need attention 'dot'"),
             (self.update_layers not in (1, 2), f"update_layers {self.update_layers} is not 1 or 2"),
@@ -87,6 +95,11 @@ class RSTGConfig:
                 self.skip and self.post_norm != "none",
                 "skip has its own norms: set post_norm 'none'",
             ),
+            (
+                "spacetime" in self.stages and (self.masking, self.post_norm) != OF_NEIGHBOURS,
+                "the stage 'spacetime' needs masking 'exclude' and post_norm 'none'",
+            ),
+            (self.cell == "gru" and self.two_biases, "two_biases are those of the cell 'lstm'"),
         ]
         for wrong, sentence in complaints:
             if wrong:
@@ -135,10 +148,11 @@ class RSTG(nn.Module):
         # Linen declares no weights for a stage that the plan never calls.
         time, last_time = TimeStep(config, name="time"), TimeStep(config, name="last_time")
         space = SpaceStep(config, graph, name="space")
+        spacetime = SpaceStep(config, graph, across_frames=True, name="spacetime")
         attention = []
         for number, stage in enumerate(config.stages, start=1):
-            if stage == "space":
-                nodes, weights = space(nodes, train=train)
+            if stage != "time":
+                nodes, weights = (space if stage == "space" else spacetime)(nodes, train=train)
                 attention.append(weights)
             else:
                 nodes = (last_time if number == len(config.stages) else time)(nodes)
@@ -169,17 +183,27 @@ class TimeStep(nn.Module):
     @nn.compact
     def __call__(self, nodes: jax.Array) -> jax.Array:
         """`[n t b d]` -> `[n t b d]`."""
-        lstm = TimeStage(self.config.dim, self.config.forget_bias, name="lstm")
-        if not self.config.skip:
-            return lstm(nodes)
-        return nodes + lstm(LayerNorm(name="norm")(nodes))
+        config = self.config
+        cell = TimeStage(
+            config.dim, config.cell, config.forget_bias, config.two_biases, name=config.cell
+        )
+        if not config.skip:
+            return cell(nodes)
+        return nodes + cell(LayerNorm(name="norm")(nodes))
 
 
 class SpaceStep(nn.Module):
-    """A space stage of the plan: send, gather, update, with skip connection or norms."""
+    """A space stage of the plan: send, gather, update, with skip connection or norms.
+
+    Attributes:
+      config: the block's choices.
+      graph: the regions.
+      across_frames: messages also come from the frames before and after.
+    """
 
     config: RSTGConfig
     graph: RegionGraph
+    across_frames: bool = False
 
     @nn.compact
     def __call__(self, nodes: jax.Array, *, train: bool) -> tuple[jax.Array, jax.Array]:
@@ -190,9 +214,12 @@ class SpaceStep(nn.Module):
         positions = jnp.asarray(maps if config.positions else maps[:, :0])
         x = LayerNorm(name="norm")(nodes) if config.skip else nodes
 
-        messages = Send(name="send")(x, positions, edges)
+        attending = (config.attention, config.masking, config.heads)
+        send, gather = Send(name="send"), Gather(*attending, name="gather")
+        if self.across_frames:
+            send, gather = SpaceTimeSend(name="send"), SpaceTimeGather(*attending, name="gather")
+        messages = send(x, positions, edges)
         messages = post_norm(config, "message_norm", messages, train, unbiased=True)
-        gather = Gather(config.attention, config.masking, config.heads, name="gather")
         gathered, attention = gather(x, messages, self.graph.adjacency, edges)
         bias = self.param("gather_bias", nn.initializers.zeros, (config.dim,))
         gathered = gathered + bias.astype(gathered.dtype)

@@ -83,11 +83,15 @@ def attention_weights(logits: jax.Array, neighbours: jax.Array, masking: Masking
       masking: `exclude` gives non-neighbours no weight (a node without neighbours receives
         nothing); `multiply` is official: the logits were multiplied by the adjacency already.
     """
-    logits = logits.astype(jnp.float32)
     if masking == "multiply":
-        return nn.softmax(logits, axis=0)
-    allowed = neighbours[:, None, None, None].astype(jnp.float32)
-    return nn.softmax(jnp.where(allowed > 0, logits, NEVER), axis=0) * allowed
+        return nn.softmax(logits.astype(jnp.float32), axis=0)
+    return masked_softmax(logits, neighbours[:, None, None, None])
+
+
+def masked_softmax(logits: jax.Array, allowed: jax.Array) -> jax.Array:
+    """Softmax over the first axis, float32; where nothing is allowed every weight is 0."""
+    allowed = allowed.astype(jnp.float32)
+    return nn.softmax(jnp.where(allowed > 0, logits.astype(jnp.float32), NEVER), axis=0) * allowed
 
 
 def simple_logits(
@@ -133,10 +137,13 @@ class Send(nn.Module):
         second = dense_weights(self, "second", (dim, dim), nodes.dtype)
         maps = positions.astype(nodes.dtype)[:, None, None]
         terms = endpoint_terms(*first, nodes, maps)
-        ends = np.eye(len(nodes))
+        return message(*second, self._pairs(*terms, edges))
+
+    def _pairs(self, source: jax.Array, destination: jax.Array, edges: Edges) -> jax.Array:
+        """Sums of both ends' terms, `[e t b d]`."""
+        ends = np.eye(len(source))
         ends = np.concatenate([ends[edges.source], ends[edges.destination]], axis=1)  # [e 2n]
-        pairs = constant_product(ends, jnp.concatenate(terms))
-        return message(*second, pairs)
+        return constant_product(ends, jnp.concatenate([source, destination]))
 
 
 class Gather(nn.Module):

@@ -121,16 +121,13 @@ def test_gradients(case, kind):
 
     by_params, by_input = jax.jit(jax.grad(objective, (0, 1)))(variables["params"], features)
     assert_close(by_input, official.pop("input"), 2e-4, "input")
-    # Gradients go through the same conversion as the weights. The official LSTM has two bias
-    # vectors with equal gradients, whose sum the conversion takes: ours is one of them.
+    # Gradients go through the same conversion as the weights.
     statistics = {
         name: value for name, value in variables_of(golden, "var/").items() if "moving" in name
     }
     expected = convert(official | statistics, config, channels=features.shape[-1])["params"]
     for path, value in jax.tree_util.tree_leaves_with_path(expected):
         name = jax.tree_util.keystr(path)
-        if "lstm" in name and "bias" in name:
-            value = value / 2
         actual = dict(jax.tree_util.tree_leaves_with_path(by_params))[path]
         if np.abs(value).max() < 1e-6:  # attention biases that the softmax cancels
             assert np.abs(actual).max() < 1e-5, name

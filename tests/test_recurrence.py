@@ -1,10 +1,10 @@
-"""Time stages against a plain loop in float64 and against PyTorch-style equations."""
+"""Time stages against plain loops in float64."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rstg_jax.recurrence import TimeStage, glorot_per_gate, lstm_cell, scan_frames
+from rstg_jax.recurrence import TimeStage, glorot_per_gate, lstm_cell
 
 
 def sigmoid(x):
@@ -52,8 +52,13 @@ def test_scan_and_python_loop_agree_in_values_and_gradients():
     projected = jnp.asarray(rng.normal(size=(7, 3, 4 * 4)), jnp.float32)
     weights = jnp.asarray(rng.normal(size=(7, 3, 4)), jnp.float32)
 
+    zero = (jnp.zeros((3, 4)), jnp.zeros((3, 4)))
+
+    def scanned(kernel, projected):
+        return jax.lax.scan(lambda carry, x: lstm_cell(kernel, carry, x), zero, projected)[1]
+
     def looped(kernel, projected):
-        carry = (jnp.zeros((3, 4)), jnp.zeros((3, 4)))
+        carry = zero
         outputs = []
         for frame in projected:
             carry, output = lstm_cell(kernel, carry, frame)
@@ -63,11 +68,44 @@ def test_scan_and_python_loop_agree_in_values_and_gradients():
     def objective(run):
         return jax.grad(lambda k, p: (run(k, p) * weights).sum(), (0, 1))
 
-    np.testing.assert_allclose(scan_frames(kernel, projected), looped(kernel, projected), atol=1e-6)
+    np.testing.assert_allclose(scanned(kernel, projected), looped(kernel, projected), atol=1e-6)
     for got, expected in zip(
-        objective(scan_frames)(kernel, projected), objective(looped)(kernel, projected), strict=True
+        objective(scanned)(kernel, projected), objective(looped)(kernel, projected), strict=True
     ):
         np.testing.assert_allclose(got, expected, atol=1e-5)
+
+
+def test_gru_is_the_loop():
+    nodes = np.random.default_rng(2).normal(size=(3, 6, 2, 5)).astype(np.float32)  # [n t b d]
+    stage = TimeStage(4, "gru", forget_bias=1.0)
+    variables = stage.init(jax.random.key(0), nodes)
+    weights = {name: np.asarray(value, np.float64) for name, value in variables["params"].items()}
+    assert weights["bias"].tolist() == [0.0] * 4 + [1.0] * 4 + [0.0] * 4
+    weights["recurrent_bias"] += np.arange(4) / 4
+    variables = {"params": {name: jnp.float32(value) for name, value in weights.items()}}
+    output, expected = np.zeros((3, 2, 4)), []
+    for x in np.swapaxes(nodes, 0, 1):
+        given = np.split(x @ weights["input_kernel"] + weights["bias"], 3, -1)
+        recurrent = np.split(output @ weights["recurrent_kernel"], 3, -1)
+        reset, keep = (sigmoid(given[gate] + recurrent[gate]) for gate in (0, 1))
+        new = np.tanh(given[2] + reset * (recurrent[2] + weights["recurrent_bias"]))
+        output = keep * output + (1 - keep) * new
+        expected.append(output)
+    got = stage.apply(variables, nodes)
+    np.testing.assert_allclose(np.swapaxes(got, 0, 1), expected, atol=1e-6)
+
+
+def test_two_biases_are_one_that_moves_twice_as_fast():
+    nodes = jax.random.normal(jax.random.key(0), (2, 3, 1, 4))
+    one, two = TimeStage(4), TimeStage(4, two_biases=True)
+    variables = two.init(jax.random.key(1), nodes)
+    bias = jnp.arange(16.0) / 16
+    params = variables["params"] | {"bias": bias, "recurrent_bias": 2 * bias}
+    single = {k: v for k, v in params.items() if k != "recurrent_bias"} | {"bias": 3 * bias}
+    expected = one.apply({"params": single}, nodes)
+    np.testing.assert_allclose(two.apply({"params": params}, nodes), expected, atol=1e-6)
+    grads = jax.grad(lambda p: two.apply({"params": p}, nodes).sum())(params)
+    np.testing.assert_array_equal(grads["bias"], grads["recurrent_bias"])
 
 
 def test_glorot_limit_counts_one_gate():

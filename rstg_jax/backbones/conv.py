@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from rstg_jax.errors import UserError
 from rstg_jax.linear import linear
 
 Lowering = Literal["auto", "xla", "matmul"]
@@ -44,6 +45,72 @@ class Conv2D(nn.Module):
         return conv(x, kernel, self.stride, self.padding) + bias
 
 
+class Conv3D(nn.Module):
+    """Convolution over frames, rows and columns, without bias by default.
+
+    Frames are padded so that their number stays (divided by the stride), as everywhere in the
+    networks that this is for.
+
+    Attributes:
+      features: output channels.
+      kernel: frames, rows and columns of the kernel.
+      stride: steps along the same axes.
+      bias: add one.
+      lowering: "xla" is one convolution of three axes. "matmul" joins the frames under the kernel
+        along channels, so that what is left is a convolution of single frames, and for kernels of
+        one pixel a matrix product; several times faster on CPUs. "auto" takes it there.
+    """
+
+    features: int
+    kernel: tuple[int, int, int] = (1, 1, 1)
+    stride: tuple[int, int, int] = (1, 1, 1)
+    bias: bool = False
+    lowering: Lowering = "auto"
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """`[b t h w c]` -> `[b t' h' w' features]`."""
+        init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+        shape = (*self.kernel, x.shape[-1], self.features)
+        kernel = self.param("kernel", init, shape).astype(x.dtype)
+        on_cpu = jax.default_backend() == "cpu"
+        as_matmul = self.lowering == "matmul" or (self.lowering == "auto" and on_cpu)
+        x = (conv3d_by_frames if as_matmul else conv3d)(x, kernel, self.stride)
+        if not self.bias:
+            return x
+        return x + self.param("bias", nn.initializers.zeros, (self.features,)).astype(x.dtype)
+
+
+def conv3d(x: jax.Array, kernel: jax.Array, stride: tuple[int, int, int]) -> jax.Array:
+    """XLA's convolution of `[b t h w c]` with kernel `[kt kh kw c f]`, padded by half a kernel."""
+    return jax.lax.conv_general_dilated(
+        x, kernel, stride, _half(kernel.shape[:3]), dimension_numbers=("NDHWC", "DHWIO", "NDHWC")
+    )
+
+
+def conv3d_by_frames(x: jax.Array, kernel: jax.Array, stride: tuple[int, int, int]) -> jax.Array:
+    """The same numbers as `conv3d` from convolutions of single frames."""
+    frames, rows, columns, channels, features = kernel.shape
+    step = stride[0]
+    x = jnp.pad(x, ((0, 0), _half((frames,))[0], (0, 0), (0, 0), (0, 0)))
+    length = (x.shape[1] - frames) // step + 1
+    taps = [x[:, k : k + step * length : step] for k in range(frames)]
+    x = jnp.concatenate(taps, axis=-1) if frames > 1 else taps[0]
+    kernel = jnp.moveaxis(kernel, 0, 2).reshape(rows, columns, frames * channels, features)
+    if (rows, columns) == (1, 1):
+        return linear(x[:, :, :: stride[1], :: stride[2]], kernel[0, 0])
+    flat = x.reshape(-1, *x.shape[2:])
+    flat = jax.lax.conv_general_dilated(
+        flat, kernel, stride[1:], _half((rows, columns)), dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+    return flat.reshape(*x.shape[:2], *flat.shape[1:])
+
+
+def _half(kernel: tuple[int, ...]) -> list[tuple[int, int]]:
+    """Padding by half a kernel on both sides of each axis."""
+    return [(size // 2, size // 2) for size in kernel]
+
+
 def conv(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding) -> jax.Array:
     """XLA's convolution, `[b h w c]` with kernel `[k k c f]`."""
     return jax.lax.conv_general_dilated(
@@ -63,6 +130,26 @@ def conv_as_matmul(x: jax.Array, kernel: jax.Array, stride: int, padding: Paddin
         for c in range(size)
     ]
     return linear(jnp.concatenate(slices, axis=-1), kernel.reshape(-1, features))
+
+
+def max_pool3d(
+    x: jax.Array,
+    window: tuple[int, int, int],
+    stride: tuple[int, int, int],
+    padding: int = 0,
+) -> jax.Array:
+    """Maximum over frames, rows and columns of `[b t h w c]`.
+
+    Args:
+      x: what to pool.
+      window: frames, rows and columns.
+      stride: along the same axes.
+      padding: rows and columns added on every side, which never win.
+    """
+    pads = ((0, 0), (padding, padding), (padding, padding))
+    if min(x.shape[axis + 1] + sum(pads[axis]) - window[axis] for axis in range(3)) < 0:
+        raise UserError(f"model.backbone: {list(x.shape[1:4])} is too small to pool by {window}")
+    return nn.max_pool(x, window, stride, pads)
 
 
 def max_pool(x: jax.Array) -> jax.Array:

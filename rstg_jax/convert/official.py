@@ -50,10 +50,10 @@ def convert(variables: Arrays, config: RSTGConfig, *, channels: int | None = Non
     if suffix:
         reader.norm(flat, ("graph_norm",), f"before_graf_{suffix}", config.post_norm, dim)
     if "time" in config.stages[:-1]:
-        reader.lstm(flat, ("time", "lstm"), "cudnn_lstm/opaque_kernel", dim)
+        reader.lstm(flat, ("time", "lstm"), "cudnn_lstm/opaque_kernel", config)
     if config.stages[-1] == "time":
         name = "time_update_extern/cudnn_lstm/opaque_kernel"
-        reader.lstm(flat, ("last_time", "lstm"), name, dim)
+        reader.lstm(flat, ("last_time", "lstm"), name, config)
     if "space" in config.stages:
         _space(reader, flat, config, suffix)
     if config.restore_channels and width != dim:
@@ -145,8 +145,9 @@ class _Reader:
             flat[("batch_stats", *path, "mean")] = self.take(f"{name}/moving_mean", (dim,))
             flat[("batch_stats", *path, "var")] = self.take(f"{name}/moving_variance", (dim,))
 
-    def lstm(self, flat: Flat, path: tuple, name: str, dim: int) -> None:
-        """A cuDNN LSTM: input and recurrent kernels, and the sum of its two bias vectors."""
+    def lstm(self, flat: Flat, path: tuple, name: str, config: RSTGConfig) -> None:
+        """A cuDNN LSTM: input and recurrent kernels, and its two bias vectors or their sum."""
+        dim = config.dim
         opaque = self.take(name, (8 * dim * dim + 8 * dim,))
         # [input or recurrent, gate, out, in]; cuDNN's gates are i, f, c, o, ours are i, c, f, o as
         # in TensorFlow's canonical cell.
@@ -156,7 +157,11 @@ class _Reader:
         biases = opaque[8 * dim * dim :].reshape(2, 4, dim)[:, [0, 2, 1, 3]]
         flat[("params", *path, "input_kernel")] = columns[0]
         flat[("params", *path, "recurrent_kernel")] = columns[1]
-        flat[("params", *path, "bias")] = biases.sum(0).reshape(-1)
+        biases = biases.reshape(2, -1)
+        if config.two_biases:
+            flat[("params", *path, "bias")], flat[("params", *path, "recurrent_bias")] = biases
+        else:
+            flat[("params", *path, "bias")] = biases.sum(0)
 
     def finish(self) -> None:
         """Raises if anything was missing, misshapen or left over."""
