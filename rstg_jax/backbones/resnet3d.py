@@ -18,6 +18,7 @@ kernel and the 3x3 one the stride.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal
 
@@ -56,6 +57,8 @@ class ResNet3DConfig:
       spatial_strides: of each stage's first block.
       temporal_strides: the same in time.
       non_local: blocks that a non-local block follows, such as `NON_LOCAL`.
+      non_local_pool: the 1x2x2 max-pool of keys and values comes "before" their convolutions
+        (official, SlowFast) or "after" them (mmaction2).
       statistics: batch norm with "frozen" statistics, gain and bias trained (official), or with
         those of the "batch".
       input_mean: subtracted from pixel values 0..255; one number a channel, or one for all.
@@ -74,6 +77,7 @@ class ResNet3DConfig:
     spatial_strides: tuple[int, ...] = (1, 2, 2, 1)
     temporal_strides: tuple[int, ...] = (1, 1, 1, 1)
     non_local: tuple[str, ...] = ()
+    non_local_pool: Literal["before", "after"] = "before"
     statistics: Literal["frozen", "batch"] = "frozen"
     input_mean: tuple[float, ...] = OFFICIAL_MEAN
     input_scale: tuple[float, ...] = OFFICIAL_SCALE
@@ -245,11 +249,15 @@ class NonLocal(nn.Module):
         """`[b t h w c]` -> the same shape; the identity at the start of training."""
         channels, inner = x.shape[-1], x.shape[-1] // 2
         theta = Conv3D(inner, bias=True, name="theta")(x)
-        pooled = max_pool3d(x, (1, 2, 2), (1, 2, 2))
-        phi = Conv3D(inner, bias=True, name="phi")(pooled)
-        g = Conv3D(inner, bias=True, name="g")(pooled)
+        phi, g = (Conv3D(inner, bias=True, name=name) for name in ("phi", "g"))
+        pool = functools.partial(max_pool3d, window=(1, 2, 2), stride=(1, 2, 2))
+        if self.config.non_local_pool == "before":
+            pooled = pool(x)
+            few = (phi(pooled), g(pooled))
+        else:
+            few = (pool(phi(x)), pool(g(x)))
         b, *_ = x.shape
-        query, keys, values = (y.reshape(b, -1, inner) for y in (theta, phi, g))
+        query, keys, values = (y.reshape(b, -1, inner) for y in (theta, *few))
         logits = jnp.einsum("bpc,bqc->bpq", query, keys) * inner**-0.5
         weights = nn.softmax(logits.astype(jnp.float32)).astype(x.dtype)
         y = jnp.einsum("bpq,bqc->bpc", weights, values).reshape(*x.shape[:-1], inner)
