@@ -8,7 +8,6 @@ timed in the same run: on shared machines only the ratio means something.
 """
 
 import argparse
-import math
 import statistics
 import time
 from collections.abc import Callable
@@ -18,30 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rstg_jax import cli, config, data, models, sharding, steps
-
-
-def product_flops(jaxpr: Any) -> float:
-    """Multiplications and additions of all products of a jaxpr, inner jaxprs included."""
-    total = 0.0
-    for equation in jaxpr.eqns:
-        name, params = equation.primitive.name, equation.params
-        out = math.prod(equation.outvars[0].aval.shape) if equation.outvars else 0
-        if name == "dot_general":
-            contracted = params["dimension_numbers"][0][0]
-            shape = equation.invars[0].aval.shape
-            total += 2 * out * math.prod(shape[axis] for axis in contracted)
-        elif name == "conv_general_dilated":
-            kernel, layout = equation.invars[1].aval.shape, params["dimension_numbers"]
-            total += 2 * out * math.prod(kernel) / kernel[layout.rhs_spec[0]]
-        repeats = params.get("length", 1) if name == "scan" else 1
-        for inner in jax.tree.leaves(
-            list(params.values()), is_leaf=lambda leaf: hasattr(leaf, "eqns")
-        ):
-            inner = getattr(inner, "jaxpr", inner)
-            if hasattr(inner, "eqns"):
-                total += repeats * product_flops(inner)
-    return total
+from rstg_jax import cli, config, costs, data, models, sharding, steps
 
 
 def seconds(run: Callable[[], Any], repeats: int) -> float:
@@ -82,7 +58,7 @@ def main() -> None:
     abstract = steps.abstract_state(recipe, shape, mesh)
     state = steps.create_state(recipe, shape, 0, mesh)
     traced = steps.jit_train_step(recipe, mesh, abstract).trace(state, put)
-    flops = product_flops(traced.jaxpr.jaxpr)
+    flops = 2 * costs.macs(traced.jaxpr.jaxpr).total()
     start = time.perf_counter()
     step = traced.lower().compile()
     compile_seconds = time.perf_counter() - start

@@ -1,0 +1,207 @@
+"""What a configuration costs, before anything is run: parameters, multiply-accumulates, memory.
+
+    python -m rstg_jax.summary --config=configs/sync_mnist.py:paper --depth=3
+
+MACs are those of all products and convolutions of one clip's forward pass. Activations are what a
+training step keeps of one clip for its backward pass: every array that the gradient asks for,
+before XLA fuses or recomputes any, an upper estimate of that part. Gradients and temporary arrays
+come on top: compiled for a CPU, steps of `demo`, `official` and `tiny` needed 1.1 to 1.4 times as
+much. Needs neither data nor the memory of the model.
+"""
+
+import argparse
+import functools
+import json
+import math
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import traverse_util
+
+from rstg_jax import cli, config, costs, models, steps
+from rstg_jax.experiment import Experiment
+
+Path = tuple[str, ...]
+FIGURES = ("parameters", "macs", "activation_bytes")
+ANY_LENGTH = 1000  # of training: no figure depends on it
+
+
+def summarise(experiment: Experiment) -> dict[str, Any]:
+    """Counts everything that `main` prints.
+
+    Returns:
+      `modules`: path such as "rstg/time" -> `FIGURES`, its inner modules included, "" for all;
+      `arrays`: path of each parameter -> shape; `fixed_bytes`: what a training step keeps
+      whatever the batch (weights in the compute type); `state_bytes`: weights, optimiser,
+      running statistics and averages; and what identifies the model.
+    """
+    shape, classes = experiment.data.clip_shape, experiment.data.num_classes
+    module = models.build(experiment.model, classes)
+    recipe = steps.make_recipe(module, experiment.loss, experiment.optim, ANY_LENGTH)
+    state = jax.eval_shape(
+        functools.partial(steps.init_state, recipe, shape), jax.ShapeDtypeStruct((), jnp.int32)
+    )
+    arrays = {
+        path: list(leaf.shape) for path, leaf in traverse_util.flatten_dict(state.params).items()
+    }
+    parameters = {path: math.prod(size) for path, size in arrays.items()}
+    known = {path[:end] for path in arrays for end in range(len(path))}
+
+    forward = jax.make_jaxpr(functools.partial(module.apply, train=False))(
+        state.variables, jax.ShapeDtypeStruct((1, *shape), jnp.uint8)
+    )
+    macs = by_module(costs.macs(forward.jaxpr), known)
+    one, two = (by_module(kept(recipe, state, experiment, size), known) for size in (1, 2))
+    clip = {path: two[path] - one[path] for path in two}
+    return {
+        "name": experiment.name,
+        "clip": list(shape),
+        "classes": classes,
+        "dtype": experiment.model.dtype,
+        "batch_size": experiment.train.batch_size,
+        "modules": {
+            "/".join(path): dict(zip(FIGURES, row, strict=True))
+            for path, row in inclusive(known, macs, parameters, macs, clip).items()
+        },
+        "arrays": {"/".join(path): size for path, size in arrays.items()},
+        "fixed_bytes": one.total() - sum(clip.values()),
+        "state_bytes": sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state)),
+    }
+
+
+def kept(recipe: steps.Recipe, state: Any, experiment: Experiment, size: int) -> Counter[str]:
+    """Bytes that the gradient of a batch of `size` clips keeps, by name stack."""
+
+    def pullback(params: Any, state: Any, batch: steps.Batch) -> Any:
+        loss = functools.partial(
+            steps.loss_fn, recipe=recipe, state=state, batch=batch, gather=steps.as_they_are
+        )
+        return jax.vjp(loss, params, has_aux=True)[1]
+
+    batch = abstract_batch(experiment, size)
+    return costs.result_bytes(jax.make_jaxpr(pullback)(state.params, state, batch).jaxpr)
+
+
+def abstract_batch(experiment: Experiment, size: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes and types of what a training step reads."""
+    frames, objects = experiment.data.clip_shape[0], experiment.data.num_digits
+    shapes = {
+        "video": (experiment.data.clip_shape, jnp.uint8),
+        "label": ((), jnp.int32),
+        "mask": ((), jnp.float32),
+        "object_class": ((objects,), jnp.int32),
+        "object_center": ((frames, objects, 2), jnp.float32),
+    }
+    return {
+        key: jax.ShapeDtypeStruct((size, *shapes[key][0]), shapes[key][1])
+        for key in experiment.loss.batch_keys
+    }
+
+
+def by_module(counts: Mapping[str, int], known: set[Path]) -> Counter[Path]:
+    """Sums over name stacks, of which only the names of modules that have parameters are kept."""
+    total: Counter[Path] = Counter()
+    for stack, number in counts.items():
+        path: Path = ()
+        for part in stack.split("/"):
+            path = (*path, part) if (*path, part) in known else path
+        total[path] += number
+    return total
+
+
+def inclusive(
+    known: set[Path], order: Mapping[Path, int], *figures: Mapping[Path, int]
+) -> dict[Path, list[int]]:
+    """Figures of each module with all that lie in it; parents first, then in the order given."""
+    first = {
+        path[:end]: number
+        for number, path in reversed(list(enumerate(order)))
+        for end in range(len(path) + 1)
+    }
+
+    def place(path: Path) -> list[tuple[int, str]]:
+        ends = range(1, len(path) + 1)
+        return [(first.get(path[:end], len(order)), path[end - 1]) for end in ends]
+
+    return {
+        path: [sum(n for p, n in figure.items() if p[: len(path)] == path) for figure in figures]
+        for path in sorted(known, key=place)
+    }
+
+
+def table(summary: Mapping[str, Any], depth: int) -> str:
+    """Renders modules down to `depth`, and at their place the arrays that lie not deeper."""
+    rows = [("", "parameters", "MACs a clip", "activations a clip")]
+    modules = summary["modules"]
+    for path, figures in modules.items():
+        level = path.count("/") + 1 if path else 0
+        if level > depth:
+            continue
+        name = "  " * (level - 1) + path.rpartition("/")[2] if path else "all"
+        cells = (number(figures["macs"]), number(figures["activation_bytes"], "B"))
+        rows.append((name, f"{figures['parameters']:,}", *cells))
+        if level < depth:
+            rows += [
+                ("  " * level + array.rpartition("/")[2], f"{math.prod(shape):,}", f"{shape}", "")
+                for array, shape in summary["arrays"].items()
+                if array.rpartition("/")[0] == path
+            ]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "  ".join(
+            f"{cell:{'<' if column == 0 else '>'}{width}}"
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+    return "\n".join(lines)
+
+
+def number(value: float, unit: str = "") -> str:
+    """A number with three digits or more and k, M, G or T; nothing for 0."""
+    if not value:
+        return ""
+    for prefix in ("", "k", "M", "G"):
+        if value < 1000:
+            digits = 0 if not prefix else 2 if value < 10 else 1
+            return f"{value:.{digits}f} {prefix}{unit}".rstrip()
+        value /= 1000
+    return f"{value:.2f} T{unit}"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m rstg_jax.summary",
+        description=(__doc__ or "").strip(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--config", required=True, metavar="FILE[:VARIANT]", help="what to count")
+    parser.add_argument("--depth", type=int, default=2, metavar="N", help="levels (default 2)")
+    parser.add_argument("--json", action="store_true", help="print everything as JSON instead")
+    args, rest = parser.parse_known_args(argv)
+    overrides = cli.config_overrides(rest, parser)
+    summary = summarise(config.override(config.load(args.config), overrides))
+    if args.json:
+        print(json.dumps(summary, indent=1))
+        return 0
+    size = summary["batch_size"]
+    batch = size * summary["modules"][""]["activation_bytes"] + summary["fixed_bytes"]
+    print(
+        f"{summary['name']}: clip {summary['clip']}, {summary['classes']} classes, "
+        f"{summary['dtype']}\n\n{table(summary, args.depth)}\n\n"
+        f"Training with batches of {size}, all devices of the mesh together: "
+        f"{number(summary['state_bytes'], 'B')} of weights, optimiser and averages;\n"
+        f"{number(batch, 'B')} of activations for the backward pass, an upper estimate (before XLA "
+        "fuses or recomputes any),\nto which gradients and temporary arrays come."
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))
