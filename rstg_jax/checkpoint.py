@@ -42,6 +42,12 @@ HARMLESS = (
     "train.max_queued_steps",
     "data.mnist_dir",
     "data.data_dir",
+    "data.path",
+    "data.test_path",
+    "data.workers",
+    "data.clip.spatial_views",
+    "data.clip.temporal_views",
+    "data.clip.view_size",
 )
 
 _log = logging.getLogger(__name__)

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from rstg_jax.data import ENDLESS, SyncMNISTConfig
+from rstg_jax.data import ENDLESS, FolderConfig, SomethingSomethingConfig, SyncMNISTConfig
 from rstg_jax.errors import UserError
 from rstg_jax.losses import LossConfig
 from rstg_jax.models import ModelConfig
@@ -102,14 +102,20 @@ class Experiment:
     name: str
     train: TrainConfig
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
-    data: SyncMNISTConfig = dataclasses.field(default_factory=SyncMNISTConfig)
+    data: SyncMNISTConfig | SomethingSomethingConfig | FolderConfig = dataclasses.field(
+        default_factory=SyncMNISTConfig
+    )
     loss: LossConfig = dataclasses.field(default_factory=LossConfig)
     optim: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
 
     def __post_init__(self) -> None:
+        if not self.loss.region_weight:
+            return
+        if not isinstance(self.data, SyncMNISTConfig):
+            raise UserError("loss.region_weight above 0 needs data that know where objects are")
         classes = len(self.data.classes)
-        if self.loss.region_weight and self.model.region_classes != classes:
+        if self.model.region_classes != classes:
             raise UserError(
                 f"model.region_classes={self.model.region_classes} must be {classes}, the number "
                 "of digit classes, for a loss.region_weight above 0"

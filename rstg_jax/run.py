@@ -12,7 +12,6 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import numpy as np
 from jax.sharding import Mesh
 
 from rstg_jax import checkpoint, config, data, evaluate, models, sharding, steps
@@ -96,7 +95,7 @@ def set_up(experiment: Experiment, workdir: Path) -> Run:
     total_steps = experiment.train.steps(len(train_source))
     module = models.build(experiment.model, len(train_source.label_names))
     recipe = steps.make_recipe(module, experiment.loss, experiment.optim, total_steps)
-    video_shape = train_source.batch(np.zeros(1, np.int64))["video"].shape[1:]
+    video_shape = data.video_shape(train_source)
     abstract = steps.abstract_state(recipe, video_shape, mesh)
     return Run(
         experiment=experiment,

@@ -88,9 +88,10 @@ def kept(recipe: steps.Recipe, state: Any, experiment: Experiment, size: int) ->
 
 def abstract_batch(experiment: Experiment, size: int) -> dict[str, jax.ShapeDtypeStruct]:
     """Shapes and types of what a training step reads."""
-    frames, objects = experiment.data.clip_shape[0], experiment.data.num_digits
+    data = experiment.data
+    frames, objects = data.clip_shape[0], getattr(data, "num_digits", 0)
     shapes = {
-        "video": (experiment.data.clip_shape, jnp.uint8),
+        "video": (data.clip_shape, jnp.uint8),
         "label": ((), jnp.int32),
         "mask": ((), jnp.float32),
         "object_class": ((objects,), jnp.int32),

@@ -4,7 +4,7 @@ import concurrent.futures
 import functools
 from collections import deque
 from collections.abc import Callable, Generator
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -14,10 +14,11 @@ Batch = dict[str, np.ndarray]
 
 ENDLESS = 1 << 62  # the length of a source without end
 _STRETCH = 1 << 40  # examples of an endless source that one training seed may use
+_NO_EPOCH = (1 << 64) - 1  # in the place of an epoch, for words that do not shuffle
 
 
 class Source(Protocol):
-    """Labelled videos by index.
+    """Labelled videos by index; one whose labels are unknown (-1) has `labelled = False`.
 
     Attributes:
       name: What it is, for people.
@@ -36,15 +37,33 @@ class Source(Protocol):
         """Examples int64 [b] -> {video: uint8 [b t h w c], label: int32 [b], ...}."""
 
 
+@runtime_checkable
+class Varied(Source, Protocol):
+    """A source whose examples differ each time that training sees them.
+
+    Attributes:
+      words: Random words that make one variation.
+    """
+
+    words: int
+
+    def varied(self, indices: np.ndarray, words: np.ndarray) -> Batch:
+        """A batch for training, a function of indices, int64 [b], and words, uint64 [b words]."""
+
+
 def checked_batch(source: Source, indices: np.ndarray) -> Batch:
     """`source.batch(indices)` with its labels checked.
 
     Raises:
       UserError: If a label is not one of the source's; names the example and the label.
     """
-    batch = source.batch(indices)
+    return _checked(source, indices, source.batch(indices))
+
+
+def _checked(source: Source, indices: np.ndarray, batch: Batch) -> Batch:
     label = batch["label"]
-    wrong = np.flatnonzero((label < 0) | (label >= len(source.label_names)))
+    lowest = 0 if getattr(source, "labelled", True) else -1
+    wrong = np.flatnonzero((label < lowest) | (label >= len(source.label_names)))
     if len(wrong):
         raise UserError(
             f"{source.name}: example {indices[wrong[0]]} has label {label[wrong[0]]}, but labels "
@@ -84,11 +103,24 @@ def train_batches(
     rows = _rows(source, batch_size, process_index, process_count)
 
     def make(step: int) -> Batch:
-        positions = step * batch_size + rows
-        batch = checked_batch(source, train_indices(len(source), positions, seed))
+        batch = train_examples(source, step * batch_size + rows, seed)
         return {**batch, "mask": np.ones(len(rows), np.float32)}
 
     return _ahead(make, start_step, None, prefetch)
+
+
+def train_examples(source: Source, positions: np.ndarray, seed: int) -> Batch:
+    """The examples at some positions of the training order of `seed`, varied if they can be."""
+    indices = train_indices(len(source), positions, seed)
+    if not isinstance(source, Varied):
+        return checked_batch(source, indices)
+    words = random_words(positions, seed, source.words)
+    return _checked(source, indices, source.varied(indices, words))
+
+
+def video_shape(source: Source) -> tuple[int, ...]:
+    """Shape of one training video of a source, `(t, h, w, c)`."""
+    return train_examples(source, np.zeros(1, np.int64), 0)["video"].shape[1:]
 
 
 def eval_batches(
@@ -144,6 +176,14 @@ def _permutation(length: int, seed: int, epoch: int) -> np.ndarray:
     """A shuffled order that no NumPy release may change: raw Philox words, sorted."""
     key = np.array([seed % (1 << 64), epoch], np.uint64)
     return np.argsort(np.random.Philox(key=key).random_raw(length), kind="stable")
+
+
+def random_words(positions: np.ndarray, seed: int, count: int) -> np.ndarray:
+    """Random words that belong to positions of the training order of `seed`, uint64 [b count]."""
+    key = np.array([seed % (1 << 64), _NO_EPOCH], np.uint64)
+    # The lowest word of Philox's counter counts blocks of words, the next one positions.
+    counters = [np.array([0, position, 0, 0], np.uint64) for position in positions]
+    return np.stack([np.random.Philox(key=key, counter=c).random_raw(count) for c in counters])
 
 
 def _rows(source: Source, batch_size: int, process_index: int, process_count: int) -> np.ndarray:

@@ -1,7 +1,9 @@
-"""SyncMNIST as TFDS has prepared it, read without TensorFlow."""
+"""Data as TFDS has prepared them, read without TensorFlow; SyncMNIST's own."""
 
 import dataclasses
 import pathlib
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -80,12 +82,7 @@ class PreparedSyncMNIST:
 
     def batch(self, indices: np.ndarray) -> Batch:
         """Examples int64 [b] -> {video, label} and `object_arrays`."""
-        try:
-            examples = self._videos.__getitems__([int(i) for i in indices])
-        except (RuntimeError, ValueError, IndexError) as e:  # array_record's
-            raise UserError(
-                f"{self._directory}: cannot be read ({e}); delete it and prepare it again"
-            ) from e
+        examples = read_examples(self._videos, indices.tolist(), self._directory)
         return {
             "video": np.stack([e["video"] for e in examples]),
             "label": np.array([e["label"] for e in examples], np.int32),
@@ -112,6 +109,21 @@ def build_command(config: SyncMNISTConfig) -> str:
         text = ",".join(map(str, value)) if isinstance(value, tuple) else value
         parts.append(f"--{field.name}={text}")
     return " ".join(parts)
+
+
+def read_examples(
+    videos: Any, indices: Sequence[int], directory: pathlib.Path
+) -> list[dict[str, Any]]:
+    """Some examples of TFDS's data source that lies in `directory`.
+
+    Raises:
+      UserError: If they cannot be read.
+    """
+    try:
+        examples: list[dict[str, Any]] = videos.__getitems__(list(indices))
+    except (RuntimeError, ValueError, IndexError) as e:  # array_record's
+        raise UserError(f"{directory}: cannot be read ({e}); delete it and prepare it again") from e
+    return examples
 
 
 def check_shards(paths: list[str], lengths: list[int]) -> None:

@@ -2,20 +2,28 @@
 
 from rstg_jax import sync_mnist
 from rstg_jax.data.batches import Source
+from rstg_jax.data.folder import FolderConfig, open_folder
 from rstg_jax.data.online import OnlineSyncMNIST
 from rstg_jax.data.prepared import PreparedSyncMNIST
+from rstg_jax.data.something_something import SomethingSomethingConfig, open_something_something
 from rstg_jax.data.sync_mnist import SyncMNISTConfig
 from rstg_jax.errors import UserError
 
+DataConfig = SyncMNISTConfig | SomethingSomethingConfig | FolderConfig
 
-def open_source(config: SyncMNISTConfig, split: str) -> Source:
+
+def open_source(config: DataConfig, split: str) -> Source:
     """Opens the source of a split ("train" or "test") that `config` names.
 
     Raises:
-      UserError: If digits or prepared data are missing or damaged, with what to do.
+      UserError: If digits, videos or prepared data are missing or damaged, with what to do.
     """
     if split not in sync_mnist.SPLITS:
         raise UserError(f"unknown split {split!r}: one of {', '.join(sync_mnist.SPLITS)}")
+    if isinstance(config, SomethingSomethingConfig):
+        return open_something_something(config, split)
+    if isinstance(config, FolderConfig):
+        return open_folder(config, split)
     if (config.train_source if split == "train" else config.test_source) == "online":
         return OnlineSyncMNIST(config, split)
     return PreparedSyncMNIST(config, split)
