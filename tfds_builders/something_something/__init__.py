@@ -1,0 +1,1 @@
+"""Something-Something for TFDS."""
