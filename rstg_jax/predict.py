@@ -33,17 +33,18 @@ class Predictor:
 
         def probabilities(variables: Mapping[str, Any], video: jax.Array) -> jax.Array:
             logits, _ = loaded.module.apply(variables, video, train=False)
-            return jax.nn.softmax(logits)[0]
+            return jax.nn.softmax(logits.mean(0))
 
         self._apply = jax.jit(probabilities)
 
     def __call__(self, video: np.ndarray) -> list[dict[str, Any]]:
-        """Predicts one video, uint8 [t h w c].
+        """Predicts one video, uint8 [t h w c], or [v t h w c]: logits are averaged over views.
 
         Returns:
           The most likely labels, best first, as ``{"label": name, "probability": p}``.
         """
-        p = np.asarray(self._apply(self._variables, video[None]))
+        views = video if video.ndim == 5 else video[None]
+        p = np.asarray(self._apply(self._variables, views))
         order = np.argsort(-p, kind="stable")[: self._top]
         return [{"label": self._names[i], "probability": float(p[i])} for i in order]
 
@@ -52,12 +53,12 @@ def find_videos(
     loaded: checkpoint.Loaded, wanted: Sequence[str]
 ) -> Iterator[tuple[str, np.ndarray | UserError, str | None]]:
     """Yields (name, frames or what is wrong with them, true label if known)."""
-    height, width, channels = loaded.meta["video_shape"][1:]
+    shape = tuple(loaded.meta["video_shape"])
     for name in wanted:
         match = RANGE.fullmatch(name)
         try:
             if match is None:
-                yield name, videos.read(name, height, width, channels), None
+                yield name, videos.read(name, loaded.experiment.data, shape), None
                 continue
             source = evaluate.open_split(loaded.experiment, match[1])
             first, last = int(match[2]), int(match[3] or match[2])
@@ -86,7 +87,7 @@ def predict(
         if isinstance(video, UserError):
             yield {"video": name, "error": str(video)}
             continue
-        record = {"video": name, "frames": len(video), "predictions": predictor(video)}
+        record = {"video": name, "frames": video.shape[-4], "predictions": predictor(video)}
         yield record if truth is None else record | {"truth": truth}
 
 

@@ -8,9 +8,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rstg_jax import checkpoint, predict, videos
+from rstg_jax import checkpoint, data, predict, videos
 from rstg_jax.errors import UserError
 from tests import standins
+
+
+def read(path, height, width, channels):
+    return videos.read(path, data.SyncMNISTConfig(), (0, height, width, channels))
 
 
 def write(folder, video):
@@ -45,17 +49,17 @@ def smooth_video(t=7, h=48, w=64):
 def test_every_kind_of_file_gives_the_same_frames(tmp_path):
     video = smooth_video()
     for path in write(tmp_path, video):
-        same = videos.read(path, 48, 64, 1)
+        same = read(path, 48, 64, 1)
         assert same.shape == (7, 48, 64, 1) and same.dtype == np.uint8
         error = np.abs(same[..., 0].astype(int) - video)
         assert error.max() <= (0 if path.suffix in (".npy", ".gif", ".webp") else 6), path
-        assert videos.read(path, 32, 32, 3).shape == (7, 32, 32, 3)
-    resized = videos.read(tmp_path / "v.npy", 24, 32, 1)[2, ..., 0]
+        assert read(path, 32, 32, 3).shape == (7, 32, 32, 3)
+    resized = read(tmp_path / "v.npy", 24, 32, 1)[2, ..., 0]
     wanted = np.asarray(Image.fromarray(video[2]).resize((32, 24), Image.Resampling.BILINEAR))
     np.testing.assert_array_equal(resized, wanted)
     colour = np.stack([video, 0 * video, 0 * video], -1)
     np.save(tmp_path / "c.npy", colour)
-    grey = videos.read(tmp_path / "c.npy", 48, 64, 1)[..., 0]
+    grey = read(tmp_path / "c.npy", 48, 64, 1)[..., 0]
     np.testing.assert_allclose(grey, 0.299 * video, atol=0.51)  # ITU-R 601
 
 
@@ -110,7 +114,7 @@ def test_a_corrupt_file_is_named_and_the_others_are_done(workdir, capsys):
 def test_messages_say_what_is_wrong(tmp_path):
     (tmp_path / "a.txt").write_text("x")
     with pytest.raises(UserError, match=r"a\.txt: unknown kind of file; the known ones are \.npy"):
-        videos.read(tmp_path / "a.txt", 8, 8, 1)
+        read(tmp_path / "a.txt", 8, 8, 1)
     np.save(tmp_path / "f.npy", np.zeros((2, 4, 4), np.float32))
     with pytest.raises(UserError, match=r"holds float32 \[2, 4, 4\]; a video is uint8"):
-        videos.read(tmp_path / "f.npy", 8, 8, 1)
+        read(tmp_path / "f.npy", 8, 8, 1)

@@ -1,28 +1,41 @@
-"""Single frames out of encoded videos.
-
-A video is a sequence of JPEG images or a file in a container that PyAV reads. Frame i is the i-th
-that a player shows. Of JPEG images only the wanted ones are decoded; of a file only the groups of
-pictures (from one keyframe to the next) that hold wanted frames, none after the last wanted one,
-and only wanted frames are converted to RGB.
-"""
+"""Single frames out of encoded videos: only what is wanted is decoded."""
 
 import contextlib
 import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import av
-from PIL import Image
+import numpy as np
+from PIL import Image, ImageSequence
 
+from rstg_jax.data.film import FilmFrames, readable
 from rstg_jax.errors import UserError
 
-Encoded = tuple[bytes, ...] | bytes | Path  # JPEG images, or a video file in memory or on disk
+# JPEG images in memory, a video file in memory, or a path (see `opened`).
+Encoded = tuple[bytes, ...] | bytes | Path
 
-# Codecs of which one packet is one shown frame, so that frames are counted without decoding.
-# (VP8 has packets that are never shown.)
-_COUNTABLE = ("av1", "libdav1d", "h264", "hevc", "mjpeg", "vp9")
-_KEEP_PACKETS = 256 << 20  # bytes of one file that are held in memory rather than read twice
+FILMS = tuple(
+    [
+        ".3gp",
+        ".avi",
+        ".flv",
+        ".m2ts",
+        ".m4v",
+        ".mkv",
+        ".mov",
+        ".mp4",
+        ".mpeg",
+        ".mpg",
+        ".ogv",
+        ".ts",
+        ".webm",
+        ".wmv",
+    ]
+)
+IMAGES = (".apng", ".gif", ".png", ".webp")  # all frames of one file
+STILLS = (".jpeg", ".jpg", ".png")  # frames in a directory
 _DAMAGE = (av.FFmpegError, OSError, EOFError, SyntaxError)
 
 
@@ -50,10 +63,10 @@ class Images:
             yield self._images[index].convert("RGB")
 
 
-class JpegFrames:
-    """A sequence of encoded images; satisfies `Frames`."""
+class Stills:
+    """Encoded images, such as JPEG, in memory or on disk; satisfies `Frames`."""
 
-    def __init__(self, encoded: Sequence[bytes]):
+    def __init__(self, encoded: Sequence[bytes | Path]):
         self._encoded = encoded
 
     def __len__(self) -> int:
@@ -61,153 +74,78 @@ class JpegFrames:
 
     def images(self, indices: Sequence[int]) -> Iterator[Image.Image]:
         for index in indices:
+            content = self._encoded[index]
             try:
-                with Image.open(io.BytesIO(self._encoded[index])) as image:
+                file = io.BytesIO(content) if isinstance(content, bytes) else content
+                with Image.open(file) as image:
                     rgb = image.convert("RGB")
             except _DAMAGE as error:
                 raise UserError(f"frame {index} of {len(self)} is damaged: {error}") from error
             yield rgb
 
 
-class FilmFrames:
-    """An opened video file; satisfies `Frames`.
-
-    Attributes:
-      decoded: Frames that have been decoded so far, wanted or not.
-    """
-
-    def __init__(self, source: bytes | Path, container: Any):
-        self._source = source
-        self._container = container
-        self._stream = container.streams.video[0]
-        # Several clips are decoded at once; threads inside one decoder would only add to them.
-        self._stream.codec_context.thread_count = 1
-        self.decoded = 0
-        self._packets: list[Any] | None = []
-        held = 0
-        table = []  # (time, keyframe, shown) of each packet, in the order of decoding
-        for packet in container.demux(self._stream):
-            if packet.size:
-                table.append((packet.pts, packet.is_keyframe, not packet.is_discard))
-                held += packet.size
-            if held > _KEEP_PACKETS:
-                self._packets = None
-            if self._packets is not None:
-                self._packets.append(packet)
-        times = [time for time, _, shown in table if shown]
-        self._countable = (
-            self._stream.codec_context.name in _COUNTABLE
-            and None not in times
-            and len(set(times)) == len(times)
-            and bool(table)
-            and table[0][1]
-        )
-        self._times = sorted(times) if self._countable else []
-        self._key_times = sorted(time for time, key, _ in table if key) if self._countable else []
-        self._length = len(times) if self._countable else sum(1 for _ in self._decode_all())
-
-    def __len__(self) -> int:
-        return self._length
-
-    def images(self, indices: Sequence[int]) -> Iterator[Image.Image]:
-        found = self._by_time(indices) if self._countable else self._by_number(indices)
-        count = 0
-        for frame in found:
-            count += 1
-            yield _upright(frame)
-        if count < len(indices):
-            raise UserError(f"frame {indices[count]} of {len(self)} is damaged or missing")
-
-    def _by_time(self, indices: Sequence[int]) -> Iterator[Any]:
-        """Decodes the groups of pictures that hold a wanted frame."""
-        wanted = [self._times[index] for index in indices]
-        done, feeding = 0, False
-        context = self._stream.codec_context
-        context.flush_buffers()
-        # The time at which each group is followed by another one.
-        follows = dict(zip(self._key_times, self._key_times[1:], strict=False))
-        for packet in self._demux():
-            if packet.size and packet.is_keyframe:
-                needed = wanted[done] < follows.get(packet.pts, wanted[done] + 1)
-                if needed and not feeding:
-                    context.flush_buffers()
-                feeding = needed
-            if not feeding:
-                continue
-            for frame in context.decode(packet if packet.size else None):
-                self.decoded += 1
-                if frame.pts == wanted[done]:
-                    yield frame
-                    done += 1
-                    if done == len(wanted):
-                        return
-
-    def _by_number(self, indices: Sequence[int]) -> Iterator[Any]:
-        """Decodes from the start and counts."""
-        wanted = iter(indices)
-        following = next(wanted, None)
-        for number, frame in enumerate(self._decode_all()):
-            if number == following:
-                yield frame
-                following = next(wanted, None)
-                if following is None:
-                    return
-
-    def _decode_all(self) -> Iterator[Any]:
-        context = self._stream.codec_context
-        context.flush_buffers()
-        for packet in self._demux():
-            for frame in context.decode(packet if packet.size else None):
-                self.decoded += 1
-                yield frame
-
-    def _demux(self) -> Iterator[Any]:
-        if self._packets is not None:
-            yield from self._packets
-            return
-        with av.open(_readable(self._source), "r") as container:
-            yield from container.demux(video=0)
-
-
 @contextlib.contextmanager
 def opened(encoded: Encoded) -> Iterator[Frames]:
     """Opens a video.
+
+    Args:
+      encoded: JPEG images; the bytes of a video file; or a path: of a video file, an animated
+        image, an array (.npy, uint8 [t h w] or [t h w c]), or a directory of images, which are
+        taken in the order of their names.
 
     Raises:
       UserError: It cannot be read or has no frame; also later, from the frames. The message says
         what is wrong but not with which video: the caller knows its name.
     """
-    if isinstance(encoded, tuple):
-        if not encoded:
-            raise UserError("has no frame")
-        yield JpegFrames(encoded)
-        return
-    if isinstance(encoded, Path) and not encoded.is_file():
-        raise UserError("no such file")
     try:
-        with av.open(_readable(encoded), "r") as container:
-            if not container.streams.video:
-                raise UserError("has no video stream")
-            frames = FilmFrames(encoded, container)
-            if not len(frames):
-                raise UserError("has no frame")
-            yield frames
+        if isinstance(encoded, tuple):
+            yield _not_empty(Stills(encoded))
+        elif isinstance(encoded, bytes) or encoded.suffix.lower() in FILMS:
+            if isinstance(encoded, Path) and not encoded.is_file():
+                raise UserError("no such file")
+            with av.open(readable(encoded), "r") as container:
+                if not container.streams.video:
+                    raise UserError("has no video stream")
+                yield _not_empty(FilmFrames(encoded, container))
+        else:
+            yield _not_empty(_of_path(encoded))
     except _DAMAGE as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"cannot be read as a video: {reason}") from error
 
 
-def _readable(source: bytes | Path) -> io.BytesIO | str:
-    return io.BytesIO(source) if isinstance(source, bytes) else str(source)
+def _of_path(path: Path) -> Frames:
+    """Frames of anything but a film."""
+    kind = path.suffix.lower()
+    if path.is_dir():
+        return Stills(sorted(file for file in path.iterdir() if file.suffix.lower() in STILLS))
+    if not path.is_file():
+        raise UserError("no such file")
+    if kind == ".npy":
+        return _of_array(path)
+    if kind in IMAGES:
+        with Image.open(path) as image:
+            return Images([frame.convert("RGB") for frame in ImageSequence.Iterator(image)])
+    known = ", ".join((".npy", *IMAGES, *FILMS))
+    raise UserError(f"unknown kind of file; the known ones are {known}")
 
 
-def _upright(frame: Any) -> Image.Image:
-    """A decoded frame in RGB, turned as the file asks for (telephones film so)."""
-    image: Image.Image = frame.to_image()
-    turns = round(frame.rotation / 90) % 4
-    methods = {
-        1: Image.Transpose.ROTATE_90,
-        2: Image.Transpose.ROTATE_180,
-        3: Image.Transpose.ROTATE_270,
-    }
-    return image.transpose(methods[turns]) if turns else image
+def _of_array(path: Path) -> Images:
+    try:
+        array = np.load(path, allow_pickle=False)
+    except ValueError as error:
+        raise UserError(f"cannot be read as an npy video: {error}") from error
+    if array.ndim == 4 and array.shape[-1] == 1:
+        array = array[..., 0]
+    if array.dtype != np.uint8 or not (array.ndim == 3 or (array.ndim, array.shape[-1]) == (4, 3)):
+        raise UserError(
+            f"holds {array.dtype} {list(array.shape)}; a video is uint8 [t h w], [t h w 1] or "
+            "[t h w 3]"
+        )
+    return Images([Image.fromarray(frame) for frame in array])
+
+
+def _not_empty(frames: Frames) -> Frames:
+    if not len(frames):
+        raise UserError("holds no frame")
+    return frames

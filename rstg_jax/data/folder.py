@@ -18,7 +18,7 @@ from rstg_jax.data.clip_source import Clip, ClipSource
 from rstg_jax.data.clips import ClipConfig
 from rstg_jax.errors import UserError
 
-EXTENSIONS = (".avi", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv")
+EXTENSIONS = (*decode.FILMS, ".gif")
 _INDEX = ".rstg_jax_index.json"
 _NAMED = 5  # broken videos that a message names
 
