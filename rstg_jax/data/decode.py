@@ -16,24 +16,10 @@ from rstg_jax.errors import UserError
 # JPEG images in memory, a video file in memory, or a path (see `opened`).
 Encoded = tuple[bytes, ...] | bytes | Path
 
-FILMS = tuple(
-    [
-        ".3gp",
-        ".avi",
-        ".flv",
-        ".m2ts",
-        ".m4v",
-        ".mkv",
-        ".mov",
-        ".mp4",
-        ".mpeg",
-        ".mpg",
-        ".ogv",
-        ".ts",
-        ".webm",
-        ".wmv",
-    ]
-)
+# fmt: off
+FILMS = (".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv",
+         ".ts", ".webm", ".wmv")
+# fmt: on
 IMAGES = (".apng", ".gif", ".png", ".webp")  # all frames of one file
 STILLS = (".jpeg", ".jpg", ".png")  # frames in a directory
 _DAMAGE = (av.FFmpegError, OSError, EOFError, SyntaxError)

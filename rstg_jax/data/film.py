@@ -1,8 +1,9 @@
 """Frames of a video file, as few of them decoded as its container allows.
 
 Frame i is the i-th that a player shows. Only the groups of pictures (from one keyframe to the next)
-that hold wanted frames are decoded, none after the last wanted one, and only wanted frames are
-converted to RGB. No container has to seek: all packets are read, which costs next to nothing.
+that hold wanted frames are decoded, of these no frame that nothing needs and none after the last
+wanted one, and only wanted frames are converted to RGB. No container has to seek: all packets are
+read, which costs next to nothing.
 """
 
 import io
@@ -73,7 +74,7 @@ class FilmFrames:
     def _by_time(self, indices: Sequence[int]) -> Iterator[Any]:
         """Decodes the groups of pictures that hold a wanted frame."""
         wanted = [self._times[index] for index in indices]
-        done, feeding = 0, False
+        kept, done, feeding = set(wanted), 0, False
         context = self._stream.codec_context
         context.flush_buffers()
         # The time at which each group is followed by another one.
@@ -86,6 +87,8 @@ class FilmFrames:
                 feeding = needed
             if not feeding:
                 continue
+            # No other frame is decoded with the help of a non-reference frame.
+            context.skip_frame = "DEFAULT" if packet.pts in kept else "NONREF"
             for frame in context.decode(packet if packet.size else None):
                 self.decoded += 1
                 if frame.pts == wanted[done]:
