@@ -4,7 +4,7 @@ A frame is thought of as resized, its shape kept, until its shorter side is `res
 the longer side is rounded down. Crops are boxes in that resized frame, but only the part that is
 wanted is ever computed, by one bicubic resampling straight from the decoded frame. That takes two
 thirds of the time of resampling before cutting, the official order, and differs from it by at most
-2 of 255, in fewer than 3% of the values: Pillow holds the box in single precision and chooses which
+2 of 255 (where nothing overshoots): Pillow holds the box in single precision, and chooses which
 axis to filter first by their cost.
 """
 
