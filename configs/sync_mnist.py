@@ -28,6 +28,7 @@ from rstg_jax import config, presets
 from rstg_jax.backbones.simple_cnn import SimpleCNNConfig
 from rstg_jax.data import SyncMNISTConfig
 from rstg_jax.experiment import Experiment, TrainConfig
+from rstg_jax.heads import NodesHead
 from rstg_jax.losses import LossConfig
 from rstg_jax.models import ModelConfig
 from rstg_jax.optim import OptimizerConfig
@@ -58,7 +59,7 @@ def demo() -> Experiment:
                 position_embedding=True,
             ),
             rstg=presets.modern(dim=64),
-            node_sum="mean",
+            head=NodesHead("mean"),
             region_classes=4,
         ),
         data=SyncMNISTConfig(
@@ -93,7 +94,7 @@ def paper() -> Experiment:
         model=ModelConfig(
             backbone=SimpleCNNConfig(input_mean=PIXEL_MEAN, input_scale=PIXEL_SCALE),
             rstg=presets.modern(dim=512, attention="simple"),
-            node_sum="mean",
+            head=NodesHead("mean"),
             dtype="bfloat16",
         ),
         data=PREPARED,
@@ -151,7 +152,7 @@ def tiny() -> Experiment:
                 input_scale=PIXEL_SCALE,
             ),
             rstg=presets.modern(iterations=1, dim=8),
-            node_sum="mean",
+            head=NodesHead("mean"),
             dropout_rate=0.1,
         ),
         data=SyncMNISTConfig(

@@ -33,7 +33,7 @@ class SpaceTimeGather(Gather):
     def __call__(
         self, nodes: jax.Array, messages: jax.Array, adjacency: np.ndarray, edges: Edges
     ) -> tuple[jax.Array, jax.Array]:
-        """As `Gather`; messages `[e + 2n t b d]`; attention is that inside frames, `[i j t b h]`."""
+        """As `Gather`, messages `[e + 2n t b d]`; the attention returned is that inside frames."""
         count, frames = nodes.shape[:2]
         destination, source = self._endpoints(nodes)
         beside = jnp.stack([shift(source, by) for by in SHIFTS], axis=1)  # [n 2 t b h ...]

@@ -17,16 +17,19 @@ class LayerNorm(nn.Module):
       axes: axes of the mean and variance. `(-1,)` normalises each token by itself; the official
         code takes every axis but the batch, so nodes (and before the graph, frames) share them.
       epsilon: added to the variance.
+      gain: have a learned gain; the bias is always there.
     """
 
     axes: tuple[int, ...] = (-1,)
     epsilon: float = 1e-6
+    gain: bool = True
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Normalises `x` `[... d]`; same shape and dtype."""
         mean, variance = _moments(x, self.axes)
-        return _affine(self, x, mean, variance, self.epsilon)
+        init = nn.initializers.ones if self.gain else None
+        return _affine(self, x, mean, variance, self.epsilon, init)
 
 
 class BatchNorm(nn.Module):
@@ -55,18 +58,19 @@ class BatchNorm(nn.Module):
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         """Normalises `x` `[... d]`; same shape and dtype."""
         features = x.shape[-1]
+        init = nn.initializers.zeros if self.zero else nn.initializers.ones
         moving_mean = self.variable("batch_stats", "mean", jnp.zeros, (features,), jnp.float32)
         moving_variance = self.variable("batch_stats", "var", jnp.ones, (features,), jnp.float32)
         if not train:
             moving = (moving_mean.value, moving_variance.value)
-            return _affine(self, x, *moving, self.epsilon, self.zero)
+            return _affine(self, x, *moving, self.epsilon, init)
         mean, variance = _moments(x, self.axes)
         if not self.is_initializing():
             count = x.size // mean.size
             correction = count / (count - 1) if self.unbiased and count > 1 else 1.0
             self._track(moving_mean, mean)
             self._track(moving_variance, variance * correction)
-        return _affine(self, x, mean, variance, self.epsilon, self.zero)
+        return _affine(self, x, mean, variance, self.epsilon, init)
 
     def _track(self, moving: nn.Variable, batch: jax.Array) -> None:
         """Applies one exponential moving update for each row (frame) of `batch`."""
@@ -89,11 +93,11 @@ def _affine(
     mean: jax.Array,
     variance: jax.Array,
     epsilon: float,
-    zero: bool = False,
+    gain_init: nn.initializers.Initializer | None,
 ) -> jax.Array:
-    """Applies the statistics and the module's learned gain `scale` and `bias`."""
-    init = nn.initializers.zeros if zero else nn.initializers.ones
-    scale = module.param("scale", init, (x.shape[-1],), jnp.float32)
+    """Applies the statistics and the module's learned gain `scale` (if any) and `bias`."""
+    gain = jax.lax.rsqrt(variance + epsilon)
+    if gain_init is not None:
+        gain = gain * module.param("scale", gain_init, (x.shape[-1],), jnp.float32)
     bias = module.param("bias", nn.initializers.zeros, (x.shape[-1],), jnp.float32)
-    normalised = (x.astype(jnp.float32) - mean) * jax.lax.rsqrt(variance + epsilon)
-    return (normalised * scale + bias).astype(x.dtype)
+    return ((x.astype(jnp.float32) - mean) * gain + bias).astype(x.dtype)

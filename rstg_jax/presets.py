@@ -24,7 +24,6 @@ def official(
         "skip": False,
         "forget_bias": 0.0,
         "two_biases": True,
-        "restore_channels": True,
     }
     if dataset == "sync_mnist":
         settings |= {"attention": "simple", "positions": True, "input_batch_norm": True}

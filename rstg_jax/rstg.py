@@ -61,7 +61,6 @@ class RSTGConfig:
       cell: recurrent cell of the time stages, "lstm" or "gru".
       forget_bias: initial bias of the gate that keeps the cell's state.
       two_biases: the LSTMs' bias as the sum of two trained vectors, as in cuDNN (official).
-      restore_channels: project nodes back to the width of the features if it differs from `dim`.
     """
 
     dim: int = 64
@@ -79,7 +78,6 @@ class RSTGConfig:
     cell: Cell = "lstm"
     forget_bias: float = 1.0
     two_biases: bool = False
-    restore_channels: bool = False
 
     def __post_init__(self) -> None:
         unknown = [stage for stage in self.stages if stage not in STAGES]
@@ -125,9 +123,11 @@ class RSTG(nn.Module):
 
     Attributes:
       config: the block's choices.
+      restore: project the nodes back to the width of the features if it differs from `dim`.
     """
 
     config: RSTGConfig
+    restore: bool = False
 
     @nn.compact
     def __call__(self, features: jax.Array, *, train: bool = False) -> RSTGOutput:
@@ -159,7 +159,7 @@ class RSTG(nn.Module):
 
         if config.skip:
             nodes = LayerNorm(name="output_norm")(nodes)
-        if config.restore_channels and channels != config.dim:
+        if self.restore and channels != config.dim:
             nodes = nn.Dense(channels, dtype=nodes.dtype, name="project_out")(nodes)
         return RSTGOutput(
             jnp.einsum("ntbd->btnd", nodes),

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from rstg_jax import presets
-from rstg_jax.convert.official import convert
+from rstg_jax.convert.official_block import convert_block
 from rstg_jax.errors import UserError
 from rstg_jax.rstg import RSTG, RSTGConfig, to_map, to_vec
 from tests.golden import load
@@ -47,7 +47,7 @@ def variables_of(golden: dict, prefix: str) -> dict:
 def setup(case: str):
     golden = load(case)
     config, features = config_of(golden), golden["in/features"]
-    variables = convert(variables_of(golden, "var/"), config, channels=features.shape[-1])
+    variables = convert_block(variables_of(golden, "var/"), config, channels=features.shape[-1])
     return golden, config, features, variables
 
 
@@ -66,7 +66,7 @@ def test_all_official_blocks_are_here():
 @pytest.mark.parametrize("case", CASES)
 def test_forward(case):
     golden, config, features, variables = setup(case)
-    out = jax.jit(RSTG(config).apply)(variables, features)
+    out = jax.jit(RSTG(config, restore=True).apply)(variables, features)
     nodes = golden["out_eval/nodes_TBNC"]
     assert_close(jnp.einsum("btnd->tbnd", out.nodes), nodes, 5e-5, "nodes")
     assert_close(to_vec(out.nodes), golden["out_eval/video_vec_BC"], 1e-5, "to_vec")
@@ -82,7 +82,7 @@ def test_forward(case):
 def test_training_mode_and_moving_statistics(case):
     golden, config, features, variables = setup(case)
     out, updated = jax.jit(
-        lambda v, x: RSTG(config).apply(v, x, train=True, mutable=["batch_stats"])
+        lambda v, x: RSTG(config, restore=True).apply(v, x, train=True, mutable=["batch_stats"])
     )(variables, features)
     # Batch norm inside the graph amplifies float32 noise: the official numbers themselves are
     # 6e-5 away from float64 there, and see README.md for their moving statistics.
@@ -92,7 +92,7 @@ def test_training_mode_and_moving_statistics(case):
         jnp.einsum("btnd->tbnd", out.nodes), nodes, 1.5e-4 if inside else 5e-5, "training nodes"
     )
     official = variables_of(golden, "var/") | variables_of(golden, "after_update/")
-    expected = convert(official, config, channels=features.shape[-1])["batch_stats"]
+    expected = convert_block(official, config, channels=features.shape[-1])["batch_stats"]
     moved, kept = updated["batch_stats"], variables["batch_stats"]
     for path, value in jax.tree_util.tree_leaves_with_path(expected):
         name = jax.tree_util.keystr(path)
@@ -111,7 +111,7 @@ def test_gradients(case, kind):
 
     def objective(params, features):
         frozen = {name: value for name, value in variables.items() if name != "params"}
-        out, _ = RSTG(config).apply(
+        out, _ = RSTG(config, restore=True).apply(
             {"params": params, **frozen}, features, train=train, mutable=["batch_stats"]
         )
         if target == "vec":
@@ -125,7 +125,7 @@ def test_gradients(case, kind):
     statistics = {
         name: value for name, value in variables_of(golden, "var/").items() if "moving" in name
     }
-    expected = convert(official | statistics, config, channels=features.shape[-1])["params"]
+    expected = convert_block(official | statistics, config, channels=features.shape[-1])["params"]
     for path, value in jax.tree_util.tree_leaves_with_path(expected):
         name = jax.tree_util.keystr(path)
         actual = dict(jax.tree_util.tree_leaves_with_path(by_params))[path]
@@ -138,7 +138,7 @@ def test_gradients(case, kind):
 def test_conversion_fills_exactly_the_variables_of_the_module():
     for case in CASES:
         _, config, features, variables = setup(case)
-        shapes = jax.eval_shape(RSTG(config).init, jax.random.key(0), features)
+        shapes = jax.eval_shape(RSTG(config, restore=True).init, jax.random.key(0), features)
         assert jax.tree.map(jnp.shape, variables) == jax.tree.map(lambda x: x.shape, shapes), case
 
 
@@ -150,7 +150,7 @@ def test_conversion_names_everything_that_does_not_fit():
     variables[f"{scope}/update_node_mlp/update_conv1/kernel"] = np.zeros((1, 31, 16))
     variables[f"{scope}/surprise/kernel"] = np.zeros((2, 2))
     with pytest.raises(UserError) as error:
-        convert(variables, config)
+        convert_block(variables, config)
     assert "missing my_attn/att_bias/biases [16]" in str(error.value)
     assert f"misshapen {scope}/update_node_mlp/update_conv1/kernel [1, 31, 16]" in str(error.value)
     assert f"unused {scope}/surprise/kernel" in str(error.value)

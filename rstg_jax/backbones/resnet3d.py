@@ -145,7 +145,7 @@ def kinetics(kind: Literal["i3d", "c2d", "nl_i3d"] = "i3d", **fields: Any) -> Re
 
 
 def imagenet(**fields: Any) -> ResNet3DConfig:
-    """torchvision's ResNet on every frame: C2D without any pooling over time."""
+    """Torchvision's ResNet on every frame: C2D without any pooling over time."""
     return kinetics("c2d", **{"pool2": 1} | fields)
 
 
@@ -266,7 +266,7 @@ class NonLocal(nn.Module):
 
 
 def norm(config: ResNet3DConfig, name: str, zero: bool = False) -> Callable[..., jax.Array]:
-    """Batch norm over clips, frames and pixels; with frozen statistics it never uses the batch's."""
+    """Batch norm over clips, frames and pixels; the batch's own statistics only if not frozen."""
     layer = BatchNorm(
         (0, 1, 2, 3), unbiased=True, epsilon=EPSILON, momentum=MOMENTUM, zero=zero, name=name
     )

@@ -1,6 +1,7 @@
 """The small per-frame convolutional network of the SyncMNIST experiments."""
 
 import dataclasses
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -51,6 +52,18 @@ class SimpleCNNConfig:
         if self.input_scale == 0:
             raise UserError("model.backbone.input_scale must not be 0")
 
+    @property
+    def places(self) -> tuple[str, ...]:
+        """Names of the places behind each convolution (and its pool and norm), in order."""
+        return tuple(f"conv{number}" for number in range(len(self.features)))
+
+    def resolve(self, place: str) -> str:
+        """Checks the name of a place; raises `UserError` naming those that exist."""
+        if place not in self.places:
+            choices = ", ".join(self.places)
+            raise UserError(f"no place {place!r} in the backbone; use 'final', {choices}")
+        return place
+
 
 class SimpleCNN(nn.Module):
     """The same small network on every frame.
@@ -64,10 +77,22 @@ class SimpleCNN(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, video: jax.Array, *, train: bool = False) -> jax.Array:
-        """`[b t h w c]` pixels 0..255 -> features `[b t h' w' c']`."""
-        del train  # nothing here differs in training
-        config = self.config
+    def __call__(
+        self,
+        video: jax.Array,
+        *,
+        train: bool = False,
+        after: Mapping[str, Callable[[jax.Array], jax.Array]] | None = None,
+    ) -> jax.Array:
+        """`[b t h w c]` pixels 0..255 -> features `[b t h' w' c']`.
+
+        Args:
+          video: the clips.
+          train: nothing here differs in training.
+          after: what to apply to the features `[b t h w c]` at places of these names.
+        """
+        del train
+        config, after = self.config, after or {}
         b, t, *frame = video.shape
         x = (video.astype(self.dtype) - config.input_mean) / config.input_scale
         x = x.reshape(b * t, *frame)
@@ -79,6 +104,9 @@ class SimpleCNN(nn.Module):
             x = LayerNorm(name=f"norm{number}")(x) if config.norm else x
             if min(x.shape) < 1:
                 raise UserError(f"model.backbone: frames of {frame[0]}x{frame[1]} are too small")
+            if f"conv{number}" in after:
+                volume = after[f"conv{number}"](x.reshape(b, t, *x.shape[1:]))
+                x = volume.reshape(x.shape)
         if config.position_embedding:
             init = nn.initializers.normal(0.3)
             x += self.param("position_embedding", init, x.shape[1:]).astype(x.dtype)

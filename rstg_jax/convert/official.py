@@ -1,171 +1,169 @@
-"""Official TensorFlow-1 variables to Flax variables of the RSTG block, and nothing left over.
+"""Official TensorFlow-1 variables of whole models to Flax variables, and nothing left over.
 
-Every official name is mapped by a rule below; a variable that is missing, unused or misshapen is
-named in the error. Names are those of the released checkpoints with `G/` for the graph's scope.
+Three kinds of released models: the small per-frame network of SyncMNIST, and C2D and I3D ResNets,
+each with graphs at any of the official places, or with non-local blocks.
 """
 
 import re
-from collections.abc import Mapping
 
 import numpy as np
 from flax import traverse_util
 
-from rstg_jax.errors import UserError
-from rstg_jax.rstg import RSTGConfig
-
-Arrays = Mapping[str, np.ndarray]
-Flat = dict[tuple[str, ...], np.ndarray]
-
-# Constants and bookkeeping that the model makes itself. The canonical LSTM variables that a Saver
-# writes beside `opaque_kernel` are the same weights once more.
-IGNORED = re.compile(
-    r"(^|/)(resize_filters__\w+|positional_emb|global_step|cudnn_compatible_lstm_cell/\w+)$"
-    r"|/Momentum(_\d+)?$"
+from rstg_jax.backbones.resnet3d import ResNet3DConfig
+from rstg_jax.backbones.simple_cnn import SimpleCNNConfig
+from rstg_jax.convert.official_block import (
+    GRAPH_SCOPE,
+    IN_GRAPH,
+    Arrays,
+    Flat,
+    Reader,
+    read_block,
 )
+from rstg_jax.errors import UserError
+from rstg_jax.heads import NodesHead, RecurrentHead
+from rstg_jax.models import FINAL, ModelConfig, block_name
+
+ANY_SCOPE = r".*/"
 
 
-def convert(variables: Arrays, config: RSTGConfig, *, channels: int | None = None) -> dict:
-    """Maps official variables of ONE graph to the block's variables.
+def convert_model(
+    variables: Arrays, config: ModelConfig, num_classes: int, channels: int = 0
+) -> dict:
+    """Maps the variables of a released model to those of `models.build(config, num_classes)`.
 
     Args:
-      variables: official names (without ":0") to arrays; constants may be among them.
-      config: the block that the variables are for.
-      channels: width c of the pooled features if it differs from `config.dim`.
+      variables: official names (without ":0") to arrays; constants, optimiser slots and counters
+        may be among them.
+      config: the model that the variables are for.
+      num_classes: number of labels.
+      channels: of the video; by default 1 for a `SimpleCNNConfig`, 3 for a ResNet.
 
     Returns:
-      `{"params": ..., "batch_stats": ...}` (the latter only with batch norm) for `RSTG(config)`.
+      `{"params": ..., "batch_stats": ...}` (the latter only with batch norm).
 
     Raises:
-      UserError: names every missing, unused and misshapen variable.
+      UserError: names every missing, unused and misshapen variable, or what the official code has
+        no counterpart for.
     """
-    reader = _Reader(variables)
-    flat: Flat = {}
-    width = channels or config.dim
-    dim = config.dim
-    if width != dim:
-        reader.dense(flat, ("project_in",), "project_i3d", (width, dim))
-    if config.input_batch_norm:
-        reader.norm(flat, ("input_norm",), "batch_normalization", "batch", dim)
-    suffix = {"none": "", "layer": "ln", "batch": "bn"}[config.post_norm]
-    if suffix:
-        reader.norm(flat, ("graph_norm",), f"before_graf_{suffix}", config.post_norm, dim)
-    if "time" in config.stages[:-1]:
-        reader.lstm(flat, ("time", "lstm"), "cudnn_lstm/opaque_kernel", config)
-    if config.stages[-1] == "time":
-        name = "time_update_extern/cudnn_lstm/opaque_kernel"
-        reader.lstm(flat, ("last_time", "lstm"), name, config)
-    if "space" in config.stages:
-        _space(reader, flat, config, suffix)
-    if config.restore_channels and width != dim:
-        reader.dense(flat, ("project_out",), "project_back_to_i3d", (dim, width))
-    reader.finish()
+    if isinstance(config.head, RecurrentHead) or config.region_classes:
+        raise UserError("the official release has no recurrent head and no auxiliary head")
+    graphs: dict[str, dict[str, np.ndarray]] = {}
+    others = {}
+    for name, value in variables.items():
+        match = IN_GRAPH.search(name)
+        (graphs.setdefault(match[1], {}) if match else others)[name] = value
+
+    reader = Reader(others, ANY_SCOPE)
+    if isinstance(config.backbone, SimpleCNNConfig):
+        flat = _simple_cnn(reader, config.backbone, channels or 1)
+        widths = {f"conv{i}": width for i, width in enumerate(config.backbone.features)}
+        widths[FINAL] = config.backbone.features[-1]
+    else:
+        flat = _resnet(reader, config.backbone, channels or 3)
+        widths = {p: _width(config.backbone, int(p[3])) for p in config.backbone.places}
+        widths[FINAL] = _width(config.backbone, len(config.backbone.depths) + 1)
+
+    problems = []
+    for place in config.resolved:
+        scope = official_place(config, place)
+        inside = Reader(graphs.pop(scope, {}), GRAPH_SCOPE)
+        block = read_block(inside, config.rstg, widths[place])
+        problems += [f"{scope}: {problem}" for problem in inside.account()]
+        residual = place != FINAL or not isinstance(config.head, NodesHead)
+        if residual:
+            _branch(reader, flat, config, place, widths[place])
+        elif not config.head.restore:  # such graphs are read before they are projected back
+            block = {path: value for path, value in block.items() if "project_out" not in path}
+        prefix = (block_name(place), "block") if residual else (block_name(place),)
+        flat |= {(kind, *prefix, *path): value for (kind, *path), value in block.items()}
+    problems += [f"unused graph {scope} ({len(left)} variables)" for scope, left in graphs.items()]
+
+    last = widths[FINAL]
+    if isinstance(config.head, NodesHead) and not config.head.restore:
+        last = config.rstg.dim
+    reader.dense(flat, ("classifier",), "pred", (last, num_classes))
+    problems += reader.account()
+    if problems:
+        raise UserError(f"official variables do not fit the configuration: {'; '.join(problems)}")
     return traverse_util.unflatten_dict(flat)
 
 
-def _space(reader: "_Reader", flat: Flat, config: RSTGConfig, suffix: str) -> None:
-    """Send, gather and update."""
-    dim, norm = config.dim, config.post_norm
-    positions = 36 if config.positions else 0
-    scope = "send_messages_mlp"
-    first = (2 * (dim + positions), dim)
-    reader.dense(flat, ("space", "send", "first"), f"{scope}/send_conv1", first)
-    reader.dense(flat, ("space", "send", "second"), f"{scope}/send_conv2", (dim, dim))
-    if suffix:
-        reader.norm(flat, ("space", "message_norm"), f"{scope}/message_{suffix}", norm, dim)
-    _gather(reader, flat, config)
-    if suffix and config.attention == "simple":
-        reader.norm(flat, ("space", "gather_norm"), f"my_attn/att_{suffix}", norm, dim)
-
-    scope = "update_node_mlp_" if config.update_per_scale else "update_node_mlp"
-    groups = len(config.scales) if config.update_per_scale else 1
-    for group in range(groups):
-        ours = f"group{group}_" if groups > 1 else ""
-        theirs = f"_type{group + 1}" if config.update_per_scale else ""
-        layers = (("first", "update_conv1", 2 * dim), ("second", "update_conv2", dim))
-        for layer, name, rows in layers[: config.update_layers]:
-            path = ("space", "update", ours + layer)
-            reader.dense(flat, path, f"{scope}/{name}{theirs}", (rows, dim))
-    if suffix:
-        reader.norm(flat, ("space", "update_norm"), f"{scope}/update_{suffix}", norm, dim)
+def official_place(config: ModelConfig, place: str) -> str:
+    """Scope name of a place; raises `UserError` for places that the official code cannot have."""
+    stage = place.split(".")[0]
+    if place != FINAL and config.backbone.resolve(stage) != place:
+        raise UserError(f"the official code has no graph at {place!r}, only at {stage!r}")
+    return stage
 
 
-def _gather(reader: "_Reader", flat: Flat, config: RSTGConfig) -> None:
-    """Attention weights; several heads are joined along the columns."""
-    dim, heads = config.dim, config.heads
-    scope = "my_attn" if config.attention == "simple" else "dot_product_attn"
-    width = 1 if config.attention == "simple" else dim // heads
-    scopes = [f"attention_head{h}/{scope}" for h in range(heads)] if heads > 1 else [scope]
-    for ours, theirs in (("destination", "att_conv1"), ("source", "att_conv2")):
-        names = [f"{scope}/{theirs}" for scope in scopes]
-        reader.dense(flat, ("space", "gather", ours), names, (dim, width))
-    if heads > 1:
-        names = [f"attention_head{h}/messages_proj" for h in range(heads)]
-        reader.dense(flat, ("space", "gather", "project"), names, (dim, dim // heads))
-    biases = [reader.take(f"{scope}/att_bias/biases", (dim // heads,)) for scope in scopes]
-    flat["params", "space", "gather_bias"] = np.concatenate(biases)
+def _branch(reader: Reader, flat: Flat, config: ModelConfig, place: str, width: int) -> None:
+    """Norm and gain of a residual branch; in C2D models their names do not tell the place."""
+    if config.branch_norm != "clip":
+        raise UserError("official graphs inside a network have model.branch_norm 'clip'")
+    name = block_name(place)
+    prefix = f"{official_place(config, place)}_after_graph_ln"
+    if not any(f"/{prefix}" in f"/{variable}" for variable in reader.left):
+        prefix = "after_graph_ln"
+    flat["params", name, "norm", "bias"] = reader.take(f"{prefix}/beta", (width,))
+    flat["params", name, "scale"] = reader.take(f"{prefix}_scale", (width,))
 
 
-class _Reader:
-    """Takes variables by the end of their name and keeps account of what went wrong."""
+def _simple_cnn(reader: Reader, config: SimpleCNNConfig, channels: int) -> Flat:
+    """The convolutions of the per-frame network."""
+    flat: Flat = {}
+    for number, (features, kernel) in enumerate(zip(config.features, config.kernels, strict=True)):
+        path, name = ("params", "backbone", f"conv{number}"), f"conv{number}/conv2d"
+        shape = (kernel, kernel, channels, features)
+        flat[*path, "kernel"] = reader.take(f"{name}/kernel", shape)
+        flat[*path, "bias"] = reader.take(f"{name}/bias", (features,))
+        channels = features
+    return flat
 
-    def __init__(self, variables: Arrays):
-        self.left = {name: value for name, value in variables.items() if not IGNORED.search(name)}
-        scopes = [re.search(r"(^|/)(whole_graph_model_\w+)/", name) for name in self.left]
-        self.problems = [
-            f"several graphs ({', '.join(found)}): pass the variables of one"
-            for found in [sorted({match[2] for match in scopes if match})]
-            if len(found) > 1
+
+def _resnet(reader: Reader, config: ResNet3DConfig, channels: int) -> Flat:
+    """Stem, bottleneck and non-local blocks of a ResNet."""
+    flat: Flat = {}
+    shape = (*config.stem_kernel, channels, config.width)
+    flat["params", "backbone", "conv1", "kernel"] = reader.take("backbone/conv1/kernel", shape)
+    _batch_norm(reader, flat, ("conv1_bn",), "backbone/res_conv1_bn", config.width)
+    channels = config.width
+    non_local = {config.resolve(place) for place in config.non_local}
+    for stage, block in config.blocks():
+        inner, outer = _width(config, stage) // 4, _width(config, stage)
+        kernels = config.temporal_kernels[stage - 2]
+        layers = [
+            ("branch2a", "conv1", "bn1", (kernels[block % len(kernels)], 1, 1, channels, inner)),
+            ("branch2b", "conv2", "bn2", (1, 3, 3, inner, inner)),
+            ("branch2c", "conv3", "bn3", (1, 1, 1, inner, outer)),
+            ("branch1", "shortcut", "shortcut_bn", (1, 1, 1, channels, outer)),
         ]
+        ours = f"res{stage}_{block}"
+        for theirs, conv, norm, shape in layers if block == 0 else layers[:3]:
+            name = f"backbone/{ours}_{theirs}"
+            flat["params", "backbone", ours, conv, "kernel"] = reader.take(f"{name}/kernel", shape)
+            _batch_norm(reader, flat, (ours, norm), f"{name}_bn", shape[-1])
+        if f"res{stage}.{block}" in non_local:
+            _non_local(reader, flat, f"{ours}_nonlocal", f"nonlocal_conv{stage}_{block}", outer)
+        channels = outer
+    return flat
 
-    def take(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
-        """The variable `G/name`; leading kernel axes of length 1 are dropped."""
-        full = [key for key in self.left if re.search(rf"(^|whole_graph_model_\w+/){name}$", key)]
-        if not full:
-            self.problems.append(f"missing {name} {list(shape)}")
-            return np.zeros(shape, np.float32)
-        value = np.asarray(self.left.pop(full[0]), np.float32)
-        if value.shape[-len(shape) :] != shape or value.size != np.prod(shape):
-            self.problems.append(f"misshapen {full[0]} {list(value.shape)}, expected {list(shape)}")
-            return np.zeros(shape, np.float32)
-        return value.reshape(shape)
 
-    def dense(self, flat: Flat, path: tuple, names: str | list[str], shape: tuple) -> None:
-        """A linear layer, or several joined along their output columns."""
-        names = [names] if isinstance(names, str) else names
-        kernels = [self.take(f"{name}/kernel", shape) for name in names]
-        biases = [self.take(f"{name}/bias", shape[1:]) for name in names]
-        flat[("params", *path, "kernel")] = np.concatenate(kernels, axis=1)
-        flat[("params", *path, "bias")] = np.concatenate(biases)
+def _non_local(reader: Reader, flat: Flat, ours: str, theirs: str, width: int) -> None:
+    """One non-local block; its convolutions have biases."""
+    inner = width // 2
+    shapes = {"theta": (width, inner), "phi": (width, inner), "g": (width, inner)}
+    for name, shape in (shapes | {"out": (inner, width)}).items():
+        path = ("params", "backbone", ours, name)
+        full = f"backbone/{theirs}_{name}"
+        flat[*path, "kernel"] = reader.take(f"{full}/kernel", (1, 1, 1, *shape))
+        flat[*path, "bias"] = reader.take(f"{full}/bias", shape[1:])
+    _batch_norm(reader, flat, (ours, "bn"), f"backbone/{theirs}_bn", width)
 
-    def norm(self, flat: Flat, path: tuple, name: str, kind: str, dim: int) -> None:
-        """Gain and bias, and for batch norm the moving statistics."""
-        flat[("params", *path, "scale")] = self.take(f"{name}/gamma", (dim,))
-        flat[("params", *path, "bias")] = self.take(f"{name}/beta", (dim,))
-        if kind == "batch":
-            flat[("batch_stats", *path, "mean")] = self.take(f"{name}/moving_mean", (dim,))
-            flat[("batch_stats", *path, "var")] = self.take(f"{name}/moving_variance", (dim,))
 
-    def lstm(self, flat: Flat, path: tuple, name: str, config: RSTGConfig) -> None:
-        """A cuDNN LSTM: input and recurrent kernels, and its two bias vectors or their sum."""
-        dim = config.dim
-        opaque = self.take(name, (8 * dim * dim + 8 * dim,))
-        # [input or recurrent, gate, out, in]; cuDNN's gates are i, f, c, o, ours are i, c, f, o as
-        # in TensorFlow's canonical cell.
-        kernels = opaque[: 8 * dim * dim].reshape(2, 4, dim, dim)
-        gates = kernels[:, [0, 2, 1, 3]]
-        columns = gates.transpose(0, 3, 1, 2).reshape(2, dim, 4 * dim)
-        biases = opaque[8 * dim * dim :].reshape(2, 4, dim)[:, [0, 2, 1, 3]]
-        flat[("params", *path, "input_kernel")] = columns[0]
-        flat[("params", *path, "recurrent_kernel")] = columns[1]
-        biases = biases.reshape(2, -1)
-        if config.two_biases:
-            flat[("params", *path, "bias")], flat[("params", *path, "recurrent_bias")] = biases
-        else:
-            flat[("params", *path, "bias")] = biases.sum(0)
+def _batch_norm(reader: Reader, flat: Flat, path: tuple, name: str, width: int) -> None:
+    reader.norm(flat, ("backbone", *path), re.escape(name), "batch", width)
 
-    def finish(self) -> None:
-        """Raises if anything was missing, misshapen or left over."""
-        problems = self.problems + [f"unused {name}" for name in sorted(self.left)]
-        if problems:
-            listed = "; ".join(problems)
-            raise UserError(f"official variables do not fit the configuration: {listed}")
+
+def _width(config: ResNet3DConfig, stage: int) -> int:
+    """Output channels of a stage."""
+    return 4 * config.width * 2 ** (stage - 2)
