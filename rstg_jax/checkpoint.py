@@ -184,6 +184,23 @@ class Checkpoints:
                 step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
             )["state"]
 
+    def shapes(self, step: int) -> dict[str, Any]:
+        """What a state consists of, as nested dicts whose leaves have a shape; reads no array."""
+        with self._readable(step):
+            stored = ocp.PyTreeCheckpointer().metadata(self.path / str(step) / "state")
+            return stored.item_metadata.tree
+
+    def restore_part(self, step: int, abstract: Mapping[str, Any]) -> dict[str, Any]:
+        """Reads only the arrays that `abstract` names, nested dicts, as `restore` does."""
+        with self._readable(step):
+            options = ocp.args.PyTreeRestore(
+                item=abstract,
+                restore_args=ocp.checkpoint_utils.construct_restore_args(abstract),
+                partial_restore=True,
+            )
+            path = self.path / str(step) / "state"
+            return ocp.PyTreeCheckpointer().restore(path, args=options)
+
     def resolve(self, which: str) -> int:
         """Returns the step that ``best``, ``last`` or a number means."""
         known = sorted(self._manager.all_steps())

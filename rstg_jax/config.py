@@ -271,6 +271,8 @@ def _split(text: str) -> list[str]:
         if c == "," and depth == 0:
             parts.append(text[start:i].strip())
             start = i + 1
+    if depth:
+        return [text]  # brackets that do not match are no list's
     parts = [part.strip("'\"") for part in parts]
     return parts[:-1] if parts[-1] == "" else parts
 

@@ -1,6 +1,7 @@
 """The configuration of one experiment: one section a room, each section's class beside its code."""
 
 import dataclasses
+import re
 
 from rstg_jax.data import ENDLESS, FolderConfig, SomethingSomethingConfig, SyncMNISTConfig
 from rstg_jax.errors import UserError
@@ -26,6 +27,12 @@ class TrainConfig:
         end is always saved.
       keep: how many of the latest checkpoints to keep, besides the best.
       seed: of weights, dropout and the order of the data.
+      init_from: directory of a run (or of converted weights) whose weights to begin with, ``DIR``,
+        ``DIR:best`` or ``DIR:STEP``; see `rstg_jax.initialise`. Part of what must stay the same to
+        resume, though the directory is not read again.
+      init_fresh: patterns, found anywhere in the path of a weight, of those that start fresh all
+        the same, such as ``params/rstg``.
+      init_ignore: patterns of weights there that the model has not, to be left out.
       max_queued_steps: updates that may be under way at once. Hides the host's work behind the
         device's; more would only hold memory (and can deadlock virtual CPU devices).
     """
@@ -40,6 +47,9 @@ class TrainConfig:
     checkpoint_every: int = 1000
     keep: int = 2
     seed: int = 0
+    init_from: str = ""
+    init_fresh: tuple[str, ...] = ()
+    init_ignore: tuple[str, ...] = ()
     max_queued_steps: int = 2
 
     def __post_init__(self) -> None:
@@ -57,6 +67,14 @@ class TrainConfig:
                 raise ValueError(f"{name}={getattr(self, name)} cannot be negative")
         if next(t for t in totals if t is not None) <= 0:
             raise ValueError("the length of training must be positive")
+        patterns = (*self.init_fresh, *self.init_ignore)
+        if patterns and not self.init_from:
+            raise ValueError("init_fresh and init_ignore need init_from")
+        for pattern in patterns:
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ValueError(f"{pattern!r} is no regular expression: {error}") from error
 
     @property
     def for_evaluation(self) -> int:

@@ -1,6 +1,8 @@
 """A training run: what is fixed, what moves on, and how both begin.
 
-Start order: resume the run in the working directory if it has a checkpoint, else from scratch.
+Start order: resume the run in the working directory if it has a checkpoint; else begin with the
+weights of `train.init_from`, at step 0 with a fresh optimiser; else from scratch. A run that began
+with such weights does not need them any more once it has a checkpoint of its own.
 """
 
 import dataclasses
@@ -14,7 +16,7 @@ import flax.linen as nn
 import jax
 from jax.sharding import Mesh
 
-from rstg_jax import checkpoint, config, data, evaluate, models, sharding, steps
+from rstg_jax import checkpoint, config, data, evaluate, initialise, models, sharding, steps
 from rstg_jax.errors import UserError
 from rstg_jax.experiment import Experiment
 
@@ -64,6 +66,7 @@ class Progress:
       window: sums since the last logged line.
       seconds: wall time up to the checkpoint that this process began with.
       resumed: whether it began with one.
+      origin: where the weights of step 0 are from, see `initialise.weights`; None for scratch.
       tested: figures of the test split at this step, or None.
       owed: an evaluation was due at this step and had to be given up.
       best: highest test top-1 that was saved; -1 before the first evaluation.
@@ -74,6 +77,7 @@ class Progress:
     window: dict[str, Any] = dataclasses.field(default_factory=dict)
     seconds: float = 0.0
     resumed: bool = False
+    origin: dict[str, Any] | None = None
     tested: dict[str, Any] | None = None
     owed: bool = False
     best: float = -1.0
@@ -115,16 +119,21 @@ def set_up(experiment: Experiment, workdir: Path) -> Run:
 
 
 def start(run: Run) -> Progress:
-    """Resumes from the newest checkpoint, or draws a fresh state.
+    """Resumes from the newest checkpoint, or begins: with given weights, or from scratch.
 
     Raises:
-      UserError: the checkpoint is of another config, or has trained longer than this one would.
+      UserError: the checkpoint is of another config, or has trained longer than this one would; or
+        the given weights do not fit.
     """
     latest = run.checkpoints.latest
     settings = run.experiment.train
     if latest is None:
-        state = steps.create_state(run.recipe, run.video_shape, settings.seed, run.mesh)
-        progress = Progress(state)
+        taken, origin = None, None
+        if settings.init_from:
+            labels = run.train_source.label_names
+            taken, origin = initialise.weights(settings, run.abstract, labels)
+        state = steps.create_state(run.recipe, run.video_shape, settings.seed, run.mesh, taken)
+        progress = Progress(state, origin=origin)
     else:
         meta = run.checkpoints.meta(latest)
         checkpoint.check_same(run.experiment, run.provenance, meta, run.workdir)
@@ -138,6 +147,7 @@ def start(run: Run) -> Progress:
             window=meta["window"],
             seconds=meta["seconds"],
             resumed=True,
+            origin=meta.get("origin"),
             owed=meta["owed"],
             best=run.checkpoints.best_top1,
         )
@@ -165,6 +175,7 @@ def save(run: Run, progress: Progress, seconds: float) -> None:
         "owed": progress.owed,
         "test": figures,
         "data": run.provenance,
+        "origin": progress.origin,
     }
     top1 = None if figures is None else figures["top1"]
     run.checkpoints.save(progress.step, progress.state, checkpoint.plain(meta), top1)
@@ -187,6 +198,7 @@ def result(run: Run, progress: Progress, seconds: float) -> dict[str, Any]:
             "devices": f"{devices.size} x {devices.flat[0].device_kind}",
             "config_hash": config.config_hash(run.experiment),
             "data": run.provenance,
+            "origin": progress.origin,
             "label_names": run.train_source.label_names,
         }
     )

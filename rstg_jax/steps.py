@@ -15,6 +15,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
+from flax import traverse_util
 from jax.sharding import Mesh
 
 from rstg_jax import losses, metrics, optim, sharding
@@ -67,17 +68,25 @@ def make_recipe(
     return Recipe(module, loss, optim.build(config, total_steps), config.ema_decay)
 
 
-def init_state(recipe: Recipe, video_shape: tuple[int, ...], seed: jax.Array) -> TrainState:
+def init_state(
+    recipe: Recipe,
+    video_shape: tuple[int, ...],
+    seed: jax.Array,
+    taken: Mapping[str, jax.Array] | None = None,
+) -> TrainState:
     """Draws a fresh state; a pure function to jit or to evaluate for its shapes.
 
     Args:
       recipe: see `Recipe`.
       video_shape: (t, h, w, c) of one clip.
       seed: int32 [].
+      taken: weights and running statistics that are given, by path such as
+        ``params/classifier/bias``, see `rstg_jax.initialise`.
     """
     init_key, run_key = jax.random.split(jax.random.key(seed))
     video = jnp.zeros((1, *video_shape), jnp.uint8)
-    variables = recipe.module.init(init_key, video, train=False)
+    drawn = traverse_util.flatten_dict(recipe.module.init(init_key, video, train=False), sep="/")
+    variables = traverse_util.unflatten_dict(drawn | dict(taken or {}), sep="/")
     params = variables["params"]
     return TrainState(
         step=jnp.zeros((), jnp.int32),
@@ -105,11 +114,17 @@ def shardings_of(abstract: Any) -> Any:
     return jax.tree.map(lambda leaf: leaf.sharding, abstract)
 
 
-def create_state(recipe: Recipe, video_shape: tuple[int, ...], seed: int, mesh: Mesh) -> TrainState:
-    """Draws a fresh state, every array of it born on the devices that hold it."""
+def create_state(
+    recipe: Recipe,
+    video_shape: tuple[int, ...],
+    seed: int,
+    mesh: Mesh,
+    taken: Mapping[str, jax.Array] | None = None,
+) -> TrainState:
+    """`init_state`, every array of it born on the devices that hold it."""
     init = functools.partial(init_state, recipe, video_shape)
     out = shardings_of(abstract_state(recipe, video_shape, mesh))
-    return jax.jit(init, out_shardings=out)(jnp.int32(seed))
+    return jax.jit(init, out_shardings=out)(jnp.int32(seed), taken=taken)
 
 
 Gather = Callable[[Any], Any]
