@@ -7,6 +7,7 @@ read, which costs next to nothing.
 """
 
 import io
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -79,12 +80,14 @@ class FilmFrames:
         context.flush_buffers()
         # The time at which each group is followed by another one.
         follows = dict(zip(self._key_times, self._key_times[1:], strict=False))
+        end = -math.inf
         for packet in self._demux():
             if packet.size and packet.is_keyframe:
-                needed = wanted[done] < follows.get(packet.pts, wanted[done] + 1)
-                if needed and not feeding:
+                end = follows.get(packet.pts, math.inf)
+                if wanted[done] < end and not feeding:
                     context.flush_buffers()
-                feeding = needed
+                    feeding = True
+            feeding = feeding and wanted[done] < end
             if not feeding:
                 continue
             # No other frame is decoded with the help of a non-reference frame.
