@@ -98,6 +98,14 @@ def test_default_builder_is_the_published_set(tmp_path):
         assert builder.info.features["label"].names[24] == "3-7"
 
 
+def test_builder_of_a_published_and_of_another_set(built, tmp_path):
+    published = data.SyncMNISTConfig(digits_from="tfds", mnist_dir="somewhere")
+    for config, name in ((published, "digits5"), (built, prepared.prepared_name(built))):
+        builder = shards_lib.builder_of(Builder, SyncMNISTBuilderConfig.of(config), tmp_path)
+        assert builder.builder_config.name == name
+        assert builder.info.features["coordinates"].shape == (10, config.num_digits, 2)
+
+
 def test_tfds_own_preparation_gives_the_same_examples(built, tmp_path):
     config = dataclasses.replace(built, data_dir=str(tmp_path))
     builder = Builder(config=SyncMNISTBuilderConfig.of(config), data_dir=tmp_path)

@@ -144,8 +144,10 @@ class Plan:
         return result
 
 
-def run_command(command: Callable[[], object]) -> None:
-    """Runs a command that prepares something; Ctrl-C and SIGTERM stop it, and it can go on."""
+def run_command(
+    command: Callable[[], object], after_stop: str = "the same command goes on from here"
+) -> None:
+    """Runs a command that uses `in_processes`; Ctrl-C and SIGTERM stop all its processes."""
     # TFDS warns of every configuration that is not a published one.
     absl.logging.set_verbosity(absl.logging.ERROR)
 
@@ -154,7 +156,7 @@ def run_command(command: Callable[[], object]) -> None:
         try:
             command()
         except KeyboardInterrupt:
-            print("\nStopped; the same command goes on from here.", file=sys.stderr)
+            print(f"\nStopped; {after_stop}.", file=sys.stderr)
             sys.exit(130)
         finally:
             signal.signal(signal.SIGTERM, before)
@@ -170,13 +172,26 @@ def is_there(target: pathlib.Path) -> bool:
     return there
 
 
+def builder_of(
+    cls: type[tfds.core.DatasetBuilder],
+    config: tfds.core.BuilderConfig,
+    data_dir: str | pathlib.Path,
+) -> tfds.core.DatasetBuilder:
+    """A builder of a configuration, which may be equal to a published one.
+
+    TFDS wants the name of a published one and refuses another object of the same name.
+    """
+    published = config.name in cls.builder_configs
+    return cls(config=config.name if published else config, data_dir=data_dir)
+
+
 def prepare(
     plan: Plan,
     builder: tfds.core.DatasetBuilder,
     metadata: Metadata,
     *,
     processes: int = 1,
-    check: Callable[[list[Skipped]], None] = lambda skipped: None,
+    check: Callable[[list[Skipped]], Metadata] = lambda skipped: {},
 ) -> pathlib.Path:
     """Prepares a data set and returns its directory.
 
@@ -185,7 +200,8 @@ def prepare(
       builder: Describes it; its splits and metadata are filled in.
       metadata: What results record about the data.
       processes: Work at the same time.
-      check: Looks at what was skipped before the data set gets its name, and may raise.
+      check: Looks at what was skipped before the data set gets its name; may raise or tell more
+        metadata.
 
     Raises:
       UserError: If the disk is too small, or an interrupted run of other data is in the way.
@@ -203,8 +219,8 @@ def prepare(
         if missing:
             _state_disk_need(plan, missing)
             _write_all(plan, shards, missing, processes)
-        check([skipped for shard in shards for skipped in shard.skipped()])
-        _finish(plan, builder, metadata, shards)
+        more = check([skipped for shard in shards for skipped in shard.skipped()])
+        _finish(plan, builder, {**metadata, **more}, shards)
     except OSError as e:
         raise UserError(f"{e.filename or plan.partial}: {e.strerror}; the next run resumes") from e
     print(f"{plan.target} is ready.")

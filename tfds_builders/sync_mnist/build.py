@@ -34,9 +34,8 @@ def build(data: SyncMNISTConfig, *, processes: int = 1, shard_size: int = SHARD)
     target = prepared_dir(data)
     if shards.is_there(target):
         return target
-    builder = sync_mnist.SyncMNIST(
-        config=sync_mnist.SyncMNISTBuilderConfig.of(data), data_dir=data.data_dir
-    )
+    config = sync_mnist.SyncMNISTBuilderConfig.of(data)
+    builder = shards.builder_of(sync_mnist.SyncMNIST, config, data.data_dir)
     metadata = sync_mnist.metadata(data)
     plan = shards.Plan(
         target=target,

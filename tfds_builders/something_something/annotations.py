@@ -1,0 +1,262 @@
+"""Reads the annotation files of Something-Something V1 and V2 as they are downloaded.
+
+V1, beside `20bn-something-something-v1/<id>/00001.jpg ...`:
+  something-something-v1-labels.csv                a class a line; the line's number is its index
+  something-something-v1-{train,validation}.csv    id;class
+  something-something-v1-test.csv                  id
+
+V2, beside `20bn-something-something-v2/<id>.webm`, either of two schemes, in `labels/` or not:
+  {labels,train,validation,test}.json, something-something-v2-{labels,...}.json
+  test-answers.csv, something-something-v2-test-answers.csv    id;class, where it is there
+Classes are the templates without brackets; `labels.json` gives their indices.
+"""
+
+import collections
+import dataclasses
+import difflib
+import hashlib
+import json
+import pathlib
+from collections.abc import Iterable
+from typing import Any
+
+from rstg_jax.errors import UserError
+
+SPLITS = ("train", "validation", "test")
+VERSIONS = ("v1", "v2")
+_SHOWN = 12  # names of files that a message lists
+
+
+@dataclasses.dataclass(frozen=True)
+class Annotation:
+    """What is known of a clip.
+
+    Attributes:
+      id: Name of its file or folder.
+      label: Index of its class; -1 in a test split without answers, None where one is due.
+      template: Name of its class, in V2's training and validation splits with brackets.
+      placeholders: What was annotated in place of the brackets.
+      caption: The template filled in, as annotated.
+    """
+
+    id: str
+    label: int | None
+    template: str = ""
+    placeholders: tuple[str, ...] = ()
+    caption: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Annotations:
+    """All that the files say.
+
+    Attributes:
+      folder: Of the clips.
+      label_names: Names of the classes in the order of their indices.
+      clips: Of each split.
+    """
+
+    folder: pathlib.Path
+    label_names: tuple[str, ...]
+    clips: dict[str, list[Annotation]]
+
+    def file(self, clip: Annotation) -> pathlib.Path:
+        """The clip's file (V2) or folder (V1)."""
+        suffix = ".webm" if self.folder.name.endswith("v2") else ""
+        return self.folder / f"{clip.id}{suffix}"
+
+    @property
+    def total(self) -> int:
+        """Number of clips."""
+        return sum(map(len, self.clips.values()))
+
+    @property
+    def sha256(self) -> str:
+        """A digest of names and clips."""
+        digest = hashlib.sha256(json.dumps(self.label_names).encode())
+        for split, clips in self.clips.items():
+            digest.update(split.encode())
+            for clip in clips:
+                digest.update(json.dumps(dataclasses.astuple(clip)).encode())
+        return digest.hexdigest()
+
+
+def read(version: str, manual_dir: pathlib.Path) -> Annotations:
+    """Reads and checks the annotation files of "v1" or "v2".
+
+    Raises:
+      UserError: If a file or the folder of clips is missing, or an annotation is wrong; it names
+        file and id.
+    """
+    folder = manual_dir / f"20bn-something-something-{version}"
+    files = _find(version, manual_dir, folder)
+    try:
+        names, clips = (_read_v1 if version == "v1" else _read_v2)(files)
+    except UnicodeDecodeError as e:
+        raise UserError(f"{manual_dir}: an annotation file is not UTF-8 ({e})") from e
+    seen: dict[str, pathlib.Path] = {}
+    for split, some in clips.items():
+        for clip in some:
+            if clip.id in seen:
+                raise UserError(f"{files[split]}: id {clip.id} is there twice, see {seen[clip.id]}")
+            if not clip.id or "/" in clip.id or clip.id.startswith("."):
+                raise UserError(f"{files[split]}: id {clip.id!r} is no name of a clip")
+            seen[clip.id] = files[split]
+    return Annotations(folder, names, clips)
+
+
+def _candidates(version: str, kind: str) -> list[str]:
+    """Where an annotation file may lie."""
+    if version == "v1":
+        return [f"something-something-v1-{kind}.csv"]
+    ending = "csv" if kind == "test-answers" else "json"
+    names = [f"{kind}.{ending}", f"something-something-v2-{kind}.{ending}"]
+    return [f"labels/{names[0]}", names[1], f"labels/{names[1]}", names[0]]
+
+
+def _find(version: str, manual_dir: pathlib.Path, folder: pathlib.Path) -> dict[str, pathlib.Path]:
+    files = {}
+    kinds = ("labels", *SPLITS, *(["test-answers"] if version == "v2" else []))
+    for kind in kinds:
+        found = [p for name in _candidates(version, kind) if (p := manual_dir / name).is_file()]
+        if len(found) > 1:
+            raise UserError(f"{found[0]} and {found[1]} are both there: delete one of them")
+        files.update({kind: found[0]} if found else {})
+    if folder.is_dir() and all(kind in files for kind in ("labels", *SPLITS)):
+        return files
+    # The expected tree on the left, what is there on the right.
+    clip = "<id>/00001.jpg, 00002.jpg, ..." if version == "v1" else "<id>.webm"
+    rows = [(f"{folder.name}/{clip}", "found" if folder.is_dir() else "MISSING")]
+    for kind in kinds:
+        place = str(files[kind].relative_to(manual_dir)) if kind in files else ""
+        missing = "not there, not needed" if kind == "test-answers" else "MISSING"
+        names = " or ".join(_candidates(version, kind)[:2])
+        rows.append((names, f"found {place}" if place else missing))
+    width = max(len(name) for name, _ in rows)
+    tree = "".join(f"\n  {name:{width}}  {state}" for name, state in rows)
+    raise UserError(
+        f"{manual_dir}: not a whole download of Something-Something {version.upper()}\n"
+        f"  {'expected':{width}}  found{tree}\n{_listing(manual_dir)}"
+    )
+
+
+def _listing(directory: pathlib.Path) -> str:
+    if not directory.is_dir():
+        return f"{directory} is not a directory."
+    names = sorted(p.name + "/" * p.is_dir() for p in directory.iterdir())
+    more = f" and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else ""
+    return f"{directory} holds {', '.join(names[:_SHOWN]) or 'nothing'}{more}."
+
+
+def _lines(path: pathlib.Path) -> list[str]:
+    return [line for line in path.read_text("utf-8-sig").splitlines() if line.strip()]
+
+
+def _index(name: str, indices: dict[str, int], place: str) -> int:
+    if name not in indices:
+        near = difflib.get_close_matches(name, indices, 1)
+        hint = f"; the nearest one is {near[0]!r}" if near else ""
+        raise UserError(f"{place}: there is no class {name!r}{hint}")
+    return indices[name]
+
+
+def _indices(path: pathlib.Path, names: Iterable[str]) -> dict[str, int]:
+    indices = {name: k for k, name in enumerate(names)}
+    double = [name for name, n in collections.Counter(names).items() if n > 1]
+    if double or not indices:
+        raise UserError(
+            f"{path}: {f'class {double[0]!r} is there twice' if double else 'is empty'}"
+        )
+    return indices
+
+
+def _read_v1(files: dict[str, pathlib.Path]) -> tuple[tuple[str, ...], dict[str, Any]]:
+    indices = _indices(files["labels"], [line.strip() for line in _lines(files["labels"])])
+    clips: dict[str, list[Annotation]] = {}
+    for split in SPLITS:
+        clips[split] = []
+        for line in _lines(files[split]):
+            # Names of classes hold commas, never a semicolon.
+            id_, _, name = (part.strip() for part in line.partition(";"))
+            label = _index(name, indices, f"{files[split]}: id {id_}") if name else None
+            if split == "test" and not name:
+                label = -1
+            clips[split].append(Annotation(id_, label, name))
+    return tuple(indices), clips
+
+
+def _read_v2(files: dict[str, pathlib.Path]) -> tuple[tuple[str, ...], dict[str, Any]]:
+    indices = _label_indices(files["labels"])
+    answers = _answers(files["test-answers"], indices) if "test-answers" in files else None
+    clips: dict[str, list[Annotation]] = {}
+    for split in SPLITS:
+        entries = _load(files[split], list)
+        clips[split] = [_entry(files[split], k, entry, indices) for k, entry in enumerate(entries)]
+        if split == "test":
+            clips[split] = [_answered(clip, answers, tuple(indices)) for clip in clips[split]]
+    unknown = set(answers or ()) - {clip.id for clip in clips["test"]}
+    if unknown:
+        raise UserError(
+            f"{files['test-answers']}: id {min(unknown)} is not in {files['test']}, nor are "
+            f"{len(unknown) - 1} others"
+        )
+    return tuple(indices), clips
+
+
+def _load(path: pathlib.Path, kind: type) -> Any:
+    try:
+        content = json.loads(path.read_text("utf-8-sig"))
+    except json.JSONDecodeError as e:
+        raise UserError(f"{path}: line {e.lineno}: bad json ({e.msg})") from e
+    if not isinstance(content, kind):
+        raise UserError(f"{path}: must hold a json {'list' if kind is list else 'object'}")
+    return content
+
+
+def _label_indices(path: pathlib.Path) -> dict[str, int]:
+    """Class -> index, in the order of the indices."""
+    content = _load(path, dict)
+    try:
+        indices = {name: int(index) for name, index in content.items()}
+    except (ValueError, TypeError) as e:
+        raise UserError(f"{path}: an index is no number ({e})") from e
+    if sorted(indices.values()) != list(range(len(indices))) or not indices:
+        raise UserError(f"{path}: indices must be 0..{len(indices) - 1}, each of them once")
+    return dict(sorted(indices.items(), key=lambda item: item[1]))
+
+
+def _answers(path: pathlib.Path, indices: dict[str, int]) -> dict[str, int]:
+    answers: dict[str, int] = {}
+    for line in _lines(path):
+        id_, _, name = (part.strip() for part in line.partition(";"))
+        if id_ in answers:
+            raise UserError(f"{path}: id {id_} is there twice")
+        answers[id_] = _index(_without_brackets(name), indices, f"{path}: id {id_}")
+    return answers
+
+
+def _answered(
+    clip: Annotation, answers: dict[str, int] | None, names: tuple[str, ...]
+) -> Annotation:
+    if answers is None:
+        return dataclasses.replace(clip, label=-1)
+    label = answers.get(clip.id)
+    return dataclasses.replace(clip, label=label, template="" if label is None else names[label])
+
+
+def _entry(path: pathlib.Path, k: int, entry: Any, indices: dict[str, int]) -> Annotation:
+    if not isinstance(entry, dict) or not isinstance(entry.get("id"), str | int):
+        raise UserError(f"{path}: entry {k} has no id")
+    id_ = str(entry["id"])
+    template, placeholders = entry.get("template") or "", entry.get("placeholders") or []
+    if not isinstance(template, str) or not isinstance(placeholders, list):
+        raise UserError(f"{path}: id {id_}: template must be a text and placeholders a list")
+    label = None
+    if template:
+        label = _index(_without_brackets(template), indices, f"{path}: id {id_}")
+    caption = str(entry.get("label") or "")
+    return Annotation(id_, label, template, tuple(map(str, placeholders)), caption)
+
+
+def _without_brackets(template: str) -> str:
+    return template.replace("[", "").replace("]", "")

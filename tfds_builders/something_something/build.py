@@ -1,0 +1,155 @@
+"""Prepares Something-Something in several processes; an interrupted run is resumed.
+
+    python -m tfds_builders.something_something.build --config=v2 --manual_dir=DIR --data_dir=DIR
+        [--processes=N] [--tolerance=0.001] [--store=frames|video] [--short_side=256] [--quality=95]
+
+`tfds_builders.shards` says how. Clips that cannot be used are listed, with the reason, in
+`broken_clips.jsonl` in the directory of the data set, or of the unfinished one if there are too
+many. When such clips have been repaired, the same command tries their shards again and no others.
+"""
+
+import argparse
+import dataclasses
+import functools
+import json
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+from rstg_jax.data import SyncMNISTConfig
+from rstg_jax.errors import UserError
+from tfds_builders import shards
+from tfds_builders.shards import Metadata, Skipped
+from tfds_builders.something_something import annotations, clips, something_something
+from tfds_builders.something_something.annotations import Annotations
+from tfds_builders.something_something.something_something import SomethingSomethingBuilderConfig
+
+SHARD = 128  # clips: about 150 MB of frames of V2
+REPORT = "broken_clips.jsonl"
+_SAMPLE = 32  # clips read to learn how much disk is needed
+
+
+def build(
+    config: SomethingSomethingBuilderConfig,
+    manual_dir: str | pathlib.Path,
+    data_dir: str | pathlib.Path,
+    *,
+    processes: int = 1,
+    tolerance: float = something_something.TOLERANCE,
+    shard_size: int = SHARD,
+) -> pathlib.Path:
+    """Prepares a configuration and returns the directory of the data set.
+
+    Raises:
+      UserError: If the download is not whole, an annotation is wrong, more clips than tolerated
+        are broken, the disk is too small, or an interrupted run of other data is in the way.
+    """
+    data_dir = pathlib.Path(data_dir).expanduser()
+    builder = shards.builder_of(something_something.SomethingSomething, config, data_dir)
+    target = data_dir / builder.name / config.name / something_something.VERSION
+    if shards.is_there(target):
+        return target
+    if not 0 <= tolerance <= 1:
+        raise UserError(f"--tolerance={tolerance} must lie in 0..1")
+    found = annotations.read(config.reads, pathlib.Path(manual_dir).expanduser())
+    builder.info.features["label"].names = list(found.label_names)
+    metadata = something_something.metadata(config, found)
+
+    def examples(split: str, first: int, end: int) -> Any:
+        # The clips of the shard alone go to another process.
+        alone = dataclasses.replace(found, clips={})
+        some = found.clips[split][first:end]
+        return functools.partial(something_something.examples, config, alone, split, some)
+
+    plan = shards.Plan(
+        target=target,
+        name=builder.name,
+        sizes={split: len(some) for split, some in found.clips.items()},
+        shard_size=shard_size,
+        examples=examples,
+        features=functools.partial(something_something.features, config, found.label_names),
+        description=metadata,
+        noun="clips",
+        sample=_SAMPLE,
+        options="group_size:1,uncompressed",  # JPEG and VP9 do not get smaller
+        state_of=lambda skipped: clips.state(pathlib.Path(skipped.file)),
+    )
+    check = functools.partial(_check, plan.partial, found.total, tolerance)
+    absent = _absent(found)
+    if len(absent) > tolerance * found.total:
+        plan.partial.mkdir(parents=True, exist_ok=True)
+        check(absent)
+    return shards.prepare(plan, builder, metadata, processes=processes, check=check)
+
+
+def _absent(found: Annotations) -> list[Skipped]:
+    """Clips of which one look into the directory tells that they cannot be used."""
+    there = {path.name for path in found.folder.iterdir()}
+    result = []
+    for split, some in found.clips.items():
+        for clip in some:
+            file = found.file(clip)
+            if clip.label is None:
+                detail = ("unlabelled", "its annotation names no class")
+            elif file.name not in there:
+                detail = ("missing", "no such file or folder")
+            else:
+                continue
+            result.append(Skipped(split, clip.id, str(file), *detail))
+    return result
+
+
+def _check(
+    directory: pathlib.Path, total: int, tolerance: float, broken: Sequence[Skipped]
+) -> Metadata:
+    """Lists broken clips in a file and refuses too many of them."""
+    report = directory / REPORT
+    report.unlink(missing_ok=True)
+    if broken:
+        lines = []
+        for one in broken:
+            fields = dataclasses.asdict(one)
+            del fields["state"]
+            lines.append(json.dumps(fields) + "\n")
+        report.write_text("".join(lines))
+        print(f"{something_something.counts(broken)} of {total:,} clips; all listed in {REPORT}.")
+    where = (
+        f" All are listed in {report}. Repair them and run the same command again, or allow more "
+        "with --tolerance"
+    )
+    something_something.check_tolerance(broken, total, tolerance, where)
+    return {"broken_clips": len(broken), "tolerance": tolerance}
+
+
+def _command(args: list[str] | None) -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0], allow_abbrev=False)
+    names = ", ".join(something_something.NAMES)
+    parser.add_argument("--config", default="v2", help=names)
+    parser.add_argument("--manual_dir", required=True, help="with what was downloaded")
+    parser.add_argument("--data_dir", default=SyncMNISTConfig().data_dir, help="of TFDS")
+    parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--tolerance", type=float, default=something_something.TOLERANCE)
+    parser.add_argument("--store", choices=something_something.STORES, default="frames")
+    for name in ("short_side", "quality"):
+        default = getattr(something_something, name.upper())
+        parser.add_argument(f"--{name}", type=int, default=default)
+    flags = parser.parse_args(args)
+    config = SomethingSomethingBuilderConfig.of(
+        flags.config, store=flags.store, short_side=flags.short_side, quality=flags.quality
+    )
+    build(
+        config,
+        flags.manual_dir,
+        flags.data_dir,
+        processes=flags.processes,
+        tolerance=flags.tolerance,
+    )
+
+
+def main(args: list[str] | None = None) -> None:
+    """The command."""
+    shards.run_command(lambda: _command(args))
+
+
+if __name__ == "__main__":
+    main()
