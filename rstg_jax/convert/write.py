@@ -1,0 +1,132 @@
+"""Converted weights become an ordinary checkpoint, as of a run before its first step."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+
+from rstg_jax import checkpoint, config, data, models, run, steps
+from rstg_jax.errors import UserError
+from rstg_jax.experiment import Experiment
+
+TOTAL_STEPS = 1  # of schedules that nobody will follow; the optimiser's state does not depend on it
+
+_log = logging.getLogger(__name__)
+
+
+def write(
+    out: str | Path,
+    experiment: Experiment,
+    variables: Mapping[str, Any],
+    *,
+    label_names: Sequence[str],
+    video_shape: Sequence[int],
+    source: Mapping[str, Any],
+) -> None:
+    """Writes OUT/checkpoints/0 and OUT/config.json, which `checkpoint.load` reads.
+
+    Args:
+      out: directory to make; it must not hold checkpoints yet.
+      experiment: its model is the one that the variables are for.
+      variables: ``params`` and, if the model has batch norm, ``batch_stats``.
+      label_names: one for each class.
+      video_shape: (t, h, w, c) of the clips that the model is for.
+      source: where the weights come from, for the record.
+
+    Raises:
+      UserError: the directory is in use or cannot be written, or the variables are not exactly
+        those of the model.
+    """
+    check_free(out)
+    module = models.build(experiment.model, len(label_names))
+    recipe = steps.make_recipe(module, experiment.loss, experiment.optim, TOTAL_STEPS)
+    wanted = jax.eval_shape(lambda: steps.init_state(recipe, tuple(video_shape), jnp.int32(0)))
+    found = {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
+    _check_same({"params": wanted.params, "batch_stats": wanted.batch_stats}, found)
+
+    params = jax.tree.map(jnp.asarray, found["params"])
+    state = steps.TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        batch_stats=jax.tree.map(jnp.asarray, found["batch_stats"]),
+        opt_state=jax.jit(recipe.tx.init)(params),
+        average=None if recipe.ema_decay is None else params,
+        key=jax.random.key_data(jax.random.key(experiment.train.seed)),
+    )
+    meta = {
+        "config": config.to_dict(experiment),
+        "label_names": list(label_names),
+        "video_shape": list(video_shape),
+        "total_steps": TOTAL_STEPS,
+        "step": 0,
+        "window": {},
+        "seconds": 0.0,
+        "owed": False,
+        "test": None,
+        "data": {"weights": dict(source)},
+    }
+    with checkpoint.Checkpoints(out) as checkpoints:
+        checkpoints.save(0, state, checkpoint.plain(meta), top1=None)
+    run.write_json(Path(out) / "config.json", config.to_dict(experiment))
+
+
+def check_free(out: str | Path) -> None:
+    """Raises `UserError` if the directory holds checkpoints."""
+    path = Path(out) / "checkpoints"
+    if path.is_dir() and any(path.iterdir()):
+        raise UserError(f"{out} already holds checkpoints: choose another --out")
+
+
+def label_names(
+    path: str | None, classes: int, data_config: data.DataConfig | None = None
+) -> tuple[str, ...]:
+    """Names of the classes: of a file, else of the data, else their numbers.
+
+    Args:
+      path: of a file with one name a line.
+      classes: how many there are.
+      data_config: whose names to take if there is no file; they may be unknown until it is at hand.
+
+    Raises:
+      UserError: the file cannot be read, or there are more or fewer names than classes.
+    """
+    if path is not None:
+        try:
+            names = tuple(Path(path).read_text().splitlines())
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"cannot read label names from {path}: {error}") from error
+    else:
+        try:
+            source = None if data_config is None else data.open_source(data_config, "test")
+        except UserError as error:
+            _log.warning("labels are named by their numbers, because %s", error)
+            source = None
+        names = tuple(map(str, range(classes))) if source is None else source.label_names
+    if len(names) != classes:
+        raise UserError(
+            f"{path or 'the data of the config'} has {len(names)} labels, the classifier has "
+            f"{classes}: give their names with --labels=FILE"
+        )
+    return names
+
+
+def _check_same(wanted: Any, found: Any) -> None:
+    """Compares names and shapes of two trees of variables."""
+    shapes = [
+        {"/".join(path): tuple(np.shape(leaf)) for path, leaf in flat.items()}
+        for flat in map(traverse_util.flatten_dict, (wanted, found))
+    ]
+    problems = [f"missing {name}" for name in sorted(shapes[0].keys() - shapes[1].keys())]
+    problems += [f"unused {name}" for name in sorted(shapes[1].keys() - shapes[0].keys())]
+    problems += [
+        f"{name} is {list(shapes[1][name])}, the model's is {list(shape)}"
+        for name, shape in sorted(shapes[0].items())
+        if name in shapes[1] and shapes[1][name] != shape
+    ]
+    if problems:
+        raise UserError(f"the weights do not fit the model: {'; '.join(problems)}")
