@@ -2,17 +2,30 @@
 
 Three kinds of released models: the small per-frame network of SyncMNIST, and C2D and I3D ResNets,
 each with graphs at any of the official places, or with non-local blocks.
+
+    python -m rstg_jax.convert.official PREFIX --config=FILE[:VARIANT] --out=DIR [--labels=FILE]
+
+converts a checkpoint that TensorFlow wrote (PREFIX.index and PREFIX.data-*) to an ordinary
+checkpoint directory; TensorFlow is not needed.
 """
 
+import argparse
 import re
+import sys
+from collections import Counter
+from collections.abc import Sequence
 
 import numpy as np
 from flax import traverse_util
 
+from rstg_jax import cli
+from rstg_jax import config as config_lib
 from rstg_jax.backbones.resnet3d import ResNet3DConfig
 from rstg_jax.backbones.simple_cnn import SimpleCNNConfig
+from rstg_jax.convert import tf_checkpoint, write
 from rstg_jax.convert.official_block import (
     GRAPH_SCOPE,
+    IGNORED,
     IN_GRAPH,
     Arrays,
     Flat,
@@ -167,3 +180,50 @@ def _batch_norm(reader: Reader, flat: Flat, path: tuple, name: str, width: int) 
 def _width(config: ResNet3DConfig, stage: int) -> int:
     """Output channels of a stage."""
     return 4 * config.width * 2 ** (stage - 2)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m rstg_jax.convert.official",
+        description=(__doc__ or "").split("\n")[0],
+        epilog="Any key of the config can be changed: --config.model.rstg.dim=64",
+        allow_abbrev=False,
+    )
+    files = "PREFIX of PREFIX.index and PREFIX.data-*, or the directory that they are in"
+    parser.add_argument("checkpoint", metavar="PREFIX", help=files)
+    parser.add_argument("--config", required=True, metavar="FILE[:VARIANT]", help="of that model")
+    parser.add_argument("--out", required=True, metavar="DIR", help="checkpoint directory to make")
+    parser.add_argument("--labels", metavar="FILE", help="names of the classes, one a line")
+    args, rest = parser.parse_known_args(argv)
+    experiment = config_lib.load(args.config)
+    experiment = config_lib.override(experiment, cli.config_overrides(rest, parser))
+    write.check_free(args.out)
+    prefix = tf_checkpoint.find(args.checkpoint)
+    arrays = tf_checkpoint.read(prefix)
+    heads = [value.size for name, value in arrays.items() if re.search(r"(^|/)pred/bias$", name)]
+    if len(heads) != 1:
+        raise UserError(f"{prefix} has no classifier (pred/bias): not a released model")
+    shape = experiment.data.clip_shape
+    variables = convert_model(arrays, experiment.model, heads[0], channels=shape[-1])
+    write.write(
+        args.out,
+        experiment,
+        variables,
+        label_names=write.label_names(args.labels, heads[0], experiment.data),
+        video_shape=shape,
+        source={"name": prefix.name, "step": int(arrays.get("global_step", 0))},
+    )
+    kinds = Counter(
+        match[0].strip("/").split("/")[0].split("__")[0]
+        for match in map(IGNORED.search, arrays)
+        if match
+    )
+    ignored = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
+    used = len(arrays) - kinds.total()
+    print(f"{args.out}: {used} variables of {prefix}, {heads[0]} classes; ignored {ignored}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))
