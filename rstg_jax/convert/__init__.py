@@ -1,1 +1,1 @@
-"""Weights in: official TensorFlow-1 variables."""
+"""Weights in: checkpoints of the official TensorFlow-1 code, PyTorch state dicts."""
