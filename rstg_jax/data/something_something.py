@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+import re
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -14,6 +15,7 @@ from rstg_jax.errors import UserError
 
 VERSION = "1.0.0"
 OFFICIAL = ("v1", "v2")
+DEMO = "v2_demo"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,7 +23,8 @@ class SomethingSomethingConfig:
     """Which Something-Something, where it lies and what clips to make of it.
 
     Attributes:
-      version: Name of the prepared configuration: "v1", "v2", "v2_demo" or one of your own.
+      version: Name of the prepared configuration: "v1", "v2" or "v2_demo", and what differs from
+        the builder's defaults, such as "v2-video" or "v2-short_side128".
       data_dir: Directory of TFDS.
       test_split: What is tested on: "validation", or "test", whose labels may be unknown.
       label_order: Numbers of the labels: their order in the data set's own "file" of labels, or
@@ -37,6 +40,13 @@ class SomethingSomethingConfig:
     clip: ClipConfig = dataclasses.field(default_factory=ClipConfig)
     workers: int | None = None
 
+    def __post_init__(self) -> None:
+        if self.version.split("-")[0] not in (*OFFICIAL, DEMO):
+            raise UserError(
+                f"data.version={self.version!r} must be v1, v2 or v2_demo, or one of these with "
+                "settings, such as v2-video"
+            )
+
     @property
     def clip_shape(self) -> tuple[int, int, int, int]:
         """What a model sees of one video in training: `(t, h, w, c)`."""
@@ -45,7 +55,7 @@ class SomethingSomethingConfig:
     @property
     def num_classes(self) -> int:
         """Number of labels; of the official versions it is known without the data."""
-        if self.version in OFFICIAL:
+        if self.version.split("-")[0] in OFFICIAL:
             return 174
         builder = open_builder(self)
         return int(builder.info.features["label"].num_classes)
@@ -58,11 +68,14 @@ def prepared_dir(config: SomethingSomethingConfig) -> pathlib.Path:
 
 
 def build_command(config: SomethingSomethingConfig) -> str:
-    """The command that prepares a configuration."""
-    return (
-        "python -m tfds_builders.something_something.build "
-        f"--config={config.version} --data_dir={config.data_dir} --manual_dir=DIR"
-    )
+    """The command that prepares a configuration from what lies in DIR."""
+    name, *settings = config.version.split("-")
+    flags = [
+        "--store=video" if setting == "video" else re.sub(r"(\D+)(\d+)", r"--\1=\2", setting)
+        for setting in settings
+    ]
+    command = "python -m tfds_builders.something_something.build --manual_dir=DIR"
+    return " ".join([command, f"--config={name}", f"--data_dir={config.data_dir}", *flags])
 
 
 def open_builder(config: SomethingSomethingConfig) -> Any:
@@ -73,9 +86,14 @@ def open_builder(config: SomethingSomethingConfig) -> Any:
     """
     directory = prepared_dir(config)
     if not (directory / "dataset_info.json").is_file():
+        source = (
+            "draw the demo with `python -m tfds_builders.something_something.make_demo --out=DIR`"
+            if config.version.split("-")[0] == DEMO
+            else "put the official download in DIR"
+        )
         raise UserError(
-            f"{directory}: no prepared Something-Something; with the official download in DIR make "
-            f"it with `{build_command(config)}`"
+            f"{directory}: no prepared Something-Something; {source}, then prepare it with "
+            f"`{build_command(config)}`"
         )
     import tensorflow_datasets as tfds
 
@@ -97,7 +115,14 @@ def open_something_something(config: SomethingSomethingConfig, split: str) -> Cl
     info = builder.info.splits[name]
     prepared.check_shards([str(file) for file in info.filepaths], info.shard_lengths)
     features = builder.info.features
-    skip = {key: tfds.decode.SkipDecoding() for key in ("frames",) if key in features}
+
+    class Skip(tfds.decode.SkipDecoding):
+        """Leaves JPEG images as they are; TFDS's own knows no sequences without TensorFlow."""
+
+        def decode_batch_example_np(self, encoded: np.ndarray) -> np.ndarray:
+            return encoded
+
+    skip = {"frames": Skip()} if "frames" in features else None
     in_file = tuple(features["label"].names)
     label_names = tuple(sorted(in_file)) if config.label_order == "sorted" else in_file
     numbers = np.array([label_names.index(label) for label in in_file], np.int32)
