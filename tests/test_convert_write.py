@@ -1,20 +1,24 @@
 """What converters need that is not PyTorch: .safetensors files, names, checkpoint directories."""
 
+import dataclasses
 import json
 import sys
 
 import jax
 import numpy as np
 import pytest
+from flax import traverse_util
 from safetensors.numpy import save_file
 
-from rstg_jax import checkpoint, evaluate, models
+from rstg_jax import checkpoint, evaluate, initialise, models, sharding, steps
 from rstg_jax.backbones.resnet3d import ResNet3DConfig
 from rstg_jax.convert import torch as convert_torch
 from rstg_jax.convert import write
 from rstg_jax.convert.torch_archs import ARCHS, TORCHVISION, Arch
 from rstg_jax.data import SyncMNISTConfig
 from rstg_jax.errors import UserError
+from rstg_jax.experiment import TrainConfig
+from rstg_jax.losses import LossConfig
 from rstg_jax.optim import OptimizerConfig
 from tests import standins
 
@@ -99,6 +103,25 @@ def test_safetensors_need_no_pytorch(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "safetensors", None)
     with pytest.raises(UserError, match=r"needs the package safetensors"):
         convert_torch.read(tmp_path / "model.safetensors")
+
+
+def test_converted_weights_begin_a_run_with_a_graph_inside(tmp_path, monkeypatch):
+    monkeypatch.setitem(ARCHS, "tiny", TINY)
+    save_file(tiny_state(), tmp_path / "model.safetensors")
+    out = tmp_path / "out"
+    convert_torch.main([str(tmp_path / "model.safetensors"), "--arch=tiny", f"--out={out}"])
+    settings = TrainConfig(total_steps=1, init_from=str(out), init_fresh=("^params/rstg_res2_0/",))
+    config = dataclasses.replace(convert_torch.model_config(TINY), places=("res2.0",))
+    module = models.build(config, 5)
+    recipe = steps.make_recipe(module, LossConfig(), OptimizerConfig(), 1)
+    mesh = sharding.make_mesh(sharding.MeshConfig())
+    abstract = steps.abstract_state(recipe, (4, 32, 32, 3), mesh)
+    taken, _ = initialise.weights(settings, abstract, "abcde")
+    wanted = traverse_util.flatten_dict(convert_torch.convert(tiny_state(), TINY), sep="/")
+    wanted = {path: value for path, value in wanted.items() if "/classifier/" not in path}
+    assert taken.keys() == wanted.keys()
+    for path, value in wanted.items():
+        np.testing.assert_array_equal(taken[path], value)
 
 
 def test_label_names(tmp_path, caplog):
