@@ -1,6 +1,6 @@
 """Begins a run with the weights of another: which are taken, which start fresh, what must fit.
 
-Weights and running statistics are matched by path, such as ``params/rstg/time/lstm/bias``. Where
+Weights and running statistics are matched by path, such as ``params/rstg_final/time/lstm/bias``. Where
 the checkpoint holds a moving average of the weights, that is taken: the weights whose score its
 ``best`` stands for. The step, the optimiser and the random key are never taken.
 

@@ -30,16 +30,20 @@ FIGURES = ("parameters", "macs", "activation_bytes")
 ANY_LENGTH = 1000  # of training: no figure depends on it
 
 
-def summarise(experiment: Experiment) -> dict[str, Any]:
+def summarise(experiment: Experiment, num_classes: int | None = None) -> dict[str, Any]:
     """Counts everything that `main` prints.
 
+    Args:
+      experiment: what to count.
+      num_classes: number of labels, for data that are not there to tell it.
+
     Returns:
-      `modules`: path such as "rstg/time" -> `FIGURES`, its inner modules included, "" for all;
+      `modules`: path such as "rstg_final/time" -> `FIGURES`, inner modules included, "" for all;
       `arrays`: path of each parameter -> shape; `fixed_bytes`: what a training step keeps
       whatever the batch (weights in the compute type); `state_bytes`: weights, optimiser,
       running statistics and averages; and what identifies the model.
     """
-    shape, classes = experiment.data.clip_shape, experiment.data.num_classes
+    shape, classes = experiment.data.clip_shape, num_classes or experiment.data.num_classes
     module = models.build(experiment.model, classes)
     recipe = steps.make_recipe(module, experiment.loss, experiment.optim, ANY_LENGTH)
     state = jax.eval_shape(
@@ -184,10 +188,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--config", required=True, metavar="FILE[:VARIANT]", help="what to count")
     parser.add_argument("--depth", type=int, default=2, metavar="N", help="levels (default 2)")
+    parser.add_argument("--classes", type=int, metavar="N", help="labels, if no data can tell")
     parser.add_argument("--json", action="store_true", help="print everything as JSON instead")
     args, rest = parser.parse_known_args(argv)
     overrides = cli.config_overrides(rest, parser)
-    summary = summarise(config.override(config.load(args.config), overrides))
+    summary = summarise(config.override(config.load(args.config), overrides), args.classes)
     if args.json:
         print(json.dumps(summary, indent=1))
         return 0

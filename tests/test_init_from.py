@@ -132,7 +132,7 @@ def test_weights_of_one_device_on_eight(source, tmp_path, mesh):
     chex.assert_trees_all_equal(tree(progress.state)[0], jax.device_get(one))
     placed = jax.tree.map(lambda leaf: leaf.sharding, progress.state)
     assert placed == steps.shardings_of(run.abstract)
-    kernel = progress.state.params["rstg"]["time"]["lstm"]["input_kernel"]
+    kernel = progress.state.params["rstg_final"]["time"]["lstm"]["input_kernel"]
     assert len({str(shard.index) for shard in kernel.addressable_shards}) == mesh[1] * mesh[2]
 
 
@@ -168,7 +168,7 @@ def test_another_number_of_classes_gets_a_new_classifier(source, tmp_path, caplo
     weights, fresh = tree(progress.state)[0], tree(scratch.state)[0]
     there = jax.device_get(checkpoint.load(source).variables["params"])
     chex.assert_trees_all_equal(weights["classifier"], fresh["classifier"])
-    for part in ("backbone", "rstg"):
+    for part in ("backbone", "rstg_final"):
         chex.assert_trees_all_equal(weights[part], there[part])
 
 
@@ -252,24 +252,26 @@ def test_a_classifier_of_another_width_is_a_misfit():
 def test_a_graph_put_into_a_trained_network_and_taken_out(source, tmp_path):
     """The checkpoint has time and space stages; a model with none of one kind, and back."""
     time_only = {"model__rstg__stages": "time"}
-    with pytest.raises(UserError, match=r"the model lacks .* params/rstg/time/.* \[8, 32\]"):
+    with pytest.raises(UserError, match=r"the model lacks .* params/rstg_final/time/.* \[8, 32\]"):
         begin(tmp_path / "a", train__init_from=source, **time_only)
-    ignore = {"train__init_ignore": "params/rstg/(time|space)/"}
+    ignore = {"train__init_ignore": "params/rstg_final/(time|space)/"}
     run = run_lib.set_up(experiment(train__init_from=source, **time_only, **ignore), tmp_path / "b")
     with run.checkpoints:
         run_lib.save(run, run_lib.start(run), 0.0)
 
     whole = {"train__init_from": tmp_path / "b", "train__seed": 5}
-    with pytest.raises(UserError, match=r"it lacks .*: params/rstg/.*gather_bias \[8\]"):
+    with pytest.raises(UserError, match=r"it lacks .*: params/rstg_final/.*gather_bias \[8\]"):
         begin(tmp_path / "c", **whole)
-    fresh = {"train__init_fresh": "params/rstg/time/,params/rstg/space/"}
+    fresh = {"train__init_fresh": "params/rstg_final/time/,params/rstg_final/space/"}
     _, progress = begin(tmp_path / "c", **whole, **fresh)
     _, scratch = begin(tmp_path / "d", train__seed=5)
     weights, drawn = tree(progress.state)[0], tree(scratch.state)[0]
     there = jax.device_get(checkpoint.load(tmp_path / "b").variables["params"])
     for part in ("time", "space"):
-        chex.assert_trees_all_equal(weights["rstg"][part], drawn["rstg"][part])
-    chex.assert_trees_all_equal(weights["rstg"]["last_time"], there["rstg"]["last_time"])
+        chex.assert_trees_all_equal(weights["rstg_final"][part], drawn["rstg_final"][part])
+    chex.assert_trees_all_equal(
+        weights["rstg_final"]["last_time"], there["rstg_final"]["last_time"]
+    )
     chex.assert_trees_all_equal(weights["backbone"], there["backbone"])
 
 

@@ -156,10 +156,10 @@ def test_published_sizes(variant):
     cnn = 10 * sum(side**2 * tap * 512 for side, tap in zip(sides, taps, strict=True))
     assert modules["backbone"]["macs"] == cnn
     assert cnn == pytest.approx(23.4e9, rel=2e-3)
-    assert modules["rstg"]["macs"] == block_macs(experiment.model.rstg, frames=10)
-    assert modules["rstg"]["macs"] < 6.35e9  # which sends along all pairs, unsplit
+    assert modules["rstg_final"]["macs"] == block_macs(experiment.model.rstg, frames=10)
+    assert modules["rstg_final"]["macs"] < 6.35e9  # which sends along all pairs, unsplit
     assert modules["classifier"]["macs"] == 11 * 512 * 46  # every frame's, and the clip's
-    parts = [modules[name] for name in ("backbone", "rstg", "classifier")]
+    parts = [modules[name] for name in ("backbone", "rstg_final", "classifier")]
     for figure in ("parameters", "macs"):
         assert sum(part[figure] for part in parts) == modules[""][figure]
 
@@ -254,8 +254,8 @@ def test_table_and_json(monkeypatch, capsys):
     assert re.search(rf"^all +{total:,} ", text, re.M)
     assert re.search(r"^  +lstm +\d", text, re.M) and re.search(r"^classifier +68 ", text, re.M)
     assert "[16, 4]" in text  # the classifier's kernel
-    assert found["arrays"]["rstg/time/lstm/input_kernel"] == [16, 64]
-    assert found["modules"]["rstg/time/lstm"]["parameters"] == 2 * 16 * 64 + 64
+    assert found["arrays"]["rstg_final/time/lstm/input_kernel"] == [16, 64]
+    assert found["modules"]["rstg_final/time/lstm"]["parameters"] == 2 * 16 * 64 + 64
     assert "input_kernel" not in text  # lies deeper than 3
     status, deep, _ = run(monkeypatch, capsys, *flags, "--depth=4")
     assert "input_kernel" in deep and "[16, 64]" in deep
@@ -264,7 +264,7 @@ def test_table_and_json(monkeypatch, capsys):
 def test_modules_come_in_the_order_of_the_computation(monkeypatch, capsys):
     _, text, _ = run(monkeypatch, capsys, "--config=configs/sync_mnist.py:tiny", "--depth=1")
     first = [line.split()[0] for line in text.split("\n") if line[:1].isalpha()]
-    assert first[2:5] == ["backbone", "rstg", "classifier"]
+    assert first[2:5] == ["backbone", "rstg_final", "classifier"]
 
 
 def test_mistakes_are_one_line(monkeypatch, capsys):
@@ -274,6 +274,17 @@ def test_mistakes_are_one_line(monkeypatch, capsys):
         2,
         "error: no config key 'model.rstg.dimm'; the nearest is 'model.rstg.dim'\n",
     )
+
+
+def test_data_that_cannot_tell_their_labels(monkeypatch, capsys):
+    flags = ["--config=configs/sync_mnist.py:tiny", "--config.data=FolderConfig"]
+    flags += ["--config.data.path=/nowhere", "--config.data.clip.frames=2", "--depth=1"]
+    flags += ["--config.data.clip.crop=16", "--config.data.clip.resize=16"]
+    status, _, err = run(monkeypatch, capsys, *flags)
+    assert status == 2 and "/nowhere" in err
+    status, text, _ = run(monkeypatch, capsys, *flags, "--classes=9")
+    assert status == 0 and "clip [2, 16, 16, 3], 9 classes" in text
+    assert re.search(r"^classifier +81 ", text, re.M)
 
 
 @pytest.mark.parametrize(
