@@ -108,12 +108,17 @@ def abstract_batch(experiment: Experiment, size: int) -> dict[str, jax.ShapeDtyp
 
 
 def by_module(counts: Mapping[str, int], known: set[Path]) -> Counter[Path]:
-    """Sums over name stacks, of which only the names of modules that have parameters are kept."""
+    """Sums over name stacks, of which only the names of modules that have parameters are kept.
+
+    A module may be called inside another one than its owner, as blocks inside a backbone are: a
+    name counts as one of the nearest module around it that owns such a name.
+    """
     total: Counter[Path] = Counter()
     for stack, number in counts.items():
         path: Path = ()
         for part in stack.split("/"):
-            path = (*path, part) if (*path, part) in known else path
+            owners = (path[:end] for end in range(len(path), -1, -1))
+            path = next(((*owner, part) for owner in owners if (*owner, part) in known), path)
         total[path] += number
     return total
 

@@ -14,8 +14,11 @@ from flax import linen as nn
 
 from configs import sync_mnist
 from rstg_jax import cli, config, costs, data, linear, models, presets, steps, summary
+from rstg_jax.backbones import resnet3d
 from rstg_jax.backbones.conv import Conv2D
+from rstg_jax.experiment import Experiment, TrainConfig
 from rstg_jax.graph import RegionGraph
+from rstg_jax.heads import MapHead
 from rstg_jax.recurrence import TimeStage
 from rstg_jax.rstg import RSTG
 
@@ -164,6 +167,39 @@ def test_published_sizes(variant):
         assert sum(part[figure] for part in parts) == modules[""][figure]
 
 
+def test_published_size_of_i3d_with_graphs_inside():
+    block = presets.official("something_something")
+    model = models.ModelConfig(
+        backbone=resnet3d.official("i3d"),
+        rstg=block,
+        places=("res3", "res4"),
+        head=MapHead(pool_window=14),
+        branch_norm="clip",
+    )
+    clips = data.SomethingSomethingConfig()
+    train = TrainConfig(total_steps=1)
+    modules = summary.summarise(Experiment("i3d", train, model, clips))["modules"]
+    assert modules["backbone"]["macs"] == pytest.approx(151.3e9, rel=3e-4)
+    plain = modules["backbone"]["parameters"] + modules["classifier"]["parameters"]
+    assert plain == pytest.approx(27.6e6, rel=1e-3)
+    # The blocks are called inside the backbone, and have rows of their own; back to the map:
+    narrow, wide = modules["rstg_res3_2"], modules["rstg_res4_4"]
+    assert narrow["macs"] == 16 * (space_time_macs(block, 28 * 28) + 14 * 28 * 28 * 512)
+    assert wide["macs"] - narrow["macs"] == 16 * (
+        2 * 14 * 1024 * 512 + 2 * 14 * (14 * 14 * 1024 - 28 * 28 * 512)
+    )
+    assert narrow["activation_bytes"] > wide["activation_bytes"] > 16 * 14 * 14 * 1024 * 4
+
+
+def space_time_macs(settings, pixels):
+    """MACs of one frame in the block with "dot" attention and all pairs, without positions."""
+    n, d = 14, settings.dim
+    send = n * (d * 2 * d) + n * n * (2 * n) * d + n * n * d * d
+    gather = 2 * n * d * d + n * n * d + n * n * n * d  # queries and keys, logits, weighted sum
+    update = n * (2 * d * d + d * d)
+    return n * pixels * d + 4 * n * 2 * (d * 4 * d) + 3 * (send + gather + update)
+
+
 # --- memory ---------------------------------------------------------------------------------------
 
 
@@ -304,3 +340,14 @@ def test_names_that_are_no_modules_are_left_out():
     variables = jax.eval_shape(module.init, jax.random.key(0), x)
     counts = costs.macs(jax.make_jaxpr(module.apply)(variables, x).jaxpr)
     assert summary.by_module(counts, {(), ("inner",)}) == {("inner",): 18, (): 18}
+
+
+def test_modules_called_inside_another_than_their_owner():
+    known = {(), ("net",), ("net", "norm"), ("graph",), ("graph", "norm"), ("graph", "norm", "x")}
+    stacks = {"All/net/graph/norm": 1, "All/net/norm": 2, "All/graph/norm/x/x.f": 4, "All/net": 8}
+    assert summary.by_module(stacks, known) == {
+        ("graph", "norm"): 1,
+        ("net", "norm"): 2,
+        ("graph", "norm", "x"): 4,
+        ("net",): 8,
+    }
