@@ -41,7 +41,7 @@ Result = TypeVar("Result")
 
 _NOTE = "building.json"
 _SKIPPED = ".skipped.jsonl"
-_TERA = 1e12
+_UNITS = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -264,7 +264,8 @@ def _state_disk_need(plan: Plan, missing: Sequence[Shard]) -> None:
 
 
 def _bytes(size: float) -> str:
-    return f"{size / _TERA:.2f} TB" if size >= _TERA else f"{size / 1e9:.2f} GB"
+    unit, name = next((u for u in _UNITS if size >= u[0]), _UNITS[-1])
+    return f"{size / unit:.2f} {name}"
 
 
 def _first(examples: Callable[[], Iterable[Example | Skipped]], count: int) -> Iterator[Any]:

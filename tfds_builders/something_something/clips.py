@@ -123,6 +123,8 @@ def read_film(path: pathlib.Path, *, as_film: bool, short_side: int, quality: in
                 if not as_film:
                     frames.append(_jpeg(frame, short_side, quality))
             others = len(film.streams) > 1  # may go on for longer
+    except av.EOFError as e:
+        raise BrokenClipError("no frames", "the file ends where they should begin") from e
     except (av.FFmpegError, ValueError) as e:
         raise BrokenClipError("unreadable", f"after {count} frames: {_reason(e)}") from e
     if not count:

@@ -61,11 +61,10 @@ class SomethingSomethingBuilderConfig(tfds.core.BuilderConfig):
         config = cls(name=name, reads=NAMES[name], **settings)
         if config.store not in STORES:
             raise UserError(f"--store={config.store} must be one of {', '.join(STORES)}")
-        if config.short_side < 0 or not 1 <= config.quality <= 95:
-            raise UserError(
-                f"--short_side={config.short_side} must be at least 0 and "
-                f"--quality={config.quality} lie in 1..95"
-            )
+        if config.short_side < 0:
+            raise UserError(f"--short_side={config.short_side} must be at least 0")
+        if not 1 <= config.quality <= 95:
+            raise UserError(f"--quality={config.quality} must lie in 1..95")
         changed = [("short_side", SHORT_SIDE), ("quality", QUALITY)]
         parts = [
             f"{k}{getattr(config, k)}"
