@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import av
+import numpy as np
 from PIL import Image
 
 from rstg_jax.errors import UserError
@@ -134,11 +135,6 @@ def readable(source: bytes | Path) -> io.BytesIO | str:
 
 def _upright(frame: Any) -> Image.Image:
     """A decoded frame in RGB, turned as the file asks for (telephones film so)."""
-    image: Image.Image = frame.to_image()
-    turns = round(frame.rotation / 90) % 4
-    methods = {
-        1: Image.Transpose.ROTATE_90,
-        2: Image.Transpose.ROTATE_180,
-        3: Image.Transpose.ROTATE_270,
-    }
-    return image.transpose(methods[turns]) if turns else image
+    # PyAV's own `to_image` makes the same bytes in twice the time.
+    array = np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90))
+    return Image.fromarray(np.ascontiguousarray(array))
