@@ -22,7 +22,7 @@ from rstg_jax import cli
 from rstg_jax import config as config_lib
 from rstg_jax.backbones.resnet3d import ResNet3DConfig
 from rstg_jax.backbones.simple_cnn import SimpleCNNConfig
-from rstg_jax.convert import tf_checkpoint, write
+from rstg_jax.convert import tf_checkpoint
 from rstg_jax.convert.official_block import (
     GRAPH_SCOPE,
     IGNORED,
@@ -196,6 +196,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", required=True, metavar="DIR", help="checkpoint directory to make")
     parser.add_argument("--labels", metavar="FILE", help="names of the classes, one a line")
     args, rest = parser.parse_known_args(argv)
+    from rstg_jax.convert import write  # Orbax is slow to import, and sets up logging
+
     experiment = config_lib.load(args.config)
     experiment = config_lib.override(experiment, cli.config_overrides(rest, parser))
     write.check_free(args.out)

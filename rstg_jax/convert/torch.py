@@ -22,7 +22,6 @@ import numpy as np
 from flax import traverse_util
 
 from rstg_jax import cli, models
-from rstg_jax.convert import write
 from rstg_jax.convert.torch_archs import ARCHS, Arch, torch_name
 from rstg_jax.errors import UserError
 from rstg_jax.experiment import Experiment, TrainConfig
@@ -165,6 +164,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--labels", metavar="FILE", help="names of the classes, one a line")
     parser.epilog = f"ARCH is one of {', '.join(ARCHS)}"
     args = parser.parse_args(argv)
+    from rstg_jax.convert import write  # Orbax is slow to import, and sets up logging
+
     write.check_free(args.out)
     arch = ARCHS[args.arch]
     variables = convert(read(args.file), arch)
