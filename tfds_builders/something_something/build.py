@@ -16,7 +16,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-from rstg_jax.data import SyncMNISTConfig
+from rstg_jax.data.something_something import SomethingSomethingConfig, prepared_dir
 from rstg_jax.errors import UserError
 from tfds_builders import shards
 from tfds_builders.shards import Metadata, Skipped
@@ -44,14 +44,13 @@ def build(
       UserError: If the download is not whole, an annotation is wrong, more clips than tolerated
         are broken, the disk is too small, or an interrupted run of other data is in the way.
     """
-    data_dir = pathlib.Path(data_dir).expanduser()
-    builder = shards.builder_of(something_something.SomethingSomething, config, data_dir)
-    target = data_dir / builder.name / config.name / something_something.VERSION
+    target = prepared_dir(SomethingSomethingConfig(config.name, str(data_dir)))
     if shards.is_there(target):
         return target
     if not 0 <= tolerance <= 1:
         raise UserError(f"--tolerance={tolerance} must lie in 0..1")
     found = annotations.read(config.reads, pathlib.Path(manual_dir).expanduser())
+    builder = shards.builder_of(something_something.SomethingSomething, config, data_dir)
     builder.info.features["label"].names = list(found.label_names)
     metadata = something_something.metadata(config, found)
 
@@ -126,7 +125,7 @@ def _command(args: list[str] | None) -> None:
     names = ", ".join(something_something.NAMES)
     parser.add_argument("--config", default="v2", help=names)
     parser.add_argument("--manual_dir", required=True, help="with what was downloaded")
-    parser.add_argument("--data_dir", default=SyncMNISTConfig().data_dir, help="of TFDS")
+    parser.add_argument("--data_dir", default=SomethingSomethingConfig().data_dir, help="of TFDS")
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--tolerance", type=float, default=something_something.TOLERANCE)
     parser.add_argument("--store", choices=something_something.STORES, default="frames")

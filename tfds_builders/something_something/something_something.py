@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
+from rstg_jax.data.something_something import VERSION
 from rstg_jax.errors import UserError
 from tfds_builders.shards import Example, Metadata, Skipped
 from tfds_builders.something_something import annotations, clips
 from tfds_builders.something_something.annotations import Annotation, Annotations
 
-VERSION = "1.0.0"
 NAMES = {"v1": "v1", "v2": "v2", "v2_demo": "v2"}  # of a configuration, and what it reads
 STORES = ("frames", "video")
 SHORT_SIDE, QUALITY = 256, 95
