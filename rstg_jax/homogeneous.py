@@ -38,7 +38,7 @@ class SpaceTimeGather(Gather):
         destination, source = self._endpoints(nodes)
         beside = jnp.stack([shift(source, by) for by in SHIFTS], axis=1)  # [n 2 t b h ...]
         score = simple_logits if self.kind == "simple" else dot_logits
-        exists = np.stack([shift(np.ones((1, frames)), by)[0] for by in SHIFTS])  # [2 t]
+        exists = np.float32([[0 <= t - by < frames for t in range(frames)] for by in SHIFTS])
         everyone = jnp.ones(count + len(SHIFTS), nodes.dtype)
 
         def attend(one: jax.Array, itself: jax.Array, row: jax.Array) -> jax.Array:

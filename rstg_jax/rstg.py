@@ -215,9 +215,8 @@ class SpaceStep(nn.Module):
         x = LayerNorm(name="norm")(nodes) if config.skip else nodes
 
         attending = (config.attention, config.masking, config.heads)
-        send, gather = Send(name="send"), Gather(*attending, name="gather")
-        if self.across_frames:
-            send, gather = SpaceTimeSend(name="send"), SpaceTimeGather(*attending, name="gather")
+        kinds = (SpaceTimeSend, SpaceTimeGather) if self.across_frames else (Send, Gather)
+        send, gather = kinds[0](name="send"), kinds[1](*attending, name="gather")
         messages = send(x, positions, edges)
         messages = post_norm(config, "message_norm", messages, train, unbiased=True)
         gathered, attention = gather(x, messages, self.graph.adjacency, edges)

