@@ -20,6 +20,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
@@ -232,7 +233,7 @@ def _claim(plan: Plan) -> None:
     note = plan.partial / _NOTE
     description = {**plan.description, "shard_size": plan.shard_size}
     for leftover in plan.partial.glob("*.tmp"):
-        leftover.unlink()
+        shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
     if note.exists():
         if json.loads(note.read_text()) != description:
             raise UserError(
@@ -245,7 +246,7 @@ def _claim(plan: Plan) -> None:
 def _state_disk_need(plan: Plan, missing: Sequence[Shard]) -> None:
     """Prints the disk need, measured on a sample, and refuses to start where it does not fit."""
     total = sum(shard.size for shard in missing)
-    with tempfile.TemporaryDirectory(dir=plan.partial) as scratch:
+    with tempfile.TemporaryDirectory(".tmp", dir=plan.partial) as scratch:
         examples = functools.partial(_first, missing[0].examples, plan.sample)
         size = min(plan.sample, missing[0].size)
         sample = Shard(pathlib.Path(scratch) / "sample", missing[0].split, size, examples)
@@ -324,9 +325,7 @@ def in_processes(
     pool = concurrent.futures.ProcessPoolExecutor(
         min(processes, len(tasks)),
         multiprocessing.get_context("spawn"),
-        signal.signal,
-        # Ctrl-C in a terminal reaches all processes; the parent ends the others.
-        (signal.SIGINT, signal.SIG_IGN),
+        _leave_the_end_to_parent,
     )
     before = set(multiprocessing.active_children())
     try:
@@ -344,6 +343,19 @@ def in_processes(
         raise
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _leave_the_end_to_parent() -> None:
+    """Ctrl-C in a terminal reaches all processes; this one ends when its parent does, however."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+
+    def follow() -> None:
+        if parent:
+            parent.join()
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
 
 
 def _finish(

@@ -89,6 +89,9 @@ class SomethingSomething(tfds.core.GeneratorBasedBuilder):
     use `python -m tfds_builders.something_something.build`, which writes the same examples in
     several processes, resumes, and lists clips that are broken. `v2_demo` is what
     `python -m tfds_builders.something_something.make_demo` draws.
+
+    Where TensorFlow is installed, `file_format="tfrecord"` and `download_and_prepare` make what
+    `as_dataset` reads; `info.features.deserialize_example` parses records of either format.
     """
 
     VERSION = tfds.core.Version(VERSION)
@@ -120,25 +123,24 @@ class SomethingSomething(tfds.core.GeneratorBasedBuilder):
             supervised_keys=(config.store, "label"),
             homepage=_HOMEPAGE,
             citation=_CITATION,
-            disable_shuffling=True,  # the order of the annotation files
             metadata=tfds.core.MetadataDict(),
         )
 
-    def _split_generators(self, dl_manager: Any) -> dict[str, Iterator[tuple[int, Example]]]:
+    def _split_generators(self, dl_manager: Any) -> dict[str, Iterator[tuple[str, Example]]]:
         config = self.builder_config
         found = annotations.read(config.reads, pathlib.Path(dl_manager.manual_dir))
         self.info.features["label"].names = list(found.label_names)
         self.info.metadata.update(metadata(config, found))
         return {split: self._generate_examples(found, split) for split in annotations.SPLITS}
 
-    def _generate_examples(self, found: Annotations, split: str) -> Iterator[tuple[int, Example]]:
+    def _generate_examples(self, found: Annotations, split: str) -> Iterator[tuple[str, Example]]:
         broken = []
         some = found.clips[split]
-        for k, example in enumerate(examples(self.builder_config, found, split, some)):
+        for example in examples(self.builder_config, found, split, some):
             if isinstance(example, Skipped):
                 broken.append(example)
             else:
-                yield k, example
+                yield example["id"], example
         check_tolerance(broken, len(some), TOLERANCE)
 
 
