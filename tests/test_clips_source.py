@@ -178,7 +178,7 @@ def test_views_add_an_axis_in_testing_only():
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_damaged_video_is_named(workers):
     broken = source(workers=workers, split=Memory(damaged=6))
-    message = r"memory: clip n6 in shelf 6: frame \d of 11 is damaged: image file is truncated"
+    message = r"memory: clip n6 \(shelf 6\): frame \d of 11 is damaged: image file is truncated"
     with pytest.raises(UserError, match=message):
         take(data.train_batches(broken, batch_size=COUNT, seed=0), 1)
     with pytest.raises(UserError, match=message):

@@ -115,7 +115,9 @@ class ClipSource:
             with decode.opened(clip.encoded) as frames:
                 return make(frames)
         except UserError as error:
-            raise UserError(f"{self.name}: clip {clip.id} in {clip.where}: {error}") from error
+            raise UserError(
+                f"{self.name}: clip {clip.id} ({clip.where}): {error}; repair it or take it out"
+            ) from error
 
 
 def _batch(

@@ -165,13 +165,13 @@ class PreparedClips:
 
     def load(self, indices: Sequence[int]) -> list[Clip]:
         examples = prepared.read_examples(self._videos, indices, self._directory)
-        return [self._clip(example) for example in examples]
+        return [self._clip(i, example) for i, example in zip(indices, examples, strict=True)]
 
-    def _clip(self, example: dict[str, Any]) -> Clip:
+    def _clip(self, index: int, example: dict[str, Any]) -> Clip:
         number, label = _text(example["id"]), int(example["label"])
         encoded = example["video"] if "video" in example else tuple(example["frames"])
         label = int(self._numbers[label]) if label >= 0 else -1
-        return Clip(number, str(self._directory), label, encoded)
+        return Clip(number, f"example {index}", label, encoded)
 
 
 def _text(value: bytes | str) -> str:
