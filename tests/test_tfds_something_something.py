@@ -16,7 +16,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from rstg_jax.errors import UserError
-from tfds_builders import shards
+from tfds_builders import processes, shards
 from tfds_builders.something_something import (
     SomethingSomething,
     SomethingSomethingBuilderConfig,
@@ -257,7 +257,7 @@ def test_killed_build_goes_on(downloads, built, tmp_path, how):
 
 def test_a_process_that_dies_is_told():
     with pytest.raises(UserError, match="one of 2 processes died"):
-        list(shards.in_processes(os._exit, [1, 1, 1], 2))
+        list(processes.in_processes(os._exit, [1, 1, 1], 2))
 
 
 def test_disk_too_small(downloads, tmp_path, monkeypatch, capsys):

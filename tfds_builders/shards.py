@@ -8,37 +8,28 @@ name when all of them are there. The bytes of a shard depend on its examples alo
 An example that cannot be made is `Skipped`: a list beside the shard keeps which and why.
 """
 
-import concurrent.futures
 import dataclasses
 import functools
 import itertools
 import json
-import multiprocessing
 import os
 import pathlib
 import shutil
-import signal
-import sys
 import tempfile
-import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures.process import BrokenProcessPool
-from typing import Any, TypeVar
+from typing import Any
 
-import absl.logging
 import tensorflow_datasets as tfds
 import tqdm
 from array_record.python.array_record_module import ArrayRecordWriter
 from tensorflow_datasets.proto import tf_example_pb2
 
-from rstg_jax import cli
 from rstg_jax.data.prepared import check_shards
 from rstg_jax.errors import UserError
+from tfds_builders import processes as processes_lib
 
 Example = dict[str, Any]
 Metadata = dict[str, str | int | float]
-Task = TypeVar("Task")
-Result = TypeVar("Result")
 
 _NOTE = "building.json"
 _SKIPPED = ".skipped.jsonl"
@@ -143,26 +134,6 @@ class Plan:
                 examples = self.examples(split, first, end)
                 result.append(Shard(self.partial / name, split, end - first, examples))
         return result
-
-
-def run_command(
-    command: Callable[[], object], after_stop: str = "the same command goes on from here"
-) -> None:
-    """Runs a command that uses `in_processes`; Ctrl-C and SIGTERM stop all its processes."""
-    # TFDS warns of every configuration that is not a published one.
-    absl.logging.set_verbosity(absl.logging.ERROR)
-
-    def resumable() -> None:
-        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-        try:
-            command()
-        except KeyboardInterrupt:
-            print(f"\nStopped; {after_stop}.", file=sys.stderr)
-            sys.exit(130)
-        finally:
-            signal.signal(signal.SIGTERM, before)
-
-    cli.run_or_exit(resumable)
 
 
 def is_there(target: pathlib.Path) -> bool:
@@ -306,56 +277,8 @@ def _write_all(plan: Plan, shards: list[Shard], missing: list[Shard], processes:
     done = total - sum(shard.size for shard in missing)
     write = functools.partial(write_shard, features=plan.features, options=plan.options)
     with tqdm.tqdm(total=total, initial=done, unit=f" {plan.noun}", unit_scale=True) as bar:
-        for shard in in_processes(write, missing, processes):
+        for shard in processes_lib.in_processes(write, missing, processes):
             bar.update(shard.size)
-
-
-def in_processes(
-    function: Callable[[Task], Result], tasks: Sequence[Task], processes: int
-) -> Iterator[Result]:
-    """Results of a function in any order; with one process, made in this one.
-
-    Raises:
-      UserError: If a process dies, such as for want of memory.
-    """
-    if processes == 1 or len(tasks) == 1:
-        yield from map(function, tasks)
-        return
-    # "spawn": TFDS and array_record have threads, which do not survive a fork.
-    pool = concurrent.futures.ProcessPoolExecutor(
-        min(processes, len(tasks)),
-        multiprocessing.get_context("spawn"),
-        _leave_the_end_to_parent,
-    )
-    before = set(multiprocessing.active_children())
-    try:
-        futures = [pool.submit(function, task) for task in tasks]
-        for future in concurrent.futures.as_completed(futures):
-            yield future.result()
-    except BrokenProcessPool as e:
-        raise UserError(
-            f"one of {processes} processes died, perhaps for want of memory; the next run resumes, "
-            "with fewer --processes if need be"
-        ) from e
-    except BaseException:
-        for child in set(multiprocessing.active_children()) - before:
-            child.terminate()
-        raise
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _leave_the_end_to_parent() -> None:
-    """Ctrl-C in a terminal reaches all processes; this one ends when its parent does, however."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-
-    def follow() -> None:
-        if parent:
-            parent.join()
-        os._exit(1)
-
-    threading.Thread(target=follow, daemon=True).start()
 
 
 def _finish(

@@ -18,6 +18,7 @@ from typing import Any
 
 from rstg_jax.data.something_something import SomethingSomethingConfig, prepared_dir
 from rstg_jax.errors import UserError
+from tfds_builders import processes as processes_lib
 from tfds_builders import shards
 from tfds_builders.shards import Metadata, Skipped
 from tfds_builders.something_something import annotations, clips, something_something
@@ -147,7 +148,7 @@ def _command(args: list[str] | None) -> None:
 
 def main(args: list[str] | None = None) -> None:
     """The command."""
-    shards.run_command(lambda: _command(args))
+    processes_lib.run_command(lambda: _command(args))
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ import tqdm
 from PIL import Image, ImageDraw, ImageFont
 
 from rstg_jax.errors import UserError
-from tfds_builders import shards
+from tfds_builders import processes as processes_lib
 from tfds_builders.something_something import demo_actions
 from tfds_builders.something_something.demo_actions import ACTIONS, FPS, Action
 
@@ -102,7 +102,7 @@ def make_demo(
         write = functools.partial(_write, folder=folder, layout=layout, height=height, seed=seed)
         names: dict[Clip, list[str]] = {}
         todo = plan(clips, seed)
-        made = shards.in_processes(write, todo, processes)
+        made = processes_lib.in_processes(write, todo, processes)
         for clip, placeholders in tqdm.tqdm(made, total=len(todo), unit=" clips"):
             names[clip] = placeholders
         (_annotate_v1 if layout == "v1" else _annotate_v2)(
@@ -219,7 +219,7 @@ def _command(args: list[str] | None) -> None:
 
 def main(args: list[str] | None = None) -> None:
     """The command."""
-    shards.run_command(lambda: _command(args), "delete what was written and start again")
+    processes_lib.run_command(lambda: _command(args), "delete what was written and start again")
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from rstg_jax.data.digits import SOURCES
 from rstg_jax.data.prepared import prepared_dir
 from rstg_jax.errors import UserError
 from rstg_jax.sync_mnist import SPLITS
+from tfds_builders import processes as processes_lib
 from tfds_builders import shards
 from tfds_builders.sync_mnist import sync_mnist
 
@@ -81,7 +82,7 @@ def _command(args: list[str] | None) -> None:
 
 def main(args: list[str] | None = None) -> None:
     """The command."""
-    shards.run_command(lambda: _command(args))
+    processes_lib.run_command(lambda: _command(args))
 
 
 if __name__ == "__main__":
