@@ -5,12 +5,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 WORKDIR := demo
 
-.PHONY: .usage demo test
+.PHONY: .usage demo test peers
 .DEFAULT_GOAL := .usage
 
 .usage:
 	@echo "make demo    install, train on moving digits for about ten minutes, write $(WORKDIR)/report.html"
 	@echo "make test    install, check style and types, run the tests"
+	@echo "make peers   install PyTorch networks (2.3 GB) that make test then compares with"
 
 demo: $(VENV)/.installed
 	$(BIN)/python train.py --config=configs/sync_mnist.py:demo --workdir=$(WORKDIR)
@@ -24,6 +25,9 @@ test: $(VENV)/.installed-dev
 	$(BIN)/mypy
 	$(BIN)/python -m pytest
 
+# Networks that others wrote in PyTorch; with them `make test` runs the comparisons that it skips otherwise.
+peers: $(VENV)/.installed-torch
+
 # The stamps are newer than what they were made from, so a second run installs nothing.
 $(VENV)/.installed: $(VENV)/.created requirements.txt pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
@@ -32,6 +36,10 @@ $(VENV)/.installed: $(VENV)/.created requirements.txt pyproject.toml
 
 $(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@touch $@
+
+$(VENV)/.installed-torch: $(VENV)/.installed-dev requirements-torch.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-torch.txt
 	@touch $@
 
 $(VENV)/.created:

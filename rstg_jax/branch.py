@@ -36,7 +36,8 @@ class MapBranch(nn.Module):
     def __call__(self, features: jax.Array, *, train: bool) -> tuple[jax.Array, RSTGOutput]:
         """`[b t h w c]` -> the same shape, and what the block returned."""
         out = RSTG(self.config, restore=True, name="block")(features, train=train)
-        volume = to_map(out.nodes, self.config.scales, features.shape[2:4])
+        height, width = features.shape[2:4]
+        volume = to_map(out.nodes, self.config.scales, (height, width))
         return features + gated(self, self.norm, volume, (1, 2, 3, 4)), out
 
 

@@ -38,7 +38,7 @@ class SpaceTimeGather(Gather):
         destination, source = self._endpoints(nodes)
         beside = jnp.stack([shift(source, by) for by in SHIFTS], axis=1)  # [n 2 t b h ...]
         score = simple_logits if self.kind == "simple" else dot_logits
-        exists = np.float32([[0 <= t - by < frames for t in range(frames)] for by in SHIFTS])
+        exists = np.array([[0 <= t - by < frames for t in range(frames)] for by in SHIFTS])  # [2 t]
         everyone = jnp.ones(count + len(SHIFTS), nodes.dtype)
 
         def attend(one: jax.Array, itself: jax.Array, row: jax.Array) -> jax.Array:

@@ -136,9 +136,10 @@ class VideoClassifier(nn.Module):
             return apply
 
         inside = {place: branch_at(place) for place in config.resolved if place != FINAL}
-        kind = ResNet3D if isinstance(config.backbone, ResNet3DConfig) else SimpleCNN
-        backbone = kind(config.backbone, jnp.dtype(config.dtype), name="backbone")
-        return backbone(video, train=train, after=inside)
+        dtype, name = jnp.dtype(config.dtype), "backbone"
+        if isinstance(config.backbone, ResNet3DConfig):
+            return ResNet3D(config.backbone, dtype, name=name)(video, train=train, after=inside)
+        return SimpleCNN(config.backbone, dtype, name=name)(video, train=train, after=inside)
 
     def _read(self, features: jax.Array, graphs: dict[str, RSTGOutput], train: bool) -> jax.Array:
         """What the head says of every frame, float32 `[b t d]`."""

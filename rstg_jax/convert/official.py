@@ -61,7 +61,7 @@ def convert_model(
     if isinstance(config.head, RecurrentHead) or config.region_classes:
         raise UserError("the official release has no recurrent head and no auxiliary head")
     graphs: dict[str, dict[str, np.ndarray]] = {}
-    others = {}
+    others: dict[str, np.ndarray] = {}
     for name, value in variables.items():
         match = IN_GRAPH.search(name)
         (graphs.setdefault(match[1], {}) if match else others)[name] = value
@@ -76,24 +76,24 @@ def convert_model(
         widths = {p: _width(config.backbone, int(p[3])) for p in config.backbone.places}
         widths[FINAL] = _width(config.backbone, len(config.backbone.depths) + 1)
 
+    last = widths[FINAL]  # of what the classifier reads
+    if isinstance(config.head, NodesHead) and not config.head.restore:
+        last = config.rstg.dim
     problems = []
     for place in config.resolved:
         scope = official_place(config, place)
         inside = Reader(graphs.pop(scope, {}), GRAPH_SCOPE)
         block = read_block(inside, config.rstg, widths[place])
         problems += [f"{scope}: {problem}" for problem in inside.account()]
-        residual = place != FINAL or not isinstance(config.head, NodesHead)
-        if residual:
+        read_out = place == FINAL and isinstance(config.head, NodesHead)
+        if not read_out:
             _branch(reader, flat, config, place, widths[place])
-        elif not config.head.restore:  # such graphs are read before they are projected back
+        elif widths[FINAL] != last:  # such graphs are read before they are projected back
             block = {path: value for path, value in block.items() if "project_out" not in path}
-        prefix = (block_name(place), "block") if residual else (block_name(place),)
+        prefix = (block_name(place),) if read_out else (block_name(place), "block")
         flat |= {(kind, *prefix, *path): value for (kind, *path), value in block.items()}
     problems += [f"unused graph {scope} ({len(left)} variables)" for scope, left in graphs.items()]
 
-    last = widths[FINAL]
-    if isinstance(config.head, NodesHead) and not config.head.restore:
-        last = config.rstg.dim
     reader.dense(flat, ("classifier",), "pred", (last, num_classes))
     problems += reader.account()
     if problems:

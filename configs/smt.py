@@ -1,0 +1,143 @@
+"""Something-Something: what happens between hands and things, told by time alone.
+
+    python train.py --config=configs/smt.py:VARIANT --workdir=DIR
+
+demo             Twelve drawn classes (`make_demo`), a small network that looks at single frames,
+                 with RSTG inside (to-map) and behind it (to-vec).
+to_vec           I3D-R50 and RSTG on its last map; published for v1: 47.7% top-1, 77.9% top-5.
+map_res2         RSTG inside I3D-R50 after res2; published 46.9%, 76.8%.
+map_res3         After res3; published 47.7%, 77.8%.
+map_res4         After res4; published 48.4%, 78.1%.
+map_res3_4       After both; published 49.2%, 78.8%.
+i3d, nl_i3d      I3D-R50 alone, and with five non-local blocks; published 41.6%, 72.2% and
+                 44.4%, 76.0%.
+c2d, c2d_rstg    A ResNet on single frames alone, and with RSTG on its last map; published
+                 31.7%, 64.7% and 42.8%, 73.6%.
+tiny             Seconds, for the tests.
+
+All but `demo` and `tiny` follow the released settings: the official block and network, 32 frames of
+224x224, loss summed, Nesterov at a constant rate for batch 2 a device. They train on
+`--config.data.version=v1` (default) or `v2`, prepared by `tfds_builders.something_something.build`.
+None of them has been trained by us. By the operations of `python -m rstg_jax.summary` a clip of
+`map_res3_4` takes 1.0 TFLOP forward and backward; an epoch of v1's 86,017 clips is then about
+half an hour on eight GPUs at 50 TFLOP/s each, an estimate.
+
+Initial weights: I3D variants begin with Kinetics I3D-R50, C2D variants with ImageNet ResNet-50:
+convert them with `python -m rstg_jax.convert.torch FILE --arch=slowfast_i3d_r50 --out=WEIGHTS` (or
+`imagenet_c2d_r50`) and give `--config.train.init_from=WEIGHTS`; graphs and classifier start fresh.
+"""
+
+import dataclasses
+from typing import Any
+
+from rstg_jax import config, presets
+from rstg_jax.backbones import resnet3d
+from rstg_jax.backbones.simple_cnn import SimpleCNNConfig
+from rstg_jax.data import ClipConfig, SomethingSomethingConfig
+from rstg_jax.experiment import Experiment, TrainConfig
+from rstg_jax.heads import MapHead
+from rstg_jax.losses import LossConfig
+from rstg_jax.models import ModelConfig
+from rstg_jax.optim import OptimizerConfig
+
+
+def demo() -> Experiment:
+    """Trains on two CPU cores; without RSTG the same network cannot tell the order of frames."""
+    return Experiment(
+        name="something-something demo",
+        model=ModelConfig(
+            backbone=SimpleCNNConfig(
+                features=(32, 48, 64),
+                kernels=(5, 3, 3),
+                strides=(2, 2, 2),
+                padding="SAME",
+                max_pool=False,
+                norm=True,
+                input_mean=114.75,
+                input_scale=57.375,
+                position_embedding=True,
+            ),
+            rstg=presets.modern(dim=64, iterations=2),
+            places=("conv1", "final"),
+            head=MapHead(),
+        ),
+        data=SomethingSomethingConfig(
+            version="v2_demo",
+            clip=ClipConfig(frames=12, sampling="segments", resize=64, crop=64, flip=True),
+        ),
+        optim=OptimizerConfig(
+            "muon", learning_rate=1e-2, warmup_steps=100, b2=0.98, weight_decay=1e-2, clip_norm=1.0
+        ),
+        train=TrainConfig(
+            total_epochs=25.0,
+            batch_size=16,
+            eval_batch_size=20,
+            log_every=25,
+            eval_every=300,
+            checkpoint_every=300,
+        ),
+    )
+
+
+def published(name: str, kind: str = "i3d", **model: Any) -> Experiment:
+    """The released settings on one of the official ResNets."""
+    return Experiment(
+        name=f"something-something {name}",
+        model=ModelConfig(
+            backbone=resnet3d.official(kind),
+            rstg=presets.official("something_something"),
+            head=MapHead(pool_window=14),
+            branch_norm="clip",
+            dropout_rate=0.3,
+            **{"places": ()} | model,
+        ),
+        data=SomethingSomethingConfig(version="v1"),
+        loss=LossConfig(reduction="sum"),
+        optim=OptimizerConfig("nesterov", learning_rate=1e-4, schedule="constant"),
+        train=TrainConfig(
+            total_epochs=20.0,
+            batch_size=16,
+            log_every=50,
+            eval_every=5000,
+            checkpoint_every=1000,
+        ),
+    )
+
+
+def tiny() -> Experiment:
+    """Everything at its smallest, on the same data as `demo`."""
+    base = demo()
+    return dataclasses.replace(
+        base,
+        name="something-something tiny",
+        model=ModelConfig(
+            backbone=dataclasses.replace(
+                base.model.backbone, features=(8, 8), kernels=(5, 3), strides=(4, 2)
+            ),
+            rstg=presets.modern(iterations=1, dim=8, scales=(2, 1)),
+            places=("conv0", "final"),
+            head=MapHead(),
+        ),
+        data=dataclasses.replace(base.data, clip=ClipConfig(4, "segments", resize=32, crop=32)),
+        train=TrainConfig(total_steps=4, batch_size=8, log_every=2, eval_every=4),
+    )
+
+
+VARIANTS = {
+    "demo": demo,
+    "to_vec": lambda: published("to_vec", places=("final",)),
+    "map_res2": lambda: published("map_res2", places=("res2",)),
+    "map_res3": lambda: published("map_res3", places=("res3",)),
+    "map_res4": lambda: published("map_res4", places=("res4",)),
+    "map_res3_4": lambda: published("map_res3_4", places=("res3", "res4")),
+    "i3d": lambda: published("i3d"),
+    "nl_i3d": lambda: published("nl_i3d", "nl_i3d"),
+    "c2d": lambda: published("c2d", "c2d"),
+    "c2d_rstg": lambda: published("c2d_rstg", "c2d", places=("final",)),
+    "tiny": tiny,
+}
+
+
+def get_config(variant: str = "map_res3_4") -> Experiment:
+    """Returns the experiment of a variant."""
+    return config.choose(VARIANTS, variant)
