@@ -9,6 +9,8 @@ import shlex
 import sys
 from collections.abc import Sequence
 
+from rstg_jax import cli
+
 EPILOG = """\
 Any key of the config can be changed:
   --config.train.batch_size=64 --config.optim.clip_norm=none --config.mesh.fsdp=4
@@ -32,10 +34,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--config", required=True, metavar="FILE[:VARIANT]", help="what to train")
     parser.add_argument("--workdir", required=True, metavar="DIR", help="where everything goes")
-    parser.add_argument("--coordinator", metavar="HOST:PORT", help="address of process 0")
-    parser.add_argument("--num_processes", type=int, metavar="N", help="number of processes")
-    parser.add_argument("--process_id", type=int, metavar="I", help="this process, from 0")
-    parser.add_argument("--cluster", action="store_true", help="let JAX find the processes")
+    cli.add_process_flags(parser)
     return parser
 
 
@@ -44,13 +43,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = make_parser()
     args, rest = parser.parse_known_args(argv)
     # Imports come after the flags, so that --help and mistyped flags answer at once.
-    from rstg_jax import cli, config, loop, sharding
+    from rstg_jax import config, loop
 
     overrides = cli.config_overrides(rest, parser)
     experiment = config.override(config.load(args.config), overrides)
-    several = (args.coordinator, args.num_processes, args.process_id)
-    if args.cluster or any(value is not None for value in several):
-        sharding.join_processes(*several, cluster=args.cluster)
+    cli.join_processes(args)
     result = loop.train(experiment, args.workdir)
     if "stopped_at" in result:
         command = shlex.join([os.path.basename(sys.executable), *sys.argv])
@@ -63,6 +60,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    from rstg_jax import cli
-
     sys.exit(cli.run(main))

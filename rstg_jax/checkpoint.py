@@ -10,6 +10,7 @@ The same config must be used to resume, but for the keys in `HARMLESS`.
 """
 
 import contextlib
+import dataclasses
 import json
 import logging
 import shutil
@@ -25,7 +26,7 @@ from jax.sharding import Mesh
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from rstg_jax import config as config_lib
-from rstg_jax import models, sharding, steps
+from rstg_jax import data, models, sharding, steps
 from rstg_jax.errors import UserError
 from rstg_jax.experiment import Experiment
 
@@ -64,6 +65,10 @@ class Loaded(NamedTuple):
     label_names: tuple[str, ...]
     step: int
     meta: dict[str, Any]
+
+    def with_data(self, config: data.DataConfig) -> "Loaded":
+        """The same model for other data."""
+        return self._replace(experiment=dataclasses.replace(self.experiment, data=config))
 
 
 class Checkpoints:

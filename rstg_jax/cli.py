@@ -24,6 +24,23 @@ def config_overrides(rest: Sequence[str], parser: argparse.ArgumentParser) -> di
     return changes
 
 
+def add_process_flags(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags by which the processes of several machines find each other."""
+    parser.add_argument("--coordinator", metavar="HOST:PORT", help="address of process 0")
+    parser.add_argument("--num_processes", type=int, metavar="N", help="number of processes")
+    parser.add_argument("--process_id", type=int, metavar="I", help="this process, from 0")
+    parser.add_argument("--cluster", action="store_true", help="let JAX find the processes")
+
+
+def join_processes(args: argparse.Namespace) -> None:
+    """Joins the other processes if the flags of `add_process_flags` say so."""
+    from rstg_jax import sharding  # late, for flags should be answered before JAX is loaded
+
+    several = (args.coordinator, args.num_processes, args.process_id)
+    if args.cluster or any(value is not None for value in several):
+        sharding.join_processes(*several, cluster=args.cluster)
+
+
 def run_or_exit(command: Callable[[], object]) -> None:
     """`run` for a command that returns nothing: leaves the process unless all went well."""
 

@@ -1,29 +1,125 @@
 """Evaluates a checkpoint on every example of a split.
 
     python -m rstg_jax.evaluate --workdir=DIR [--split=test] [--step=last|best|N]
+        [--protocol=center|dense|NxM] [--submission=FILE.csv]
 
 The checkpoint alone gives model, weights, config and label names; only the data must be at hand
-(``--config.data.KEY=VALUE`` if it lies elsewhere now). Prints a table and writes
-DIR/evaluation-SPLIT-STEP.json, the same figures as the run's own result.json.
+(``--config.data.KEY=VALUE`` if it lies elsewhere now). Splits and protocols are those of
+`rstg_jax.protocols`. Prints a table and writes to DIR, NAME being SPLIT-STEP[-PROTOCOL]:
+
+    evaluation-NAME.json    the same figures as the run's own result.json; figures of every class;
+                            all confusions, the commonest first
+    evaluation-NAME.md      the last two as tables
+    predictions-NAME.json   {id: [{"label", "probability"}, ...]}, the five best of every video;
+                            a SyncMNIST video has its index for an id
+
+A split without labels gives the predictions only. A submission has a line a video,
+``id;1st;2nd;3rd;4th;5th`` without a header: class numbers in the order of the data set's own file
+of labels, which is what the baseline code of Something-Something's authors writes, or with
+``--submission_labels=names`` the names as in its file of answers.
+
+Several machines: start the same command on each, with the flags of train.py.
 """
 
 import argparse
+import contextlib
+import dataclasses
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from rstg_jax import checkpoint, cli, config, data, metrics, sharding, steps
+from rstg_jax import (
+    checkpoint,
+    cli,
+    config,
+    data,
+    figures,
+    logs,
+    metrics,
+    protocols,
+    sharding,
+    steps,
+)
 from rstg_jax.errors import UserError
+from rstg_jax.experiment import Experiment
+
+EvalStep = Callable[[Mapping[str, Any], steps.Batch], tuple[steps.Sums, Mapping[str, jax.Array]]]
+PRINTED = 10  # confusions
+
+
+class Swept(NamedTuple):
+    """What one batch gave.
+
+    Attributes:
+      sums: of `steps.eval_step`, over all processes.
+      ranking: of `steps.eval_step`, rows of all processes.
+      indices: of this process's rows in the source, int32 `[b]`.
+      ids: of these, `[b]`; None if the source names no videos.
+    """
+
+    sums: dict[str, np.ndarray]
+    ranking: dict[str, np.ndarray]
+    indices: np.ndarray
+    ids: np.ndarray | None
+
+
+class Predictions(NamedTuple):
+    """The best classes of every video of a split, in the order of the split.
+
+    Attributes:
+      ids: names of the videos.
+      labels: classes, best first, int `[n k]`.
+      probabilities: of these, float `[n k]`.
+    """
+
+    ids: list[str]
+    labels: np.ndarray
+    probabilities: np.ndarray
+
+
+def sweep(
+    eval_step: EvalStep,
+    variables: Mapping[str, Any],
+    source: data.Source,
+    mesh: Mesh,
+    batch_size: int,
+) -> Generator[Swept]:
+    """Computes a split batch by batch, each example exactly once; arguments as of `evaluate`."""
+    first = jax.process_index() == 0
+    batches = data.eval_batches(
+        source,
+        batch_size=batch_size,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+    pending: tuple[Any, np.ndarray, np.ndarray | None] | None = None
+
+    def fetched() -> Swept:
+        assert pending is not None  # `eval_batches` refuses an empty source
+        results, indices, ids = pending
+        sums, ranking = jax.device_get(results)
+        return Swept(sums, ranking, indices, ids)
+
+    with contextlib.closing(batches), logs.Meter(len(source), "videos", first) as meter:
+        for batch in batches:
+            put = sharding.put_batch({k: batch[k] for k in steps.EVAL_KEYS}, mesh)
+            results = eval_step(variables, put)
+            if pending is not None:  # one batch behind, so that host and device overlap
+                yield fetched()
+                meter.advance(batch_size)
+            pending = results, batch["index"], batch.get("id")
+        yield fetched()
 
 
 def evaluate(
-    eval_step: Callable[[Mapping[str, Any], steps.Batch], steps.Sums],
+    eval_step: EvalStep,
     variables: Mapping[str, Any],
     source: data.Source,
     mesh: Mesh,
@@ -45,26 +141,103 @@ def evaluate(
       (int64 [true predicted]); None if given up.
     """
     totals: dict[str, Any] = {}
-    count = (jax.process_index(), jax.process_count())
-    batches = data.eval_batches(
-        source, batch_size=batch_size, process_index=count[0], process_count=count[1]
-    )
-    pending: steps.Sums | None = None
-    for batch in batches:
-        if stop():
-            return None
-        put = sharding.put_batch({k: batch[k] for k in steps.EVAL_KEYS}, mesh)
-        sums = eval_step(variables, put)
-        if pending is not None:  # one batch behind, so that host and device overlap
-            totals = metrics.add(totals, jax.device_get(pending))
-        pending = sums
-    assert pending is not None  # `eval_batches` refuses an empty source
-    totals = metrics.add(totals, jax.device_get(pending))
-    figures = metrics.means(totals)
-    return figures | {"examples": totals["count"], "confusion": totals["confusion"]}
+    with contextlib.closing(sweep(eval_step, variables, source, mesh, batch_size)) as parts:
+        for part in parts:
+            if stop():
+                return None
+            totals = metrics.add(totals, part.sums)
+    return _figures(totals)
 
 
-def open_split(experiment: Any, split: str) -> data.Source:
+def evaluate_checkpoint(
+    loaded: checkpoint.Loaded, split: str | None = None
+) -> tuple[dict[str, Any], Predictions]:
+    """Evaluates a loaded checkpoint on a split by its own name, see `protocols.with_split`.
+
+    Returns:
+      What evaluation-NAME.json holds, without figures if the split has no labels; and predictions.
+    """
+    source, split = open_named(loaded.experiment, split)
+    if tuple(source.label_names) != loaded.label_names:
+        raise UserError(
+            f"{source.name} has {len(source.label_names)} labels, {source.label_names[:3]}...; "
+            f"the checkpoint has {len(loaded.label_names)}, {loaded.label_names[:3]}..."
+        )
+    data.refuse_endless(source)
+    protocols.check_fits(loaded)
+    most = loaded.experiment.train.for_evaluation
+    eval_step = steps.jit_eval_step(loaded.module, loaded.mesh, loaded.abstract, most)
+    batch_size = eval_batch_size(most, loaded.mesh, protocols.views(loaded.experiment.data))
+    totals: dict[str, Any] = {}
+    parts = []
+    for part in sweep(eval_step, loaded.variables, source, loaded.mesh, batch_size):
+        totals = metrics.add(totals, part.sums)
+        parts.append(part._replace(sums={}))
+    result = {
+        "split": split,
+        "step": loaded.step,
+        "protocol": protocols.name(loaded.experiment.data) or None,
+        "examples": totals["count"],
+        "data": {split: provenance(source)},
+        "config_hash": config.config_hash(loaded.experiment),
+        "label_names": loaded.label_names,
+    }
+    if labelled(source):
+        confusion = totals["confusion"]
+        result |= _figures(totals)
+        result["classes"] = figures.per_class(confusion, loaded.label_names)
+        result["confusions"] = figures.confusions(confusion, loaded.label_names)
+    return checkpoint.plain(result), collect(parts, len(source))
+
+
+def collect(parts: Sequence[Swept], length: int) -> Predictions:
+    """Puts the rankings of all batches in the order of a source of `length` examples.
+
+    Rows are placed by the index that went through the devices with them, wherever these put them.
+    """
+    rows = {
+        key: np.concatenate([part.ranking[key] for part in parts])
+        for key in ("index", "label", "probability")
+    }
+    real = rows["index"] >= 0
+    order = np.argsort(rows["index"][real])
+    assert np.array_equal(rows["index"][real][order], np.arange(length))  # each exactly once
+    indices = np.concatenate([part.indices for part in parts])
+    names = [part.ids for part in parts if part.ids is not None]
+    ids = gather_ids(indices, np.concatenate(names), length) if names else map(str, range(length))
+    return Predictions(list(ids), rows["label"][real][order], rows["probability"][real][order])
+
+
+def gather_ids(indices: np.ndarray, names: np.ndarray, length: int) -> list[str]:
+    """Collects names of examples from all processes.
+
+    Args:
+      indices: of this process's examples, int `[m]`, with repetitions; m is the same everywhere.
+      names: of these, text `[m]`.
+      length: number of examples of all processes.
+    """
+    longest = int(multihost_utils.process_allgather(np.int32(names.dtype.itemsize // 4)).max())
+    codes = names.astype(f"<U{longest}").view(np.uint32).reshape(len(names), longest)
+    indices, codes = multihost_utils.process_allgather((indices, codes), tiled=True)
+    ids = np.empty(length, f"<U{longest}")
+    ids[indices] = np.ascontiguousarray(codes).view(f"<U{longest}")[:, 0]
+    return ids.tolist()
+
+
+def _figures(totals: Mapping[str, Any]) -> dict[str, Any]:
+    """Divides the sums over a whole split."""
+    return metrics.means(totals) | {
+        "examples": totals["count"],
+        "confusion": totals["confusion"],
+    }
+
+
+def labelled(source: data.Source) -> bool:
+    """Whether the labels of a split are known."""
+    return getattr(source, "labelled", True)
+
+
+def open_split(experiment: Experiment, split: str) -> data.Source:
     """Opens a split and refuses an empty one."""
     source = data.open_source(experiment.data, split)
     if len(source) == 0:
@@ -72,62 +245,135 @@ def open_split(experiment: Any, split: str) -> data.Source:
     return source
 
 
+def open_named(experiment: Experiment, split: str | None) -> tuple[data.Source, str]:
+    """Opens a split by the name that its data set gives it; returns also that name."""
+    chosen, part, name = protocols.with_split(experiment.data, split)
+    return open_split(dataclasses.replace(experiment, data=chosen), part), name
+
+
 def provenance(source: data.Source) -> dict[str, Any]:
     """What a source is and where its videos come from, for the record."""
     return {"name": source.name, **source.provenance}
 
 
-def evaluate_checkpoint(loaded: checkpoint.Loaded, split: str) -> dict[str, Any]:
-    """Evaluates a loaded checkpoint; returns what the file holds."""
-    source = open_split(loaded.experiment, split)
-    if tuple(source.label_names) != loaded.label_names:
-        raise UserError(
-            f"{source.name} has {len(source.label_names)} labels, {source.label_names[:3]}...; "
-            f"the checkpoint has {len(loaded.label_names)}, {loaded.label_names[:3]}..."
-        )
-    batch_size = eval_batch_size(loaded.experiment.train.for_evaluation, loaded.mesh)
-    eval_step = steps.jit_eval_step(loaded.module, loaded.mesh, loaded.abstract)
-    figures = evaluate(eval_step, loaded.variables, source, loaded.mesh, batch_size)
-    assert figures is not None
-    return checkpoint.plain(
-        {
-            "split": split,
-            "step": loaded.step,
-            **figures,
-            "data": {split: provenance(source)},
-            "config_hash": config.config_hash(loaded.experiment),
-            "label_names": loaded.label_names,
-        }
-    )
+def eval_batch_size(wanted: int, mesh: Mesh, views: int = 1) -> int:
+    """Videos of an evaluation batch, such that all their views are about as many as wanted.
 
-
-def eval_batch_size(wanted: int, mesh: Mesh) -> int:
-    """Rounds up to what the devices divide: padding is masked, so the figures do not change."""
+    Rounded up to what the devices divide: padding is masked, so the figures do not change.
+    """
     pieces = int(np.lcm(sharding.batch_devices(mesh), jax.process_count()))
-    return -(-wanted // pieces) * pieces
+    return -(-wanted // (views * pieces)) * pieces
+
+
+def submission_numbers(loaded: checkpoint.Loaded, split: str | None) -> dict[str, int]:
+    """Number of each label in the order of the data set's own file."""
+    chosen, part, _ = protocols.with_split(loaded.experiment.data, split)
+    if isinstance(chosen, data.SomethingSomethingConfig):
+        chosen = dataclasses.replace(chosen, label_order="file")
+    names = data.open_source(chosen, part).label_names
+    return {name: number for number, name in enumerate(names)}
+
+
+def as_records(
+    labels: np.ndarray, probabilities: np.ndarray, names: Sequence[str]
+) -> list[dict[str, Any]]:
+    """One video's best classes, `[k]` each, as ``{"label": name, "probability": p}``."""
+    pairs = zip(labels, probabilities, strict=True)
+    return [{"label": names[label], "probability": float(p)} for label, p in pairs]
+
+
+def write(path: Path, text: str) -> None:
+    """Writes a file and says so.
+
+    Raises:
+      UserError: it cannot be written.
+    """
+    try:
+        path.write_text(text)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}") from error
+    print(f"written to {path}")
+
+
+def print_figures(result: Mapping[str, Any]) -> None:
+    """Prints the figures of a split and the commonest confusions."""
+    for name in ("examples", "loss", "top1", "top5"):
+        value = result[name]
+        text = f"{value:>10.2%}" if name.startswith("top") else f"{value:>10.5g}"
+        print(f"  {name:<9}{text}")
+    if result["confusions"]:
+        print("  most frequent mistakes:")
+    for pair in result["confusions"][:PRINTED]:
+        print(f"  {pair['count']:>6}  {pair['true']} -> {pair['predicted']}")
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m rstg_jax.evaluate",
+        description=(__doc__ or "").strip(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--workdir", required=True, help="directory of the training run")
+    parser.add_argument("--split", help="train, validation, test; what the run tested on if absent")
+    parser.add_argument("--step", default="last", help="last (default), best, or a number")
+    parser.add_argument("--protocol", help="center, dense or NxM; the config's own if absent")
+    parser.add_argument("--submission", type=Path, metavar="FILE.csv", help="also write this")
+    parser.add_argument("--submission_labels", choices=["numbers", "names"], default="numbers")
+    cli.add_process_flags(parser)
+    return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m rstg_jax.evaluate", description=(__doc__ or "").split("\n")[0]
-    )
-    parser.add_argument("--workdir", required=True, help="directory of the training run")
-    parser.add_argument("--split", default="test", choices=["test", "train"])
-    parser.add_argument("--step", default="last", help="last (default), best, or a number")
+    parser = make_parser()
     args, rest = parser.parse_known_args(argv)
-    loaded = checkpoint.load(args.workdir, args.step, cli.config_overrides(rest, parser))
-    result = evaluate_checkpoint(loaded, args.split)
-    path = Path(args.workdir) / f"evaluation-{args.split}-{args.step}.json"
-    path.write_text(json.dumps(result, indent=1) + "\n")
-    print(f"{loaded.experiment.name}, {args.step} checkpoint (step {loaded.step}), {args.split}")
-    for name in ("examples", "loss", "top1", "top5"):
-        value = result[name]
-        print(
-            f"  {name:<9}{value:>10.2%}" if name.startswith("top") else f"  {name:<9}{value:>10.5g}"
-        )
-    print(f"written to {path}")
+    overrides = cli.config_overrides(rest, parser)
+    cli.join_processes(args)
+    loaded = checkpoint.load(args.workdir, args.step, overrides)
+    loaded = loaded.with_data(protocols.with_protocol(loaded.experiment.data, args.protocol))
+    numbers = None
+    if args.submission:
+        if not args.submission.absolute().parent.is_dir():
+            raise UserError(f"--submission={args.submission}: there is no such directory")
+        if args.submission_labels == "numbers":
+            numbers = submission_numbers(loaded, args.split)
+    result, predictions = evaluate_checkpoint(loaded, args.split)
+    if jax.process_index() == 0:
+        report(args, loaded, result, predictions, numbers)
     return 0
+
+
+def report(
+    args: argparse.Namespace,
+    loaded: checkpoint.Loaded,
+    result: Mapping[str, Any],
+    predictions: Predictions,
+    numbers: Mapping[str, int] | None,
+) -> None:
+    """Prints the figures and writes the files."""
+    names, split = loaded.label_names, result["split"]
+    protocol = protocols.name(loaded.experiment.data)
+    title = f"{loaded.experiment.name}, {args.step} checkpoint (step {loaded.step}), {split}"
+    title += f", {protocol}" if protocol else ""
+    print(title)
+    stem = f"{split}-{args.step}" + (f"-{protocol}" if protocol else "")
+    if "top1" in result:
+        print_figures(result)
+        base = Path(args.workdir) / f"evaluation-{stem}"
+        write(base.with_suffix(".json"), json.dumps(result, indent=1) + "\n")
+        write(base.with_suffix(".md"), figures.markdown(result, title))
+    else:
+        print(f"  {result['examples']} videos without labels: predictions only")
+    records = {
+        example: as_records(labels, probabilities, names)
+        for example, labels, probabilities in zip(*predictions, strict=True)
+    }
+    path = Path(args.workdir) / f"predictions-{stem}.json"
+    write(path, json.dumps(records, indent=1) + "\n")
+    if args.submission:
+        text = figures.submission(predictions.ids, predictions.labels, names, numbers)
+        write(args.submission, text)
 
 
 if __name__ == "__main__":

@@ -133,6 +133,40 @@ class Console:
         self._bar.close()
 
 
+class Meter:
+    """Progress of a long job and the time left: a bar on a terminal, elsewhere a line a minute."""
+
+    def __init__(self, total: int, unit: str, enabled: bool = True, every: float = 60.0):
+        """Counts up to `total` things named `unit`; `every` is in seconds."""
+        self._bar = tqdm(
+            total=total,
+            unit=f" {unit}",
+            disable=not (enabled and sys.stderr.isatty()),
+            leave=False,
+            dynamic_ncols=True,
+        )
+        self._lines = enabled and not sys.stderr.isatty()
+        self._total, self._unit, self._every, self._done = total, unit, every, 0
+        self._start = self._told = time.monotonic()
+
+    def __enter__(self) -> "Meter":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    def advance(self, count: int) -> None:
+        """Counts some more as done."""
+        self._done += count
+        self._bar.update(count)
+        now = time.monotonic()
+        if self._lines and self._done < self._total and now - self._told >= self._every:
+            self._told = now
+            rate = self._done / (now - self._start)
+            left = duration((self._total - self._done) / rate) if rate else "unknown"
+            _log.info("%d/%d %s  %.1f/s  ETA %s", self._done, self._total, self._unit, rate, left)
+
+
 class Clock:
     """Wall time of the run, and of its current logging window."""
 

@@ -228,7 +228,7 @@ def test(run: Run, progress: Progress, host: Host) -> None:
         progress.state.variables,
         run.test_source,
         run.mesh,
-        evaluate.eval_batch_size(run.experiment.train.for_evaluation, run.mesh),
+        run.eval_batch_size,
         # Processes that gave up at different batches would wait for each other for ever.
         host.stop.local if jax.process_count() == 1 else lambda: False,
     )

@@ -8,7 +8,7 @@ with such weights does not need them any more once it has a checkpoint of its ow
 import dataclasses
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,17 @@ import flax.linen as nn
 import jax
 from jax.sharding import Mesh
 
-from rstg_jax import checkpoint, config, data, evaluate, initialise, models, sharding, steps
+from rstg_jax import (
+    checkpoint,
+    config,
+    data,
+    evaluate,
+    initialise,
+    models,
+    protocols,
+    sharding,
+    steps,
+)
 from rstg_jax.errors import UserError
 from rstg_jax.experiment import Experiment
 
@@ -36,7 +46,7 @@ class Run:
     video_shape: tuple[int, ...]
     total_steps: int
     train_step: Callable[[steps.TrainState, steps.Batch], tuple[steps.TrainState, steps.Sums]]
-    eval_step: Callable[[Mapping[str, Any], steps.Batch], steps.Sums]
+    eval_step: evaluate.EvalStep
     checkpoints: checkpoint.Checkpoints
 
     @property
@@ -48,6 +58,12 @@ class Run:
     def parameters(self) -> int:
         """Number of weights."""
         return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(self.abstract.params))
+
+    @property
+    def eval_batch_size(self) -> int:
+        """Number of videos in an evaluation batch."""
+        wanted, views = self.experiment.train.for_evaluation, protocols.views(self.experiment.data)
+        return evaluate.eval_batch_size(wanted, self.mesh, views)
 
     @property
     def provenance(self) -> dict[str, Any]:
@@ -94,6 +110,11 @@ def set_up(experiment: Experiment, workdir: Path) -> Run:
     train_source = evaluate.open_split(experiment, "train")
     test_source = evaluate.open_split(experiment, "test")
     data.refuse_endless(test_source)
+    if not evaluate.labelled(test_source):
+        raise UserError(
+            f"{test_source.name} has no labels to test on: set data.test_split=validation, and "
+            "label it when the model is trained (python -m rstg_jax.evaluate --split=test)"
+        )
     if train_source.label_names != test_source.label_names:
         raise UserError(f"{train_source.name} and {test_source.name} have different labels")
     total_steps = experiment.train.steps(len(train_source))
@@ -113,7 +134,7 @@ def set_up(experiment: Experiment, workdir: Path) -> Run:
         video_shape=video_shape,
         total_steps=total_steps,
         train_step=steps.jit_train_step(recipe, mesh, abstract),
-        eval_step=steps.jit_eval_step(module, mesh, abstract),
+        eval_step=steps.jit_eval_step(module, mesh, abstract, experiment.train.for_evaluation),
         checkpoints=checkpoint.Checkpoints(workdir, experiment.train.keep),
     )
 

@@ -18,11 +18,11 @@ import optax
 from flax import traverse_util
 from jax.sharding import Mesh
 
-from rstg_jax import losses, metrics, optim, sharding
+from rstg_jax import losses, metrics, models, optim, sharding
 
 Batch = Mapping[str, jax.Array]
 Sums = dict[str, jax.Array]
-EVAL_KEYS = ("video", "label", "mask")  # what evaluation reads of a batch
+EVAL_KEYS = ("video", "label", "mask", "index")  # what evaluation reads of a batch
 
 
 class TrainState(flax.struct.PyTreeNode):
@@ -191,17 +191,68 @@ def train_step(
     return new, sums
 
 
+def classify(
+    module: nn.Module, variables: Mapping[str, Any], video: jax.Array, most: int = 1
+) -> jax.Array:
+    """Logits of videos, float32 `[b classes]`, the mean over views where there are several.
+
+    Args:
+      module: the network.
+      variables: its own.
+      video: `[b t h w c]` or `[b v t h w c]`.
+      most: clips (videos times views) that are computed at once where that is possible; bounds the
+        memory and changes no result beyond rounding.
+    """
+
+    def logits(clips: jax.Array) -> jax.Array:
+        return module.apply(variables, clips, train=False)[0]
+
+    if video.ndim == 5:
+        return logits(video)
+    b, v = video.shape[:2]
+    at_once = max(n for n in range(1, v + 1) if v % n == 0 and (n == 1 or b * n <= most))
+    if at_once == v:
+        return models.average_views(logits, video)
+    groups = video.reshape(b, v // at_once, at_once, *video.shape[2:])
+    means = jax.lax.map(
+        lambda group: models.average_views(logits, group), jnp.moveaxis(groups, 1, 0)
+    )
+    return means.mean(axis=0)
+
+
+def ranking(logits: jax.Array, top: int = metrics.TOP_K) -> dict[str, jax.Array]:
+    """The most likely classes, best first.
+
+    Args:
+      logits: `[b classes]`.
+      top: how many; all if there are fewer.
+
+    Returns:
+      ``label`` int32 and ``probability`` float32, `[b k]`.
+    """
+    probability, label = jax.lax.top_k(jax.nn.softmax(logits), min(top, logits.shape[1]))
+    return {"label": label, "probability": probability}
+
+
 def eval_step(
     module: nn.Module,
+    most: int,
     variables: Mapping[str, Any],
     batch: Batch,
     gather: Gather = as_they_are,
-) -> Sums:
-    """The sums of one evaluation batch, ``confusion`` int32 [classes classes] among them."""
-    logits, _ = module.apply(gather(variables), batch["video"], train=False)
+) -> tuple[Sums, dict[str, jax.Array]]:
+    """Evaluates one batch; arguments are those of `classify`.
+
+    Returns:
+      The sums of the batch, ``confusion`` int32 `[classes classes]` among them, which mean nothing
+      if labels are unknown; and the `ranking` of each row with its ``index`` in the source,
+      int32 `[b]`, -1 for padding.
+    """
+    logits = classify(module, gather(variables), batch["video"], most)
     label, mask = batch["label"], batch["mask"]
     sums = metrics.batch_sums(logits, label, mask)
-    return sums | {"confusion": metrics.confusion(logits, label, mask)}
+    sums["confusion"] = metrics.confusion(logits, label, mask)
+    return sums, ranking(logits) | {"index": jnp.where(mask > 0, batch["index"], -1)}
 
 
 def jit_train_step(
@@ -220,12 +271,12 @@ def jit_train_step(
 
 
 def jit_eval_step(
-    module: nn.Module, mesh: Mesh, abstract: Any
-) -> Callable[[Mapping[str, Any], Batch], Sums]:
+    module: nn.Module, mesh: Mesh, abstract: Any, most: int = 1
+) -> Callable[[Mapping[str, Any], Batch], tuple[Sums, dict[str, jax.Array]]]:
     """`eval_step` compiled for the mesh, for the variables of such a state."""
     return jax.jit(
         functools.partial(
-            eval_step, module, gather=functools.partial(sharding.gather_weights, mesh=mesh)
+            eval_step, module, most, gather=functools.partial(sharding.gather_weights, mesh=mesh)
         ),
         in_shardings=(shardings_of(abstract.variables), sharding.batch_sharding(mesh)),
         out_shardings=sharding.replicated(mesh),

@@ -137,7 +137,7 @@ def eval_batches(
     process yields the same number of batches. Arguments are those of `train_batches`.
 
     Yields:
-      {video, label, mask: float32 [b], ...}.
+      {video, label, mask: float32 [b], index: int32 [b] in the source, ...}.
     """
     rows = _rows(source, batch_size, process_index, process_count)
     n = len(source)
@@ -145,8 +145,10 @@ def eval_batches(
 
     def make(step: int) -> Batch:
         positions = step * batch_size + rows
-        batch = checked_batch(source, np.minimum(positions, n - 1))
-        return {**batch, "mask": (positions < n).astype(np.float32)}
+        indices = np.minimum(positions, n - 1)
+        batch = checked_batch(source, indices)
+        mask = (positions < n).astype(np.float32)
+        return {**batch, "mask": mask, "index": indices.astype(np.int32)}
 
     return _ahead(make, 0, -(-n // batch_size), prefetch)
 
