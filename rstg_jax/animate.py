@@ -6,7 +6,10 @@ does so with an example of SyncMNIST, and can draw boxes around the pair that mo
 """
 
 import argparse
+import fractions
+import itertools
 import pathlib
+from collections.abc import Iterable, Iterator
 from typing import Any, Literal
 
 import numpy as np
@@ -42,10 +45,7 @@ def save(
       UserError: If the video or the file's name is of no known kind or cannot be written.
     """
     path = pathlib.Path(path)
-    kind = path.suffix.lower()
-    if kind not in IMAGES and kind not in FILMS:
-        known = ", ".join([*IMAGES, *FILMS])
-        raise UserError(f"{path}: cannot animate to {kind!r} files; give one of {known}")
+    check_kind(path)
     if video.ndim != 4 or video.dtype != np.uint8 or video.shape[-1] not in (1, 3):
         raise UserError(
             f"a video must be uint8 [t h w 1] or [t h w 3], not {video.dtype} {list(video.shape)}"
@@ -55,24 +55,61 @@ def save(
     frames = [pictures.draw_frame(frame, size) for frame in video]
     if boxes is not None:
         frames = [pictures.draw_boxes(f, b) for f, b in zip(frames, boxes, strict=True)]
+    write(frames, path, fps)
+
+
+def check_kind(path: pathlib.Path) -> None:
+    """Raises `UserError` if a file's name is of no known kind."""
+    kind = path.suffix.lower()
+    if kind not in IMAGES and kind not in FILMS:
+        known = ", ".join([*IMAGES, *FILMS])
+        raise UserError(f"{path}: cannot animate to {kind!r} files; give one of {known}")
+
+
+def write(
+    frames: Iterable[Image.Image],
+    path: pathlib.Path,
+    fps: int | fractions.Fraction,
+    frame_ms: int | None = None,
+) -> None:
+    """Writes pictures of one size, at least one; a film holds only one of them in memory.
+
+    Args:
+      frames: RGB.
+      path: see `save`.
+      fps: pace of a film.
+      frame_ms: pace of images, in milliseconds; that of `pictures` if None.
+
+    Raises:
+      UserError: If the file cannot be written. Nothing is left of it then.
+    """
+    kind = path.suffix.lower()
     try:
         if kind in IMAGES:
-            path.write_bytes(pictures.encode(frames, IMAGES[kind]))
+            path.write_bytes(pictures.encode(list(frames), IMAGES[kind], frame_ms))
         else:
-            _write_film(frames, path, FILMS[kind], fps)
+            part = path.with_name(f".part-{path.name}")
+            try:
+                _write_film(iter(frames), part, FILMS[kind], fps)
+                part.replace(path)
+            finally:
+                part.unlink(missing_ok=True)
     except OSError as e:
         raise UserError(f"{path}: {e.strerror or e}") from e
 
 
-def _write_film(frames: list[Image.Image], path: pathlib.Path, codec: str, fps: int) -> None:
+def _write_film(
+    frames: Iterator[Image.Image], path: pathlib.Path, codec: str, fps: int | fractions.Fraction
+) -> None:
     import av
 
+    first = next(frames)
     with av.open(str(path), "w") as container:
         stream: Any = container.add_stream(codec, rate=fps)
         # Chroma of yuv420p, which every player can show, has half the size: it must be even.
-        stream.width, stream.height = (length // 2 * 2 for length in frames[0].size)
+        stream.width, stream.height = (length // 2 * 2 for length in first.size)
         stream.pix_fmt = "yuv420p"
-        for image in frames:
+        for image in itertools.chain([first], frames):
             cropped = image.crop((0, 0, stream.width, stream.height))
             container.mux(stream.encode(av.VideoFrame.from_image(cropped)))
         container.mux(stream.encode())

@@ -8,6 +8,7 @@ little to the upper right, because centres of different scales may coincide.
 
 import dataclasses
 import io
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -20,6 +21,14 @@ Color = tuple[int, int, int]
 SUPERSAMPLING = 3
 FULL_WEIGHT = 4.0  # even shares of attention from which on a message is drawn opaque
 SCALE_COLORS: tuple[Color, ...] = ((76, 201, 240), (255, 190, 11), (255, 84, 160), (160, 230, 120))
+HEAT_COLORS: tuple[Color, ...] = (
+    (38, 30, 92),
+    (120, 28, 109),
+    (207, 68, 70),
+    (251, 155, 6),
+    (252, 255, 164),
+)
+CELL_OPACITY = 84  # of 255, of the tint of a cell
 PAIR_COLOR: Color = (86, 211, 155)
 GROUND: Color = (18, 20, 24)
 TEXT: Color = (230, 232, 236)
@@ -120,26 +129,56 @@ def draw_attention(
     Returns:
       A new RGB image of the same size.
     """
+    layer = graph_layer(image.size, graph, attention, edges=edges)
+    return Image.alpha_composite(image.convert("RGBA"), layer).convert("RGB")
+
+
+def graph_layer(
+    size: tuple[int, int],
+    graph: RegionGraph,
+    attention: np.ndarray | None,
+    *,
+    edges: int = 10,
+    activity: np.ndarray | None = None,
+) -> Image.Image:
+    """Regions and strongest messages of one frame, to be laid over it.
+
+    Args:
+      size: width and height in pixels.
+      graph: gives the regions' places.
+      attention: weights `[i j]` of this frame, or None to draw no message.
+      edges: how many messages are drawn.
+      activity: of the nodes, `[n]` in 0..1. If given, nodes and the cells of the finest grid have
+        its colour (`heat`); else nodes have that of their scale.
+
+    Returns:
+      RGBA, transparent where nothing is drawn.
+    """
     scale = SUPERSAMPLING
-    size = (image.width * scale, image.height * scale)
+    size = (size[0] * scale, size[1] * scale)
     layer = Image.new("RGBA", size, (255, 255, 255, 0))
+    if activity is not None:
+        _draw_cells(ImageDraw.Draw(layer), size, graph, activity)
     places = node_places(graph)[:, ::-1] * size  # [n 2], x y in pixels
     unit = size[1] / 220  # line widths are given for a frame 220 pixels high
-    strongest = strongest_edges(attention, graph.adjacency, edges)
-    for edge in reversed(strongest):  # the strongest last, on top
-        opacity = round(255 * min(1.0, 0.18 + 0.82 * edge.weight / FULL_WEIGHT))
-        stroke = Image.new("RGBA", size, (255, 255, 255, 0))
-        ImageDraw.Draw(stroke).polygon(
-            _taper(places[edge.source], places[edge.destination], unit),
-            fill=(255, 255, 255, opacity),
-        )
-        layer = Image.alpha_composite(layer, stroke)
+    heard = np.zeros(graph.num_nodes)  # [j]: what all neighbours together give to source j
+    if attention is not None:
+        heard = np.where(graph.adjacency, attention, 0).sum(axis=0)
+        strongest = strongest_edges(attention, graph.adjacency, edges)
+        for edge in reversed(strongest):  # the strongest last, on top
+            opacity = round(255 * min(1.0, 0.18 + 0.82 * edge.weight / FULL_WEIGHT))
+            corners = _taper(places[edge.source], places[edge.destination], unit)
+            left, top = (max(0, math.floor(min(c)) - 1) for c in zip(*corners, strict=True))
+            right, bottom = (math.ceil(max(c)) + 2 for c in zip(*corners, strict=True))
+            stroke = Image.new("RGBA", (right - left, bottom - top), (255, 255, 255, 0))
+            ImageDraw.Draw(stroke).polygon(
+                [(x - left, y - top) for x, y in corners], fill=(255, 255, 255, opacity)
+            )
+            layer.alpha_composite(stroke, (left, top))
     draw = ImageDraw.Draw(layer)
-    # [j]: what all neighbours together give to source j
-    heard = np.where(graph.adjacency, attention, 0).sum(axis=0)
     for order, nodes in enumerate(graph.scale_slices):
-        color = scale_color(order)
         for node in range(nodes.start, nodes.stop):
+            color = scale_color(order) if activity is None else heat(float(activity[node]))
             x, y = places[node]
             radius = unit * (2.2 + 1.7 * float(np.sqrt(heard[node])))
             draw.ellipse(
@@ -148,8 +187,33 @@ def draw_attention(
                 outline=(*GROUND, 255),
                 width=round(unit),
             )
-    layer = layer.reduce(scale)
-    return Image.alpha_composite(image.convert("RGBA"), layer).convert("RGB")
+    return layer.reduce(scale)
+
+
+def heat(value: float) -> Color:
+    """Colour of an activity in 0..1: from dark blue over purple and orange to pale yellow."""
+    place = min(max(value, 0.0), 1.0) * (len(HEAT_COLORS) - 1)
+    low = min(int(place), len(HEAT_COLORS) - 2)
+    share = place - low
+    pairs = zip(HEAT_COLORS[low], HEAT_COLORS[low + 1], strict=True)
+    red, green, blue = (round(a + share * (b - a)) for a, b in pairs)
+    return red, green, blue
+
+
+def _draw_cells(
+    draw: ImageDraw.ImageDraw, size: tuple[int, int], graph: RegionGraph, activity: np.ndarray
+) -> None:
+    """Tints the cells of the finest grid by their activity, and rules the grid."""
+    finest = graph.scale_slices[int(np.argmax(graph.scales))]
+    for node in range(finest.start, finest.stop):
+        y0, x0, y1, x1 = graph.boxes[node] * (size[1], size[0], size[1], size[0])
+        corners = (round(x0), round(y0), round(x1) - 1, round(y1) - 1)
+        draw.rectangle(
+            corners,
+            fill=(*heat(float(activity[node])), CELL_OPACITY),
+            outline=(255, 255, 255, 150),
+            width=max(1, SUPERSAMPLING // 2),
+        )
 
 
 def draw_boxes(image: Image.Image, boxes: np.ndarray) -> Image.Image:
@@ -186,10 +250,16 @@ def panels(
     return images
 
 
-def encode(frames: Sequence[Image.Image], kind: str = "WEBP") -> bytes:
-    """An endless animation as WebP or GIF bytes; the last frame stays longer."""
+def encode(frames: Sequence[Image.Image], kind: str = "WEBP", frame_ms: int | None = None) -> bytes:
+    """An endless animation as WebP or GIF bytes; the last frame stays longer.
+
+    Args:
+      frames: RGB, of one size.
+      kind: "WEBP" or "GIF".
+      frame_ms: how long each other frame stays, in milliseconds; `FRAME_MS` if None.
+    """
     buffer = io.BytesIO()
-    durations = [FRAME_MS] * (len(frames) - 1) + [LAST_FRAME_MS]
+    durations = [frame_ms or FRAME_MS] * (len(frames) - 1) + [LAST_FRAME_MS]
     options = {"quality": 80, "method": 4, "minimize_size": True} if kind == "WEBP" else {}
     frames[0].save(
         buffer,

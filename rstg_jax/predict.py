@@ -1,41 +1,68 @@
 """Names the most likely labels of videos with a trained model.
 
-    python -m rstg_jax.predict --workdir=DIR [--step=last|best|N] [--json] VIDEO...
+    python -m rstg_jax.predict --workdir=DIR [--step=last|best|N] [--json]
+        [--protocol=center|dense|NxM] [--visualise=FILE.mp4] VIDEO...
 
 VIDEO is a file (.npy, .gif, .webp, .mp4, .webm, ...; see `rstg_jax.videos` for how its frames are
-fitted to the model) or a range of the test set such as test:0-9. Files that cannot be read are
-named, the others are still done, and the exit status is then 1.
+fitted to the model), a directory (all videos in it and below; one that holds images is one video)
+or a range of a split such as test:0-9. Protocols are those of `rstg_jax.protocols`. Files that
+cannot be read are named, the others are still done, and the exit status is then 1.
+
+--visualise draws region graph, messages and labels over the frames, see `rstg_jax.visualise`:
+into FILE (.mp4, .webm, .gif, .webp), or as one film a video into a directory.
 """
 
 import argparse
+import dataclasses
+import functools
 import json
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from rstg_jax import checkpoint, cli, evaluate, videos
+from rstg_jax import checkpoint, cli, data, evaluate, protocols, steps, videos, visualise
+from rstg_jax.data import decode
 from rstg_jax.errors import UserError
 
-RANGE = re.compile(r"(test|train):(\d+)(?:-(\d+))?")
+RANGE = re.compile(r"(train|validation|test):(\d+)(?:-(\d+))?")
+VIDEO_KINDS = (*decode.FILMS, ".gif", ".webp", ".apng", ".npy")  # looked for in directories
+
+
+@dataclasses.dataclass(frozen=True)
+class Wanted:
+    """A video to be named.
+
+    Attributes:
+      name: path of a file, or split and index.
+      split: the split's own name; empty for a file.
+      index: in it.
+      error: why there is no such video, or None.
+    """
+
+    name: str
+    split: str = ""
+    index: int = 0
+    error: UserError | None = None
 
 
 class Predictor:
-    """A checkpoint ready to name what a video shows. Compiles once a number of frames."""
+    """A checkpoint ready to name what a video shows. Compiles once a shape of videos."""
 
     def __init__(self, loaded: checkpoint.Loaded, top: int = 5):
+        protocols.check_fits(loaded)
         self._variables = loaded.variables
         self._names = loaded.label_names
-        self._top = min(top, len(loaded.label_names))
 
-        def probabilities(variables: Mapping[str, Any], video: jax.Array) -> jax.Array:
-            logits, _ = loaded.module.apply(variables, video, train=False)
-            return jax.nn.softmax(logits.mean(0))
+        def ranking(variables: Mapping[str, Any], video: jax.Array) -> dict[str, jax.Array]:
+            logits = steps.classify(loaded.module, variables, video[None])
+            return jax.tree.map(lambda x: x[0], steps.ranking(logits, top))
 
-        self._apply = jax.jit(probabilities)
+        self._ranking = jax.jit(ranking)
 
     def __call__(self, video: np.ndarray) -> list[dict[str, Any]]:
         """Predicts one video, uint8 [t h w c], or [v t h w c]: logits are averaged over views.
@@ -43,52 +70,125 @@ class Predictor:
         Returns:
           The most likely labels, best first, as ``{"label": name, "probability": p}``.
         """
-        views = video if video.ndim == 5 else video[None]
-        p = np.asarray(self._apply(self._variables, views))
-        order = np.argsort(-p, kind="stable")[: self._top]
-        return [{"label": self._names[i], "probability": float(p[i])} for i in order]
+        best = jax.device_get(self._ranking(self._variables, video))
+        return evaluate.as_records(best["label"], best["probability"], self._names)
 
 
-def find_videos(
-    loaded: checkpoint.Loaded, wanted: Sequence[str]
-) -> Iterator[tuple[str, np.ndarray | UserError, str | None]]:
-    """Yields (name, frames or what is wrong with them, true label if known)."""
-    shape = tuple(loaded.meta["video_shape"])
-    for name in wanted:
-        match = RANGE.fullmatch(name)
-        try:
+class Videos:
+    """Reads videos for a model, each as testing would.
+
+    Args:
+      loaded: the model; its data configuration says how often a video is seen.
+    """
+
+    def __init__(self, loaded: checkpoint.Loaded):
+        self._loaded = loaded
+        self._open = functools.cache(lambda split: evaluate.open_named(loaded.experiment, split)[0])
+
+    def find(self, names: Sequence[str]) -> list[Wanted]:
+        """Finds what the words of the command line mean."""
+        found: list[Wanted] = []
+        for name in names:
+            match = RANGE.fullmatch(name)
             if match is None:
-                yield name, videos.read(name, loaded.experiment.data, shape), None
+                found += map(Wanted, expand(name))
                 continue
-            source = evaluate.open_split(loaded.experiment, match[1])
-            first, last = int(match[2]), int(match[3] or match[2])
-            if not first <= last < len(source):
-                raise UserError(f"{name}: {source.name} has the examples 0 to {len(source) - 1}")
-        except UserError as error:
-            yield name, error, None
-            continue
-        for index in range(first, last + 1):
-            batch = source.batch(np.array([index], np.int64))
-            truth = loaded.label_names[int(batch["label"][0])]
-            yield f"{match[1]}:{index}", batch["video"][0], truth
+            split, first, last = match[1], int(match[2]), int(match[3] or match[2])
+            try:
+                source = self._open(split)
+                if not first <= last < len(source):
+                    examples = f"the examples 0 to {len(source) - 1}"
+                    raise UserError(f"{name}: {source.name} has {examples}")
+            except UserError as error:
+                found.append(Wanted(name, error=error))
+                continue
+            found += [Wanted(f"{split}:{index}", split, index) for index in range(first, last + 1)]
+        return found
+
+    def read(self, wanted: Wanted) -> tuple[np.ndarray, dict[str, Any]]:
+        """Reads a video.
+
+        Returns:
+          uint8 `[t h w c]` or `[v t h w c]`, and what is known of it: ``id``, ``truth``.
+
+        Raises:
+          UserError: it cannot be read; the message names it.
+        """
+        if wanted.error is not None:
+            raise wanted.error
+        if not wanted.split:
+            shape = tuple(self._loaded.meta["video_shape"])
+            return videos.read(wanted.name, self._loaded.experiment.data, shape), {}
+        batch = self._open(wanted.split).batch(np.array([wanted.index], np.int64))
+        known = {"id": str(batch["id"][0])} if "id" in batch else {}
+        label = int(batch["label"][0])
+        if label >= 0:
+            known["truth"] = self._loaded.label_names[label]
+        return batch["video"][0], known
+
+
+def expand(name: str) -> list[str]:
+    """The videos of a directory, in the order of their names; the name itself of anything else."""
+    root = Path(name)
+    if not root.is_dir():
+        return [name]
+    files = [
+        file
+        for file in root.rglob("*")
+        if file.is_file() and not any(part.startswith(".") for part in file.relative_to(root).parts)
+    ]
+    films = {file for file in files if file.suffix.lower() in VIDEO_KINDS}
+    folders = {file.parent for file in files if file.suffix.lower() in decode.STILLS}
+    folders -= {film.parent for film in films}
+    return [str(path) for path in sorted(films | folders)] or [name]
 
 
 def predict(
-    loaded: checkpoint.Loaded, wanted: Sequence[str], top: int = 5
+    loaded: checkpoint.Loaded, names: Sequence[str], top: int = 5, out: Path | None = None
 ) -> Iterator[dict[str, Any]]:
-    """Predicts files and ranges, one record a video.
+    """Predicts files, directories and ranges, one record a video.
+
+    Args:
+      loaded: the model.
+      names: as on the command line.
+      top: labels of a record.
+      out: where to draw the videos to, see `rstg_jax.visualise`.
 
     Yields:
-      ``{"video": name, "frames": t, "predictions": [...]}``, with ``"truth"`` where it is known;
-      or ``{"video": name, "error": what is wrong}``.
+      ``{"video": name, "frames": t, "predictions": [...]}``, with ``"id"`` and ``"truth"`` where
+      they are known and ``"drawn"`` where it was; ``{"video": name, "error": what is wrong}`` if it
+      cannot be read, and all of it if it cannot be drawn.
     """
-    predictor = Predictor(loaded, top)
-    for name, video, truth in find_videos(loaded, wanted):
-        if isinstance(video, UserError):
-            yield {"video": name, "error": str(video)}
-            continue
-        record = {"video": name, "frames": video.shape[-4], "predictions": predictor(video)}
-        yield record if truth is None else record | {"truth": truth}
+    source, predictor = Videos(loaded), Predictor(loaded, top)
+    found = source.find(names)
+    paths: list[Path | None] = [None] * len(found)
+    if out is not None:
+        paths = list(visualise.output_paths(out, [wanted.name for wanted in found]))
+        center, painter = central(loaded), visualise.Visualiser(loaded)
+        if not painter.has_graph:
+            print(
+                f"{loaded.experiment.name} has no region graph: only its labels are drawn",
+                file=sys.stderr,
+            )
+    for wanted, path in zip(found, paths, strict=True):
+        record: dict[str, Any] = {"video": wanted.name}
+        try:
+            video, known = source.read(wanted)
+            record |= {"frames": video.shape[-4], "predictions": predictor(video)} | known
+            if path is not None:
+                painter.write(center.read(wanted)[0] if wanted.split else wanted.name, path)
+                record["drawn"] = str(path)
+        except UserError as error:
+            record["error"] = str(error)
+        yield record
+
+
+def central(loaded: checkpoint.Loaded) -> Videos:
+    """Reads videos in one view, which is what is drawn."""
+    config = loaded.experiment.data
+    if isinstance(config, data.SyncMNISTConfig):
+        return Videos(loaded)
+    return Videos(loaded.with_data(protocols.with_protocol(config, protocols.CENTER)))
 
 
 def print_table(records: Sequence[dict[str, Any]]) -> None:
@@ -112,17 +212,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--workdir", required=True, help="directory of the training run")
     parser.add_argument("--step", default="last", help="last (default), best, or a number")
+    parser.add_argument("--protocol", help="center, dense or NxM; the config's own if absent")
     parser.add_argument("--json", action="store_true", help="print one JSON list instead")
-    parser.add_argument("videos", nargs="+", metavar="VIDEO", help="file, or test:0-9")
+    parser.add_argument("--visualise", type=Path, metavar="FILE.mp4", help="film, or directory")
+    parser.add_argument("videos", nargs="+", metavar="VIDEO", help="file, directory, or test:0-9")
     args, rest = parser.parse_known_args(argv)
     overrides = cli.config_overrides(rest, parser)
     loaded = checkpoint.load(args.workdir, args.step, overrides, jax.local_devices()[:1])
-    records = list(predict(loaded, args.videos))
+    loaded = loaded.with_data(protocols.with_protocol(loaded.experiment.data, args.protocol))
+    records = list(predict(loaded, args.videos, out=args.visualise))
     failed = [record for record in records if "error" in record]
     if args.json:
         print(json.dumps(records, indent=1))
     else:
-        print_table([record for record in records if "error" not in record])
+        print_table([record for record in records if "predictions" in record])
     for record in failed:
         print(f"error: {record['error']}", file=sys.stderr)
     return 1 if failed else 0
