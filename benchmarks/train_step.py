@@ -4,38 +4,17 @@
 
 Floating-point operations are those of all matrix products and convolutions in the step's jaxpr
 (scans counted with their length), nothing elementwise. The peak is a 2048x2048 float32 product,
-timed in the same run: on shared machines only the ratio means something.
+timed in turns with the step: on shared machines only the ratio means something.
 """
 
 import argparse
-import statistics
 import time
-from collections.abc import Callable
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
+from benchmarks import machine
 from rstg_jax import cli, config, costs, data, models, sharding, steps
-
-
-def seconds(run: Callable[[], Any], repeats: int) -> float:
-    """Median time of a call."""
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        jax.block_until_ready(run())
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
-
-
-def peak_flops(size: int = 2048) -> float:
-    """Float32 operations a second in one large matrix product."""
-    matrix = jnp.ones((size, size))
-    product = jax.jit(jnp.matmul)
-    jax.block_until_ready(product(matrix, matrix))
-    return 2 * size**3 / seconds(lambda: product(matrix, matrix), 5)
 
 
 def main() -> None:
@@ -68,10 +47,8 @@ def main() -> None:
         state, sums = step(state, put)
         return sums
 
-    seconds(run, 3)
-    peak = peak_flops()
-    elapsed = seconds(run, flags.repeats)
-    peak = statistics.mean([peak, peak_flops()])  # before and after, for the machine drifts
+    times = machine.best_seconds({"step": run, "peak": machine.large_product()}, flags.repeats)
+    elapsed, peak = times["step"], machine.peak_flops(times["peak"])
     rows = [
         ("config", flags.config),
         ("compilation", f"{compile_seconds:.1f} s"),
