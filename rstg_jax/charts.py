@@ -129,9 +129,11 @@ def confusion_chart(confusion: np.ndarray, names: Sequence[str]) -> str:
     margin = 34 + int(font * 0.62 * max(map(len, names)))
     side = margin + cell * size
     rotated = max(map(len, names)) * font * 0.62 > cell - 4
+    # A large one is scrolled rather than shrunk until nobody can read its names.
+    least = "" if numbered else f"min-width:{side + 2}px;"
     parts = [
         f'<svg viewBox="0 0 {side + 2} {side + 2}" class="confusion" role="img" '
-        f'style="max-width:{side + 2}px;font-size:{font}px" aria-label="confusion matrix">'
+        f'style="max-width:{side + 2}px;{least}font-size:{font}px" aria-label="confusion matrix">'
         f'<text x="{margin + cell * size / 2:.1f}" y="14" class="tick axis" '
         'text-anchor="middle">predicted</text>'
         f'<text x="0" y="0" class="tick axis" text-anchor="middle" '
@@ -148,10 +150,16 @@ def confusion_chart(confusion: np.ndarray, names: Sequence[str]) -> str:
         across += f' translate({font * 0.35:.1f} 0) rotate(-90)"' if rotated else '"'
         anchor = "start" if rotated else "middle"
         parts.append(f'<text {across} text-anchor="{anchor}">{escaped}</text>')
+    if not numbered:  # one ground for all cells: they are tens of thousands
+        parts.append(
+            f'<rect class="blank" x="{margin}" y="{margin}" width="{cell * size}" '
+            f'height="{cell * size}"/>'
+        )
     for row, counts in enumerate(confusion):
         total = int(counts.sum())
         for column, count in enumerate(counts):
-            parts.append(_cell(row, column, int(count), total, names, margin, cell, numbered))
+            if count or numbered:
+                parts.append(_cell(row, column, int(count), total, names, margin, cell, numbered))
     return "\n".join([*parts, "</svg>"])
 
 
@@ -169,9 +177,11 @@ def _cell(
     share = count / total if total else 0.0
     style = "right" if row == column else "wrong"
     x, y = margin + cell * column, margin + cell * row
-    parts = [
-        f'<rect class="blank" x="{x + 1}" y="{y + 1}" width="{cell - 2}" height="{cell - 2}"/>'
-    ]
+    parts = []
+    if numbered:
+        parts.append(
+            f'<rect class="blank" x="{x + 1}" y="{y + 1}" width="{cell - 2}" height="{cell - 2}"/>'
+        )
     if count:
         tooltip = f"true {names[row]}, predicted {names[column]}: {count} of {total} ({share:.1%})"
         # A single mistake must stay visible beside hundreds of right answers.

@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from rstg_jax import charts, pictures
+from rstg_jax import charts, figures, pictures
 from rstg_jax.graph import RegionGraph
 
 PANEL = 220  # height of a video panel in pixels
 EDGES = 10  # messages drawn in a frame
+MISTAKES = 15  # pairs of classes listed
 SMOOTHING = 40  # the thick training curve averages over 1 / SMOOTHING of the run
 NUMBER_WORDS = {2: "Two", 3: "Three", 4: "Four", 5: "Five", 6: "Six"}
 DIGITS_FROM = {
@@ -79,6 +80,8 @@ def render(record: Record, examples: Sequence[pictures.Example], graph: RegionGr
         videos="\n".join(_video(example, graph, record.label_names) for example in examples),
         examples=f"{record.result['examples']:,}",
         confusion_chart=charts.confusion_chart(record.confusion, record.label_names),
+        mistakes=_mistakes(record),
+        classes=_classes(record),
         facts="".join(_row(name, value) for name, value in facts(record).items()),
         provenance=_provenance(record),
         config=html.escape(json.dumps(record.config, indent=2)),
@@ -86,8 +89,23 @@ def render(record: Record, examples: Sequence[pictures.Example], graph: RegionGr
 
 
 def describe_task(record: Record) -> str:
-    """Says in words what the network was asked, and about which digits."""
+    """Says in words what the network was asked."""
     settings = record.config["data"]
+    return _clips_task(record, settings) if "clip" in settings else _digits_task(record, settings)
+
+
+def _clips_task(record: Record, settings: Mapping[str, Any]) -> str:
+    names, clip = record.label_names, settings["clip"]
+    views = clip["spatial_views"] * clip["temporal_views"]
+    side = clip["view_size"] or clip["crop"]
+    return (
+        f"Every video shows one of {len(names)} actions, such as “{names[0]}” and “{names[-1]}”. "
+        f"The network is shown {clip['frames']} of its frames, {side} pixels square, and names the "
+        "action" + (f"; in testing it sees {views} such views of a video." if views > 1 else ".")
+    )
+
+
+def _digits_task(record: Record, settings: Mapping[str, Any]) -> str:
     number = NUMBER_WORDS.get(settings["num_digits"], str(settings["num_digits"]))
     classes = ", ".join(map(str, settings["classes"]))
     exceptions = settings["none_probability"] > 0
@@ -244,6 +262,24 @@ def _video(example: pictures.Example, graph: RegionGraph | None, names: Sequence
         f"({probability:.0%})</span><span>truth <b>{html.escape(truth)}</b></span>"
         f'<span class="{style}">{word}</span></div></div>'
     )
+
+
+def _mistakes(record: Record) -> str:
+    """A table of the commonest confusions."""
+    pairs = figures.confusions(record.confusion, record.label_names)[:MISTAKES]
+    rows = [_row(pair["count"], pair["true"], pair["predicted"]) for pair in pairs]
+    return f"<tr><th>videos</th><th>true</th><th>predicted</th></tr>{''.join(rows)}"
+
+
+def _classes(record: Record) -> str:
+    """A table of all classes."""
+    head = ("class", "label", "videos", "accuracy", "most confused with")
+    rows = []
+    for row in figures.per_class(record.confusion, record.label_names):
+        top1 = "" if row["top1"] is None else f"{row['top1']:.1%}"
+        other = f"{row['confused_with']} ({row['confused']})" if row["confused"] else ""
+        rows.append(_row(row["class"], row["label"], row["examples"], top1, other))
+    return f"<tr>{''.join(f'<th>{name}</th>' for name in head)}</tr>{''.join(rows)}"
 
 
 def _row(*cells: Any) -> str:

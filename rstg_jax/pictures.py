@@ -291,7 +291,7 @@ def gallery(
         for column, (images, example) in enumerate(zip(columns, examples, strict=True)):
             x = gap + column * (width + gap)
             sheet.paste(images[min(index, len(images) - 1)], (x, gap))
-            _caption(ImageDraw.Draw(sheet), (x, gap + side + 10), example, names)
+            _caption(ImageDraw.Draw(sheet), (x, gap + side + 10), example, names, width)
         frames.append(sheet)
     return frames
 
@@ -328,7 +328,7 @@ def strip(
         for image in frames:
             sheet.paste(image, (x, y))
             x += image.width + gap
-        _caption(ImageDraw.Draw(sheet), (2 * gap, y + side + 6), example, names)
+        _caption(ImageDraw.Draw(sheet), (2 * gap, y + side + 6), example, names, width)
     return sheet
 
 
@@ -351,8 +351,38 @@ def _taper(source: np.ndarray, destination: np.ndarray, unit: float) -> list[tup
     return [(float(x), float(y)) for x, y in corners]
 
 
+def shortened(draw: ImageDraw.ImageDraw, text: str, size: int, width: float) -> str:
+    """A text that is at most `width` pixels wide in letters of `size`, cut off with an ellipsis."""
+    font = ImageFont.load_default(size)
+    if draw.textlength(text, font=font) <= width:
+        return text
+    while text and draw.textlength(f"{text}...", font=font) > width:
+        text = text[:-1]
+    return f"{text.rstrip()}..."
+
+
+def wrapped(
+    draw: ImageDraw.ImageDraw, text: str, size: int, width: float, *, lines: int
+) -> list[str]:
+    """Breaks a text into at most so many lines of at most `width` pixels, cut off if need be."""
+    font = ImageFont.load_default(size)
+    done = [""]
+    for word in text.split():
+        longer = f"{done[-1]} {word}".strip()
+        fits = not done[-1] or draw.textlength(longer, font=font) <= width
+        if fits or len(done) == lines:
+            done[-1] = longer
+        else:
+            done.append(word)
+    return [shortened(draw, line, size, width) for line in done]
+
+
 def _caption(
-    draw: ImageDraw.ImageDraw, place: tuple[int, int], example: Example, names: Sequence[str]
+    draw: ImageDraw.ImageDraw,
+    place: tuple[int, int],
+    example: Example,
+    names: Sequence[str],
+    width: int,
 ) -> None:
     """Writes prediction, probability and truth, with a tick or a cross."""
     x, y = place
@@ -361,11 +391,10 @@ def _caption(
     mark = [(0, 7), (4, 11), (12, 2)] if right else [(1, 2), (11, 12), (6, 7), (11, 2), (1, 12)]
     draw.line([(x + dx, y + dy) for dx, dy in mark], fill=color, width=2, joint="curve")
     probability = float(example.probabilities[example.predicted])
-    draw.text(
-        (x + 20, y - 2),
-        f"{names[example.predicted]}  {probability:.0%}",
-        fill=color,
-        font=ImageFont.load_default(15),
+    lines = (
+        (f"{probability:.0%}  {names[example.predicted]}", y - 2, color, 15),
+        (f"truth {names[example.label]}", y + 17, MUTED, 13),
     )
-    truth = f"truth {names[example.label]}"
-    draw.text((x + 20, y + 17), truth, fill=MUTED, font=ImageFont.load_default(13))
+    for text, top, ink, size in lines:
+        text = shortened(draw, text, size, width - 20)
+        draw.text((x + 20, top), text, fill=ink, font=ImageFont.load_default(size))

@@ -6,6 +6,7 @@ writes `DIR/report.html` (no other file, no network) and, if asked, a picture fo
 Figures come from `result.json` and `metrics.jsonl`; the examples are the first ones of the test
 split, never chosen by result, and are computed from the checkpoint of the last step, which is what
 `result.json` is about.
+Clips are shown in one view, the centred one, and at most 16 frames of each.
 `--config.data.KEY=VALUE` says where the data lies if it has moved.
 """
 
@@ -20,11 +21,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from rstg_jax import checkpoint, cli, data, page, pictures
+from rstg_jax import checkpoint, cli, data, page, pictures, protocols, visualise
 from rstg_jax.errors import UserError
 from rstg_jax.graph import RegionGraph
 from rstg_jax.rstg import RSTGConfig
 
+FRAMES = 16  # of a video that are shown at most
 PICTURE_EXAMPLES = 3
 PICTURE_SIDE = 180  # height of a video in the picture, in pixels
 PICTURE_KINDS = {".webp": "WEBP", ".gif": "GIF", ".png": "PNG"}
@@ -62,7 +64,7 @@ def read_record(workdir: str | Path) -> page.Record:
 
 
 def predict_examples(
-    source: data.Source, apply: Apply, count: int, batch_size: int = 16
+    source: data.Source, apply: Apply, count: int, batch_size: int = 4
 ) -> list[pictures.Example]:
     """Runs the first examples of a source through the network.
 
@@ -78,17 +80,26 @@ def predict_examples(
         indices = np.minimum(np.arange(start, start + batch_size, dtype=np.int64), count - 1)
         batch = source.batch(indices)
         probabilities, attention = apply(batch["video"])
+        frames = batch["video"].shape[1]
+        shown = np.linspace(0, frames - 1, min(frames, FRAMES)).round().astype(int)
         for row in range(min(batch_size, count - start)):
+            boxes = data.pair_boxes(batch, row, source.label_names)
             examples.append(
                 pictures.Example(
-                    video=batch["video"][row],
+                    video=batch["video"][row][shown],
                     label=int(batch["label"][row]),
                     probabilities=np.asarray(probabilities[row]),
-                    attention=None if attention is None else np.mean(attention[:, row], axis=0),
-                    pair_boxes=data.pair_boxes(batch, row, source.label_names),
+                    attention=None if attention is None else _at(shown, frames, attention[:, row]),
+                    pair_boxes=None if boxes is None else boxes[shown],
                 )
             )
     return examples
+
+
+def _at(shown: np.ndarray, frames: int, attention: np.ndarray) -> np.ndarray:
+    """Attention in the frames `shown` of a clip, mean over rounds: `[k t i j]` -> `[shown i j]`."""
+    mean = np.mean(attention, axis=0)
+    return mean[[visualise.network_time(frame, frames, len(mean)) for frame in shown.tolist()]]
 
 
 def load_examples(
@@ -100,7 +111,10 @@ def load_examples(
       The examples, and the graph that their attention is about (None without space stages).
     """
     loaded = checkpoint.load(workdir, step, overrides, devices=jax.devices()[:1])
-    source = data.open_source(loaded.experiment.data, "test")
+    settings = loaded.experiment.data
+    if not isinstance(settings, data.SyncMNISTConfig):
+        settings = protocols.with_protocol(settings, protocols.CENTER)
+    source = data.open_source(settings, "test")
 
     @jax.jit
     def forward(video):  # type: ignore[no-untyped-def]

@@ -285,7 +285,7 @@ def _panel(
     for rank, label in enumerate(np.argsort(-running, kind="stable")[:TOP]):
         color = pictures.TEXT if rank == 0 else pictures.MUTED
         probability = float(running[label])
-        for line in wrapped(draw, names[label], 15, width, lines=3):
+        for line in pictures.wrapped(draw, names[label], 15, width, lines=3):
             draw.text((x, y), line, fill=color, font=ImageFont.load_default(15))
             y += 20
         draw.rectangle((x, y + 5, x + width - 52, y + 13), fill=(44, 48, 56))
@@ -310,23 +310,6 @@ def _legend(draw: ImageDraw.ImageDraw, x: int, height: int, messages: bool) -> N
         draw.polygon([(x, y + 46), (x + 30, y + 42), (x + 30, y + 50)], fill=pictures.TEXT)
         text = "message, thick end at the receiver"
         draw.text((x + 40, y + 38), text, fill=pictures.MUTED, font=font)
-
-
-def wrapped(
-    draw: ImageDraw.ImageDraw, text: str, size: int, width: int, *, lines: int
-) -> list[str]:
-    """Breaks a text into lines of at most `width` pixels; what is too long ends in an ellipsis."""
-    font = ImageFont.load_default(size)
-    done: list[str] = [""]
-    for word in text.split():
-        longer = f"{done[-1]} {word}".strip()
-        if done[-1] and draw.textlength(longer, font=font) > width:
-            done.append(word)
-        else:
-            done[-1] = longer
-    if len(done) > lines:
-        done = [*done[: lines - 1], f"{done[lines - 1]} ..."]
-    return done
 
 
 def output_paths(out: Path, names: Sequence[str]) -> list[Path]:

@@ -134,6 +134,30 @@ def test_task_names_digits_and_pairs():
     assert "none" not in page.describe_task(page.Record(record.result, config, record.metrics))
 
 
+def test_task_of_clips_and_tables_of_174_classes():
+    record = fabricate()
+    names = [f"Putting something of kind {n} behind something" for n in range(174)]
+    confusion = np.diag(np.arange(174))
+    confusion[3, 170], confusion[9, 2] = 40, 50
+    clip = {"frames": 32, "crop": 224, "view_size": None, "spatial_views": 1, "temporal_views": 1}
+    config = {"name": "smt", "data": {"class": "SomethingSomethingConfig", "clip": clip}}
+    result = dict(record.result, label_names=names, confusion=confusion.tolist())
+    markup = page.render(page.Record(result, config, record.metrics), [], None)
+    text = texts(markup)
+    assert "one of 174 actions, such as “Putting something of kind 0 behind something”" in text
+    assert "The network is shown 32 of its frames, 224 pixels square, and names the action." in text
+    mistakes = text.split("Most frequent mistakes")[1].split("All classes")[0]
+    assert mistakes.split("predicted")[1].split() == (
+        f"50 {names[9]} {names[2]} 40 {names[3]} {names[170]}".split()
+    )
+    assert f"9 {names[9]} 59 15.3% {names[2]} (50)" in text
+    # Names keep a size that can be read: the drawing is scrolled, and one ground serves all cells.
+    chart = markup.split('class="confusion"')[1].split("</svg>")[0]
+    assert int(re.search(r"min-width:(\d+)px", chart)[1]) > 174 * 13
+    assert chart.count("<rect") == 1 + 173 + 2  # class 0 has no videos
+    assert len(markup) < 300_000
+
+
 def test_confusion_cells_are_in_the_page():
     markup = page.render(fabricate(), [], None)
     cells = re.findall(r"<title>true (\S+), predicted (\S+): (\d+) of (\d+)", markup)

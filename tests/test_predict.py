@@ -118,3 +118,28 @@ def test_messages_say_what_is_wrong(tmp_path):
     np.save(tmp_path / "f.npy", np.zeros((2, 4, 4), np.float32))
     with pytest.raises(UserError, match=r"holds float32 \[2, 4, 4\]; a video is uint8"):
         read(tmp_path / "f.npy", 8, 8, 1)
+
+
+def test_a_directory_stands_for_its_videos_and_one_of_images_is_a_video(workdir, capsys):
+    root = workdir / "many"
+    (root / "b" / "frames").mkdir(parents=True)
+    (root / ".hidden").mkdir()
+    video = smooth_video()
+    for number, frame in enumerate(video):
+        Image.fromarray(frame).save(root / "b" / "frames" / f"{number:05d}.png")
+    np.save(root / "a.npy", video)
+    np.save(root / "b" / "z.npy", video)
+    np.save(root / ".hidden" / "no.npy", video)
+    Image.fromarray(video[0]).save(root / "b" / "cover.png")  # beside a video: no video
+    (root / "notes.txt").write_text("x")
+    (root / "b" / "cut.mp4").write_bytes(b"nothing")
+    names = [str(root / name) for name in ("a.npy", "b/cut.mp4", "b/frames", "b/z.npy")]
+    assert predict.expand(str(root)) == names
+    assert predict.expand(str(root / "a.npy")) == [str(root / "a.npy")]
+    assert predict.main([f"--workdir={workdir}", "--json", str(root)]) == 1
+    out, err = capsys.readouterr()
+    records = json.loads(out)
+    assert [r["video"] for r in records] == names
+    assert err.startswith(f"error: {names[1]}: cannot be read as a video")
+    best = [r["predictions"] for r in records if "predictions" in r]
+    assert len(best) == 3 and best[0] == best[1] == best[2]

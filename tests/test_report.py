@@ -102,6 +102,24 @@ def test_predict_examples_takes_the_first_ones_in_order():
         np.testing.assert_array_equal(example.attention, np.full((3, 14, 14), 3.0 * number))
 
 
+def test_long_clips_are_thinned_and_meet_the_attention_of_their_pooled_frames():
+    class Long(FakeSource):
+        def batch(self, indices):
+            video = np.arange(32, dtype=np.uint8).reshape(1, 32, 1, 1, 1).repeat(len(indices), 0)
+            return {"video": video, "label": np.zeros(len(indices), np.int32)}
+
+    def pooled(video):
+        """Sixteen frames of attention: round k of frame t attends t + 2 k."""
+        weights = np.arange(16)[None] + 2 * np.arange(2)[:, None]  # [k t]
+        weights = np.broadcast_to(weights[:, None, :, None, None], (2, len(video), 16, 14, 14))
+        return np.eye(4)[[0] * len(video)], weights
+
+    (example,) = report.predict_examples(Long(1), pooled, count=1)
+    shown = example.video[:, 0, 0, 0].astype(int)
+    assert len(shown) == 16 and (shown[0], shown[-1]) == (0, 31) and (np.diff(shown) >= 2).all()
+    np.testing.assert_array_equal(example.attention[:, 3, 5], shown // 2 + 1)
+
+
 def test_predict_examples_stops_at_the_end_of_a_small_split():
     assert len(report.predict_examples(FakeSource(5), apply, count=12, batch_size=4)) == 5
     assert report.predict_examples(FakeSource(5), apply, count=0) == []
