@@ -27,7 +27,6 @@ convert them with `python -m rstg_jax.convert.torch FILE --arch=slowfast_i3d_r50
 `imagenet_c2d_r50`) and give `--config.train.init_from=WEIGHTS`; graphs and classifier start fresh.
 """
 
-import dataclasses
 from typing import Any
 
 from rstg_jax import config, presets
@@ -79,7 +78,7 @@ def demo() -> Experiment:
     )
 
 
-def published(name: str, kind: str = "i3d", **model: Any) -> Experiment:
+def published(name: str, kind: resnet3d.Kind = "i3d", **model: Any) -> Experiment:
     """The released settings on one of the official ResNets."""
     return Experiment(
         name=f"something-something {name}",
@@ -106,20 +105,26 @@ def published(name: str, kind: str = "i3d", **model: Any) -> Experiment:
 
 def tiny() -> Experiment:
     """Everything at its smallest, on the same data as `demo`."""
-    base = demo()
-    return dataclasses.replace(
-        base,
-        name="something-something tiny",
-        model=ModelConfig(
-            backbone=dataclasses.replace(
-                base.model.backbone, features=(8, 8), kernels=(5, 3), strides=(4, 2)
-            ),
-            rstg=presets.modern(iterations=1, dim=8, scales=(2, 1)),
-            places=("conv0", "final"),
-            head=MapHead(),
-        ),
-        data=dataclasses.replace(base.data, clip=ClipConfig(4, "segments", resize=32, crop=32)),
-        train=TrainConfig(total_steps=4, batch_size=8, log_every=2, eval_every=4),
+    return config.override(
+        demo(),
+        {
+            "name": "something-something tiny",
+            "model.backbone.features": "8,8",
+            "model.backbone.kernels": "5,3",
+            "model.backbone.strides": "4,2",
+            "model.rstg.dim": "8",
+            "model.rstg.scales": "2,1",
+            "model.rstg.stages": "time,space,time",
+            "model.places": "conv0,final",
+            "data.clip.frames": "4",
+            "data.clip.resize": "32",
+            "data.clip.crop": "32",
+            "train.total_epochs": "none",
+            "train.total_steps": "4",
+            "train.batch_size": "8",
+            "train.log_every": "2",
+            "train.eval_every": "4",
+        },
     )
 
 

@@ -104,4 +104,4 @@ class Recurrent(nn.Module):
             x = x.reshape(b, t, -1)
         cell = TimeStage(self.config.dim, self.config.cell, 1.0, name=self.config.cell)
         one_node = jnp.einsum("btc->tbc", x)[None]  # [n t b c]
-        return jnp.einsum("ntbd->btd", cell(one_node)).astype(jnp.float32)
+        return jnp.einsum("ntbd->btd", cell(one_node)[0]).astype(jnp.float32)

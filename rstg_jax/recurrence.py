@@ -32,12 +32,73 @@ def lstm_cell(
     Returns:
       The new carry and the output `[... d]`.
     """
+    carry, (output, *_) = _lstm_step(recurrent_kernel, carry, projected)
+    return carry, output
+
+
+def _lstm_step(
+    recurrent_kernel: jax.Array, carry: Carry, projected: jax.Array
+) -> tuple[Carry, tuple[jax.Array, ...]]:
+    """New carry; output, its `tanh(memory)`, the memory before, and the gates after activation."""
     memory, output = carry
     gates = projected + linear(output, recurrent_kernel)
-    input_gate, candidate, forget_gate, output_gate = jnp.split(gates, 4, axis=-1)
-    memory = nn.sigmoid(forget_gate) * memory + nn.sigmoid(input_gate) * jnp.tanh(candidate)
-    output = nn.sigmoid(output_gate) * jnp.tanh(memory)
-    return (memory, output), output
+    write, candidate, keep, show = jnp.split(gates, 4, axis=-1)
+    write, keep, show = nn.sigmoid(write), nn.sigmoid(keep), nn.sigmoid(show)
+    candidate = jnp.tanh(candidate)
+    new = keep * memory + write * candidate
+    shown = jnp.tanh(new)
+    output = show * shown
+    return (new, output), (output, shown, memory, write, candidate, keep, show)
+
+
+@jax.custom_jvp
+def scan_lstm(
+    recurrent_kernel: jax.Array, carry: Carry, projected: jax.Array
+) -> tuple[Carry, jax.Array]:
+    """Runs `lstm_cell` over all frames, `[t ... 4d]` -> the last carry and `[t ... d]`.
+
+    Its derivative is written out so that the kernel's tangent, hence its gradient, is ONE product
+    of all frames: JAX's own would add up the gradient of a `[d 4d]` kernel frame by frame. Forward
+    and reverse mode work, of any order.
+    """
+    step = functools.partial(lstm_cell, recurrent_kernel)
+    return jax.lax.scan(step, carry, projected)
+
+
+@scan_lstm.defjvp
+def _scan_lstm_jvp(primals: tuple, tangents: tuple) -> tuple:
+    kernel, carry, projected = primals
+    d_kernel, d_carry, d_projected = tangents
+
+    def forward(carry: Carry, x: jax.Array) -> tuple[Carry, tuple[jax.Array, jax.Array]]:
+        carry, (output, shown, memory, write, candidate, keep, show) = _lstm_step(kernel, carry, x)
+        by_gate = (  # derivatives of the memory by three gates, of the output by the fourth
+            candidate * write * (1 - write),
+            write * (1 - candidate * candidate),
+            memory * keep * (1 - keep),
+            shown * show * (1 - show),
+        )
+        factors = (*by_gate, keep, show * (1 - shown * shown))
+        return carry, (output, jnp.concatenate(factors, axis=-1))
+
+    last, (outputs, factors) = jax.lax.scan(forward, carry, projected)
+    before = jnp.concatenate([carry[1][None], outputs[:-1]])
+    d_gates = d_projected + linear(before, d_kernel)
+
+    def tangent(d_carry: Carry, x: tuple[jax.Array, jax.Array]) -> tuple[Carry, jax.Array]:
+        d_memory, d_output = d_carry
+        d_gates, factors = x
+        d_gates = d_gates + linear(d_output, kernel)
+        *by_gate, keep, through = jnp.split(factors, 6, axis=-1)
+        d_write, d_candidate, d_keep, d_show = (
+            factor * d for factor, d in zip(by_gate, jnp.split(d_gates, 4, axis=-1), strict=True)
+        )
+        d_memory = keep * d_memory + d_write + d_candidate + d_keep
+        d_output = through * d_memory + d_show
+        return (d_memory, d_output), d_output
+
+    d_last, d_outputs = jax.lax.scan(tangent, d_carry, (d_gates, factors))
+    return (last, outputs), (d_last, d_outputs)
 
 
 def gru_cell(
@@ -92,17 +153,27 @@ class TimeStage(nn.Module):
     two_biases: bool = False
 
     @nn.compact
-    def __call__(self, nodes: jax.Array) -> jax.Array:
-        """Runs `[n t b d]` nodes through the cell from a zero state; same shape."""
-        step, input_kernel, bias = self._weights(nodes.shape[-1], nodes.dtype)
+    def __call__(self, nodes: jax.Array, carry: Carry | None = None) -> tuple[jax.Array, Carry]:
+        """Runs `[n t b d]` nodes through the cell.
+
+        Args:
+          nodes: inputs of all frames.
+          carry: state before the first frame, arrays `[n b d]`; zero if None.
+
+        Returns:
+          Outputs of the same shape, and the state after the last frame.
+        """
         frames = jnp.swapaxes(nodes, 0, 1)  # [t n b d]: the scan wants frames first
+        run, input_kernel, bias = self._weights(nodes.shape[-1], nodes.dtype)
         projected = linear(frames, input_kernel, bias)
-        zero = jnp.zeros_like(frames, shape=(*frames.shape[1:-1], self.dim))
-        _, outputs = jax.lax.scan(step, (zero,) * STATES[self.cell], projected)
-        return jnp.swapaxes(outputs, 0, 1)
+        if carry is None:
+            zero = jnp.zeros_like(frames, shape=(*frames.shape[1:-1], self.dim))
+            carry = (zero,) * STATES[self.cell]
+        carry, outputs = run(carry, projected)
+        return jnp.swapaxes(outputs, 0, 1), carry
 
     def _weights(self, width: int, dtype: Any) -> tuple[Callable[..., Any], jax.Array, jax.Array]:
-        """The step `(carry, projected) -> (carry, y)`, and kernel and bias of the input product."""
+        """The scan `(carry, projected) -> (carry, y)`; kernel and bias of the input product."""
         gates = GATES[self.cell]
         kept = 2 if self.cell == "lstm" else 1  # place of the gate that keeps the state
 
@@ -121,7 +192,7 @@ class TimeStage(nn.Module):
         if self.cell == "gru":
             recurrent_bias = param("recurrent_bias", zeros, self.dim)
             step = functools.partial(gru_cell, recurrent_kernel, recurrent_bias)
-            return step, input_kernel, bias
+            return functools.partial(jax.lax.scan, step), input_kernel, bias
         if self.two_biases:
             bias = bias + param("recurrent_bias", zeros, gates * self.dim)
-        return functools.partial(lstm_cell, recurrent_kernel), input_kernel, bias
+        return functools.partial(scan_lstm, recurrent_kernel), input_kernel, bias

@@ -4,13 +4,18 @@ Source: paper section 3 and Algorithm 1. The block is usable alone:
 
     nodes, attention = block.apply(variables, features)      # [b t h w c] -> [b t n d]
 
-Stages run one after the other over ALL frames: stage k at frame t needs stage k at t-1 and stage
-k-1 at t only, so this gives the numbers of the paper's frame-by-frame loop with the largest
-possible matrix products.
+and frame by frame, or chunk by chunk, in constant memory and time a frame:
+
+    state = init_state(config, batch)
+    (nodes, attention), state = block.apply(variables, chunk, state, method="stream")
+
+Stage k at frame t needs stage k at t-1 and stage k-1 at t only, so that two schedules give the
+same numbers as the paper's frame-by-frame loop. "stage" runs one stage after the other over ALL
+frames: the largest matrix products. "wavefront" runs the diagonals t + k, all K rounds of a
+diagonal in one product, for they share weights: T + K - 1 steps instead of T * K.
 """
 
-import dataclasses
-from typing import Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,90 +24,14 @@ from flax import linen as nn
 
 from rstg_jax.errors import UserError
 from rstg_jax.graph import RegionGraph
-from rstg_jax.homogeneous import SpaceTimeGather, SpaceTimeSend
-from rstg_jax.norms import OFFICIAL_LAYER_NORM_EPSILON, BatchNorm, LayerNorm
-from rstg_jax.recurrence import Cell, TimeStage
-from rstg_jax.space import Attention, Edges, Gather, Masking, Send, Update, edges_of
+from rstg_jax.norms import BatchNorm, LayerNorm
+from rstg_jax.plan import RSTGConfig, stage_plan
+from rstg_jax.recurrence import STATES, Carry
+from rstg_jax.stages import SpaceStep, TimeStep, post_norm
 
-Stage = Literal["time", "space", "spacetime"]
-STAGES = ("time", "space", "spacetime")
-OF_NEIGHBOURS = ("exclude", "none")  # masking and norm that know of neighbours only
+__all__ = ["RSTG", "RSTGConfig", "RSTGOutput", "init_state", "stage_plan", "to_map", "to_vec"]
 
-
-def stage_plan(iterations: int) -> tuple[Stage, ...]:
-    """The paper's plan for K iterations: K times (time, space), then one last time stage."""
-    if iterations < 1:
-        raise UserError(f"K = {iterations} iterations: the block needs at least 1")
-    return ("time", "space") * iterations + ("time",)
-
-
-@dataclasses.dataclass(frozen=True)
-class RSTGConfig:
-    """Every choice of the block; `rstg_jax.presets` has the official and the modern combination.
-
-    Attributes:
-      dim: node features d. Pooled features of another width are projected to it.
-      scales: grids of regions, see `RegionGraph`.
-      stages: the plan, any sequence of "time", "space" and "spacetime" (a space stage whose
-        messages also come from the same region in the frames before and after, see
-        `rstg_jax.homogeneous`). Stages of one kind share weights, but a time stage at the very end
-        has its own. See `stage_plan`.
-      attention: "simple" (GAT-like) or "dot".
-      heads: attention heads ("dot" only); must divide `dim`.
-      masking: "exclude" non-neighbours, or "multiply" the logits by the adjacency (official).
-      positions: give the messages the position maps of both ends.
-      update_layers: layers of the update MLP, 1 or 2.
-      update_per_scale: separate update weights for each scale.
-      input_batch_norm: batch norm of the nodes before the graph (official SyncMNIST setting).
-      post_norm: norm before the graph and after messages, gather ("simple" only) and update, with
-        statistics shared by all nodes of a frame (official settings "none", "layer", "batch").
-      skip: pre-norm skip connections around time stage and update, norms per token; the published
-        block has none.
-      cell: recurrent cell of the time stages, "lstm" or "gru".
-      forget_bias: initial bias of the gate that keeps the cell's state.
-      two_biases: the LSTMs' bias as the sum of two trained vectors, as in cuDNN (official).
-    """
-
-    dim: int = 64
-    scales: tuple[int, ...] = (3, 2, 1)
-    stages: tuple[str, ...] = ("time", "space") * 3 + ("time",)
-    attention: Attention = "dot"
-    heads: int = 1
-    masking: Masking = "exclude"
-    positions: bool = True
-    update_layers: int = 2
-    update_per_scale: bool = False
-    input_batch_norm: bool = False
-    post_norm: Literal["none", "layer", "batch"] = "none"
-    skip: bool = True
-    cell: Cell = "lstm"
-    forget_bias: float = 1.0
-    two_biases: bool = False
-
-    def __post_init__(self) -> None:
-        unknown = [stage for stage in self.stages if stage not in STAGES]
-        undivided = self.heads < 1 or self.dim % self.heads != 0
-        complaints = [
-            (self.dim < 1, f"dim {self.dim} must be at least 1"),
-            (not self.stages, f"stages is empty: give at least one of {', '.join(STAGES)}"),
-            (bool(unknown), f"unknown stage {unknown[:1]} in stages; use {', '.join(STAGES)}"),
-            (undivided, f"heads {self.heads} does not divide dim {self.dim}"),
-            (self.heads > 1 and self.attention == "simple", "several heads need attention 'dot'"),
-            (self.update_layers not in (1, 2), f"update_layers {self.update_layers} is not 1 or 2"),
-            (
-                self.skip and self.post_norm != "none",
-                "skip has its own norms: set post_norm 'none'",
-            ),
-            (
-                "spacetime" in self.stages and (self.masking, self.post_norm) != OF_NEIGHBOURS,
-                "the stage 'spacetime' needs masking 'exclude' and post_norm 'none'",
-            ),
-            (self.cell == "gru" and self.two_biases, "two_biases are those of the cell 'lstm'"),
-        ]
-        for wrong, sentence in complaints:
-            if wrong:
-                raise UserError(f"RSTG configuration: {sentence}")
-        RegionGraph(self.scales)  # checks the scales
+State = tuple[Carry, ...]  # one for each time stage of the plan, in order; arrays [n b d]
 
 
 class RSTGOutput(NamedTuple):
@@ -129,7 +58,6 @@ class RSTG(nn.Module):
     config: RSTGConfig
     restore: bool = False
 
-    @nn.compact
     def __call__(self, features: jax.Array, *, train: bool = False) -> RSTGOutput:
         """Runs the stage plan.
 
@@ -137,6 +65,29 @@ class RSTG(nn.Module):
           features: backbone features `[b t h w c]`, any height and width.
           train: batch norm uses and updates statistics of the batch.
         """
+        return self._run(features, None, train)[0]
+
+    def stream(self, features: jax.Array, state: State) -> tuple[RSTGOutput, State]:
+        """Goes on with the next frames of a video.
+
+        Args:
+          features: of the next frames, `[b t h w c]`; t may be 1.
+          state: from `init_state` or from the frames before.
+
+        Returns:
+          What `__call__` on the whole video returns for these frames, and the state after them.
+
+        Raises:
+          UserError: the block looks at later frames.
+        """
+        if reason := self.config.looks_ahead:
+            raise UserError(f"this block cannot stream: {reason}")
+        return self._run(features, state, False)
+
+    @nn.compact
+    def _run(
+        self, features: jax.Array, state: State | None, train: bool
+    ) -> tuple[RSTGOutput, State]:
         config, channels = self.config, features.shape[-1]
         graph = RegionGraph(config.scales, (features.shape[2], features.shape[3]))
         # [b t h w c] -> [n t b c]: see rstg_jax.space for the layout
@@ -145,26 +96,94 @@ class RSTG(nn.Module):
             nodes = nn.Dense(config.dim, dtype=nodes.dtype, name="project_in")(nodes)
         nodes = self._normalise_input(nodes, train)
 
-        # Linen declares no weights for a stage that the plan never calls.
-        time, last_time = TimeStep(config, name="time"), TimeStep(config, name="last_time")
-        space = SpaceStep(config, graph, name="space")
-        spacetime = SpaceStep(config, graph, across_frames=True, name="spacetime")
-        attention = []
-        for number, stage in enumerate(config.stages, start=1):
-            if stage != "time":
-                nodes, weights = (space if stage == "space" else spacetime)(nodes, train=train)
-                attention.append(weights)
+        # Linen declares weights where a stage is called: at the start that is in plan order.
+        if config.schedule == "wavefront" and not self.is_initializing():
+            nodes, attention, after = self._wavefront(nodes, graph, state, train)
+            done = 2 * config.rounds
+        else:
+            attention, after, done = [], (), 0
+        time = self._step(TimeStep, "time")(config, name="time")
+        last_time = self._step(TimeStep, "time")(config, name="last_time")
+        space = self._step(SpaceStep, "space")(config, graph, name="space")
+        spacetime = self._step(SpaceStep, "spacetime")(config, graph, True, name="spacetime")
+        for number, stage in list(enumerate(config.stages, start=1))[done:]:
+            if stage == "time":
+                step = last_time if number == len(config.stages) else time
+                nodes, carry = step(nodes, state and state[len(after)])
+                after += (carry,)
             else:
-                nodes = (last_time if number == len(config.stages) else time)(nodes)
+                nodes, weights = (space if stage == "space" else spacetime)(nodes, train)
+                attention.append(weights)
 
         if config.skip:
             nodes = LayerNorm(name="output_norm")(nodes)
         if self.restore and channels != config.dim:
             nodes = nn.Dense(channels, dtype=nodes.dtype, name="project_out")(nodes)
-        return RSTGOutput(
+        output = RSTGOutput(
             jnp.einsum("ntbd->btnd", nodes),
             jnp.einsum("kijtbh->kbtij", jnp.stack(attention)) / config.heads if attention else None,
         )
+        return output, after
+
+    def _step(self, kind: type[nn.Module], stage: str) -> Any:
+        """The module of a stage, recomputed in the backward pass if the configuration says so."""
+        if stage not in self.config.remat:
+            return kind
+        return nn.remat(kind, static_argnums=(2,) if kind is SpaceStep else ())
+
+    def _wavefront(
+        self, nodes: jax.Array, graph: RegionGraph, state: State | None, train: bool
+    ) -> tuple[jax.Array, list[jax.Array], State]:
+        """All (time, space) rounds of the plan along diagonals t + k.
+
+        At step s round k is at frame s - k, and takes what round k-1 made one step before. Rounds
+        stand where frames stand in the other schedule, `[n k b d]`.
+
+        Returns:
+          Nodes after the last round `[n t b d]`, attention of each round, state of each round.
+        """
+        config, rounds = self.config, self.config.rounds
+        if train and config.post_norm == "batch":
+            raise UserError("model.rstg.schedule 'wavefront' cannot train with batch norm inside")
+        n, t, b, d = nodes.shape
+        weights = {kind: dict(tree) for kind, tree in self.variables.items()}
+
+        def of(name: str) -> dict[str, Any]:
+            return {kind: tree[name] for kind, tree in weights.items() if name in tree}
+
+        time = self._step(TimeStep, "time")(config, parent=None)
+        space = self._step(SpaceStep, "space")(config, graph, parent=None)
+        number = np.arange(rounds)[None, :, None, None]
+
+        def step(before: Any, x: tuple[jax.Array, jax.Array]) -> tuple[Any, Any]:
+            made, carry = before  # made by round k one step ago
+            s, frame = x
+            taken = jnp.concatenate([frame[:, None], made[:, :-1]], axis=1)
+            # One frame of every round: rounds go with the clips, [n 1 k*b d].
+            flat = [c.reshape(n, rounds * b, d) for c in carry]
+            moved, new = time.apply(of("time"), taken.reshape(n, 1, rounds * b, d), tuple(flat))
+            here = (s - number >= 0) & (s - number < t)  # this round has a frame at this step
+            carry = tuple(
+                jnp.where(here, one.reshape(old.shape), old)
+                for one, old in zip(new, carry, strict=True)
+            )
+            made, attention = space.apply(of("space"), moved.reshape(n, rounds, b, d), False)
+            return (made, carry), (made[:, -1], attention)
+
+        frames = jnp.pad(jnp.swapaxes(nodes, 0, 1), ((0, rounds - 1), (0, 0), (0, 0), (0, 0)))
+        nothing = jnp.zeros_like(nodes, shape=(n, rounds, b, d))
+        if state is None:
+            start = (nothing,) * STATES[config.cell]
+        else:
+            start = tuple(jnp.stack(part, axis=1) for part in zip(*state[:rounds], strict=True))
+        first = (nothing, start)
+        steps = jnp.arange(t + rounds - 1)
+        (_, carry), (made, attention) = jax.lax.scan(step, first, (steps, frames))
+        weights_of_rounds = [
+            jnp.moveaxis(attention[k : k + t, :, :, k], 0, 2) for k in range(rounds)
+        ]  # [t i j b h] -> [i j t b h]
+        after = tuple(tuple(part[:, k] for part in carry) for k in range(rounds))
+        return jnp.swapaxes(made[rounds - 1 :], 0, 1), weights_of_rounds, after
 
     def _normalise_input(self, nodes: jax.Array, train: bool) -> jax.Array:
         """Norms before the graph; the official layer norm mixes all frames of a clip."""
@@ -175,81 +194,10 @@ class RSTG(nn.Module):
         )
 
 
-class TimeStep(nn.Module):
-    """A time stage of the plan, with its skip connection if configured."""
-
-    config: RSTGConfig
-
-    @nn.compact
-    def __call__(self, nodes: jax.Array) -> jax.Array:
-        """`[n t b d]` -> `[n t b d]`."""
-        config = self.config
-        cell = TimeStage(
-            config.dim, config.cell, config.forget_bias, config.two_biases, name=config.cell
-        )
-        if not config.skip:
-            return cell(nodes)
-        return nodes + cell(LayerNorm(name="norm")(nodes))
-
-
-class SpaceStep(nn.Module):
-    """A space stage of the plan: send, gather, update, with skip connection or norms.
-
-    Attributes:
-      config: the block's choices.
-      graph: the regions.
-      across_frames: messages also come from the frames before and after.
-    """
-
-    config: RSTGConfig
-    graph: RegionGraph
-    across_frames: bool = False
-
-    @nn.compact
-    def __call__(self, nodes: jax.Array, *, train: bool) -> tuple[jax.Array, jax.Array]:
-        """`[n t b d]` -> `[n t b d]` and the attention `[i j t b h]`."""
-        config = self.config
-        edges: Edges = edges_of(self.graph.adjacency, config.masking)
-        maps = self.graph.position_maps
-        positions = jnp.asarray(maps if config.positions else maps[:, :0])
-        x = LayerNorm(name="norm")(nodes) if config.skip else nodes
-
-        attending = (config.attention, config.masking, config.heads)
-        kinds = (SpaceTimeSend, SpaceTimeGather) if self.across_frames else (Send, Gather)
-        send, gather = kinds[0](name="send"), kinds[1](*attending, name="gather")
-        messages = send(x, positions, edges)
-        messages = post_norm(config, "message_norm", messages, train, unbiased=True)
-        gathered, attention = gather(x, messages, self.graph.adjacency, edges)
-        bias = self.param("gather_bias", nn.initializers.zeros, (config.dim,))
-        gathered = gathered + bias.astype(gathered.dtype)
-        if config.attention == "simple":
-            gathered = post_norm(config, "gather_norm", gathered, train, unbiased=False)
-        gathered = nn.relu(gathered)
-
-        groups = self.graph.scale_slices if config.update_per_scale else (slice(None),)
-        update = Update(groups, config.update_layers, last_relu=not config.skip, name="update")
-        updated = update(x, gathered)
-        if config.skip:
-            return nodes + updated, attention
-        return post_norm(config, "update_norm", updated, train, unbiased=False), attention
-
-
-def post_norm(
-    config: RSTGConfig,
-    name: str,
-    x: jax.Array,
-    train: bool,
-    *,
-    unbiased: bool,
-    frames_together: bool = False,
-) -> jax.Array:
-    """The official norm at one place of the block, on `[n t b d]` or messages `[e t b d]`."""
-    frames = (1,) if frames_together else ()
-    if config.post_norm == "layer":
-        return LayerNorm((0, *frames, 3), OFFICIAL_LAYER_NORM_EPSILON, name=name)(x)
-    if config.post_norm == "batch":
-        return BatchNorm((0, *frames, 2), unbiased=unbiased, name=name)(x, train=train)
-    return x
+def init_state(config: RSTGConfig, batch: int, dtype: Any = jnp.float32) -> State:
+    """State of all time stages before the first frame of `batch` videos."""
+    zero = jnp.zeros((RegionGraph(config.scales).num_nodes, batch, config.dim), dtype)
+    return tuple((zero,) * STATES[config.cell] for stage in config.stages if stage == "time")
 
 
 def to_vec(nodes: jax.Array) -> jax.Array:

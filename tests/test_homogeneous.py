@@ -8,7 +8,8 @@ import pytest
 from rstg_jax import presets
 from rstg_jax.errors import UserError
 from rstg_jax.graph import RegionGraph
-from rstg_jax.rstg import RSTG, RSTGConfig, SpaceStep
+from rstg_jax.rstg import RSTG, RSTGConfig
+from rstg_jax.stages import SpaceStep
 
 
 def looped(weights: dict, nodes: np.ndarray, graph: RegionGraph, kind: str, heads: int):

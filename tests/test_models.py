@@ -162,7 +162,7 @@ def test_mean_and_lstm():
     means = np.asarray(out["features"]).mean((2, 3))  # [b t c]
     cell = TimeStage(7, "gru", 1.0)
     weights = {"params": variables["params"]["head"]["gru"]}
-    outputs = cell.apply(weights, np.swapaxes(means, 0, 1)[None])[0, -1]
+    outputs = cell.apply(weights, np.swapaxes(means, 0, 1)[None])[0][0, -1]
     classifier = variables["params"]["classifier"]
     expected = outputs @ classifier["kernel"] + classifier["bias"]
     np.testing.assert_allclose(logits, expected, rtol=1e-5)

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rstg_jax.recurrence import TimeStage, glorot_per_gate, lstm_cell
+from rstg_jax.recurrence import TimeStage, glorot_per_gate, lstm_cell, scan_lstm
 
 
 def sigmoid(x):
@@ -42,37 +42,59 @@ def test_time_stage_is_the_loop():
         weights["bias"],
         np.swapaxes(nodes, 0, 1),
     )
-    got = stage.apply(variables, nodes)
+    got = stage.apply(variables, nodes)[0]
     np.testing.assert_allclose(np.swapaxes(got, 0, 1), expected, atol=1e-6)
 
 
-def test_scan_and_python_loop_agree_in_values_and_gradients():
+def test_scan_and_python_loop_agree_in_values_carry_and_gradients():
+    """Gradients of first and second order, by kernel, first carry and inputs; and tangents."""
     rng = np.random.default_rng(1)
     kernel = jnp.asarray(rng.normal(size=(4, 16)) * 0.5, jnp.float32)
     projected = jnp.asarray(rng.normal(size=(7, 3, 4 * 4)), jnp.float32)
+    carry = tuple(jnp.asarray(rng.normal(size=(3, 4)), jnp.float32) for _ in range(2))
     weights = jnp.asarray(rng.normal(size=(7, 3, 4)), jnp.float32)
 
-    zero = (jnp.zeros((3, 4)), jnp.zeros((3, 4)))
-
-    def scanned(kernel, projected):
-        return jax.lax.scan(lambda carry, x: lstm_cell(kernel, carry, x), zero, projected)[1]
-
-    def looped(kernel, projected):
-        carry = zero
+    def looped(kernel, carry, projected):
         outputs = []
         for frame in projected:
             carry, output = lstm_cell(kernel, carry, frame)
             outputs.append(output)
-        return jnp.stack(outputs)
+        return carry, jnp.stack(outputs)
 
     def objective(run):
-        return jax.grad(lambda k, p: (run(k, p) * weights).sum(), (0, 1))
+        def value(*inputs):
+            (memory, output), outputs = run(*inputs)
+            return (outputs * weights).sum() + (memory**2).sum() + output.sum()
 
-    np.testing.assert_allclose(scanned(kernel, projected), looped(kernel, projected), atol=1e-6)
-    for got, expected in zip(
-        objective(scanned)(kernel, projected), objective(looped)(kernel, projected), strict=True
+        return value
+
+    def slope(run):
+        gradient = jax.grad(objective(run), (0, 1, 2))
+        return lambda *inputs: sum((g**2).sum() for g in jax.tree.leaves(gradient(*inputs)))
+
+    inputs = (kernel, carry, projected)
+    direction = jax.tree.map(jnp.cos, inputs)
+    for compare in (
+        lambda run: run(*inputs),
+        lambda run: jax.grad(objective(run), (0, 1, 2))(*inputs),
+        lambda run: jax.grad(slope(run), (0, 1, 2))(*inputs),
+        lambda run: jax.jvp(run, inputs, direction),
     ):
-        np.testing.assert_allclose(got, expected, atol=1e-5)
+        got, expected = jax.jit(compare, static_argnums=0)(scan_lstm), compare(looped)
+        for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
+            np.testing.assert_allclose(a, b, atol=1e-5 * max(1, np.abs(b).max()))
+
+
+def test_two_halves_with_the_carry_between_are_the_whole():
+    nodes = jax.random.normal(jax.random.key(0), (3, 6, 2, 5))
+    for cell in ("lstm", "gru"):
+        stage = TimeStage(4, cell)
+        variables = stage.init(jax.random.key(1), nodes)
+        whole, last = stage.apply(variables, nodes)
+        first, carry = stage.apply(variables, nodes[:, :2])
+        second, carry = stage.apply(variables, nodes[:, 2:], carry)
+        np.testing.assert_allclose(jnp.concatenate([first, second], 1), whole, atol=1e-6)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), carry, last)
 
 
 def test_gru_is_the_loop():
@@ -91,7 +113,7 @@ def test_gru_is_the_loop():
         new = np.tanh(given[2] + reset * (recurrent[2] + weights["recurrent_bias"]))
         output = keep * output + (1 - keep) * new
         expected.append(output)
-    got = stage.apply(variables, nodes)
+    got = stage.apply(variables, nodes)[0]
     np.testing.assert_allclose(np.swapaxes(got, 0, 1), expected, atol=1e-6)
 
 
@@ -102,9 +124,9 @@ def test_two_biases_are_one_that_moves_twice_as_fast():
     bias = jnp.arange(16.0) / 16
     params = variables["params"] | {"bias": bias, "recurrent_bias": 2 * bias}
     single = {k: v for k, v in params.items() if k != "recurrent_bias"} | {"bias": 3 * bias}
-    expected = one.apply({"params": single}, nodes)
-    np.testing.assert_allclose(two.apply({"params": params}, nodes), expected, atol=1e-6)
-    grads = jax.grad(lambda p: two.apply({"params": p}, nodes).sum())(params)
+    expected = one.apply({"params": single}, nodes)[0]
+    np.testing.assert_allclose(two.apply({"params": params}, nodes)[0], expected, atol=1e-6)
+    grads = jax.grad(lambda p: two.apply({"params": p}, nodes)[0].sum())(params)
     np.testing.assert_array_equal(grads["bias"], grads["recurrent_bias"])
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from rstg_jax import presets
 from rstg_jax.graph import RegionGraph
-from rstg_jax.rstg import SpaceStep
+from rstg_jax.stages import SpaceStep
 from rstg_jax.space import attention_weights
 
 GRAPH = RegionGraph((2, 1), (4, 4))

@@ -30,6 +30,7 @@ from rstg_jax.backbones.conv import Conv3D, Lowering, max_pool3d
 from rstg_jax.errors import UserError
 from rstg_jax.norms import BatchNorm
 
+Kind = Literal["i3d", "c2d", "nl_i3d"]
 EPSILON = 1e-5
 MOMENTUM = 0.9
 OFFICIAL_MEAN, OFFICIAL_SCALE = (114.75,) * 3, (57.375,) * 3
@@ -128,12 +129,12 @@ class ResNet3DConfig:
         return name
 
 
-def official(kind: Literal["i3d", "c2d", "nl_i3d"] = "i3d", **fields: Any) -> ResNet3DConfig:
+def official(kind: Kind = "i3d", **fields: Any) -> ResNet3DConfig:
     """The layout of the authors' release; `fields` replace single choices."""
     return ResNet3DConfig(**_kind(kind) | fields)
 
 
-def kinetics(kind: Literal["i3d", "c2d", "nl_i3d"] = "i3d", **fields: Any) -> ResNet3DConfig:
+def kinetics(kind: Kind = "i3d", **fields: Any) -> ResNet3DConfig:
     """The layout of Kinetics models: padded pool, res5 with stride 2, ImageNet's input range."""
     settings: dict[str, Any] = {
         "pool1_padding": 1,
