@@ -7,8 +7,8 @@ import pytest
 
 from rstg_jax import presets
 from rstg_jax.graph import RegionGraph
-from rstg_jax.stages import SpaceStep
 from rstg_jax.space import attention_weights
+from rstg_jax.stages import SpaceStep
 
 GRAPH = RegionGraph((2, 1), (4, 4))
 NODES = np.random.default_rng(0).normal(size=(5, 3, 2, 6)).astype(np.float32)  # [n t b d]
