@@ -1,8 +1,8 @@
 """Begins a run with the weights of another: which are taken, which start fresh, what must fit.
 
-Weights and running statistics are matched by path, such as ``params/rstg_final/time/lstm/bias``. Where
-the checkpoint holds a moving average of the weights, that is taken: the weights whose score its
-``best`` stands for. The step, the optimiser and the random key are never taken.
+Weights and running statistics are matched by path, such as ``params/rstg_final/time/lstm/bias``.
+Where the checkpoint holds a moving average of the weights, that is taken: the weights whose score
+its ``best`` stands for. The step, the optimiser and the random key are never taken.
 
 The classifier starts fresh when the number of classes differs. Everything else that does not fit
 must be allowed by name, ``train.init_fresh`` and ``train.init_ignore``.
