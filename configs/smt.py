@@ -24,7 +24,8 @@ half an hour on eight GPUs at 50 TFLOP/s each, an estimate.
 
 Initial weights: I3D variants begin with Kinetics I3D-R50, C2D variants with ImageNet ResNet-50:
 convert them with `python -m rstg_jax.convert.torch FILE --arch=slowfast_i3d_r50 --out=WEIGHTS` (or
-`imagenet_c2d_r50`) and give `--config.train.init_from=WEIGHTS`; graphs and classifier start fresh.
+`imagenet_c2d_r50`) and give `--config.train.init_from=WEIGHTS`, with graphs also
+`--config.train.init_fresh=params/rstg`: they start fresh, as the classifier does.
 """
 
 from typing import Any
