@@ -265,10 +265,16 @@ def _video(example: pictures.Example, graph: RegionGraph | None, names: Sequence
 
 
 def _mistakes(record: Record) -> str:
-    """A table of the commonest confusions."""
+    """A table of the commonest confusions; nothing if there are none."""
     pairs = figures.confusions(record.confusion, record.label_names)[:MISTAKES]
+    if not pairs:
+        return ""
     rows = [_row(pair["count"], pair["true"], pair["predicted"]) for pair in pairs]
-    return f"<tr><th>videos</th><th>true</th><th>predicted</th></tr>{''.join(rows)}"
+    head = "<tr><th>videos</th><th>true</th><th>predicted</th></tr>"
+    return (
+        "<h3>Most frequent mistakes</h3>"
+        f'<div class="scroll"><table>{head}{"".join(rows)}</table></div>'
+    )
 
 
 def _classes(record: Record) -> str:

@@ -25,11 +25,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from rstg_jax import checkpoint, cli, data, evaluate, protocols, steps, videos, visualise
+from rstg_jax import checkpoint, cli, evaluate, protocols, steps, videos, visualise
 from rstg_jax.data import decode
+from rstg_jax.data.clip_source import ClipSource
 from rstg_jax.errors import UserError
 
 RANGE = re.compile(r"(train|validation|test):(\d+)(?:-(\d+))?")
+LONG = 20  # letters of a label that does not share a line with others
 VIDEO_KINDS = (*decode.FILMS, ".gif", ".webp", ".apng", ".npy")  # looked for in directories
 
 
@@ -126,6 +128,15 @@ class Videos:
             known["truth"] = self._loaded.label_names[label]
         return batch["video"][0], known
 
+    def original(self, wanted: Wanted) -> decode.Encoded | np.ndarray:
+        """The video itself: encoded where it is, frames uint8 `[t h w c]` where it never was."""
+        if not wanted.split:
+            return Path(wanted.name)
+        source = self._open(wanted.split)
+        if isinstance(source, ClipSource):
+            return source.clip(wanted.index).encoded
+        return source.batch(np.array([wanted.index], np.int64))["video"][0]
+
 
 def expand(name: str) -> list[str]:
     """The videos of a directory, in the order of their names; the name itself of anything else."""
@@ -164,7 +175,7 @@ def predict(
     paths: list[Path | None] = [None] * len(found)
     if out is not None:
         paths = list(visualise.output_paths(out, [wanted.name for wanted in found]))
-        center, painter = central(loaded), visualise.Visualiser(loaded)
+        painter = visualise.Visualiser(loaded)
         if not painter.has_graph:
             print(
                 f"{loaded.experiment.name} has no region graph: only its labels are drawn",
@@ -176,31 +187,31 @@ def predict(
             video, known = source.read(wanted)
             record |= {"frames": video.shape[-4], "predictions": predictor(video)} | known
             if path is not None:
-                painter.write(center.read(wanted)[0] if wanted.split else wanted.name, path)
+                painter.write(source.original(wanted), path)
                 record["drawn"] = str(path)
         except UserError as error:
-            record["error"] = str(error)
+            text = str(error)
+            record["error"] = text if wanted.name in text else f"{wanted.name}: {text}"
         yield record
 
 
-def central(loaded: checkpoint.Loaded) -> Videos:
-    """Reads videos in one view, which is what is drawn."""
-    config = loaded.experiment.data
-    if isinstance(config, data.SyncMNISTConfig):
-        return Videos(loaded)
-    return Videos(loaded.with_data(protocols.with_protocol(config, protocols.CENTER)))
-
-
 def print_table(records: Sequence[dict[str, Any]]) -> None:
-    """Prints a line a video: its most likely labels with their probabilities."""
+    """Prints the most likely labels of each video: in a line, or long names one below another."""
     width = max((len(r["video"]) for r in records), default=0)
+    labels = [p["label"] for record in records for p in record["predictions"]]
+    long = any(len(label) > LONG for label in labels)
     for record in records:
-        best = "  ".join(f"{p['label']} {p['probability']:.1%}" for p in record["predictions"])
         mark = ""
         if "truth" in record:
             right = record["truth"] == record["predictions"][0]["label"]
             mark = "  (right)" if right else f"  (truth: {record['truth']})"
-        print(f"{record['video']:<{width}}  {best}{mark}")
+        if long:
+            print(f"{record['video']}{mark}")
+            for p in record["predictions"]:
+                print(f"  {p['probability']:>6.1%}  {p['label']}")
+        else:
+            best = "  ".join(f"{p['label']} {p['probability']:.1%}" for p in record["predictions"])
+            print(f"{record['video']:<{width}}  {best}{mark}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

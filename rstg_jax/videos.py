@@ -34,12 +34,17 @@ def read(path: str | Path, data: DataConfig, shape: tuple[int, ...]) -> np.ndarr
     """
     try:
         with decode.opened(Path(path)) as frames:
-            if not isinstance(data, SyncMNISTConfig):
-                return clips.testing_views(frames, data.clip)
-            images = frames.images(range(len(frames)))
-            return np.stack([_fit(image, *shape[1:]) for image in images])
+            return of_frames(frames, data, shape)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
+
+
+def of_frames(frames: decode.Frames, data: DataConfig, shape: tuple[int, ...]) -> np.ndarray:
+    """`read` for a video that is open already; errors do not name it."""
+    if not isinstance(data, SyncMNISTConfig):
+        return clips.testing_views(frames, data.clip)
+    images = frames.images(range(len(frames)))
+    return np.stack([_fit(image, *shape[1:]) for image in images])
 
 
 def _fit(frame: Image.Image, height: int, width: int, channels: int) -> np.ndarray:

@@ -22,6 +22,7 @@ from PIL import Image, ImageDraw, ImageEnhance, ImageFont
 
 from rstg_jax import animate, checkpoint, pictures, protocols, videos
 from rstg_jax.data import DataConfig, SyncMNISTConfig, crops, decode, sampling
+from rstg_jax.data.film import readable
 from rstg_jax.errors import UserError
 from rstg_jax.graph import RegionGraph
 
@@ -118,46 +119,50 @@ class Visualiser:
             activity = relative(activity, self._graph)
         return Seen(out["running"], activity, out.get("attention"))
 
-    def write(self, source: str | np.ndarray, out: Path) -> None:
+    def write(self, source: decode.Encoded | np.ndarray, out: Path) -> None:
         """Draws one video.
 
         Args:
-          source: path of a file, or a clip uint8 `[t h w c]` that is drawn as it is.
+          source: an encoded video such as the path of a file, or one uint8 `[t h w c]` that the
+            network sees as it is.
           out: ends in .mp4, .webm, .gif or .webp.
 
         Raises:
           UserError: the video cannot be read, or the film not be written; nothing is left of it.
         """
         if isinstance(source, np.ndarray):
-            clip = (pictures.draw_frame(frame, len(frame)) for frame in source)
-            whole = Placement.whole(len(source))
-            drawn = draw(clip, self.see(source), whole, self._graph, self._names)
-            self._save(drawn, out, self._fps(None))
+            images = (pictures.draw_frame(frame, len(frame)) for frame in source)
+            self._save(images, self.see(source), Placement.whole(len(source)), out, source)
             return
-        seen = self.see(videos.read(source, self._config, self._shape))
-        path = Path(source)
-        try:
-            with decode.opened(path) as frames:
-                size = next(frames.images([0])).size
-                placement = place(self._config, len(frames), size)
-                images = frames.images(range(len(frames)))
-                drawn = draw(images, seen, placement, self._graph, self._names)
-                self._save(drawn, out, self._fps(path))
-        except UserError as error:
-            raise UserError(f"{source}: cannot be drawn: {error}") from error
+        with decode.opened(source) as frames:
+            seen = self.see(videos.of_frames(frames, self._config, self._shape))
+            placement = place(self._config, len(frames), next(frames.images([0])).size)
+            self._save(frames.images(range(len(frames))), seen, placement, out, source)
 
-    def _fps(self, path: Path | None) -> fractions.Fraction:
-        """Frames a second of a file."""
-        if path is not None and path.suffix.lower() in decode.FILMS:
-            with av.open(str(path)) as container:
-                rate = container.streams.video[0].average_rate
-            if rate and rate <= MOST_FPS:
-                return fractions.Fraction(rate)
-        digits = isinstance(self._config, SyncMNISTConfig)
-        return fractions.Fraction(DIGITS_FPS if digits else STILLS_FPS)
+    def _save(
+        self,
+        images: Iterator[Image.Image],
+        seen: Seen,
+        placement: Placement,
+        out: Path,
+        source: decode.Encoded | np.ndarray,
+    ) -> None:
+        """Draws the frames of a source, at its own pace."""
+        slow = isinstance(self._config, SyncMNISTConfig)
+        fps = pace(source) or fractions.Fraction(DIGITS_FPS if slow else STILLS_FPS)
+        drawn = draw(images, seen, placement, self._graph, self._names)
+        animate.write(drawn, out, fps, frame_ms=round(1000 / fps))
 
-    def _save(self, frames: Iterator[Image.Image], out: Path, fps: fractions.Fraction) -> None:
-        animate.write(frames, out, fps, frame_ms=round(1000 / fps))
+
+def pace(source: decode.Encoded | np.ndarray) -> fractions.Fraction | None:
+    """Frames a second of a film; None if it does not say, or is none."""
+    if isinstance(source, Path) and source.suffix.lower() not in decode.FILMS:
+        return None
+    if isinstance(source, tuple | np.ndarray):
+        return None
+    with av.open(readable(source), "r") as container:
+        rate = container.streams.video[0].average_rate
+    return fractions.Fraction(rate) if rate and rate <= MOST_FPS else None
 
 
 def relative(activity: np.ndarray, graph: RegionGraph) -> np.ndarray:

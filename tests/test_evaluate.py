@@ -67,6 +67,8 @@ def test_what_cannot_be_evaluated_is_said(workdir, monkeypatch, capsys):
         evaluate.main([f"--workdir={workdir}", "--split=train"])
     with pytest.raises(UserError, match=r"no checkpoint '7' in .*; choose best, last, 10, 20"):
         evaluate.main([f"--workdir={workdir}", "--step=7"])
+    with pytest.raises(UserError, match=r"nowhere/x\.csv: there is no such directory"):
+        evaluate.main([f"--workdir={workdir}", "--submission=nowhere/x.csv"])
     standins.install(monkeypatch, test=standins.Source("test", classes=6))
     with pytest.raises(UserError, match=r"stripes test has 6 labels.*the checkpoint has 7"):
         evaluate.main([f"--workdir={workdir}"])
@@ -219,6 +221,9 @@ def test_views_are_averaged_as_a_plain_loop_would(films, devices, capsys):
                 rtol=1e-5,
             )
         assert (records[-1]["id"], records[-1]["truth"]) == ("a/6.webm", "a")
+        # Drawn is the film itself, 22 frames, not what the network sees of it.
+        assert predict.main([*flags, "test:2", f"--visualise={films / 'drawn.webm'}"]) == 0
+        assert len(clip_files.decode_all(films / "drawn.webm")) == 22
 
 
 def test_a_protocol_that_the_model_cannot_take_is_said_before_any_work(films, monkeypatch):

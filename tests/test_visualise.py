@@ -158,7 +158,7 @@ def test_a_film_is_drawn_over_its_own_frames(clips, tmp_path):
     images = clip_files.pictures(11, 96, 64)
     (tmp_path / "in.webm").write_bytes(clip_files.film(images))
     painter = visualise.Visualiser(clips)
-    painter.write(str(tmp_path / "in.webm"), tmp_path / "out.mp4")
+    painter.write(tmp_path / "in.webm", tmp_path / "out.mp4")
     drawn, rate = frames_of(tmp_path / "out.mp4")
     assert drawn.shape == (11, 480, 720 + visualise.PANEL, 3) and rate == 12
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []

@@ -72,6 +72,10 @@ class ClipSource:
     def __len__(self) -> int:
         return len(self._split)
 
+    def clip(self, index: int) -> Clip:
+        """The encoded video of an example."""
+        return self._split.load([index])[0]
+
     def batch(self, indices: np.ndarray) -> Batch:
         """Examples as in testing.
 
