@@ -28,7 +28,7 @@ import functools
 import numpy as np
 import scipy.sparse
 
-_BITS = 32 - 8 - 2  # PRECISION_BITS of Pillow, src/libImaging/Resample.c
+BITS = 32 - 8 - 2  # PRECISION_BITS of Pillow, src/libImaging/Resample.c
 
 
 def coefficients(in_size: int, out_size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -57,7 +57,7 @@ def coefficients(in_size: int, out_size: int) -> tuple[np.ndarray, np.ndarray]:
         ]
         inverse = 1.0 / sum(weights)
         for k, weight in zip(range(first, last), weights, strict=True):
-            fixed[o, k] = int(0.5 + weight * inverse * (1 << _BITS))
+            fixed[o, k] = int(0.5 + weight * inverse * (1 << BITS))
             distance = abs(2 * out_size * k + out_size - in_size * (2 * o + 1))
             exact[o, k] = max(0, half_width - distance)
         exact[o] //= np.gcd.reduce(exact[o])
@@ -65,7 +65,7 @@ def coefficients(in_size: int, out_size: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Pass:
+class Pass:
     """One pass along one axis; its outputs may be permuted, so that equal divisors lie together.
 
     Attributes:
@@ -89,8 +89,8 @@ class _Pass:
         if not self.groups:
             # No clipping: a row of coefficients sums to 2**22 within half its length, far from
             # another byte.
-            out += 1 << (_BITS - 1)
-            out >>= _BITS
+            out += 1 << (BITS - 1)
+            out >>= BITS
             return out
         if self.ties:
             errors = sums[:, len(self.order) :]
@@ -104,15 +104,15 @@ class _Pass:
         return out
 
 
-def _small_pass(fixed: np.ndarray, exact: np.ndarray) -> _Pass | None:
+def _small_pass(fixed: np.ndarray, exact: np.ndarray) -> Pass | None:
     """The pass in 16-bit arithmetic, or None when it is not proved equal to Pillow's."""
     divisors = exact.sum(1)
     # Rounding errors of Pillow's coefficients in units of 2**-22 / D; together they must stay below
     # half a grid step.
-    errors = divisors[:, None] * fixed - (exact << _BITS)
+    errors = divisors[:, None] * fixed - (exact << BITS)
     if (255 * divisors + divisors // 2).max() >= 1 << 16:
         return None
-    if (255 * abs(errors).sum(1)).max() >= 1 << (_BITS - 1):
+    if (255 * abs(errors).sum(1)).max() >= 1 << (BITS - 1):
         return None
     tied = (divisors % 2 == 0) & errors.any(1)
     order = np.lexsort((divisors, ~tied))
@@ -125,13 +125,14 @@ def _small_pass(fixed: np.ndarray, exact: np.ndarray) -> _Pass | None:
         (int(first), int(end), int(divisors[order[first]]))
         for first, end in zip([0, *ends], ends, strict=False)
     )
-    return _Pass(np.concatenate([exact[order], errors]).astype(np.int16), order, groups)
+    return Pass(np.concatenate([exact[order], errors]).astype(np.int16), order, groups)
 
 
 @functools.cache
-def _pass(in_size: int, out_size: int) -> _Pass:
+def one_pass(in_size: int, out_size: int) -> Pass:
+    """The pass between two sizes, in 16-bit arithmetic where that is proved to be the same."""
     fixed, exact = coefficients(in_size, out_size)
-    return _small_pass(fixed, exact) or _Pass(fixed.astype(np.int32), np.arange(out_size), ())
+    return _small_pass(fixed, exact) or Pass(fixed.astype(np.int32), np.arange(out_size), ())
 
 
 class BilinearResize:
@@ -148,8 +149,8 @@ class BilinearResize:
 
     def __init__(self, in_size: tuple[int, int], out_size: tuple[int, int]):
         self.in_size, self.out_size = in_size, out_size
-        self._x = _pass(in_size[1], out_size[1])
-        self._y = _pass(in_size[0], out_size[0])
+        self._x = one_pass(in_size[1], out_size[1])
+        self._y = one_pass(in_size[0], out_size[0])
         self.dtype = np.promote_types(self._x.matrix.dtype, self._y.matrix.dtype)
         self._x_matrix = scipy.sparse.csr_array(self._x.matrix.astype(self.dtype))
         # The second pass of every x at once, [y (permuted) x] <- [x (permuted) y].

@@ -259,7 +259,7 @@ def sprite_boxes(coords: np.ndarray, frame_size: int = 64) -> np.ndarray:
 
 # Each frame is stretched from 0..maximum to 0..255 like scipy.misc.bytescale does, in float64. The
 # minimum is always 0, for the ten sprites that a video can have do not cover the canvas.
-_STRETCH = np.stack(
+STRETCH = np.stack(
     [np.floor(np.minimum(np.arange(256.0) * (255.0 / max(m, 1)), 255.0) + 0.5) for m in range(256)]
 )
 
@@ -285,7 +285,7 @@ class Renderer:
         self._starts = np.cumsum(self._counts) - self._counts
         self._offsets = column * CANVAS + row
         self._values = images[image, row, column].astype(self._resize.dtype)
-        self._stretch = _STRETCH.astype(self._resize.dtype)
+        self._stretch = STRETCH.astype(self._resize.dtype)
 
     def __call__(self, images: np.ndarray, coords: np.ndarray) -> np.ndarray:
         """Renders b videos.
