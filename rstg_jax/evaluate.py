@@ -26,13 +26,12 @@ import contextlib
 import dataclasses
 import json
 import sys
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from rstg_jax import (
@@ -41,81 +40,17 @@ from rstg_jax import (
     config,
     data,
     figures,
-    logs,
     metrics,
     protocols,
     sharding,
     steps,
+    sweep,
 )
 from rstg_jax.errors import UserError
 from rstg_jax.experiment import Experiment
+from rstg_jax.sweep import EvalStep
 
-EvalStep = Callable[[Mapping[str, Any], steps.Batch], tuple[steps.Sums, Mapping[str, jax.Array]]]
 PRINTED = 10  # confusions
-
-
-class Swept(NamedTuple):
-    """What one batch gave.
-
-    Attributes:
-      sums: of `steps.eval_step`, over all processes.
-      ranking: of `steps.eval_step`, rows of all processes.
-      indices: of this process's rows in the source, int32 `[b]`.
-      ids: of these, `[b]`; None if the source names no videos.
-    """
-
-    sums: dict[str, np.ndarray]
-    ranking: dict[str, np.ndarray]
-    indices: np.ndarray
-    ids: np.ndarray | None
-
-
-class Predictions(NamedTuple):
-    """The best classes of every video of a split, in the order of the split.
-
-    Attributes:
-      ids: names of the videos.
-      labels: classes, best first, int `[n k]`.
-      probabilities: of these, float `[n k]`.
-    """
-
-    ids: list[str]
-    labels: np.ndarray
-    probabilities: np.ndarray
-
-
-def sweep(
-    eval_step: EvalStep,
-    variables: Mapping[str, Any],
-    source: data.Source,
-    mesh: Mesh,
-    batch_size: int,
-) -> Generator[Swept]:
-    """Computes a split batch by batch, each example exactly once; arguments as of `evaluate`."""
-    first = jax.process_index() == 0
-    batches = data.eval_batches(
-        source,
-        batch_size=batch_size,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-    )
-    pending: tuple[Any, np.ndarray, np.ndarray | None] | None = None
-
-    def fetched() -> Swept:
-        assert pending is not None  # `eval_batches` refuses an empty source
-        results, indices, ids = pending
-        sums, ranking = jax.device_get(results)
-        return Swept(sums, ranking, indices, ids)
-
-    with contextlib.closing(batches), logs.Meter(len(source), "videos", first) as meter:
-        for batch in batches:
-            put = sharding.put_batch({k: batch[k] for k in steps.EVAL_KEYS}, mesh)
-            results = eval_step(variables, put)
-            if pending is not None:  # one batch behind, so that host and device overlap
-                yield fetched()
-                meter.advance(batch_size)
-            pending = results, batch["index"], batch.get("id")
-        yield fetched()
 
 
 def evaluate(
@@ -141,7 +76,7 @@ def evaluate(
       (int64 [true predicted]); None if given up.
     """
     totals: dict[str, Any] = {}
-    with contextlib.closing(sweep(eval_step, variables, source, mesh, batch_size)) as parts:
+    with contextlib.closing(sweep.run(eval_step, variables, source, mesh, batch_size)) as parts:
         for part in parts:
             if stop():
                 return None
@@ -151,7 +86,7 @@ def evaluate(
 
 def evaluate_checkpoint(
     loaded: checkpoint.Loaded, split: str | None = None
-) -> tuple[dict[str, Any], Predictions]:
+) -> tuple[dict[str, Any], sweep.Predictions]:
     """Evaluates a loaded checkpoint on a split by its own name, see `protocols.with_split`.
 
     Returns:
@@ -170,7 +105,7 @@ def evaluate_checkpoint(
     batch_size = eval_batch_size(most, loaded.mesh, protocols.views(loaded.experiment.data))
     totals: dict[str, Any] = {}
     parts = []
-    for part in sweep(eval_step, loaded.variables, source, loaded.mesh, batch_size):
+    for part in sweep.run(eval_step, loaded.variables, source, loaded.mesh, batch_size):
         totals = metrics.add(totals, part.sums)
         parts.append(part._replace(sums={}))
     result = {
@@ -187,41 +122,7 @@ def evaluate_checkpoint(
         result |= _figures(totals)
         result["classes"] = figures.per_class(confusion, loaded.label_names)
         result["confusions"] = figures.confusions(confusion, loaded.label_names)
-    return checkpoint.plain(result), collect(parts, len(source))
-
-
-def collect(parts: Sequence[Swept], length: int) -> Predictions:
-    """Puts the rankings of all batches in the order of a source of `length` examples.
-
-    Rows are placed by the index that went through the devices with them, wherever these put them.
-    """
-    rows = {
-        key: np.concatenate([part.ranking[key] for part in parts])
-        for key in ("index", "label", "probability")
-    }
-    real = rows["index"] >= 0
-    order = np.argsort(rows["index"][real])
-    assert np.array_equal(rows["index"][real][order], np.arange(length))  # each exactly once
-    indices = np.concatenate([part.indices for part in parts])
-    names = [part.ids for part in parts if part.ids is not None]
-    ids = gather_ids(indices, np.concatenate(names), length) if names else map(str, range(length))
-    return Predictions(list(ids), rows["label"][real][order], rows["probability"][real][order])
-
-
-def gather_ids(indices: np.ndarray, names: np.ndarray, length: int) -> list[str]:
-    """Collects names of examples from all processes.
-
-    Args:
-      indices: of this process's examples, int `[m]`, with repetitions; m is the same everywhere.
-      names: of these, text `[m]`.
-      length: number of examples of all processes.
-    """
-    longest = int(multihost_utils.process_allgather(np.int32(names.dtype.itemsize // 4)).max())
-    codes = names.astype(f"<U{longest}").view(np.uint32).reshape(len(names), longest)
-    indices, codes = multihost_utils.process_allgather((indices, codes), tiled=True)
-    ids = np.empty(length, f"<U{longest}")
-    ids[indices] = np.ascontiguousarray(codes).view(f"<U{longest}")[:, 0]
-    return ids.tolist()
+    return checkpoint.plain(result), sweep.collect(parts, len(source))
 
 
 def _figures(totals: Mapping[str, Any]) -> dict[str, Any]:
@@ -348,7 +249,7 @@ def report(
     args: argparse.Namespace,
     loaded: checkpoint.Loaded,
     result: Mapping[str, Any],
-    predictions: Predictions,
+    predictions: sweep.Predictions,
     numbers: Mapping[str, int] | None,
 ) -> None:
     """Prints the figures and writes the files."""

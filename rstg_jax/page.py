@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from rstg_jax import charts, figures, pictures
+from rstg_jax import charts, figures, overlay, pictures
 from rstg_jax.graph import RegionGraph
 
 PANEL = 220  # height of a video panel in pixels
@@ -236,7 +236,7 @@ def _key(examples: Sequence[pictures.Example], graph: RegionGraph | None) -> str
         )
     if graph is not None:
         entries += [
-            f'<span><i style="background:{_css(pictures.scale_color(order))}"></i>'
+            f'<span><i style="background:{_css(overlay.scale_color(order))}"></i>'
             f"region of the {scale}×{scale} grid</span>"
             for order, scale in enumerate(graph.scales)
         ]

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image, ImageDraw, ImageEnhance, ImageFont
 
-from rstg_jax import animate, checkpoint, pictures, protocols, videos
+from rstg_jax import animate, checkpoint, overlay, pictures, protocols, videos
 from rstg_jax.data import DataConfig, SyncMNISTConfig, crops, decode, sampling
 from rstg_jax.data.film import readable
 from rstg_jax.errors import UserError
@@ -230,7 +230,7 @@ def draw(
     def layer(time: int, size: tuple[int, int]) -> Image.Image:
         assert graph is not None and seen.activity is not None
         attention = None if seen.attention is None else seen.attention[time]
-        return pictures.graph_layer(
+        return overlay.graph_layer(
             size, graph, attention, edges=EDGES, activity=seen.activity[time]
         )
 
@@ -246,7 +246,7 @@ def draw(
         if (box[2] - box[0], box[3] - box[1]) != image.size:
             edge = (box[0], box[1], box[2] - 1, box[3] - 1)
             ImageDraw.Draw(picture).rectangle(edge, outline=SEEN_COLOR, width=2)
-        sheet = Image.new("RGB", (image.width + PANEL, max(image.height, SIDE)), pictures.GROUND)
+        sheet = Image.new("RGB", (image.width + PANEL, max(image.height, SIDE)), overlay.GROUND)
         sheet.paste(picture, (0, (sheet.height - image.height) // 2))
         place_in_time = f"frame {number + 1} of {len(placement.nearest)}"
         if placement.sampled[number]:
@@ -307,7 +307,7 @@ def _legend(draw: ImageDraw.ImageDraw, x: int, height: int, messages: bool) -> N
     """Says what the colours mean, at the foot of the panel."""
     font, width, y = ImageFont.load_default(13), PANEL - 36, height - 74
     for step in range(width):
-        draw.line((x + step, y, x + step, y + 8), fill=pictures.heat(step / (width - 1)))
+        draw.line((x + step, y, x + step, y + 8), fill=overlay.heat(step / (width - 1)))
     draw.text((x, y + 13), "region at rest", fill=pictures.MUTED, font=font)
     end = draw.textlength("active", font=font)
     draw.text((x + width - end, y + 13), "active", fill=pictures.MUTED, font=font)

@@ -25,6 +25,7 @@ from rstg_jax import (
     models,
     predict,
     protocols,
+    sweep,
     videos,
 )
 from rstg_jax.errors import UserError
@@ -228,7 +229,7 @@ def test_views_are_averaged_as_a_plain_loop_would(films, devices, capsys):
 
 def test_a_protocol_that_the_model_cannot_take_is_said_before_any_work(films, monkeypatch):
     """The stand-in's weights fit one size; dense crops are as high as the frame, 40 pixels."""
-    monkeypatch.setattr(evaluate, "sweep", None)
+    monkeypatch.setattr(sweep, "run", None)
     message = r"trained on clips of 4 frames of 32x32 and cannot take the 4 frames of 40x40 of the"
     for main in (evaluate.main, lambda argv: predict.main([*argv, "test:0"])):
         with pytest.raises(UserError, match=message):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rstg_jax import pictures
+from rstg_jax import overlay, pictures
 from rstg_jax.graph import RegionGraph
 
 GRAPH = RegionGraph((3, 2, 1))
@@ -34,7 +34,7 @@ def example(frames: int = 5, label: int = 0, attention: bool = True) -> pictures
 def test_strongest_edges_are_the_greatest_weights_in_order():
     rng = np.random.default_rng(0)
     attention = rng.random((14, 14))
-    found = pictures.strongest_edges(attention, GRAPH.adjacency, 9)
+    found = overlay.strongest_edges(attention, GRAPH.adjacency, 9)
     # Independently: sort all 90 directed edges of the graph.
     every = sorted(
         (
@@ -53,12 +53,12 @@ def test_strongest_edges_leaves_out_pairs_that_are_no_neighbours():
     attention = np.zeros((14, 14))
     attention[0, 0] = attention[0, 8] = 1.0  # itself, and the opposite corner
     attention[0, 1] = 0.25  # an even share: a corner has four neighbours
-    found = pictures.strongest_edges(attention, GRAPH.adjacency, 1)
-    assert found == [pictures.Edge(destination=0, source=1, weight=1.0)]
+    found = overlay.strongest_edges(attention, GRAPH.adjacency, 1)
+    assert found == [overlay.Edge(destination=0, source=1, weight=1.0)]
 
 
 def test_nodes_of_all_scales_are_drawn_apart():
-    places = pictures.node_places(GRAPH)
+    places = overlay.node_places(GRAPH)
     distances = np.hypot(*np.moveaxis(places[:, None] - places[None], -1, 0))
     assert distances[~np.eye(14, dtype=bool)].min() > 0.05
     np.testing.assert_allclose(places[:9], GRAPH.centers[:9])
@@ -69,8 +69,8 @@ def test_drawn_message_is_where_its_nodes_are_and_thickens_to_its_destination():
     side = 300
     black = Image.new("RGB", (side, side))
     one = attention_of({(1, 0): 1.0})  # from the top left corner to the top middle
-    picture = np.asarray(pictures.draw_attention(black, one, GRAPH, edges=1)).astype(int)
-    bare = np.asarray(pictures.draw_attention(black, one, GRAPH, edges=0)).astype(int)
+    picture = np.asarray(overlay.draw_attention(black, one, GRAPH, edges=1)).astype(int)
+    bare = np.asarray(overlay.draw_attention(black, one, GRAPH, edges=0)).astype(int)
     stroke = np.abs(picture - bare).sum(-1)  # [h w]
     rows, columns = np.nonzero(stroke)
     (y0, x0), (y1, x1) = GRAPH.centers[0] * side, GRAPH.centers[1] * side
@@ -86,11 +86,11 @@ def test_opacity_grows_with_weight():
     black = Image.new("RGB", (200, 200))
     light = []
     for weight in (0.1, 0.3, 0.6):
-        picture = pictures.draw_attention(black, attention_of({(1, 0): weight}), GRAPH, edges=1)
+        picture = overlay.draw_attention(black, attention_of({(1, 0): weight}), GRAPH, edges=1)
         # Beside the nodes there is the one stroke only.
         light.append(np.asarray(picture)[26:37, 66:84].max())
     assert light[0] < light[1] < light[2]
-    shares = [6 * weight / pictures.FULL_WEIGHT for weight in (0.1, 0.3, 0.6)]  # 6 neighbours
+    shares = [6 * weight / overlay.FULL_WEIGHT for weight in (0.1, 0.3, 0.6)]  # 6 neighbours
     np.testing.assert_allclose(light, [255 * (0.18 + 0.82 * share) for share in shares], atol=4)
 
 

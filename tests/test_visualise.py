@@ -13,6 +13,7 @@ from rstg_jax import (
     checkpoint,
     data,
     models,
+    overlay,
     pictures,
     predict,
     sharding,
@@ -137,18 +138,18 @@ def test_the_last_frame_speaks_alone_where_the_model_reads_it_alone():
 
 def test_colours_are_those_of_the_activity():
     activity = np.linspace(0, 1, 14)
-    layer = pictures.graph_layer((300, 300), GRAPH, None, activity=activity)
-    places = pictures.node_places(GRAPH) * 300
+    layer = overlay.graph_layer((300, 300), GRAPH, None, activity=activity)
+    places = overlay.node_places(GRAPH) * 300
     for node in range(14):
         y, x = places[node].astype(int)
-        assert layer.getpixel((x, y)) == (*pictures.heat(activity[node]), 255), node
+        assert layer.getpixel((x, y)) == (*overlay.heat(activity[node]), 255), node
     for node, corner in ((0, (12, 12)), (4, (112, 112)), (8, (288, 288))):
         *color, opacity = layer.getpixel(corner)
-        assert opacity == pictures.CELL_OPACITY
-        np.testing.assert_allclose(color, pictures.heat(activity[node]), atol=2)
-    assert pictures.heat(0.0) == pictures.HEAT_COLORS[0]
-    assert pictures.heat(1.0) == pictures.HEAT_COLORS[-1]
-    assert pictures.heat(0.375) == (164, 48, 90)  # half-way between the second and the third
+        assert opacity == overlay.CELL_OPACITY
+        np.testing.assert_allclose(color, overlay.heat(activity[node]), atol=2)
+    assert overlay.heat(0.0) == overlay.HEAT_COLORS[0]
+    assert overlay.heat(1.0) == overlay.HEAT_COLORS[-1]
+    assert overlay.heat(0.375) == (164, 48, 90)  # half-way between the second and the third
 
 
 # --- films ----------------------------------------------------------------------------------------
@@ -174,7 +175,7 @@ def test_a_film_is_drawn_over_its_own_frames(clips, tmp_path):
     config = dataclasses.replace(CLIP, spatial_views=1, view_size=None)
     clip = videos.read(tmp_path / "in.webm", data.FolderConfig(clip=config), ())
     seen = painter.see(clip)
-    layer = pictures.graph_layer(
+    layer = overlay.graph_layer(
         (384, 384), GRAPH, seen.attention[-1], edges=visualise.EDGES, activity=seen.activity[-1]
     )
     whole = images[-1].resize((720, 480), Image.Resampling.BICUBIC)
