@@ -77,7 +77,7 @@ def test_data_parallel_step_moves_no_activations():
 
 def test_parameters_and_their_moments_really_are_cut():
     _, state = five_steps(CUBE)
-    kernel = state.params["rstg"]["time"]["lstm"]["input_kernel"]  # [8 32]
+    kernel = state.params["rstg_final"]["time"]["lstm"]["input_kernel"]  # [8 32]
     assert kernel.sharding.spec == PartitionSpec("fsdp", "model")
     assert kernel.addressable_shards[0].data.shape == (4, 16)
     moments = [
@@ -86,7 +86,7 @@ def test_parameters_and_their_moments_really_are_cut():
         if "['time']['lstm']['input_kernel']" in jax.tree_util.keystr(path)
     ]
     assert len(moments) == 1
-    average = state.average["rstg"]["time"]["lstm"]["input_kernel"]
+    average = state.average["rstg_final"]["time"]["lstm"]["input_kernel"]
     assert {leaf.sharding for leaf in (*moments, average)} == {kernel.sharding}
     assert state.params["classifier"]["bias"].sharding.is_fully_replicated
 
