@@ -146,7 +146,7 @@ def update(
     step = progress.step + 1
     with host.clock.waiting_for_data():
         batch = next(batches)
-    put = sharding.put_batch({k: batch[k] for k in run.experiment.loss.batch_keys}, run.mesh)
+    put = sharding.put_batch({key: batch[key] for key in run.fed}, run.mesh)
     if host.compiled:
         progress.state, sums = run.train_step(progress.state, put)
         host.clock.examples += run.experiment.train.batch_size

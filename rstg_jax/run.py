@@ -8,7 +8,6 @@ with such weights does not need them any more once it has a checkpoint of its ow
 import dataclasses
 import json
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +32,7 @@ from rstg_jax.experiment import Experiment
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """What does not change during a run."""
+    """What does not change during a run; `fed` names the arrays of a batch that training is fed."""
 
     experiment: Experiment
     workdir: Path
@@ -45,7 +44,8 @@ class Run:
     test_source: data.Source
     video_shape: tuple[int, ...]
     total_steps: int
-    train_step: Callable[[steps.TrainState, steps.Batch], tuple[steps.TrainState, steps.Sums]]
+    fed: tuple[str, ...]
+    train_step: steps.TrainStep
     eval_step: evaluate.EvalStep
     checkpoints: checkpoint.Checkpoints
 
@@ -122,6 +122,10 @@ def set_up(experiment: Experiment, workdir: Path) -> Run:
     recipe = steps.make_recipe(module, experiment.loss, experiment.optim, total_steps)
     video_shape = data.video_shape(train_source)
     abstract = steps.abstract_state(recipe, video_shape, mesh)
+    fed, train_step = experiment.loss.batch_keys, steps.jit_train_step(recipe, mesh, abstract)
+    if isinstance(train_source, data.OnDevice):
+        train_step = steps.with_batches_of(train_source, fed, train_step, mesh)
+        fed = (*train_source.fed, "mask")
     return Run(
         experiment=experiment,
         workdir=workdir,
@@ -133,7 +137,8 @@ def set_up(experiment: Experiment, workdir: Path) -> Run:
         test_source=test_source,
         video_shape=video_shape,
         total_steps=total_steps,
-        train_step=steps.jit_train_step(recipe, mesh, abstract),
+        fed=fed,
+        train_step=train_step,
         eval_step=steps.jit_eval_step(module, mesh, abstract, experiment.train.for_evaluation),
         checkpoints=checkpoint.Checkpoints(workdir, experiment.train.keep),
     )

@@ -6,7 +6,7 @@ the whole of it never exists on one device, and the training step donates it.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import chex
@@ -18,7 +18,7 @@ import optax
 from flax import traverse_util
 from jax.sharding import Mesh
 
-from rstg_jax import losses, metrics, models, optim, sharding
+from rstg_jax import data, losses, metrics, models, optim, sharding
 
 Batch = Mapping[str, jax.Array]
 Sums = dict[str, jax.Array]
@@ -49,6 +49,9 @@ class TrainState(flax.struct.PyTreeNode):
         """The variables to evaluate with: the average of the weights where there is one."""
         params = self.params if self.average is None else self.average
         return {"params": params} | ({"batch_stats": self.batch_stats} if self.batch_stats else {})
+
+
+TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Sums]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -255,9 +258,7 @@ def eval_step(
     return sums, ranking(logits) | {"index": jnp.where(mask > 0, batch["index"], -1)}
 
 
-def jit_train_step(
-    recipe: Recipe, mesh: Mesh, abstract: Any
-) -> Callable[[TrainState, Batch], tuple[TrainState, Sums]]:
+def jit_train_step(recipe: Recipe, mesh: Mesh, abstract: Any) -> TrainStep:
     """`train_step` compiled for the mesh; the state is donated, the sums are replicated."""
     state = shardings_of(abstract)
     return jax.jit(
@@ -268,6 +269,28 @@ def jit_train_step(
         out_shardings=(state, sharding.replicated(mesh)),
         donate_argnums=0,
     )
+
+
+def with_batches_of(
+    source: data.OnDevice, keys: Sequence[str], step: TrainStep, mesh: Mesh
+) -> TrainStep:
+    """A training step that is fed the addresses of its examples; each device makes its own rows.
+
+    Args:
+      source: makes them.
+      keys: arrays of a batch that `step` reads, made or fed.
+      step: from `jit_train_step`.
+      mesh: the mesh.
+    """
+    rows, whole = sharding.batch_sharding(mesh), sharding.replicated(mesh)
+    constants = jax.device_put(source.constants, whole)
+
+    @functools.partial(jax.jit, in_shardings=(whole, rows), out_shardings=rows)
+    def make(constants: Any, fed: Batch) -> Batch:
+        batch = {**source.make(constants, fed), **fed}
+        return {key: batch[key] for key in keys}
+
+    return lambda state, fed: step(state, make(constants, fed))
 
 
 def jit_eval_step(

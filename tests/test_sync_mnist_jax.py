@@ -1,6 +1,8 @@
 """The generator in JAX against the one in NumPy and against official videos."""
 
+import dataclasses
 import functools
+import json
 
 import jax
 import jax.numpy as jnp
@@ -8,11 +10,13 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from rstg_jax import sharding, sync_mnist
+from configs import sync_mnist as sync_mnist_config
+from rstg_jax import config, data, loop, models, sharding, steps, sync_mnist
 from rstg_jax import sync_mnist_jax as on_device
 from rstg_jax.data.sync_mnist import object_arrays
 from rstg_jax.errors import UserError
 from rstg_jax.sharding import MeshConfig
+from tests import standins
 from tests.golden import load
 from tests.test_sync_mnist import P_VALUE, check_steps
 
@@ -204,3 +208,67 @@ def test_bad_digits(digits):
     large = np.zeros((1 << 16, 28, 28), np.uint8)
     with pytest.raises(UserError, match="65536 digit images are too many"):
         on_device.sprites(sync_mnist.Law(), sync_mnist.Digits(large, np.arange(1 << 16) % 10))
+
+
+# ---------------------------------------------------------------- training on it
+
+
+def device_experiment(devices: int, **train):
+    """The tiny configuration on videos that the devices make, 6 steps."""
+    base = config.override(
+        sync_mnist_config.tiny(), {"data.train_source": "device", "mesh.data": str(devices)}
+    )
+    settings = {"total_steps": 6, "log_every": 1, "checkpoint_every": 3, "eval_every": 0}
+    return dataclasses.replace(base, train=dataclasses.replace(base.train, **settings | train))
+
+
+def logged(workdir) -> list[dict]:
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    clock = ("time", "examples_per_second", "waiting_for_data")
+    return [{k: v for k, v in line.items() if k not in clock} for line in lines]
+
+
+def test_source_on_the_host_is_the_source_on_the_devices():
+    settings = device_experiment(8).data
+    source = data.open_source(settings, "train")
+    assert isinstance(source, data.OnDevice) and len(source) == data.ENDLESS
+    indices = np.array([3, 2**32 + 3, 2**61 + 5, 3])
+    host = source.batch(indices)
+    assert not (host["coords"][0] == host["coords"][1]).all()  # both halves of a number count
+    for name, value in host.items():
+        np.testing.assert_array_equal(value[0], value[3], err_msg=name)
+
+    fed = next(data.train_batches(source, batch_size=16, seed=5, start_step=7, prefetch=0))
+    assert fed.keys() == {"address", "mask"}
+    seen = {}
+    mesh = sharding.make_mesh(MeshConfig())
+    step = steps.with_batches_of(
+        source, ("video", "label", "mask"), lambda state, batch: seen.update(batch), mesh
+    )
+    step(None, sharding.put_batch(fed, mesh))
+    assert seen["video"].sharding == sharding.batch_sharding(mesh)
+    positions = np.arange(7 * 16, 8 * 16)
+    expected = source.batch(data.batches.train_indices(data.ENDLESS, positions, 5))
+    np.testing.assert_array_equal(seen["video"], expected["video"])
+    np.testing.assert_array_equal(seen["label"], expected["label"])
+    other = data.open_source(dataclasses.replace(settings, seed=2**40), "train").batch(indices)
+    assert not (other["coords"] == host["coords"]).all()
+
+
+def test_training_on_it_resumes_exactly_on_any_number_of_devices(tmp_path, monkeypatch):
+    monkeypatch.setattr(models, "build", lambda config, classes: standins.Model(classes))
+    loop.train(device_experiment(1), tmp_path / "one")
+    whole = logged(tmp_path / "one")
+    assert len(whole) == 7  # six training steps, one test
+
+    with monkeypatch.context() as patch:
+        agreed = iter([False, False, False, True])
+        patch.setattr(loop.StopSignal, "agreed", lambda self: next(agreed))
+        stopped = loop.train(device_experiment(1), tmp_path / "stopped")
+    assert stopped == {"stopped_at": 3}
+    loop.train(device_experiment(1), tmp_path / "stopped")
+    assert logged(tmp_path / "stopped") == whole
+
+    loop.train(device_experiment(8), tmp_path / "eight")
+    for here, there in zip(whole, logged(tmp_path / "eight"), strict=True):
+        np.testing.assert_allclose(here["loss"], there["loss"], rtol=1e-5)

@@ -3,6 +3,7 @@
 from rstg_jax.data.batches import (
     ENDLESS,
     Batch,
+    OnDevice,
     Source,
     Varied,
     checked_batch,
@@ -24,6 +25,7 @@ __all__ = [
     "ClipConfig",
     "DataConfig",
     "FolderConfig",
+    "OnDevice",
     "OnlineSyncMNIST",
     "SomethingSomethingConfig",
     "Source",

