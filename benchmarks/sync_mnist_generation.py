@@ -3,8 +3,9 @@
     python -m benchmarks.sync_mnist_generation [--videos=2000] [--repeats=5]
 
 The plain implementation is what one writes first: for each frame paste the digits, stretch, and let
-Pillow resize. Both make the same bytes, which is checked. Best of the repeats is shown, for other
-work on the machine can only slow a run down.
+Pillow resize. Both make the same bytes, which is checked. "in JAX" is `rstg_jax.sync_mnist_jax` on
+JAX's first device, all cores if that is a CPU. Best of the repeats is shown, for other work on the
+machine can only slow a run down.
 """
 
 import argparse
@@ -14,10 +15,11 @@ from collections.abc import Callable
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import jax
 import numpy as np
 from PIL import Image
 
-from rstg_jax import sync_mnist
+from rstg_jax import sync_mnist, sync_mnist_jax
 from rstg_jax.data import digits as digits_lib
 
 
@@ -51,6 +53,14 @@ def best_seconds(run: Callable[[], object], repeats: int) -> float:
     return min(times)
 
 
+def in_jax(law: sync_mnist.Law, digits: sync_mnist.Digits, videos: int) -> Callable[[], object]:
+    """What draws and renders so many videos in JAX."""
+    sprites = sync_mnist_jax.sprites(law, digits)
+    make = jax.vmap(lambda key, sprites: sync_mnist_jax.make_video(key, sprites, law), (0, None))
+    compiled, keys = jax.jit(make), jax.random.split(jax.random.key(0), videos)
+    return lambda: jax.block_until_ready(compiled(keys, sprites))
+
+
 def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
@@ -61,7 +71,7 @@ def main() -> None:
     render = sync_mnist.Renderer(digits.images)
     indices = np.arange(flags.videos)
     few = max(1, flags.videos // 20)
-    print("digits  videos/s  paths  pixels  plain videos/s  ratio  bytes that differ")
+    print("digits  videos/s  paths  pixels  plain videos/s  ratio  bytes that differ  in JAX")
     for num_digits in (3, 5):
         law = sync_mnist.Law(num_digits=num_digits)
         paths = sync_mnist.sample(law, digits, indices, seed=0, split="train")
@@ -78,11 +88,15 @@ def main() -> None:
         drawing = best_seconds(draw, flags.repeats) / flags.videos
         rendering = best_seconds(pixels, flags.repeats) / flags.videos
         plainly = best_seconds(plain, min(3, flags.repeats)) / few
+        draw_in_jax = in_jax(law, digits, 256)
+        draw_in_jax()
+        accelerated = best_seconds(draw_in_jax, flags.repeats)
         total = drawing + rendering
         differ = int((pixels()[:few, ..., 0] != plain()).sum())
         print(
             f"{num_digits:6}{1 / total:10.0f}{drawing / total:7.0%}{rendering / total:8.0%}"
             f"{1 / plainly:16.0f}{plainly / total:7.1f}{differ:19}"
+            f"{256 / accelerated:8.0f}"
         )
 
 
