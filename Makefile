@@ -23,7 +23,7 @@ test: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
 # Networks that others wrote in PyTorch; with them `make test` runs the comparisons that it skips otherwise.
 peers: $(VENV)/.installed-torch

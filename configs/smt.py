@@ -57,13 +57,13 @@ def demo() -> Experiment:
                 input_scale=57.375,
                 position_embedding=True,
             ),
-            rstg=presets.modern(dim=64, iterations=2),
+            rstg=presets.modern(dim=64, iterations=1),
             places=("conv1", "final"),
             head=MapHead(),
         ),
         data=SomethingSomethingConfig(
             version="v2_demo",
-            clip=ClipConfig(frames=12, sampling="segments", resize=64, crop=64, flip=True),
+            clip=ClipConfig(frames=8, sampling="segments", resize=64, crop=64, flip=True),
         ),
         optim=OptimizerConfig(
             "muon", learning_rate=1e-2, warmup_steps=100, b2=0.98, weight_decay=1e-2, clip_norm=1.0

@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from rstg_jax.backbones.conv import Conv2D
 from rstg_jax.errors import UserError
 from rstg_jax.recurrence import Cell, TimeStage
 
@@ -98,8 +97,17 @@ class Recurrent(nn.Module):
             x = features.reshape(b * t, *features.shape[2:])
             number = 0
             while x.shape[1:3] != (1, 1):
-                conv = Conv2D(self.config.dim, min(3, *x.shape[1:3]), padding="VALID")
-                x = nn.relu(conv.copy(name=f"conv{number}")(x))
+                kernel = (min(3, x.shape[1]), min(3, x.shape[2]))
+                init = nn.initializers.he_normal()
+                conv = nn.Conv(
+                    self.config.dim,
+                    kernel,
+                    padding="VALID",
+                    kernel_init=init,
+                    dtype=x.dtype,
+                    name=f"conv{number}",
+                )
+                x = nn.relu(conv(x))
                 number += 1
             x = x.reshape(b, t, -1)
         cell = TimeStage(self.config.dim, self.config.cell, 1.0, name=self.config.cell)

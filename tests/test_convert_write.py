@@ -159,7 +159,7 @@ def test_written_weights_are_evaluated_like_a_run(tmp_path, monkeypatch, ema_dec
         video_shape=batch["video"].shape[1:],
         source={"name": "nowhere"},
     )
-    figures = evaluate.evaluate_checkpoint(checkpoint.load(tmp_path), "test")
+    figures, _ = evaluate.evaluate_checkpoint(checkpoint.load(tmp_path), "test")
     logits, _ = module.apply(variables, batch["video"], train=False)
     hits = np.asarray(logits).argmax(-1) == batch["label"]
     assert figures["top1"] == pytest.approx(hits.mean())

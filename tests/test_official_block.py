@@ -89,7 +89,7 @@ def test_training_mode_and_moving_statistics(case):
     inside = config.post_norm == "batch"
     nodes = golden["out_train/nodes_TBNC"]
     assert_close(
-        jnp.einsum("btnd->tbnd", out.nodes), nodes, 1.5e-4 if inside else 5e-5, "training nodes"
+        jnp.einsum("btnd->tbnd", out.nodes), nodes, 3e-4 if inside else 5e-5, "training nodes"
     )
     official = variables_of(golden, "var/") | variables_of(golden, "after_update/")
     expected = convert_block(official, config, channels=features.shape[-1])["batch_stats"]
