@@ -3,7 +3,9 @@
     python train.py --config=configs/smt.py:VARIANT --workdir=DIR
 
 demo             Twelve drawn classes (`make_demo`), a small network that looks at single frames,
-                 with RSTG inside (to-map) and behind it (to-vec).
+                 with RSTG inside (to-map) and behind it (to-vec). Its recipe is a first guess: it
+                 learns 64 clips by heart in 100 steps, but 300 steps over all 1,200 left the test
+                 at chance (7%).
 to_vec           I3D-R50 and RSTG on its last map; published for v1: 47.7% top-1, 77.9% top-5.
 map_res2         RSTG inside I3D-R50 after res2; published 46.9%, 76.8%.
 map_res3         After res3; published 47.7%, 77.8%.
@@ -42,7 +44,7 @@ from rstg_jax.optim import OptimizerConfig
 
 
 def demo() -> Experiment:
-    """Trains on two CPU cores; without RSTG the same network cannot tell the order of frames."""
+    """For two CPU cores; without RSTG the same network cannot tell the order of frames."""
     return Experiment(
         name="something-something demo",
         model=ModelConfig(
