@@ -49,34 +49,36 @@ def demo() -> Experiment:
         name="something-something demo",
         model=ModelConfig(
             backbone=SimpleCNNConfig(
-                features=(32, 48, 64),
-                kernels=(5, 3, 3),
-                strides=(2, 2, 2),
+                features=(32, 64),
+                kernels=(7, 3),
+                strides=(4, 2),
                 padding="SAME",
                 max_pool=False,
                 norm=True,
                 input_mean=114.75,
                 input_scale=57.375,
+                mean_frame="subtract",
                 position_embedding=True,
             ),
             rstg=presets.modern(dim=64, iterations=1),
-            places=("conv1", "final"),
+            places=("final",),
             head=MapHead(),
         ),
         data=SomethingSomethingConfig(
             version="v2_demo",
             clip=ClipConfig(frames=8, sampling="segments", resize=64, crop=64, flip=True),
         ),
+        loss=LossConfig(frame_weight=1.0, frame_start=3),
         optim=OptimizerConfig(
-            "muon", learning_rate=1e-2, warmup_steps=100, b2=0.98, weight_decay=1e-2, clip_norm=1.0
+            "muon", learning_rate=2e-2, warmup_steps=100, b2=0.98, weight_decay=1e-2, clip_norm=1.0
         ),
         train=TrainConfig(
-            total_epochs=25.0,
+            total_epochs=12.0,
             batch_size=16,
             eval_batch_size=20,
             log_every=25,
-            eval_every=300,
-            checkpoint_every=300,
+            eval_every=150,
+            checkpoint_every=150,
         ),
     )
 

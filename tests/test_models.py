@@ -9,7 +9,7 @@ import pytest
 
 from rstg_jax import models, presets
 from rstg_jax.backbones.resnet3d import ResNet3DConfig
-from rstg_jax.backbones.simple_cnn import SimpleCNNConfig
+from rstg_jax.backbones.simple_cnn import SimpleCNN, SimpleCNNConfig
 from rstg_jax.branch import MapBranch, VectorBranch
 from rstg_jax.errors import UserError
 from rstg_jax.heads import MapHead, NodesHead, RecurrentHead
@@ -201,3 +201,16 @@ def test_views_are_averaged_as_logits():
 
     expected = [np.mean([np.asarray(classify(v[None]))[0] for v in clip], 0) for clip in video]
     np.testing.assert_allclose(models.average_views(classify, video), expected, atol=1e-6)
+
+
+def test_a_still_background_is_subtracted():
+    keep = dataclasses.replace(CNN, input_mean=0.0)
+    subtract = dataclasses.replace(keep, mean_frame="subtract")
+    rng = np.random.default_rng(0)
+    moving = rng.normal(size=(2, 3, 12, 12, 1)) * 30
+    moving -= moving.mean(axis=1, keepdims=True)
+    background = rng.uniform(0, 255, size=(2, 1, 12, 12, 1))
+    variables = SimpleCNN(keep).init(jax.random.key(0), jnp.float32(moving))
+    expected = SimpleCNN(keep).apply(variables, jnp.float32(moving))
+    got = SimpleCNN(subtract).apply(variables, jnp.float32(moving + background))
+    np.testing.assert_allclose(got, expected, atol=1e-4)
