@@ -2,10 +2,10 @@
 
     python train.py --config=configs/smt.py:VARIANT --workdir=DIR
 
-demo             Twelve drawn classes (`make_demo`), a small network that looks at single frames,
-                 with RSTG inside (to-map) and behind it (to-vec). Its recipe is a first guess: it
-                 learns 64 clips by heart in 100 steps, but 300 steps over all 1,200 left the test
-                 at chance (7%).
+demo             Twelve drawn classes (`make_demo`, 1,200 clips), a small network that looks at
+                 single frames with RSTG behind it (to-vec). Twelve epochs, 5.4 minutes on 2 CPU
+                 cores: 61.3% top-1 of 240 clips (chance 8.3%); the same without RSTG
+                 (`--config.model.places="()"`) 47.9%. Not at its end: it was still rising.
 to_vec           I3D-R50 and RSTG on its last map; published for v1: 47.7% top-1, 77.9% top-5.
 map_res2         RSTG inside I3D-R50 after res2; published 46.9%, 76.8%.
 map_res3         After res3; published 47.7%, 77.8%.

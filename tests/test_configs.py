@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from configs import sync_mnist
+from configs import smt, sync_mnist
 from rstg_jax import config, loop, models, sharding, steps
 from rstg_jax.backbones.resnet3d import ResNet3DConfig
 from rstg_jax.errors import UserError
@@ -52,6 +52,18 @@ def test_every_variant_loads_fits_and_survives_json(variant):
     weights = sum(leaf.size for leaf in jax.tree.leaves(abstract.params))
     if variant in ("paper", "official"):
         assert weights == pytest.approx(10.57e6, rel=0.02)  # the published size
+
+
+@pytest.mark.parametrize("variant", smt.VARIANTS)
+def test_every_something_something_variant_survives_json(variant):
+    experiment = config.load(f"{ROOT}/configs/smt.py:{variant}")
+    plain = json.loads(json.dumps(config.to_dict(experiment)))
+    assert config.from_dict(Experiment, plain) == experiment
+    module = models.build(experiment.model, 174)
+    video = jax.ShapeDtypeStruct((1, *experiment.data.clip_shape), np.uint8)
+    shapes = jax.eval_shape(module.init, jax.random.key(0), video)["params"]
+    blocks = [name for name in shapes if name.startswith("rstg_")]
+    assert len(blocks) == len(experiment.model.places)
 
 
 # One of each kind; the other variants differ from these by their plan of stages only.
