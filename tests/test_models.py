@@ -214,3 +214,19 @@ def test_a_still_background_is_subtracted():
     expected = SimpleCNN(keep).apply(variables, jnp.float32(moving))
     got = SimpleCNN(subtract).apply(variables, jnp.float32(moving + background))
     np.testing.assert_allclose(got, expected, atol=1e-4)
+
+
+def test_a_resnet_does_not_depend_on_the_lowering():
+    """Accelerators convolve over three axes at once, CPUs frame by frame."""
+    backbone = dataclasses.replace(
+        RESNET, non_local=("res3.1",), temporal_strides=(1, 2, 1, 1), stem_stride=(2, 2, 2)
+    )
+    config = ModelConfig(backbone, BLOCK, (), MapHead())
+    _, variables = drawn(config)
+    logits = []
+    for lowering in ("xla", "matmul"):
+        lowered = dataclasses.replace(backbone, lowering=lowering)
+        module = models.build(dataclasses.replace(config, backbone=lowered), 5)
+        logits.append(jax.jit(module.apply)(variables, VIDEO)[0])
+    assert np.abs(logits[0]).max() > 0.1
+    np.testing.assert_allclose(logits[0], logits[1], rtol=1e-4)

@@ -13,6 +13,11 @@ Lowering = Literal["auto", "xla", "matmul"]
 Padding = Literal["SAME", "VALID"]
 
 
+def multiplies(lowering: Lowering) -> bool:
+    """Whether a lowering is "matmul" here: "auto" is, on CPUs."""
+    return lowering == "matmul" or (lowering == "auto" and jax.default_backend() == "cpu")
+
+
 class Conv2D(nn.Module):
     """3x3-like convolution of every frame with bias; parameters as in `nn.Conv`.
 
@@ -39,8 +44,7 @@ class Conv2D(nn.Module):
         shape = (self.kernel, self.kernel, x.shape[-1], self.features)
         kernel = self.param("kernel", nn.initializers.he_normal(), shape).astype(x.dtype)
         bias = self.param("bias", nn.initializers.zeros, (self.features,)).astype(x.dtype)
-        on_cpu = jax.default_backend() == "cpu"
-        if self.lowering == "matmul" or (self.lowering == "auto" and on_cpu):
+        if multiplies(self.lowering):
             return conv_as_matmul(x, kernel, self.stride, self.padding) + bias
         return conv(x, kernel, self.stride, self.padding) + bias
 
@@ -73,9 +77,8 @@ class Conv3D(nn.Module):
         init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
         shape = (*self.kernel, x.shape[-1], self.features)
         kernel = self.param("kernel", init, shape).astype(x.dtype)
-        on_cpu = jax.default_backend() == "cpu"
-        as_matmul = self.lowering == "matmul" or (self.lowering == "auto" and on_cpu)
-        x = (conv3d_by_frames if as_matmul else conv3d)(x, kernel, self.stride)
+        run = conv3d_by_frames if multiplies(self.lowering) else conv3d
+        x = run(x, kernel, self.stride)
         if not self.bias:
             return x
         return x + self.param("bias", nn.initializers.zeros, (self.features,)).astype(x.dtype)

@@ -194,16 +194,25 @@ class ResNet3D(nn.Module):
         """
         config, after = self.config, after or {}
         x = normalise(video, config, self.dtype)
-        x = Conv3D(config.width, config.stem_kernel, config.stem_stride, name="conv1")(x)
+        stem = Conv3D(
+            config.width,
+            config.stem_kernel,
+            config.stem_stride,
+            False,
+            config.lowering,
+            name="conv1",
+        )
+        x = stem(x)
         x = nn.relu(norm(config, "conv1_bn")(x, train=train))
         if config.pool1_stride:
             x = max_pool3d(x, (1, 3, 3), (config.pool1_stride, 2, 2), config.pool1_padding)
+        non_local = {config.resolve(place) for place in config.non_local}
         for stage, block in config.blocks():
             if (stage, block) == (3, 0) and config.pool2 > 1:
                 x = max_pool3d(x, (config.pool2, 1, 1), (config.pool2, 1, 1))
             place, name = f"res{stage}.{block}", f"res{stage}_{block}"
             x = Bottleneck(config, stage, block, name=name)(x, train=train)
-            if place in map(config.resolve, config.non_local):
+            if place in non_local:
                 x = NonLocal(config, name=f"{name}_nonlocal")(x, train=train)
             x = after[place](x) if place in after else x
         return x
@@ -249,8 +258,9 @@ class NonLocal(nn.Module):
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         """`[b t h w c]` -> the same shape; the identity at the start of training."""
         channels, inner = x.shape[-1], x.shape[-1] // 2
-        theta = Conv3D(inner, bias=True, name="theta")(x)
-        phi, g = (Conv3D(inner, bias=True, name=name) for name in ("phi", "g"))
+        conv = functools.partial(Conv3D, bias=True, lowering=self.config.lowering)
+        theta = conv(inner, name="theta")(x)
+        phi, g = (conv(inner, name=name) for name in ("phi", "g"))
         pool = functools.partial(max_pool3d, window=(1, 2, 2), stride=(1, 2, 2))
         if self.config.non_local_pool == "before":
             pooled = pool(x)
@@ -262,7 +272,7 @@ class NonLocal(nn.Module):
         logits = jnp.einsum("bpc,bqc->bpq", query, keys) * inner**-0.5
         weights = nn.softmax(logits.astype(jnp.float32)).astype(x.dtype)
         y = jnp.einsum("bpq,bqc->bpc", weights, values).reshape(*x.shape[:-1], inner)
-        y = Conv3D(channels, bias=True, name="out")(y)
+        y = conv(channels, name="out")(y)
         return x + norm(self.config, "bn", zero=True)(y, train=train)
 
 
