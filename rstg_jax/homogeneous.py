@@ -10,20 +10,28 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from rstg_jax.space import Edges, Gather, Send, dot_logits, masked_softmax, simple_logits
+from rstg_jax.space import Edges, Gather, Send, Weights, dot_logits, masked_softmax, simple_logits
 
 # The same region one frame before and one frame after: how far to move it along the frames.
 SHIFTS = (1, -1)
 
 
-class SpaceTimeSend(Send):
-    """Messages inside frames and between neighbouring frames, from one MLP."""
+def across_frames(edges: Edges) -> Edges:
+    """Adds edges from what `SpaceTimeSend` sends from the frame before, then from that after."""
+    nodes = np.arange(edges.nodes)
+    beside = [nodes + edges.nodes * (1 + slot) for slot in range(len(SHIFTS))]
+    return Edges(
+        np.concatenate([edges.source, *beside]),
+        np.concatenate([edges.destination, *[nodes for _ in SHIFTS]]),
+        edges.nodes,
+    )
 
-    def _pairs(self, source: jax.Array, destination: jax.Array, edges: Edges) -> jax.Array:
-        """Sums of both ends' terms, `[e + 2n t b d]`: edges of a frame, then before, then after."""
-        inside = super()._pairs(source, destination, edges)
-        across = [shift(source, by) + destination for by in SHIFTS]
-        return jnp.concatenate([inside, *across])
+
+class SpaceTimeSend(Send):
+    """Sources are the nodes of a frame, then those of the frame before, then those after."""
+
+    def _sources(self, source: jax.Array) -> jax.Array:
+        return jnp.concatenate([source, *[shift(source, by) for by in SHIFTS]])
 
 
 class SpaceTimeGather(Gather):
@@ -31,9 +39,9 @@ class SpaceTimeGather(Gather):
 
     @nn.compact
     def __call__(
-        self, nodes: jax.Array, messages: jax.Array, adjacency: np.ndarray, edges: Edges
-    ) -> tuple[jax.Array, jax.Array]:
-        """As `Gather`, messages `[e + 2n t b d]`; the attention returned is that inside frames."""
+        self, nodes: jax.Array, adjacency: np.ndarray, edges: Edges
+    ) -> tuple[jax.Array, jax.Array, Weights | None]:
+        """As `Gather`, for edges of `across_frames`; the attention is that inside frames."""
         count, frames = nodes.shape[:2]
         destination, source = self._endpoints(nodes)
         beside = jnp.stack([shift(source, by) for by in SHIFTS], axis=1)  # [n 2 t b h ...]
@@ -48,14 +56,10 @@ class SpaceTimeGather(Gather):
             return masked_softmax(logits, allowed)
 
         attention = jax.vmap(attend)(destination, beside, jnp.asarray(adjacency, jnp.float32))
-        # A frame's own edges, then the two across frames, all by their destination.
-        nodes_twice = np.tile(np.arange(count), len(SHIFTS))
-        slots = np.repeat(count + np.arange(len(SHIFTS)), count)
-        union = Edges(
-            np.concatenate([edges.source, slots]),
-            np.concatenate([edges.destination, nodes_twice]),
-        )
-        return self._weighted_sum(messages, attention, union), attention[:, :count]
+        # Behind the nodes of the frame each destination compares itself, once before, once after.
+        slot = np.where(edges.source < count, edges.source, count - 1 + edges.source // count)
+        weights = attention[edges.destination, slot].astype(nodes.dtype)
+        return attention[:, :count], weights, self._projection(nodes)
 
 
 def shift(x: jax.Array, by: int) -> jax.Array:

@@ -10,6 +10,7 @@ from rstg_jax.space import Attention, Masking
 
 Stage = Literal["time", "space", "spacetime"]
 STAGES = ("time", "space", "spacetime")
+REMAT = (*STAGES, "messages")
 ROUND: tuple[Stage, ...] = ("time", "space")  # what one iteration of the paper's plan consists of
 OF_NEIGHBOURS = ("exclude", "none")  # masking and norm that know of neighbours only
 
@@ -48,8 +49,10 @@ class RSTGConfig:
       two_biases: the LSTMs' bias as the sum of two trained vectors, as in cuDNN (official).
       schedule: order of the computation, "stage" or "wavefront"; the numbers are the same. See
         `rstg_jax.rstg`.
-      remat: kinds of stages whose inner values are computed again in the backward pass instead of
-        being kept, such as ("space",).
+      message_frames: frames of a space stage whose messages are computed at once (rounded down to a
+        divisor of the clip's frames); 0 chooses by device, see `rstg_jax.chunks`.
+      remat: what is computed again in the backward pass instead of being kept: inner values of
+        whole kinds of stages, such as ("space",), or only its largest part, ("messages",).
     """
 
     dim: int = 64
@@ -68,6 +71,7 @@ class RSTGConfig:
     forget_bias: float = 1.0
     two_biases: bool = False
     schedule: Literal["stage", "wavefront"] = "stage"
+    message_frames: int = 0
     remat: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -91,7 +95,13 @@ class RSTGConfig:
             (self.cell == "gru" and self.two_biases, "two_biases are those of the cell 'lstm'"),
         ]
         complaints += [
-            (bool(set(self.remat) - set(STAGES)), f"remat takes {', '.join(STAGES)}"),
+            (bool(set(self.remat) - set(REMAT)), f"remat takes {', '.join(REMAT)}"),
+            (self.message_frames < 0, f"message_frames {self.message_frames} is negative"),
+            (
+                (bool(self.message_frames) or "messages" in self.remat)
+                and self.post_norm != "none",
+                "message_frames and remat 'messages' need post_norm 'none'",
+            ),
             (
                 self.schedule == "wavefront" and not self.rounds,
                 f"schedule 'wavefront' needs a plan that is {ROUND} several times and then at most "

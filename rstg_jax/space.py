@@ -20,13 +20,15 @@ LEAKY_SLOPE = 0.2
 NEVER = -1e30  # a finite logit of no weight: a row of -inf only would give NaN
 Attention = Literal["simple", "dot"]
 Masking = Literal["exclude", "multiply"]
+Weights = tuple[jax.Array, jax.Array]  # kernel and bias of a linear layer
 
 
 class Edges(NamedTuple):
-    """Directed edges `source j -> destination i`, int arrays `[e]`, sorted by destination."""
+    """Directed edges `source j -> destination i`, int arrays `[e]`, into `nodes` destinations."""
 
     source: np.ndarray
     destination: np.ndarray
+    nodes: int
 
 
 def edges_of(adjacency: np.ndarray, masking: Masking) -> Edges:
@@ -37,7 +39,7 @@ def edges_of(adjacency: np.ndarray, masking: Masking) -> Edges:
     """
     pairs = adjacency if masking == "exclude" else np.ones_like(adjacency)
     destination, source = np.nonzero(pairs)
-    return Edges(source, destination)
+    return Edges(source, destination, len(adjacency))
 
 
 # --- one node, one edge ---------------------------------------------------------------------------
@@ -123,31 +125,82 @@ def update(layers: tuple, node: jax.Array, gathered: jax.Array, last_relu: bool)
     return x
 
 
+# --- all edges ------------------------------------------------------------------------------------
+
+
+def edge_terms(terms: jax.Array, edges: Edges) -> jax.Array:
+    """First message layer of every edge before its ReLU: its source's and its destination's term.
+
+    Args:
+      terms: of everything that sends, then of the destinations, `[m t b d]`.
+      edges: their sources are rows of `terms`.
+
+    Returns:
+      `[e t b d]`.
+    """
+    rows = np.eye(len(terms))
+    return constant_product(rows[edges.source] + rows[edges.destination - edges.nodes], terms)
+
+
+def weighted_sum(messages: jax.Array, weights: jax.Array, edges: Edges) -> jax.Array:
+    """Sums `[e t b d]` messages into their destinations, for every head of the weights `[e t b h]`.
+
+    Returns:
+      `[h*n t b d]`.
+    """
+    into = np.eye(edges.nodes)[:, edges.destination]  # [n e]
+    heads = range(weights.shape[-1])
+    return jnp.concatenate(
+        [constant_product(into, weights[..., head, None] * messages) for head in heads]
+    )
+
+
+def join_heads(gathered: jax.Array, heads: int, projection: Weights | None) -> jax.Array:
+    """What heads gathered, `[h*n t b d]` -> `[n t b d]`.
+
+    Official heads project the messages first; a weighted mean commutes with that projection.
+    """
+    if projection is None:
+        return gathered
+    kernel, bias = projection
+    columns = jnp.split(kernel, heads, axis=1)
+    totals = jnp.split(gathered, heads)
+    projected = [linear(total, part) for total, part in zip(totals, columns, strict=True)]
+    return jnp.concatenate(projected, axis=-1) + bias
+
+
 # --- weights and mapping --------------------------------------------------------------------------
 
 
 class Send(nn.Module):
-    """Messages along all edges: two-layer MLP of both ends and their position maps."""
+    """First layer of the messages, for both ends of any edge; hands out the second."""
 
     @nn.compact
-    def __call__(self, nodes: jax.Array, positions: jax.Array, edges: Edges) -> jax.Array:
-        """Nodes `[n t b d]`, position maps `[n p]` -> messages `[e t b d]`."""
+    def __call__(self, nodes: jax.Array, positions: jax.Array) -> tuple[jax.Array, Weights]:
+        """Terms of the ends of edges, and weights of the second layer.
+
+        Args:
+          nodes: `[n t b d]`.
+          positions: position maps `[n p]`.
+
+        Returns:
+          Terms of all sources, then of all destinations, `[m t b d]`: an edge's first layer is the
+          sum of two rows; and kernel and bias for `message`.
+        """
         dim, rows = nodes.shape[-1], 2 * (nodes.shape[-1] + positions.shape[-1])
         first = dense_weights(self, "first", (rows, dim), nodes.dtype)
         second = dense_weights(self, "second", (dim, dim), nodes.dtype)
         maps = positions.astype(nodes.dtype)[:, None, None]
-        terms = endpoint_terms(*first, nodes, maps)
-        return message(*second, self._pairs(*terms, edges))
+        source, destination = endpoint_terms(*first, nodes, maps)
+        return jnp.concatenate([self._sources(source), destination]), second
 
-    def _pairs(self, source: jax.Array, destination: jax.Array, edges: Edges) -> jax.Array:
-        """Sums of both ends' terms, `[e t b d]`."""
-        ends = np.eye(len(source))
-        ends = np.concatenate([ends[edges.source], ends[edges.destination]], axis=1)  # [e 2n]
-        return constant_product(ends, jnp.concatenate([source, destination]))
+    def _sources(self, source: jax.Array) -> jax.Array:
+        """Everything that sends, from the terms of all nodes."""
+        return source
 
 
 class Gather(nn.Module):
-    """Attention over the incoming messages of every node."""
+    """Attention over the incoming messages of every node; hands out what follows the sum."""
 
     kind: Attention
     masking: Masking
@@ -155,18 +208,18 @@ class Gather(nn.Module):
 
     @nn.compact
     def __call__(
-        self, nodes: jax.Array, messages: jax.Array, adjacency: np.ndarray, edges: Edges
-    ) -> tuple[jax.Array, jax.Array]:
-        """Weights the messages.
+        self, nodes: jax.Array, adjacency: np.ndarray, edges: Edges
+    ) -> tuple[jax.Array, jax.Array, Weights | None]:
+        """Compares nodes.
 
         Args:
           nodes: `[n t b d]`.
-          messages: `[e t b d]`.
           adjacency: `[n n]`, row = destination.
-          edges: endpoints of the messages.
+          edges: the edges that carry messages.
 
         Returns:
-          Gathered messages before bias and ReLU `[n t b d]`, and attention float32 `[i j t b h]`.
+          Attention float32 `[i j t b h]`, the weight of every edge `[e t b h]`, and kernel and bias
+          for `join_heads`.
         """
         ends = self._endpoints(nodes)
         neighbours = jnp.asarray(adjacency, nodes.dtype)
@@ -177,8 +230,8 @@ class Gather(nn.Module):
             return attention_weights(logits, row, self.masking)
 
         attention = jax.vmap(attend, in_axes=(0, None, 0))(*ends, neighbours)
-        gathered = self._weighted_sum(messages, attention, edges)
-        return gathered, attention
+        weights = attention[edges.destination, edges.source].astype(nodes.dtype)
+        return attention, weights, self._projection(nodes)
 
     def _endpoints(self, nodes: jax.Array) -> tuple[jax.Array, jax.Array]:
         """What attention compares: scores `[n t b h]` (simple), queries and keys `[n t b h k]`."""
@@ -193,23 +246,10 @@ class Gather(nn.Module):
             ends = [end[..., 0] for end in ends]
         return ends[0], ends[1]
 
-    def _weighted_sum(self, messages: jax.Array, attention: jax.Array, edges: Edges) -> jax.Array:
-        """Sums weighted messages into their destinations, `[n t b d]`."""
-        num_nodes, heads = len(attention), attention.shape[-1]
-        weights = attention[edges.destination, edges.source].astype(messages.dtype)  # [e t b h]
-        incidence = np.eye(num_nodes)[:, edges.destination]  # [n e]
-        summed = [
-            constant_product(incidence, weights[..., head, None] * messages)
-            for head in range(heads)
-        ]
-        if heads == 1:
-            return summed[0]
-        # Official heads project the messages first; a weighted mean commutes with that projection.
-        dim = messages.shape[-1]
-        kernel, bias = dense_weights(self, "project", (dim, dim), messages.dtype)
-        columns = jnp.split(kernel, heads, axis=1)
-        projected = [linear(total, part) for total, part in zip(summed, columns, strict=True)]
-        return jnp.concatenate(projected, axis=-1) + bias
+    def _projection(self, nodes: jax.Array) -> Weights | None:
+        """Several heads project the messages."""
+        dim = nodes.shape[-1]
+        return dense_weights(self, "project", (dim, dim), nodes.dtype) if self.heads > 1 else None
 
 
 class Update(nn.Module):

@@ -4,12 +4,22 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from rstg_jax.chunks import RECOMPUTED_BELOW, frames_at_once, in_chunks
 from rstg_jax.graph import RegionGraph
-from rstg_jax.homogeneous import SpaceTimeGather, SpaceTimeSend
+from rstg_jax.homogeneous import SpaceTimeGather, SpaceTimeSend, across_frames
 from rstg_jax.norms import OFFICIAL_LAYER_NORM_EPSILON, BatchNorm, LayerNorm
 from rstg_jax.plan import RSTGConfig
 from rstg_jax.recurrence import Carry, TimeStage
-from rstg_jax.space import Edges, Gather, Send, Update, edges_of
+from rstg_jax.space import (
+    Gather,
+    Send,
+    Update,
+    edge_terms,
+    edges_of,
+    join_heads,
+    message,
+    weighted_sum,
+)
 
 
 class TimeStep(nn.Module):
@@ -46,8 +56,9 @@ class SpaceStep(nn.Module):
     @nn.compact
     def __call__(self, nodes: jax.Array, train: bool) -> tuple[jax.Array, jax.Array]:
         """`[n t b d]` -> `[n t b d]` and the attention `[i j t b h]`."""
-        config = self.config
-        edges: Edges = edges_of(self.graph.adjacency, config.masking)
+        config, (_, frames, b, d) = self.config, nodes.shape
+        edges = edges_of(self.graph.adjacency, config.masking)
+        edges = across_frames(edges) if self.across_frames else edges
         maps = self.graph.position_maps
         positions = jnp.asarray(maps if config.positions else maps[:, :0])
         x = LayerNorm(name="norm")(nodes) if config.skip else nodes
@@ -55,9 +66,22 @@ class SpaceStep(nn.Module):
         attending = (config.attention, config.masking, config.heads)
         kinds = (SpaceTimeSend, SpaceTimeGather) if self.across_frames else (Send, Gather)
         send, gather = kinds[0](name="send"), kinds[1](*attending, name="gather")
-        messages = send(x, positions, edges)
-        messages = post_norm(config, "message_norm", messages, train, unbiased=True)
-        gathered, attention = gather(x, messages, self.graph.adjacency, edges)
+        terms, second = send(x, positions)
+        attention, weights, projection = gather(x, self.graph.adjacency, edges)
+
+        def receive(terms: jax.Array, weights: jax.Array) -> jax.Array:
+            messages = message(*second, edge_terms(terms, edges))
+            messages = post_norm(config, "message_norm", messages, train, unbiased=True)
+            return weighted_sum(messages, weights, edges)
+
+        chunk = frames
+        if config.post_norm == "none":  # the norms' weights are declared where they are applied
+            frame_bytes = len(edges.source) * b * d * nodes.dtype.itemsize
+            chunk = frames_at_once(config.message_frames, frames, frame_bytes)
+        if "messages" in config.remat or (chunk < frames and d < RECOMPUTED_BELOW):
+            receive = jax.checkpoint(receive)
+        gathered = in_chunks(receive, chunk, terms, weights)
+        gathered = join_heads(gathered, config.heads, projection)
         bias = self.param("gather_bias", nn.initializers.zeros, (config.dim,))
         gathered = gathered + bias.astype(gathered.dtype)
         if config.attention == "simple":

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rstg_jax import presets
+from rstg_jax import chunks, costs, linear, presets
 from rstg_jax.errors import UserError
 from rstg_jax.rstg import RSTG, RSTGConfig, init_state
 
@@ -119,7 +119,7 @@ def test_recomputing_stages_keeps_the_numbers_and_fewer_arrays(schedule):
     block = other(config, schedule=schedule)
     variables = drawn(block)
     expected = results(block, variables)
-    for remat in ((), ("space",), ("space", "time")):
+    for remat in ((), ("messages",), ("space",), ("space", "time")):
         block = other(config, schedule=schedule, remat=remat)
         assert_same(results(block, variables), expected)
 
@@ -128,5 +128,54 @@ def test_recomputing_stages_keeps_the_numbers_and_fewer_arrays(schedule):
 
         arrays = jax.tree.leaves(jax.eval_shape(backward, variables["params"], FEATURES))
         kept[remat] = sum(array.size for array in arrays)
+    assert kept["messages",] < 0.9 * kept[()]
     assert kept["space",] < 0.7 * kept[()]
     assert kept["space", "time"] < 0.9 * kept["space",]
+
+
+@pytest.mark.parametrize("remat", [(), ("messages",)])
+@pytest.mark.parametrize("name", ["modern", "official mnist", "homogeneous", "heads"])
+def test_messages_of_a_few_frames_at_a_time(name, remat):
+    others = {
+        "homogeneous": presets.modern(dim=8, scales=(2, 1), stages=("spacetime", "time")),
+        "heads": presets.modern(1, dim=8, scales=(2, 1), heads=2),
+    }
+    config = (BLOCKS | others)[name]
+    variables = drawn(RSTG(config))
+    expected = results(RSTG(config), variables)
+    for frames in (1, 4):  # 4 becomes 3, the next divisor of 6
+        chunked = other(config, message_frames=frames, remat=remat)
+        assert_same(results(chunked, variables), expected)
+
+
+def test_fewer_frames_at_a_time_make_smaller_arrays():
+    largest = {}
+    for frames in (1, 3, 6):
+        block = RSTG(presets.modern(dim=8, stages=("space",), message_frames=frames))
+        program = jax.make_jaxpr(block.apply)(drawn(block), FEATURES)
+        largest[frames] = largest_array(program.jaxpr)
+    assert largest[6] == 90 * FEATURES.shape[1] * FEATURES.shape[0] * 8  # all messages
+    assert largest[3] == largest[6] / 2
+    assert largest[1] < largest[3]
+
+
+def largest_array(jaxpr) -> int:
+    """Number of elements of the largest array that is computed anywhere in a program."""
+    sizes = [v.aval.size for eqn in jaxpr.eqns for v in eqn.outvars]
+    return max(
+        [*sizes, *(largest_array(inner) for eqn in jaxpr.eqns for inner in costs._inner(eqn))],
+        default=0,
+    )
+
+
+def test_chunks_divide_the_clip():
+    assert chunks.frames_at_once(4, 6, 1) == 3
+    assert chunks.frames_at_once(10, 7, 1) == 7
+    assert chunks.frames_at_once(6, 7, 1) == 1
+    assert chunks.frames_at_once(0, 8, 1 << 40) == (1 if linear.flattens() else 8)
+
+
+@pytest.mark.parametrize("choice", [{"message_frames": 1}, {"remat": ("messages",)}])
+def test_norms_of_messages_need_them_all(choice):
+    with pytest.raises(UserError, match="need post_norm 'none'"):
+        presets.official("something_something", **choice)
