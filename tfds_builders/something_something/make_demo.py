@@ -202,7 +202,7 @@ def _command(args: list[str] | None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0], allow_abbrev=False)
     parser.add_argument("--out", type=pathlib.Path, required=True, help="directory to write to")
     parser.add_argument("--layout", choices=LAYOUTS, default="v2")
-    parser.add_argument("--clips", type=int, default=CLIPS, help="for training; 24% more besides")
+    parser.add_argument("--clips", type=int, default=CLIPS, help="for training; 24%% more besides")
     parser.add_argument("--height", type=int, default=HEIGHT, help="pixels; official: 240, V1 100")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--processes", type=int, default=1)

@@ -1,0 +1,30 @@
+"""Every command explains itself."""
+
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+ROOMS = ("rstg_jax", "tfds_builders", "benchmarks")
+COMMANDS = sorted(
+    ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    for path in [
+        ROOT / "train.py",
+        *(file for room in ROOMS for file in (ROOT / room).rglob("*.py")),
+    ]
+    if '__name__ == "__main__"' in path.read_text()
+)
+
+
+@pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help(command, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [command, "--help"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module(command, run_name="__main__")
+    assert not ended.value.code
+    said = capsys.readouterr().out
+    assert said.startswith("usage: ")
+    assert "show this help message" in said
