@@ -83,22 +83,32 @@ def quick_cases() -> list[Case]:
 # --- operations -----------------------------------------------------------------------------------
 
 
-def block_macs(config: RSTGConfig, features: tuple[int, ...]) -> int:
-    """Multiply-accumulates that one forward pass needs, for features `[b t h w c]`."""
+def block_parts(config: RSTGConfig, features: tuple[int, ...]) -> dict[str, int]:
+    """Multiply-accumulates that one forward pass on `[b t h w c]` needs, by what they are for."""
     b, t, h, w, channels = features
     graph, d = RegionGraph(config.scales, (h, w)), config.dim
     n, edges = graph.num_nodes, int(graph.adjacency.sum())
     if config.masking == "multiply":
         edges = n * n
-    frame = np.count_nonzero(graph.pool) * channels
-    frame += n * channels * d if channels != d else 0
-    time_stage = n * 8 * d * d
-    send = 2 * n * d * d + edges * d * d
-    attend = 2 * n * d * d + edges * d if config.attention == "dot" else 2 * n * d
-    space_stage = send + attend + edges * d + n * 3 * d * d
-    frame += sum(time_stage if stage == "time" else space_stage for stage in config.stages)
+    time = b * t * config.stages.count("time")
+    space = b * t * len(config.stages) - time
     positions = 2 * n * graph.position_maps.shape[1] * d if config.positions else 0
-    return b * t * int(frame) + positions
+    attend = 2 * n * d * d + edges * d if config.attention == "dot" else 2 * n * d
+    return {
+        "pooling": b * t * int(np.count_nonzero(graph.pool)) * channels,
+        "projection": b * t * n * channels * d if channels != d else 0,
+        "messages, first layer": space * 2 * n * d * d + positions,
+        "messages, second layer": space * edges * d * d,
+        "attention": space * attend,
+        "weighted sum": space * edges * d,
+        "update": space * n * 3 * d * d,
+        "LSTM": time * n * 8 * d * d,
+    }
+
+
+def block_macs(config: RSTGConfig, features: tuple[int, ...]) -> int:
+    """All multiply-accumulates that one forward pass on `[b t h w c]` needs."""
+    return sum(block_parts(config, features).values())
 
 
 def model_macs(config: ModelConfig, module: Any, variables: Any, video: jax.Array) -> int:
