@@ -42,14 +42,19 @@ def line_chart(
     title: str,
     percent: bool = False,
     reference: tuple[float, str] | None = None,
+    across: tuple[str, str] = ("training step", "step"),
+    logarithmic: bool = False,
 ) -> str:
-    """Draws curves over training steps.
+    """Draws curves over training steps, or over anything else.
 
     Args:
       lines: the curves; those without points are left out.
       title: name of the quantity, read out by screen readers.
       percent: values are fractions, shown as 0% to 100%.
       reference: height and name of a dashed horizontal line.
+      across: title of the horizontal axis, and what tooltips call a point of it.
+      logarithmic: both axes; steps and values must then be positive. Steps of the first line are
+        its ticks.
 
     Returns:
       One `<svg>` element.
@@ -58,14 +63,19 @@ def line_chart(
     last_step = max((max(line.steps) for line in lines), default=1)
     highest = max((max(line.values) for line in lines), default=1.0)
     y_ticks = [0, 0.25, 0.5, 0.75, 1] if percent else ticks(highest)
-    x_ticks = ticks(last_step)
-    x_end, y_end = max(last_step, 1), max(y_ticks[-1], highest)
+    x_ticks: Sequence[float] = ticks(last_step)
+    x_start, x_end = 0.0, max(last_step, 1)
+    if logarithmic:
+        x_ticks, y_ticks = lines[0].steps, decades([v for line in lines for v in line.values])
+        x_start = min(min(line.steps) for line in lines)
+    y_start, y_end = y_ticks[0], max(y_ticks[-1], highest)
 
     def x(step: float) -> float:
-        return LEFT + (WIDTH - LEFT - RIGHT) * step / x_end
+        return LEFT + (WIDTH - LEFT - RIGHT) * share(step, x_start, x_end, logarithmic)
 
     def y(value: float) -> float:
-        return HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * value / y_end
+        height = HEIGHT - TOP - BOTTOM
+        return HEIGHT - BOTTOM - height * share(value, y_start, y_end, logarithmic)
 
     def text(value: float) -> str:
         return f"{value:.1%}" if percent else f"{value:.3g}"
@@ -78,14 +88,14 @@ def line_chart(
             f'<text class="tick" x="{LEFT - 8}" y="{y(tick) + 4:.1f}" '
             f'text-anchor="end">{name}</text>'
         )
-    for tick in (tick for tick in x_ticks if tick <= x_end):
+    for tick in (tick for tick in x_ticks if x_start <= tick <= x_end):
         parts.append(
             f'<text class="tick" x="{x(tick):.1f}" y="{HEIGHT - BOTTOM + 18}" '
             f'text-anchor="middle">{tick:,.0f}</text>'
         )
     parts.append(
-        f'<text class="tick" x="{x(x_end / 2):.1f}" y="{HEIGHT - 4}" text-anchor="middle">'
-        "training step</text>"
+        f'<text class="tick" x="{(LEFT + WIDTH - RIGHT) / 2:.1f}" y="{HEIGHT - 4}" '
+        f'text-anchor="middle">{html.escape(across[0])}</text>'
     )
     labels = []
     if reference is not None:
@@ -99,7 +109,8 @@ def line_chart(
         if line.markers:
             parts.extend(
                 f'<circle class="dot {line.style}" cx="{a:.1f}" cy="{b:.1f}" r="3.5">'
-                f"<title>{html.escape(line.name)}, step {step:,.0f}: {text(value)}</title></circle>"
+                f"<title>{html.escape(f'{line.name}, {across[1]} {step:,.0f}: {text(value)}')}"
+                "</title></circle>"
                 for (a, b), step, value in zip(points, line.steps, line.values, strict=True)
             )
         if line.name:
@@ -210,6 +221,24 @@ def ticks(highest: float, count: int = 5) -> list[float]:
         factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power * count >= highest
     )
     return [round(step * index, 10) for index in range(math.ceil(highest / step - 1e-9) + 1)]
+
+
+def decades(values: Sequence[float]) -> list[float]:
+    """Powers of ten, or of ten and twice and five times these, from below to above all values."""
+    low, high = (math.log10(end(values)) for end in (min, max))
+    factors = (1,) if high - low > 2 else (1, 2, 5)
+    powers = range(math.floor(low), math.ceil(high) + 1)
+    marks = [float(f"{factor}e{power}") for power in powers for factor in factors]
+    first = max(i for i, mark in enumerate(marks) if mark <= min(values))
+    last = min(i for i, mark in enumerate(marks) if mark >= max(values) and i > first)
+    return marks[first : last + 1]
+
+
+def share(value: float, start: float, end: float, logarithmic: bool = False) -> float:
+    """Where a value lies on an axis: 0 at its start, 1 at its end."""
+    if logarithmic:
+        value, start, end = (math.log(number) for number in (value, start, end))
+    return (value - start) / ((end - start) or 1)
 
 
 def smooth(values: Sequence[float], window: int) -> np.ndarray:

@@ -84,3 +84,31 @@ def test_large_confusion_chart_has_no_numbers_in_its_cells():
     svg = charts.confusion_chart(np.eye(size, dtype=int), [f"{n}-{n + 1}" for n in range(size)])
     assert 'class="count' not in svg
     assert svg.count("<title>") == size
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([0.03, 7], [0.01, 0.1, 1, 10]),
+        ([3, 40], [2, 5, 10, 20, 50]),
+        ([1], [1, 2]),
+        ([0.1, 10], [0.1, 0.2, 0.5, 1, 2, 5, 10]),
+    ],
+)
+def test_decades_surround_all_values(values, expected):
+    assert charts.decades(values) == expected
+
+
+def test_a_power_law_is_straight_on_logarithmic_axes():
+    steps = [1, 2, 4, 100]
+    line = charts.Line("a<b", "test", steps, [0.01 * step**2 for step in steps], markers=True)
+    svg = parse(charts.line_chart([line], title="s", across=("nodes", "n"), logarithmic=True))
+    dots = [(float(d.get("cx")), float(d.get("cy"))) for d in svg.iter("circle")]
+    slopes = np.diff([y for _, y in dots]) / np.diff([x for x, _ in dots])
+    np.testing.assert_allclose(slopes, slopes[0], rtol=5e-3)
+    left, right = charts.LEFT, charts.WIDTH - charts.RIGHT
+    assert dots[0] == (left, charts.HEIGHT - charts.BOTTOM)
+    assert dots[-1] == (right, charts.TOP)
+    assert dots[1][0] == pytest.approx(left + (right - left) * np.log(2) / np.log(100), abs=0.1)
+    assert svg.find("circle/title").text == "a<b, n 1: 0.01"
+    assert "nodes" in [text.text for text in svg.findall("text[@class='tick']")]
