@@ -48,6 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     overrides = cli.config_overrides(rest, parser)
     experiment = config.override(config.load(args.config), overrides)
     cli.join_processes(args)
+    cli.keep_compiled_programs()
     result = loop.train(experiment, args.workdir)
     if "stopped_at" in result:
         command = shlex.join([os.path.basename(sys.executable), *sys.argv])

@@ -2,8 +2,11 @@
 
 import argparse
 import logging
+import os
+import platform
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from rstg_jax.errors import UserError
 
@@ -39,6 +42,22 @@ def join_processes(args: argparse.Namespace) -> None:
     several = (args.coordinator, args.num_processes, args.process_id)
     if args.cluster or any(value is not None for value in several):
         sharding.join_processes(*several, cluster=args.cluster)
+
+
+def keep_compiled_programs() -> None:
+    """Keeps what is compiled in a directory, so that the same command later starts sooner.
+
+    JAX_COMPILATION_CACHE_DIR names another directory than that in the user's cache; empty, none is
+    used. Programs for a CPU may use instructions that another machine lacks: each has its own.
+    """
+    import jax  # late, for flags should be answered before JAX is loaded
+
+    if "JAX_COMPILATION_CACHE_DIR" in os.environ:
+        return
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    machine = [platform.node()] if jax.default_backend() == "cpu" else []
+    directory = cache.joinpath("rstg_jax", "compiled", *machine)
+    jax.config.update("jax_compilation_cache_dir", str(directory))
 
 
 def run_or_exit(command: Callable[[], object]) -> None:

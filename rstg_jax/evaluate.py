@@ -231,6 +231,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args, rest = parser.parse_known_args(argv)
     overrides = cli.config_overrides(rest, parser)
     cli.join_processes(args)
+    cli.keep_compiled_programs()
     loaded = checkpoint.load(args.workdir, args.step, overrides)
     loaded = loaded.with_data(protocols.with_protocol(loaded.experiment.data, args.protocol))
     numbers = None

@@ -118,7 +118,7 @@ class Console:
             self.say(
                 f"step {step}/{self._total}  loss {values['loss']:.4f}  "
                 f"top1 {values['top1']:.1%}  {values['examples_per_second']:.0f} videos/s  "
-                f"ETA {eta}"
+                f"waiting for data {values['waiting_for_data']:.1%}  ETA {eta}"
             )
 
     def test_line(self, step: int, values: Mapping[str, float]) -> None:

@@ -229,6 +229,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("videos", nargs="+", metavar="VIDEO", help="file, directory, or test:0-9")
     args, rest = parser.parse_known_args(argv)
     overrides = cli.config_overrides(rest, parser)
+    cli.keep_compiled_programs()
     loaded = checkpoint.load(args.workdir, args.step, overrides, jax.local_devices()[:1])
     loaded = loaded.with_data(protocols.with_protocol(loaded.experiment.data, args.protocol))
     records = list(predict(loaded, args.videos, out=args.visualise))
