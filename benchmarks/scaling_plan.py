@@ -1,0 +1,118 @@
+"""What `benchmarks.scaling` measures: blocks of all sizes, and where they begin."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+from rstg_jax import presets
+from rstg_jax.graph import RegionGraph
+from rstg_jax.rstg import RSTGConfig
+
+SIDE = 6  # rows and columns of the feature map
+FACTORS = ("frames", "nodes", "features", "iterations", "clips")
+PARTS = (*FACTORS, "schedules", "stream", "compile")
+SCHEDULES = ("stage", "wavefront")
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+    """A block and the size of what it reads."""
+
+    frames: int = 16
+    scales: tuple[int, ...] = (3, 2, 1)
+    features: int = 128
+    iterations: int = 3
+    clips: int = 4
+    schedule: str = "stage"
+
+    @property
+    def config(self) -> RSTGConfig:
+        """The block."""
+        return presets.modern(
+            self.iterations, dim=self.features, scales=self.scales, schedule=self.schedule
+        )
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the feature volume, `[b t h w c]`."""
+        return (self.clips, self.frames, SIDE, SIDE, self.features)
+
+    @property
+    def size(self) -> dict[str, int]:
+        """What tables and JSON say of it."""
+        graph = RegionGraph(self.scales)
+        sizes = {"frames": self.frames, "nodes": graph.num_nodes}
+        sizes["edges"] = int(graph.adjacency.sum()) // 2
+        return sizes | {name: getattr(self, name) for name in FACTORS[2:]}
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What is measured: points of every factor, and sizes of the other parts.
+
+    Attributes:
+      base: the point from which one factor at a time is changed.
+      factors: name -> points from least to most.
+      schedules: clips, frames and features of the cases.
+      stream: features of the cases.
+      streamed: frames before the first and before the second measurement.
+      turn: frames of one turn of a measurement.
+      compiled: factor -> points to compile, from least to most.
+    """
+
+    base: Point
+    factors: dict[str, list[Point]]
+    schedules: list[tuple[int, int, int]]
+    stream: list[int]
+    streamed: tuple[int, int]
+    turn: int
+    compiled: dict[str, list[Point]]
+
+
+def plan_of(base: Point, values: dict[str, Sequence[Any]], **others: Any) -> Plan:
+    """A plan whose factors take these values; "nodes" are given by scales."""
+    factors = {
+        factor: [
+            dataclasses.replace(base, **{"scales" if factor == "nodes" else factor: value})
+            for value in values[factor]
+        ]
+        for factor in FACTORS
+    }
+    compiled = {
+        factor: [dataclasses.replace(base, **{factor: value}) for value in ends]
+        for factor, ends in others.pop("compiled").items()
+    }
+    return Plan(base, factors, compiled=compiled, **others)
+
+
+BASE = Point()
+FULL = plan_of(
+    BASE,
+    {
+        "frames": (8, 16, 32, 64, 128, 256, 512),
+        "nodes": ((1,), (2, 1), (3, 2, 1), (4, 3, 2, 1), (6, 3, 1)),
+        "features": (32, 64, 128, 256, 512),
+        "iterations": (1, 2, 3, 4, 6),
+        "clips": (1, 2, 4, 8, 16, 32),
+    },
+    schedules=[(b, t, d) for d in (128, 512) for b, t in ((1, 16), (1, 128), (8, 16))],
+    stream=[64, 128, 512],
+    streamed=(10, 1000),
+    turn=50,
+    compiled={"frames": (8, 512), "iterations": (1, 3, 6)},
+)
+QUICK = plan_of(
+    Point(2, (1,), 4, 1, 1),
+    {
+        "frames": (2, 4),
+        "nodes": ((1,), (2, 1)),
+        "features": (4, 8),
+        "iterations": (1, 2),
+        "clips": (1, 2),
+    },
+    schedules=[(1, 2, 4)],
+    stream=[4],
+    streamed=(1, 3),
+    turn=2,
+    compiled={"frames": (2, 4)},
+)
