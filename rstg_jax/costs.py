@@ -7,7 +7,7 @@ name. Nothing is compiled or run.
 import math
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
@@ -16,32 +16,58 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 VIEWS = ("broadcast_in_dim", "reshape", "squeeze", "expand_dims", "transpose")
 
 
-def macs(jaxpr: Jaxpr) -> Counter[str]:
-    """Counts the multiply-accumulates of all products and convolutions, nothing elementwise.
+class Product(NamedTuple):
+    """A matrix product or convolution of a program.
 
-    A scan counts its body times its length, a conditional its most expensive branch; taps of a
+    Attributes:
+      place: name stack of its equation.
+      macs: multiply-accumulates of one time.
+      bytes: of its operands and its result.
+      times: how often it runs.
+    """
+
+    place: str
+    macs: int
+    bytes: int
+    times: int
+
+
+def products(jaxpr: Jaxpr, place: str = "", times: int = 1) -> Iterator[Product]:
+    """Yields all products and convolutions, nothing elementwise.
+
+    A scan runs its body as often as it is long, a conditional its most expensive branch; taps of a
     convolution that fall on padding count like the others.
 
-    Returns:
-      Name stack -> number, in the order in which the jaxpr meets them.
+    Args:
+      jaxpr: the program.
+      place: what to put before each name stack.
+      times: how often it runs.
 
     Raises:
       ValueError: products inside a loop of unknown length.
     """
-    total: Counter[str] = Counter()
     for equation in jaxpr.eqns:
-        name, here = equation.primitive.name, str(equation.source_info.name_stack)
+        name = equation.primitive.name
+        here = place + str(equation.source_info.name_stack)
         if own := _product(equation):
-            total[here] += own
-        inside = [macs(inner) for inner in _inner(equation)]
+            arrays: list[Any] = [v.aval for v in (*equation.invars, *equation.outvars)]
+            moved = sum(math.prod(a.shape) * a.dtype.itemsize for a in arrays)
+            yield Product(here, own, moved, times)
+        repeats = equation.params["length"] if name == "scan" else 1
+        inside = [list(products(inner, f"{here}/", times * repeats)) for inner in _inner(equation)]
         if name == "cond":
-            inside = [max(inside, key=Counter.total)]
+            inside = [max(inside, key=lambda branch: sum(p.macs * p.times for p in branch))]
         if name == "while" and any(inside):
             raise ValueError(f"cannot count a loop of unknown length in {here}")
-        repeats = equation.params["length"] if name == "scan" else 1
-        for counts in inside:
-            for place, number in counts.items():
-                total[f"{here}/{place}"] += repeats * number
+        for branch in inside:
+            yield from branch
+
+
+def macs(jaxpr: Jaxpr) -> Counter[str]:
+    """Multiply-accumulates of all `products` by name stack, in the order of the jaxpr."""
+    total: Counter[str] = Counter()
+    for product in products(jaxpr):
+        total[product.place] += product.macs * product.times
     return total
 
 

@@ -165,7 +165,7 @@ def compile_and_step(
     host.console.say("compiling the training step ...")
     begin = time.monotonic()
     state, sums = jax.block_until_ready(run.train_step(progress.state, put))
-    kept = jax.config.jax_compilation_cache_dir
+    kept = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
     where = f"; the program is kept in {kept}" if kept else ""
     host.console.say(f"compiled in {time.monotonic() - begin:.1f} s{where}")
     host.compiled = True
