@@ -270,6 +270,8 @@ def main() -> None:
     parser.add_argument("--plot", type=Path, metavar="FILE.svg", help="draw the five factors")
     flags = parser.parse_args()
     parts = [part for part in PARTS if re.search(flags.only, part)]
+    if flags.repeats < 1:
+        raise UserError(f"--repeats={flags.repeats}: at least 1 run is needed")
     if not parts:
         raise UserError(f"--only={flags.only} leaves none of {', '.join(PARTS)}")
     if flags.plot and not set(parts) & set(FACTORS):

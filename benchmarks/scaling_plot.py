@@ -16,7 +16,7 @@ PANELS = (
     ("iterations", "seconds"),
     ("clips", "seconds"),
 )
-NAMES = {"seconds": ("Seconds", 1.0), "temp_bytes": ("Temporary memory, MB", 1e-6)}
+NAMES = {"seconds": ("Seconds", 1.0), "temp_bytes": ("Temporary memory, GB", 1e-9)}
 AXES = {
     "frames": "frames of a clip",
     "nodes": "nodes of a frame",
@@ -26,6 +26,7 @@ AXES = {
 }
 POWERS = {"features": (2, "quadratic")}  # of what is drawn beside the figures; else linear
 STYLE = """
+svg { overflow: visible; }
 text { font: 12px system-ui, sans-serif; fill: #1c2128; } .title { font-size: 15px; }
 .ground { fill: #ffffff; } .grid { stroke: #e3e5e8; fill: none; } text.tick { fill: #5f6876; }
 .line { fill: none; stroke-width: 2.2; } .line.test { stroke: #2457d6; } .dot { fill: #2457d6; }

@@ -87,7 +87,7 @@ def test_both_schedules_are_timed_on_the_same_function():
 
 
 def test_linear_figures_lie_on_the_drawn_law():
-    rows = [{"frames": n, "seconds": n / 100, "temp_bytes": 1e6 * n} for n in (8, 16, 512)]
+    rows = [{"frames": n, "seconds": n / 100, "temp_bytes": 1e9 * n} for n in (8, 16, 512)]
     root = ElementTree.fromstring(scaling_plot.drawing({"frames": rows}))
     charts = root.findall(f"{SVG}svg")
     assert len(charts) == 2
@@ -98,7 +98,14 @@ def test_linear_figures_lie_on_the_drawn_law():
     assert tooltips[-1] == "measured, frames 512: 512"
 
 
-@pytest.mark.parametrize("flags", [("--only=nothing",), ("--only=stream", "--plot=x.svg")])
-def test_nothing_to_do_is_said_at_once(flags, monkeypatch):
-    with pytest.raises(UserError, match=f"{flags[0]} leaves none"):
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (("--only=nothing",), "--only=nothing leaves none"),
+        (("--only=stream", "--plot=x.svg"), "--only=stream leaves none"),
+        (("--repeats=0",), "--repeats=0"),
+    ],
+)
+def test_nothing_to_do_is_said_at_once(flags, said, monkeypatch):
+    with pytest.raises(UserError, match=said):
         run(monkeypatch, *flags)
