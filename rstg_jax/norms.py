@@ -96,8 +96,9 @@ def _affine(
     gain_init: nn.initializers.Initializer | None,
 ) -> jax.Array:
     """Applies the statistics and the module's learned gain `scale` (if any) and `bias`."""
-    gain = jax.lax.rsqrt(variance + epsilon)
+    # The gain comes last: times the deviation first, its gradient would be another large array.
+    y = (x.astype(jnp.float32) - mean) * jax.lax.rsqrt(variance + epsilon)
     if gain_init is not None:
-        gain = gain * module.param("scale", gain_init, (x.shape[-1],), jnp.float32)
+        y = y * module.param("scale", gain_init, (x.shape[-1],), jnp.float32)
     bias = module.param("bias", nn.initializers.zeros, (x.shape[-1],), jnp.float32)
-    return ((x.astype(jnp.float32) - mean) * gain + bias).astype(x.dtype)
+    return (y + bias).astype(x.dtype)

@@ -27,6 +27,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from rstg_jax.backbones.conv import Conv3D, Lowering, max_pool3d
+from rstg_jax.backbones.pixels import normalise
 from rstg_jax.errors import UserError
 from rstg_jax.norms import BatchNorm
 
@@ -154,16 +155,6 @@ def _kind(kind: str) -> dict[str, Any]:
     if kind == "c2d":
         return {"stem_kernel": (1, 7, 7), "temporal_kernels": C2D_KERNELS}
     return {"non_local": NON_LOCAL} if kind == "nl_i3d" else {}
-
-
-def normalise(video: jax.Array, config: Any, dtype: jnp.dtype) -> jax.Array:
-    """Pixels 0..255 `[b t h w c]` to the range that a backbone's config asks for."""
-    mean, scale = (jnp.asarray(x, dtype) for x in (config.input_mean, config.input_scale))
-    if mean.ndim and mean.size not in (1, video.shape[-1]):
-        raise UserError(
-            f"model.backbone.input_mean has {mean.size} channels, the video {video.shape[-1]}"
-        )
-    return (video.astype(dtype) - mean) / scale
 
 
 class ResNet3D(nn.Module):

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from rstg_jax.backbones.conv import Conv2D, Lowering, Padding, max_pool
+from rstg_jax.backbones.pixels import normalise
 from rstg_jax.errors import UserError
 from rstg_jax.linear import dense_weights, linear
 from rstg_jax.norms import LayerNorm
@@ -98,7 +99,7 @@ class SimpleCNN(nn.Module):
         del train
         config, after = self.config, after or {}
         b, t, *frame = video.shape
-        x = (video.astype(self.dtype) - config.input_mean) / config.input_scale
+        x = normalise(video, config, self.dtype)
         if config.mean_frame == "subtract":
             x = x - x.mean(axis=1, keepdims=True)
         x = x.reshape(b * t, *frame)
