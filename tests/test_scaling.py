@@ -7,6 +7,7 @@ import xml.etree.ElementTree as ElementTree
 import jax
 import numpy as np
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 from benchmarks import scaling, scaling_plan, scaling_plot
 from benchmarks.block import block_macs
@@ -23,6 +24,7 @@ def run(monkeypatch, *flags: str) -> None:
         scaling.main()
     finally:
         jax.config.update("jax_enable_compilation_cache", before)
+        compilation_cache.reset_cache()  # it remembers whether it was in use
 
 
 def test_exponent_of_a_square():
