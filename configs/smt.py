@@ -4,8 +4,8 @@
 
 demo             Twelve drawn classes (`make_demo`, 1,200 clips), a small network that looks at
                  single frames, and RSTG that adds to its last map (to-map). Thirty epochs, 7
-                 minutes on 2 CPU cores: 85.0% top-1 of 240 clips (chance 8.3%). The same without
-                 RSTG (`"--config.model.places=()"`) 51.3%. `make smt-demo` does everything.
+                 minutes on 2 CPU cores: 87.5% top-1 of 240 clips (chance 8.3%). The same without
+                 RSTG (`"--config.model.places=()"`) 52.1%. `make smt-demo` does everything.
 to_vec           I3D-R50 and RSTG on its last map; published for v1: 47.7% top-1, 77.9% top-5.
 map_res2         RSTG inside I3D-R50 after res2; published 46.9%, 76.8%.
 map_res3         After res3; published 47.7%, 77.8%.
