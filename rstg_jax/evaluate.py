@@ -64,7 +64,11 @@ def evaluate(
     """Evaluates on all examples of a source, each exactly once.
 
     Args:
-      eval_step, variables, source, mesh, batch_size: those of `sweep.run`.
+      eval_step: from `steps.jit_eval_step`.
+      variables: the model's.
+      source: the split.
+      mesh: where to compute.
+      batch_size: global; the last batch is padded and masked.
       stop: asked between batches; when it says yes the evaluation is given up.
 
     Returns:
