@@ -43,13 +43,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = make_parser()
     args, rest = parser.parse_known_args(argv)
     # Imports come after the flags, so that --help and mistyped flags answer at once.
-    from rstg_jax import config, loop
+    from rstg_jax import config
+    from rstg_jax.training import train_loop
 
     overrides = cli.config_overrides(rest, parser)
     experiment = config.override(config.load(args.config), overrides)
     cli.join_processes(args)
     cli.keep_compiled_programs()
-    result = loop.train(experiment, args.workdir)
+    result = train_loop.train(experiment, args.workdir)
     if "stopped_at" in result:
         command = shlex.join([os.path.basename(sys.executable), *sys.argv])
         print(f"to resume: {command}", file=sys.stderr)

@@ -27,11 +27,14 @@ import optax
 
 from benchmarks import machine
 from configs import sync_mnist
-from rstg_jax import cli, costs, models, presets
+from rstg_jax import cli
 from rstg_jax.errors import UserError
-from rstg_jax.graph import RegionGraph
-from rstg_jax.models import ModelConfig
-from rstg_jax.rstg import RSTG, RSTGConfig
+from rstg_jax.models import classifier
+from rstg_jax.models import flops as costs
+from rstg_jax.models.classifier import ModelConfig
+from rstg_jax.rstg import presets
+from rstg_jax.rstg.block import RSTG, RSTGConfig
+from rstg_jax.rstg.region_graph import RegionGraph
 
 CLASSES = 46
 RATE = 1e-9  # of gradient descent: no repetition changes what is computed
@@ -126,7 +129,7 @@ def ours(case: Case, inputs: np.ndarray) -> tuple[Runs, Any, int, float]:
     """Functions to time, the variables in use, MACs of a forward pass, and compile seconds."""
     x = jnp.asarray(inputs)
     is_block = isinstance(case.config, RSTGConfig)
-    module: Any = RSTG(case.config) if is_block else models.build(case.config, CLASSES)
+    module: Any = RSTG(case.config) if is_block else classifier.build(case.config, CLASSES)
     variables = jax.jit(module.init)(jax.random.key(0), x)
     params, stats = variables["params"], variables.get("batch_stats", {})
     labels = jnp.arange(case.batch)

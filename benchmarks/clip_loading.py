@@ -29,7 +29,8 @@ import numpy as np
 from PIL import Image
 
 from rstg_jax import cli
-from rstg_jax.data import ClipConfig, clips, crops, decode, sampling
+from rstg_jax.data import ClipConfig
+from rstg_jax.data.video import clip_transforms, crops, decode, frame_sampling
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Case:
     codec: str = ""  # JPEG frames if empty
     keyframes: int = 0
     longer: int = 1
-    rule: sampling.Rule = "linspace"
+    rule: frame_sampling.Rule = "linspace"
 
 
 CASES = (
@@ -93,7 +94,7 @@ def encoded(case: Case, length: int, seed: int) -> decode.Encoded:
 def ours(source: decode.Encoded, config: ClipConfig, draws: np.ndarray) -> np.ndarray:
     """As training loads a clip."""
     with decode.opened(source) as frames:
-        return clips.training_clip(frames, config, draws, mirror=False)
+        return clip_transforms.training_clip(frames, config, draws, mirror=False)
 
 
 def plain(source: decode.Encoded, config: ClipConfig, draws: np.ndarray) -> np.ndarray:
@@ -108,7 +109,7 @@ def plain(source: decode.Encoded, config: ClipConfig, draws: np.ndarray) -> np.n
             images = [frame.to_image() for frame in film.decode(video=0)]
     size = crops.resized(images[0].size, config.resize)
     whole = np.stack([np.asarray(im.resize(size, Image.Resampling.BICUBIC)) for im in images])
-    indices = sampling.train_frames(
+    indices = frame_sampling.train_frames(
         config.sampling, len(images), config.frames, draws[5:], stride=config.stride
     )
     box = crops.train_box(size, config.crop, (), draws[2:5])
@@ -126,7 +127,7 @@ def only_opened(source: decode.Encoded, config: ClipConfig, draws: np.ndarray) -
 def only_decoded(source: decode.Encoded, config: ClipConfig, draws: np.ndarray) -> int:
     """The shares `read` and `decode`."""
     with decode.opened(source) as frames:
-        indices = sampling.train_frames(
+        indices = frame_sampling.train_frames(
             config.sampling, len(frames), config.frames, draws[5:], stride=config.stride
         )
         return sum(1 for _ in frames.images(np.unique(indices).tolist()))
@@ -135,7 +136,7 @@ def only_decoded(source: decode.Encoded, config: ClipConfig, draws: np.ndarray) 
 def only_cut(source: decode.Encoded, config: ClipConfig, draws: np.ndarray) -> Callable[[], None]:
     """The share `cut`, to be timed when the frames have been decoded."""
     with decode.opened(source) as frames:
-        indices = sampling.train_frames(
+        indices = frame_sampling.train_frames(
             config.sampling, len(frames), config.frames, draws[5:], stride=config.stride
         )
         images = list(frames.images(np.unique(indices).tolist()))

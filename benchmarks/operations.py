@@ -6,7 +6,7 @@ Multiply-accumulates of one clip; nothing is run or timed.
 
 release   the formula of `release_parts`
 needed    what the function itself asks for (`benchmarks.block`): nothing twice, no masked pair
-program   all products of our program before compilation (`rstg_jax.costs`), the constant 0/1
+program   all products of our program before compilation (`rstg_jax.models.flops`), the constant 0/1
           matrices that pick the ends of edges included
 XLA       half of the floating-point operations that the compiler counts in the compiled program,
           elementwise ones included. It counts the body of a loop once, however often it runs, so it
@@ -26,10 +26,12 @@ from flax import linen as nn
 
 from benchmarks.block import block_macs, block_parts
 from configs import smt, sync_mnist
-from rstg_jax import cli, costs, models, presets
-from rstg_jax.experiment import Experiment
-from rstg_jax.graph import RegionGraph
-from rstg_jax.rstg import RSTG, RSTGConfig, init_state
+from rstg_jax import cli
+from rstg_jax.models import classifier, flops
+from rstg_jax.rstg import presets
+from rstg_jax.rstg.block import RSTG, RSTGConfig, init_state
+from rstg_jax.rstg.region_graph import RegionGraph
+from rstg_jax.training.experiment import Experiment
 
 Block = tuple[RSTGConfig, tuple[int, ...]]  # and the features that it reads, `[b t h w c]`
 CLASSES = 2  # of the models around the blocks: no block depends on it
@@ -58,7 +60,7 @@ def block_of(experiment: Experiment) -> Block:
             found.append((context.module.config, arguments[0].shape))
         return run(*arguments, **keywords)
 
-    module = models.build(experiment.model, CLASSES)
+    module = classifier.build(experiment.model, CLASSES)
     video = jax.ShapeDtypeStruct((1, *experiment.data.clip_shape), jnp.uint8)
     with nn.intercept_methods(note):
         jax.eval_shape(module.init, jax.random.key(0), video)
@@ -102,7 +104,7 @@ def program_macs(config: RSTGConfig, features: tuple[int, ...]) -> int:
     """Multiply-accumulates of all products of our program, loops counted with their length."""
     module, x = RSTG(config), jax.ShapeDtypeStruct(features, jnp.float32)
     variables = jax.eval_shape(module.init, jax.random.key(0), x)
-    return costs.macs(jax.make_jaxpr(module.apply)(variables, x).jaxpr).total()
+    return flops.macs(jax.make_jaxpr(module.apply)(variables, x).jaxpr).total()
 
 
 def xla_macs(config: RSTGConfig, features: tuple[int, ...]) -> float:

@@ -26,7 +26,10 @@ from typing import Any
 
 import jax
 
-from rstg_jax import cli, config, costs, models, sharding, steps, summary
+from rstg_jax import cli, config, summary
+from rstg_jax.models import classifier
+from rstg_jax.models import flops as costs
+from rstg_jax.training import sharding, steps
 
 REACHED = 0.5
 CONFIGS = {
@@ -58,7 +61,7 @@ def training_step(name: str, classes: int, batch: int) -> tuple[list[costs.Produ
     experiment = config.override(
         config.load(name), {"model.backbone.lowering": "xla", "model.dtype": "bfloat16"}
     )
-    module = models.build(experiment.model, classes)
+    module = classifier.build(experiment.model, classes)
     recipe = steps.make_recipe(module, experiment.loss, experiment.optim, summary.ANY_LENGTH)
     mesh = sharding.make_mesh(sharding.MeshConfig(data=1))
     state = steps.abstract_state(recipe, experiment.data.clip_shape, mesh)

@@ -40,7 +40,7 @@ from benchmarks.scaling_plan import FACTORS, FULL, PARTS, QUICK, SCHEDULES, SIDE
 from benchmarks.scaling_plot import drawing
 from rstg_jax import cli
 from rstg_jax.errors import UserError
-from rstg_jax.rstg import RSTG, RSTGConfig, init_state
+from rstg_jax.rstg.block import RSTG, RSTGConfig, init_state
 
 Row = dict[str, Any]
 

@@ -4,9 +4,9 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from rstg_jax import presets
-from rstg_jax.graph import RegionGraph
-from rstg_jax.rstg import RSTGConfig
+from rstg_jax.rstg import presets
+from rstg_jax.rstg.block import RSTGConfig
+from rstg_jax.rstg.region_graph import RegionGraph
 
 SIDE = 6  # rows and columns of the feature map
 FACTORS = ("frames", "nodes", "features", "iterations", "clips")

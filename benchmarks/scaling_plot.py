@@ -4,7 +4,7 @@ import html
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rstg_jax import charts
+from rstg_jax.viz import charts
 
 COLUMNS, GAP, TITLE = 2, 24, 26
 # Factor and quantity of each chart, in reading order.

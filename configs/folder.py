@@ -12,13 +12,14 @@ small    A per-frame CNN on 112x112 and RSTG on its last map, from scratch; for 
 tiny     Seconds, for the tests, which train it to tell three real films apart.
 """
 
-from rstg_jax import config, presets
-from rstg_jax.backbones.simple_cnn import SimpleCNNConfig
+from rstg_jax import config
 from rstg_jax.data import ClipConfig, FolderConfig
-from rstg_jax.experiment import Experiment, TrainConfig
-from rstg_jax.heads import NodesHead
-from rstg_jax.models import ModelConfig
-from rstg_jax.optim import OptimizerConfig
+from rstg_jax.models.backbones.simple_cnn import SimpleCNNConfig
+from rstg_jax.models.classifier import ModelConfig
+from rstg_jax.models.heads import NodesHead
+from rstg_jax.rstg import presets
+from rstg_jax.training.experiment import Experiment, TrainConfig
+from rstg_jax.training.optim import OptimizerConfig
 
 
 def small() -> Experiment:

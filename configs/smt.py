@@ -32,15 +32,16 @@ convert them with `python -m rstg_jax.convert.torch FILE --arch=slowfast_i3d_r50
 
 from typing import Any
 
-from rstg_jax import config, presets
-from rstg_jax.backbones import resnet3d
-from rstg_jax.backbones.simple_cnn import SimpleCNNConfig
+from rstg_jax import config
 from rstg_jax.data import ClipConfig, SomethingSomethingConfig
-from rstg_jax.experiment import Experiment, TrainConfig
-from rstg_jax.heads import MapHead
-from rstg_jax.losses import LossConfig
-from rstg_jax.models import ModelConfig
-from rstg_jax.optim import OptimizerConfig
+from rstg_jax.models.backbones import resnet3d
+from rstg_jax.models.backbones.simple_cnn import SimpleCNNConfig
+from rstg_jax.models.classifier import ModelConfig
+from rstg_jax.models.heads import MapHead
+from rstg_jax.rstg import presets
+from rstg_jax.training.experiment import Experiment, TrainConfig
+from rstg_jax.training.losses import LossConfig
+from rstg_jax.training.optim import OptimizerConfig
 
 
 def demo() -> Experiment:

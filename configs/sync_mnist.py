@@ -26,16 +26,17 @@ some six hours at 50 TFLOP/s; an estimate, not a measurement.
 import dataclasses
 from typing import Any, Literal
 
-from rstg_jax import config, presets
-from rstg_jax.backbones import resnet3d
-from rstg_jax.backbones.resnet3d import ResNet3DConfig
-from rstg_jax.backbones.simple_cnn import SimpleCNNConfig
+from rstg_jax import config
 from rstg_jax.data import SyncMNISTConfig
-from rstg_jax.experiment import Experiment, TrainConfig
-from rstg_jax.heads import MapHead, NodesHead, RecurrentHead
-from rstg_jax.losses import LossConfig
-from rstg_jax.models import ModelConfig
-from rstg_jax.optim import OptimizerConfig
+from rstg_jax.models.backbones import resnet3d
+from rstg_jax.models.backbones.resnet3d import ResNet3DConfig
+from rstg_jax.models.backbones.simple_cnn import SimpleCNNConfig
+from rstg_jax.models.classifier import ModelConfig
+from rstg_jax.models.heads import MapHead, NodesHead, RecurrentHead
+from rstg_jax.rstg import presets
+from rstg_jax.training.experiment import Experiment, TrainConfig
+from rstg_jax.training.losses import LossConfig
+from rstg_jax.training.optim import OptimizerConfig
 
 # Not zero: a black background would give layer norms a constant to normalise, whose gradient is
 # 1 / sqrt(epsilon), and the first gradients would be a million times too large.

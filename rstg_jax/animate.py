@@ -15,9 +15,11 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
-from rstg_jax import cli, pictures, sync_mnist
+from rstg_jax import cli
 from rstg_jax.data import SyncMNISTConfig, open_source, pair_boxes
+from rstg_jax.data.sync_mnist import generator
 from rstg_jax.errors import UserError
+from rstg_jax.viz import panels
 
 IMAGES = {".gif": "GIF", ".webp": "WEBP"}
 FILMS = {".mp4": "libx264", ".webm": "libvpx-vp9"}
@@ -52,9 +54,9 @@ def save(
         )
     if not len(video):
         raise UserError("a video without frames cannot be animated")
-    frames = [pictures.draw_frame(frame, size) for frame in video]
+    frames = [panels.draw_frame(frame, size) for frame in video]
     if boxes is not None:
-        frames = [pictures.draw_boxes(f, b) for f, b in zip(frames, boxes, strict=True)]
+        frames = [panels.draw_boxes(f, b) for f, b in zip(frames, boxes, strict=True)]
     write(frames, path, fps)
 
 
@@ -86,7 +88,7 @@ def write(
     kind = path.suffix.lower()
     try:
         if kind in IMAGES:
-            path.write_bytes(pictures.encode(list(frames), IMAGES[kind], frame_ms))
+            path.write_bytes(panels.encode(list(frames), IMAGES[kind], frame_ms))
         else:
             part = path.with_name(f".part-{path.name}")
             try:
@@ -143,7 +145,7 @@ def main(args: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0], allow_abbrev=False)
     parser.add_argument("--out", type=pathlib.Path, required=True, help=".gif, .webp, .mp4, .webm")
     parser.add_argument("--index", type=int, default=0, help="which example")
-    parser.add_argument("--split", choices=sync_mnist.SPLITS, default="test")
+    parser.add_argument("--split", choices=generator.SPLITS, default="test")
     parser.add_argument("--boxes", action="store_true", help="around the synchronous pair")
     parser.add_argument("--size", type=int, default=256, help="height in pixels")
     parser.add_argument("--fps", type=int, default=5, help="of a film")

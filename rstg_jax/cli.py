@@ -37,7 +37,9 @@ def add_process_flags(parser: argparse.ArgumentParser) -> None:
 
 def join_processes(args: argparse.Namespace) -> None:
     """Joins the other processes if the flags of `add_process_flags` say so."""
-    from rstg_jax import sharding  # late, for flags should be answered before JAX is loaded
+    from rstg_jax.training import (
+        sharding,  # late, for flags should be answered before JAX is loaded
+    )
 
     several = (args.coordinator, args.num_processes, args.process_id)
     if args.cluster or any(value is not None for value in several):

@@ -5,7 +5,7 @@
 
 The checkpoint alone gives model, weights, config and label names; only the data must be at hand
 (``--config.data.KEY=VALUE`` if it lies elsewhere now). Splits and protocols are those of
-`rstg_jax.protocols`. Prints a table and writes to DIR, NAME being SPLIT-STEP[-PROTOCOL]:
+`rstg_jax.inference.protocols`. Prints a table and writes to DIR, NAME being SPLIT-STEP[-PROTOCOL]:
 
     evaluation-NAME.json    the same figures as the run's own result.json; figures of every class;
                             all confusions, the commonest first
@@ -34,21 +34,12 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from rstg_jax import (
-    checkpoint,
-    cli,
-    config,
-    data,
-    figures,
-    metrics,
-    protocols,
-    sharding,
-    steps,
-    sweep,
-)
+from rstg_jax import cli, config, data
 from rstg_jax.errors import UserError
-from rstg_jax.experiment import Experiment
-from rstg_jax.sweep import EvalStep
+from rstg_jax.inference import class_metrics, protocols
+from rstg_jax.training import checkpoint, eval_loop, metrics, sharding, steps
+from rstg_jax.training.eval_loop import EvalStep
+from rstg_jax.training.experiment import Experiment
 
 PRINTED = 10  # confusions
 
@@ -76,7 +67,7 @@ def evaluate(
       (int64 [true predicted]); None if given up.
     """
     totals: dict[str, Any] = {}
-    with contextlib.closing(sweep.run(eval_step, variables, source, mesh, batch_size)) as parts:
+    with contextlib.closing(eval_loop.run(eval_step, variables, source, mesh, batch_size)) as parts:
         for part in parts:
             if stop():
                 return None
@@ -86,7 +77,7 @@ def evaluate(
 
 def evaluate_checkpoint(
     loaded: checkpoint.Loaded, split: str | None = None
-) -> tuple[dict[str, Any], sweep.Predictions]:
+) -> tuple[dict[str, Any], eval_loop.Predictions]:
     """Evaluates a loaded checkpoint on a split by its own name, see `protocols.with_split`.
 
     Returns:
@@ -105,7 +96,7 @@ def evaluate_checkpoint(
     batch_size = eval_batch_size(most, loaded.mesh, protocols.views(loaded.experiment.data))
     totals: dict[str, Any] = {}
     parts = []
-    for part in sweep.run(eval_step, loaded.variables, source, loaded.mesh, batch_size):
+    for part in eval_loop.run(eval_step, loaded.variables, source, loaded.mesh, batch_size):
         totals = metrics.add(totals, part.sums)
         parts.append(part._replace(sums={}))
     result = {
@@ -120,9 +111,9 @@ def evaluate_checkpoint(
     if labelled(source):
         confusion = totals["confusion"]
         result |= _figures(totals)
-        result["classes"] = figures.per_class(confusion, loaded.label_names)
-        result["confusions"] = figures.confusions(confusion, loaded.label_names)
-    return checkpoint.plain(result), sweep.collect(parts, len(source))
+        result["classes"] = class_metrics.per_class(confusion, loaded.label_names)
+        result["confusions"] = class_metrics.confusions(confusion, loaded.label_names)
+    return checkpoint.plain(result), eval_loop.collect(parts, len(source))
 
 
 def _figures(totals: Mapping[str, Any]) -> dict[str, Any]:
@@ -250,7 +241,7 @@ def report(
     args: argparse.Namespace,
     loaded: checkpoint.Loaded,
     result: Mapping[str, Any],
-    predictions: sweep.Predictions,
+    predictions: eval_loop.Predictions,
     numbers: Mapping[str, int] | None,
 ) -> None:
     """Prints the figures and writes the files."""
@@ -264,7 +255,7 @@ def report(
         print_figures(result)
         base = Path(args.workdir) / f"evaluation-{stem}"
         write(base.with_suffix(".json"), json.dumps(result, indent=1) + "\n")
-        write(base.with_suffix(".md"), figures.markdown(result, title))
+        write(base.with_suffix(".md"), class_metrics.markdown(result, title))
     else:
         print(f"  {result['examples']} videos without labels: predictions only")
     records = {
@@ -274,7 +265,7 @@ def report(
     path = Path(args.workdir) / f"predictions-{stem}.json"
     write(path, json.dumps(records, indent=1) + "\n")
     if args.submission:
-        text = figures.submission(predictions.ids, predictions.labels, names, numbers)
+        text = class_metrics.submission(predictions.ids, predictions.labels, names, numbers)
         write(args.submission, text)
 
 

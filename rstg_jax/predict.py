@@ -3,13 +3,15 @@
     python -m rstg_jax.predict --workdir=DIR [--step=last|best|N] [--json]
         [--protocol=center|dense|NxM] [--visualise=FILE.mp4] VIDEO...
 
-VIDEO is a file (.npy, .gif, .webp, .mp4, .webm, ...; see `rstg_jax.videos` for how its frames are
-fitted to the model), a directory (all videos in it and below; one that holds images is one video)
-or a range of a split such as test:0-9. Protocols are those of `rstg_jax.protocols`. Files that
-cannot be read are named, the others are still done, and the exit status is then 1.
+VIDEO is a file (.npy, .gif, .webp, .mp4, .webm, ...; see `rstg_jax.inference.video_input` for how
+its frames are fitted to the model), a directory (all videos in it and below; one that holds images
+is one video) or a range of a split such as test:0-9. Protocols are those of
+`rstg_jax.inference.protocols`. Files that cannot be read are named, the others are still done, and
+the exit status is then 1.
 
---visualise draws region graph, messages and labels over the frames, see `rstg_jax.visualise`:
-into FILE (.mp4, .webm, .gif, .webp), or as one film a video into a directory.
+--visualise draws region graph, messages and labels over the frames, see
+`rstg_jax.viz.annotate_video`: into FILE (.mp4, .webm, .gif, .webp), or as one film a video into a
+directory.
 """
 
 import argparse
@@ -25,10 +27,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from rstg_jax import checkpoint, cli, evaluate, protocols, steps, videos, visualise
-from rstg_jax.data import decode
-from rstg_jax.data.clip_source import ClipSource
+from rstg_jax import cli, evaluate
+from rstg_jax.data.video import decode
+from rstg_jax.data.video.clip_source import ClipSource
 from rstg_jax.errors import UserError
+from rstg_jax.inference import protocols, video_input
+from rstg_jax.training import checkpoint, steps
+from rstg_jax.viz import annotate_video
 
 RANGE = re.compile(r"(train|validation|test):(\d+)(?:-(\d+))?")
 LONG = 20  # letters of a label that does not share a line with others
@@ -120,7 +125,7 @@ class Videos:
             raise wanted.error
         if not wanted.split:
             shape = tuple(self._loaded.meta["video_shape"])
-            return videos.read(wanted.name, self._loaded.experiment.data, shape), {}
+            return video_input.read(wanted.name, self._loaded.experiment.data, shape), {}
         batch = self._open(wanted.split).batch(np.array([wanted.index], np.int64))
         known = {"id": str(batch["id"][0])} if "id" in batch else {}
         label = int(batch["label"][0])
@@ -163,7 +168,7 @@ def predict(
       loaded: the model.
       names: as on the command line.
       top: labels of a record.
-      out: where to draw the videos to, see `rstg_jax.visualise`.
+      out: where to draw the videos to, see `rstg_jax.viz.annotate_video`.
 
     Yields:
       ``{"video": name, "frames": t, "predictions": [...]}``, with ``"id"`` and ``"truth"`` where
@@ -174,8 +179,8 @@ def predict(
     found = source.find(names)
     paths: list[Path | None] = [None] * len(found)
     if out is not None:
-        paths = list(visualise.output_paths(out, [wanted.name for wanted in found]))
-        painter = visualise.Visualiser(loaded)
+        paths = list(annotate_video.output_paths(out, [wanted.name for wanted in found]))
+        painter = annotate_video.Visualiser(loaded)
         if not painter.has_graph:
             print(
                 f"{loaded.experiment.name} has no region graph: only its labels are drawn",

@@ -21,10 +21,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from rstg_jax import checkpoint, cli, data, page, pictures, protocols, visualise
+from rstg_jax import cli, data
 from rstg_jax.errors import UserError
-from rstg_jax.graph import RegionGraph
-from rstg_jax.rstg import RSTGConfig
+from rstg_jax.inference import protocols
+from rstg_jax.rstg.block import RSTGConfig
+from rstg_jax.rstg.region_graph import RegionGraph
+from rstg_jax.training import checkpoint
+from rstg_jax.viz import annotate_video, html_report, panels
 
 FRAMES = 16  # of a video that are shown at most
 PICTURE_EXAMPLES = 3
@@ -34,7 +37,7 @@ PICTURE_KINDS = {".webp": "WEBP", ".gif": "GIF", ".png": "PNG"}
 Apply = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray | None]]
 
 
-def read_record(workdir: str | Path) -> page.Record:
+def read_record(workdir: str | Path) -> html_report.Record:
     """Reads `result.json`, `config.json` and `metrics.jsonl` of a finished run.
 
     Raises:
@@ -56,7 +59,7 @@ def read_record(workdir: str | Path) -> page.Record:
         split: [row for (name, _), row in sorted(rows.items()) if name == split]
         for split in ("train", "test")
     }
-    return page.Record(
+    return html_report.Record(
         result=_read_json(workdir / "result.json"),
         config=_read_json(workdir / "config.json"),
         metrics=metrics,
@@ -65,7 +68,7 @@ def read_record(workdir: str | Path) -> page.Record:
 
 def predict_examples(
     source: data.Source, apply: Apply, count: int, batch_size: int = 4
-) -> list[pictures.Example]:
+) -> list[panels.Example]:
     """Runs the first examples of a source through the network.
 
     Args:
@@ -85,7 +88,7 @@ def predict_examples(
         for row in range(min(batch_size, count - start)):
             boxes = data.pair_boxes(batch, row, source.label_names)
             examples.append(
-                pictures.Example(
+                panels.Example(
                     video=batch["video"][row][shown],
                     label=int(batch["label"][row]),
                     probabilities=np.asarray(probabilities[row]),
@@ -99,12 +102,12 @@ def predict_examples(
 def _at(shown: np.ndarray, frames: int, attention: np.ndarray) -> np.ndarray:
     """Attention in the frames `shown` of a clip, mean over rounds: `[k t i j]` -> `[shown i j]`."""
     mean = np.mean(attention, axis=0)
-    return mean[[visualise.network_time(frame, frames, len(mean)) for frame in shown.tolist()]]
+    return mean[[annotate_video.network_time(frame, frames, len(mean)) for frame in shown.tolist()]]
 
 
 def load_examples(
     workdir: str | Path, step: str, count: int, overrides: Mapping[str, str] | None = None
-) -> tuple[list[pictures.Example], RegionGraph | None]:
+) -> tuple[list[panels.Example], RegionGraph | None]:
     """Predicts the first test examples with a checkpoint of the run.
 
     Returns:
@@ -145,7 +148,7 @@ def find_block(config: Any) -> RSTGConfig | None:
 
 def write_picture(
     path: str | Path,
-    examples: Sequence[pictures.Example],
+    examples: Sequence[panels.Example],
     graph: RegionGraph | None,
     names: Sequence[str],
 ) -> None:
@@ -163,11 +166,11 @@ def write_picture(
     path.parent.mkdir(parents=True, exist_ok=True)
     shown = examples[:PICTURE_EXAMPLES]
     if kind == "PNG":
-        sheet = pictures.strip(shown, graph, names, side=PICTURE_SIDE, edges=page.EDGES)
+        sheet = panels.strip(shown, graph, names, side=PICTURE_SIDE, edges=html_report.EDGES)
         sheet.save(path, optimize=True)
     else:
-        frames = pictures.gallery(shown, graph, names, side=PICTURE_SIDE, edges=page.EDGES)
-        path.write_bytes(pictures.encode(frames, kind))
+        frames = panels.gallery(shown, graph, names, side=PICTURE_SIDE, edges=html_report.EDGES)
+        path.write_bytes(panels.encode(frames, kind))
 
 
 def _read_text(path: Path) -> str:
@@ -205,7 +208,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         write_picture(args.picture, examples, graph, record.label_names)
         print(f"picture: {args.picture}")
     path = Path(args.workdir) / "report.html"
-    path.write_text(page.render(record, examples, graph))
+    path.write_text(html_report.render(record, examples, graph))
     print(f"report: {path}")
     return 0
 

@@ -22,8 +22,10 @@ import jax
 import jax.numpy as jnp
 from flax import traverse_util
 
-from rstg_jax import cli, config, costs, models, steps
-from rstg_jax.experiment import Experiment
+from rstg_jax import cli, config
+from rstg_jax.models import classifier, flops
+from rstg_jax.training import steps
+from rstg_jax.training.experiment import Experiment
 
 Path = tuple[str, ...]
 FIGURES = ("parameters", "macs", "activation_bytes")
@@ -44,7 +46,7 @@ def summarise(experiment: Experiment, num_classes: int | None = None) -> dict[st
       running statistics and averages; and what identifies the model.
     """
     shape, classes = experiment.data.clip_shape, num_classes or experiment.data.num_classes
-    module = models.build(experiment.model, classes)
+    module = classifier.build(experiment.model, classes)
     recipe = steps.make_recipe(module, experiment.loss, experiment.optim, ANY_LENGTH)
     state = jax.eval_shape(
         functools.partial(steps.init_state, recipe, shape), jax.ShapeDtypeStruct((), jnp.int32)
@@ -58,7 +60,7 @@ def summarise(experiment: Experiment, num_classes: int | None = None) -> dict[st
     forward = jax.make_jaxpr(functools.partial(module.apply, train=False))(
         state.variables, jax.ShapeDtypeStruct((1, *shape), jnp.uint8)
     )
-    macs = by_module(costs.macs(forward.jaxpr), known)
+    macs = by_module(flops.macs(forward.jaxpr), known)
     one, two = (by_module(kept(recipe, state, experiment, size), known) for size in (1, 2))
     clip = {path: two[path] - one[path] for path in two}
     return {
@@ -87,7 +89,7 @@ def kept(recipe: steps.Recipe, state: Any, experiment: Experiment, size: int) ->
         return jax.vjp(loss, params, has_aux=True)[1]
 
     batch = abstract_batch(experiment, size)
-    return costs.result_bytes(jax.make_jaxpr(pullback)(state.params, state, batch).jaxpr)
+    return flops.result_bytes(jax.make_jaxpr(pullback)(state.params, state, batch).jaxpr)
 
 
 def abstract_batch(experiment: Experiment, size: int) -> dict[str, jax.ShapeDtypeStruct]:

@@ -29,9 +29,9 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 @pytest.fixture
 def workdir(tmp_path, monkeypatch):
     """A finished run of 20 steps of the stand-in model, which stays in place of the real one."""
-    from rstg_jax import loop
+    from rstg_jax.training import train_loop
     from tests import standins
 
     standins.install(monkeypatch)
-    loop.train(standins.experiment(total_steps=20), tmp_path)
+    train_loop.train(standins.experiment(total_steps=20), tmp_path)
     return tmp_path

@@ -10,10 +10,11 @@ import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 
-from rstg_jax import data, models
-from rstg_jax.experiment import Experiment, TrainConfig
-from rstg_jax.optim import OptimizerConfig
-from rstg_jax.sharding import MeshConfig
+from rstg_jax import data
+from rstg_jax.models import classifier
+from rstg_jax.training.experiment import Experiment, TrainConfig
+from rstg_jax.training.optim import OptimizerConfig
+from rstg_jax.training.sharding import MeshConfig
 
 
 class Model(nn.Module):
@@ -74,7 +75,7 @@ def install(monkeypatch, train=None, test=None):
     """Puts the stand-ins in the place of model and data."""
     train = Source(size=data.ENDLESS) if train is None else train
     sources = {"train": train, "test": Source("test") if test is None else test}
-    monkeypatch.setattr(models, "build", lambda config, classes: Model(classes))
+    monkeypatch.setattr(classifier, "build", lambda config, classes: Model(classes))
     monkeypatch.setattr(data, "open_source", lambda config, split, **_: sources[split])
 
 

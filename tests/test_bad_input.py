@@ -7,9 +7,10 @@ import sys
 import pytest
 
 import train
-from rstg_jax import cli, config, loop
+from rstg_jax import cli, config
 from rstg_jax.errors import UserError
-from rstg_jax.sharding import MeshConfig
+from rstg_jax.training import train_loop
+from rstg_jax.training.sharding import MeshConfig
 from tests import standins
 
 
@@ -126,7 +127,7 @@ def test_mesh_config_is_checked_in_overrides():
 
 
 def test_a_damaged_checkpoint_is_named(monkeypatch, capsys, tmp_path):
-    loop.train(standins.experiment(total_steps=3), tmp_path)
+    train_loop.train(standins.experiment(total_steps=3), tmp_path)
     (tmp_path / "checkpoints/3/meta/metadata").write_text("{")
     error = only_error(*run(monkeypatch, capsys, tmp_path))
     assert f"cannot read checkpoint {tmp_path}/checkpoints/3" in error

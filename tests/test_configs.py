@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 
 from configs import smt, sync_mnist
-from rstg_jax import config, loop, models, sharding, steps
-from rstg_jax.backbones.resnet3d import ResNet3DConfig
+from rstg_jax import config
 from rstg_jax.errors import UserError
-from rstg_jax.experiment import Experiment
-from rstg_jax.heads import RecurrentHead
-from rstg_jax.sharding import MeshConfig
+from rstg_jax.models import classifier
+from rstg_jax.models.backbones.resnet3d import ResNet3DConfig
+from rstg_jax.models.heads import RecurrentHead
+from rstg_jax.training import sharding, steps, train_loop
+from rstg_jax.training.experiment import Experiment
+from rstg_jax.training.sharding import MeshConfig
 
 ROOT = Path(__file__).parent.parent
 SMALL = {
@@ -42,7 +44,7 @@ def test_every_variant_loads_fits_and_survives_json(variant):
     plain = json.loads(json.dumps(config.to_dict(experiment)))
     assert config.from_dict(Experiment, plain) == experiment
     data = experiment.data
-    module = models.build(experiment.model, len(data.law.label_names))
+    module = classifier.build(experiment.model, len(data.law.label_names))
     recipe = steps.make_recipe(module, experiment.loss, experiment.optim, 10)
     mesh = sharding.make_mesh(MeshConfig(2, 2, 2))
     shape = (data.num_frames, data.frame_size, data.frame_size, 1)
@@ -59,7 +61,7 @@ def test_every_something_something_variant_survives_json(variant):
     experiment = config.load(f"{ROOT}/configs/smt.py:{variant}")
     plain = json.loads(json.dumps(config.to_dict(experiment)))
     assert config.from_dict(Experiment, plain) == experiment
-    module = models.build(experiment.model, 174)
+    module = classifier.build(experiment.model, 174)
     video = jax.ShapeDtypeStruct((1, *experiment.data.clip_shape), np.uint8)
     shapes = jax.eval_shape(module.init, jax.random.key(0), video)["params"]
     blocks = [name for name in shapes if name.startswith("rstg_")]
@@ -90,7 +92,7 @@ def scaled_down(variant: str) -> Experiment:
 @pytest.mark.parametrize("variant", KINDS)
 def test_large_variants_train_when_scaled_down(variant, tmp_path):
     experiment = scaled_down(variant)
-    result = loop.train(experiment, tmp_path)
+    result = train_loop.train(experiment, tmp_path)
     assert result["steps"] == 2
     assert result["examples"] == 5 == np.sum(result["confusion"])
     assert np.isfinite(result["loss"])
@@ -100,7 +102,7 @@ def test_paper_variants_name_the_data_that_they_miss(tmp_path):
     missing = {"data.data_dir": str(tmp_path / "nothing")}
     experiment = config.override(sync_mnist.get_config("paper"), missing)
     with pytest.raises(UserError, match="no prepared SyncMNIST; make it with"):
-        loop.train(experiment, tmp_path / "run")
+        train_loop.train(experiment, tmp_path / "run")
 
 
 def test_command_lines_end_to_end(tmp_path):

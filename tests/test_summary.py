@@ -13,14 +13,19 @@ import pytest
 from flax import linen as nn
 
 from configs import sync_mnist
-from rstg_jax import cli, config, costs, data, linear, models, presets, steps, summary
-from rstg_jax.backbones import resnet3d
-from rstg_jax.backbones.conv import Conv2D
-from rstg_jax.experiment import Experiment, TrainConfig
-from rstg_jax.graph import RegionGraph
-from rstg_jax.heads import MapHead
-from rstg_jax.recurrence import TimeStage
-from rstg_jax.rstg import RSTG
+from rstg_jax import cli, config, data, summary
+from rstg_jax.layers import linear
+from rstg_jax.layers.conv import Conv2D
+from rstg_jax.models import classifier
+from rstg_jax.models import flops as costs
+from rstg_jax.models.backbones import resnet3d
+from rstg_jax.models.heads import MapHead
+from rstg_jax.rstg import presets
+from rstg_jax.rstg.block import RSTG
+from rstg_jax.rstg.recurrent_cells import TimeStage
+from rstg_jax.rstg.region_graph import RegionGraph
+from rstg_jax.training import steps
+from rstg_jax.training.experiment import Experiment, TrainConfig
 
 
 def count(function, *shapes):
@@ -148,7 +153,7 @@ def test_published_sizes(variant):
     experiment = sync_mnist.get_config(variant)
     found = summary.summarise(experiment)
     modules = found["modules"]
-    module = models.build(experiment.model, 46)
+    module = classifier.build(experiment.model, 46)
     video = jax.ShapeDtypeStruct((1, 10, 64, 64, 1), jnp.uint8)
     shapes = jax.eval_shape(module.init, jax.random.key(0), video)["params"]
     assert modules[""]["parameters"] == sum(leaf.size for leaf in jax.tree.leaves(shapes))
@@ -169,7 +174,7 @@ def test_published_sizes(variant):
 
 def test_published_size_of_i3d_with_graphs_inside():
     block = presets.official("something_something")
-    model = models.ModelConfig(
+    model = classifier.ModelConfig(
         backbone=resnet3d.official("i3d"),
         rstg=block,
         places=("res3", "res4"),
@@ -233,7 +238,7 @@ def test_estimate_against_the_memory_of_the_compiled_step():
     experiment = sync_mnist.tiny()
     found = summary.summarise(experiment)
     recipe = steps.make_recipe(
-        models.build(experiment.model, 4), experiment.loss, experiment.optim, 10
+        classifier.build(experiment.model, 4), experiment.loss, experiment.optim, 10
     )
     state = jax.eval_shape(
         functools.partial(steps.init_state, recipe, experiment.data.clip_shape), jnp.int32(0)
@@ -255,7 +260,7 @@ def test_memory_grows_with_the_batch_as_stated():
     found = summary.summarise(experiment)
     assert found["fixed_bytes"] > 0
     recipe = steps.make_recipe(
-        models.build(experiment.model, 4), experiment.loss, experiment.optim, 10
+        classifier.build(experiment.model, 4), experiment.loss, experiment.optim, 10
     )
     state = jax.eval_shape(
         functools.partial(steps.init_state, recipe, experiment.data.clip_shape), jnp.int32(0)

@@ -18,13 +18,13 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from rstg_jax.backbones.simple_cnn import SimpleCNNConfig
-from rstg_jax.graph import RegionGraph
-from rstg_jax.heads import NodesHead
-from rstg_jax.models import ModelConfig
-from rstg_jax.norms import BATCH_NORM_EPSILON, BATCH_NORM_MOMENTUM
-from rstg_jax.rstg import RSTGConfig
-from rstg_jax.space import LEAKY_SLOPE
+from rstg_jax.layers.norms import BATCH_NORM_EPSILON, BATCH_NORM_MOMENTUM
+from rstg_jax.models.backbones.simple_cnn import SimpleCNNConfig
+from rstg_jax.models.classifier import ModelConfig
+from rstg_jax.models.heads import NodesHead
+from rstg_jax.rstg.block import RSTGConfig
+from rstg_jax.rstg.message_passing import LEAKY_SLOPE
+from rstg_jax.rstg.region_graph import RegionGraph
 
 Arrays = Mapping[str, Any]
 GATES = (0, 2, 1, 3)  # PyTorch's order input, forget, candidate, output in rstg_jax's
@@ -236,7 +236,7 @@ def copy_block(block: RSTG, variables: Arrays) -> None:
 
 
 def copy_classifier(model: Classifier, variables: Arrays) -> None:
-    """The same for a whole model of `rstg_jax.models`."""
+    """The same for a whole model of `rstg_jax.models.classifier`."""
     params, stats = variables["params"], variables.get("batch_stats", {})
     state = block_state(params["rstg_final"], stats.get("rstg_final", {}), model.rstg.config)
     state = {f"rstg.{name}": value for name, value in state.items()}

@@ -11,7 +11,7 @@ import numpy as np
 from flax import traverse_util
 
 from rstg_jax.errors import UserError
-from rstg_jax.rstg import RSTGConfig
+from rstg_jax.rstg.block import RSTGConfig
 
 GRAPH_SCOPE = r"(.*/)?whole_graph_model_\w+/"
 IN_GRAPH = re.compile(r"(?:^|/)whole_graph_model_(\w+)/")

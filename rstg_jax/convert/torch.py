@@ -4,7 +4,7 @@
 
 FILE is a state dict: .safetensors, read without PyTorch, or .pth, .pt, .pyth, for which PyTorch
 must be installed (pickles are loaded weights-only). DIR becomes an ordinary checkpoint directory.
-ARCH says from which project it is and how deep (see `rstg_jax.convert.torch_archs`); every tensor
+ARCH says from which project it is and how deep (see `rstg_jax.convert.torch_names`); every tensor
 that is missing, unused or misshapen is named in the error.
 """
 
@@ -21,13 +21,14 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from rstg_jax import cli, models
-from rstg_jax.convert.torch_archs import ARCHS, Arch, torch_name
+from rstg_jax import cli
+from rstg_jax.convert.torch_names import ARCHS, Arch, torch_name
 from rstg_jax.errors import UserError
-from rstg_jax.experiment import Experiment, TrainConfig
-from rstg_jax.heads import MapHead
-from rstg_jax.models import ModelConfig
-from rstg_jax.optim import OptimizerConfig
+from rstg_jax.models import classifier
+from rstg_jax.models.classifier import ModelConfig
+from rstg_jax.models.heads import MapHead
+from rstg_jax.training.experiment import Experiment, TrainConfig
+from rstg_jax.training.optim import OptimizerConfig
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -87,7 +88,7 @@ def convert(state: Arrays, arch: Arch) -> dict[str, Any]:
 
 def _shapes(arch: Arch, classes: int) -> dict[tuple[str, ...], tuple[int, ...]]:
     """The shapes of our variables by path."""
-    module = models.build(model_config(arch), classes)
+    module = classifier.build(model_config(arch), classes)
     video = jax.ShapeDtypeStruct((1, arch.frames, 64, 64, 3), jnp.uint8)
     tree = jax.eval_shape(module.init, jax.random.key(0), video)
     return {path: leaf.shape for path, leaf in traverse_util.flatten_dict(tree).items()}

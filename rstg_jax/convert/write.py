@@ -10,9 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from rstg_jax import checkpoint, config, data, models, run, steps
+from rstg_jax import config, data
 from rstg_jax.errors import UserError
-from rstg_jax.experiment import Experiment
+from rstg_jax.models import classifier
+from rstg_jax.training import checkpoint, run, steps
+from rstg_jax.training.experiment import Experiment
 
 TOTAL_STEPS = 1  # of schedules that nobody will follow; the optimiser's state does not depend on it
 
@@ -43,7 +45,7 @@ def write(
         those of the model.
     """
     check_free(out)
-    module = models.build(experiment.model, len(label_names))
+    module = classifier.build(experiment.model, len(label_names))
     recipe = steps.make_recipe(module, experiment.loss, experiment.optim, TOTAL_STEPS)
     wanted = jax.eval_shape(lambda: steps.init_state(recipe, tuple(video_shape), jnp.int32(0)))
     found = {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}

@@ -12,12 +12,12 @@ from rstg_jax.data.batches import (
     train_batches,
     video_shape,
 )
-from rstg_jax.data.clips import ClipConfig
-from rstg_jax.data.folder import FolderConfig
-from rstg_jax.data.online import OnlineSyncMNIST
-from rstg_jax.data.something_something import SomethingSomethingConfig
 from rstg_jax.data.sources import DataConfig, open_source
-from rstg_jax.data.sync_mnist import SyncMNISTConfig, pair_boxes
+from rstg_jax.data.sync_mnist.config import SyncMNISTConfig, pair_boxes
+from rstg_jax.data.sync_mnist.online import OnlineSyncMNIST
+from rstg_jax.data.video.clip_transforms import ClipConfig
+from rstg_jax.data.video.folder import FolderConfig
+from rstg_jax.data.video.something_something import SomethingSomethingConfig
 
 __all__ = [
     "ENDLESS",

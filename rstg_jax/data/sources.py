@@ -1,12 +1,15 @@
 """Opens the source of videos that a configuration names."""
 
-from rstg_jax import sync_mnist
 from rstg_jax.data.batches import Source
-from rstg_jax.data.folder import FolderConfig, open_folder
-from rstg_jax.data.online import OnlineSyncMNIST
-from rstg_jax.data.prepared import PreparedSyncMNIST
-from rstg_jax.data.something_something import SomethingSomethingConfig, open_something_something
-from rstg_jax.data.sync_mnist import SyncMNISTConfig
+from rstg_jax.data.sync_mnist import generator
+from rstg_jax.data.sync_mnist.config import SyncMNISTConfig
+from rstg_jax.data.sync_mnist.online import OnlineSyncMNIST
+from rstg_jax.data.sync_mnist.prepared import PreparedSyncMNIST
+from rstg_jax.data.video.folder import FolderConfig, open_folder
+from rstg_jax.data.video.something_something import (
+    SomethingSomethingConfig,
+    open_something_something,
+)
 from rstg_jax.errors import UserError
 
 DataConfig = SyncMNISTConfig | SomethingSomethingConfig | FolderConfig
@@ -18,8 +21,8 @@ def open_source(config: DataConfig, split: str) -> Source:
     Raises:
       UserError: If digits, videos or prepared data are missing or damaged, with what to do.
     """
-    if split not in sync_mnist.SPLITS:
-        raise UserError(f"unknown split {split!r}: one of {', '.join(sync_mnist.SPLITS)}")
+    if split not in generator.SPLITS:
+        raise UserError(f"unknown split {split!r}: one of {', '.join(generator.SPLITS)}")
     if isinstance(config, SomethingSomethingConfig):
         return open_something_something(config, split)
     if isinstance(config, FolderConfig):
@@ -29,7 +32,7 @@ def open_source(config: DataConfig, split: str) -> Source:
         return OnlineSyncMNIST(config, split)
     if videos_from == "device":
         # Imports JAX, which those who only read or prepare videos do without.
-        from rstg_jax.data.device import DeviceSyncMNIST
+        from rstg_jax.data.sync_mnist.on_device import DeviceSyncMNIST
 
         return DeviceSyncMNIST(config)
     return PreparedSyncMNIST(config, split)

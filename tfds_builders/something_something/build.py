@@ -16,7 +16,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-from rstg_jax.data.something_something import SomethingSomethingConfig, prepared_dir
+from rstg_jax.data.video.something_something import SomethingSomethingConfig, prepared_dir
 from rstg_jax.errors import UserError
 from tfds_builders import processes as processes_lib
 from tfds_builders import shards

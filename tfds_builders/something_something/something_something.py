@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from rstg_jax.data.something_something import VERSION
+from rstg_jax.data.video.something_something import VERSION
 from rstg_jax.errors import UserError
 from tfds_builders.shards import Example, Metadata, Skipped
 from tfds_builders.something_something import annotations, clips

@@ -12,10 +12,10 @@ import pathlib
 import re
 
 from rstg_jax.data import SyncMNISTConfig
-from rstg_jax.data.digits import SOURCES
-from rstg_jax.data.prepared import prepared_dir
+from rstg_jax.data.sync_mnist.digits import SOURCES
+from rstg_jax.data.sync_mnist.generator import SPLITS
+from rstg_jax.data.sync_mnist.prepared import prepared_dir
 from rstg_jax.errors import UserError
-from rstg_jax.sync_mnist import SPLITS
 from tfds_builders import processes as processes_lib
 from tfds_builders import shards
 from tfds_builders.sync_mnist import sync_mnist

@@ -17,8 +17,9 @@ import zipfile
 import numpy as np
 import tqdm
 
-from rstg_jax import cli, sync_mnist
-from rstg_jax.data import digits as digits_lib
+from rstg_jax import cli
+from rstg_jax.data.sync_mnist import digits as digits_lib
+from rstg_jax.data.sync_mnist import generator
 from rstg_jax.errors import UserError
 
 _CHUNK = 200  # videos rendered at once
@@ -37,12 +38,12 @@ def render(paths_file: pathlib.Path, mnist_dir: str, out: pathlib.Path) -> None:
             f"{paths_file}: digit image {images.max()} is not among the {len(digits)} test images "
             f"of {mnist_dir}"
         )
-    if coords.size and coords.max() > sync_mnist.CANVAS - sync_mnist.SPRITE:
+    if coords.size and coords.max() > generator.CANVAS - generator.SPRITE:
         raise UserError(f"{paths_file}: a sprite at {coords.max()} leaves the canvas")
     pair = digits.classes[images[:, :2]]
-    none = len(sync_mnist.Law().label_names) - 1
-    labels = np.where(synchronous, sync_mnist.pair_label(pair[:, 0], pair[:, 1]), none)
-    renderer = sync_mnist.Renderer(digits.images)
+    none = len(generator.Law().label_names) - 1
+    labels = np.where(synchronous, generator.pair_label(pair[:, 0], pair[:, 1]), none)
+    renderer = generator.Renderer(digits.images)
     try:
         out.mkdir(parents=True, exist_ok=True)
         np.save(out / "labels.npy", labels.astype(np.int32))

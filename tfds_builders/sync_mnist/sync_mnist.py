@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from rstg_jax import sync_mnist
 from rstg_jax.data import OnlineSyncMNIST, SyncMNISTConfig
-from rstg_jax.data.prepared import VERSION, prepared_name
+from rstg_jax.data.sync_mnist import generator
+from rstg_jax.data.sync_mnist.prepared import VERSION, prepared_name
 
 Example = dict[str, Any]
 
@@ -81,10 +81,10 @@ class SyncMNIST(tfds.core.GeneratorBasedBuilder):
         )
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Iterator[tuple[int, Example]]]:
-        del dl_manager  # `rstg_jax.data.digits` finds the digits
+        del dl_manager  # `rstg_jax.data.sync_mnist.digits` finds the digits
         data = dataclasses.replace(self.builder_config.data, data_dir=str(self._data_dir_root))
         self.info.metadata.update(metadata(data))
-        return {split: self._generate_examples(data, split) for split in sync_mnist.SPLITS}
+        return {split: self._generate_examples(data, split) for split in generator.SPLITS}
 
     def _generate_examples(
         self, data: SyncMNISTConfig, split: str
@@ -127,7 +127,7 @@ def _source(data: SyncMNISTConfig, split: str) -> OnlineSyncMNIST:
 def metadata(data: SyncMNISTConfig) -> dict[str, str | int | float]:
     """What results record about the data."""
     result: dict[str, str | int | float] = {}
-    for split in sync_mnist.SPLITS:
+    for split in generator.SPLITS:
         provenance = dict(_source(data, split).provenance)
         result[f"{split}_digits"] = provenance.pop("digits")
         result[f"{split}_digits_sha256"] = provenance.pop("digits_sha256")
@@ -142,7 +142,7 @@ def examples(data: SyncMNISTConfig, split: str, first: int, end: int) -> Iterato
     source = _source(data, split)
     for start in range(first, end, _CHUNK):
         batch = source.batch(np.arange(start, min(start + _CHUNK, end)))
-        boxes = sync_mnist.sprite_boxes(batch["coords"], data.frame_size)
+        boxes = generator.sprite_boxes(batch["coords"], data.frame_size)
         for i, label in enumerate(batch["label"]):
             yield {
                 "video": batch["video"][i],

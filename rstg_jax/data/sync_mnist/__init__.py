@@ -1,0 +1,1 @@
+"""SyncMNIST: which two of the moving digits move together?"""

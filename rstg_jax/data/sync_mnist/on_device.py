@@ -1,0 +1,65 @@
+"""SyncMNIST made where the network runs: the host sends numbers of examples instead of videos."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rstg_jax.data.batches import ENDLESS, Batch
+from rstg_jax.data.sync_mnist import digits as digits_lib
+from rstg_jax.data.sync_mnist import generator_jax
+from rstg_jax.data.sync_mnist.config import SyncMNISTConfig
+from rstg_jax.data.sync_mnist.online import provenance
+
+
+class DeviceSyncMNIST:
+    """Endless SyncMNIST for training, by `generator_jax`; satisfies `OnDevice`.
+
+    Example i is a function of (seed, i); the examples are others than those of `OnlineSyncMNIST`.
+    """
+
+    fed = ("address",)
+
+    def __init__(self, config: SyncMNISTConfig):
+        self.law = config.law
+        self.name = "SyncMNIST train split, made on the devices"
+        self.label_names = self.law.label_names
+        self._seed, self._frame_size = config.seed, config.frame_size
+        digits = digits_lib.load(
+            config.digits, "train", mnist_dir=config.mnist_dir, data_dir=config.data_dir
+        )
+        self.constants = generator_jax.sprites(self.law, digits)
+        self.provenance = provenance(config, "train", digits) | {"videos_from": "device"}
+
+    def __len__(self) -> int:
+        return ENDLESS
+
+    def batch(self, indices: np.ndarray) -> Batch:
+        """Examples int64 [b] -> the arrays of `make`, on the host."""
+        address = {name: jnp.asarray(part) for name, part in self.address(indices).items()}
+        made: Batch = jax.device_get(jax.jit(self.make)(self.constants, address))
+        return made
+
+    def address(self, indices: np.ndarray) -> Batch:
+        """Examples int64 [b] -> {address: uint32 [b 2]}, the two halves of each number."""
+        halves = np.stack([indices >> 32, indices & 0xFFFFFFFF], axis=1)
+        return {"address": halves.astype(np.uint32)}
+
+    def make(self, constants: Any, address: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        """The addressed examples: what `sync_mnist_jax.make_video` returns, each with `b` leading.
+
+        Args:
+          constants: those of this source.
+          address: from the function of the same name.
+        """
+        # Never another generator, whatever JAX's configuration says: the examples would change.
+        run = jax.random.key(0, impl="threefry2x32")
+        for half in (self._seed >> 32, self._seed & 0xFFFFFFFF):
+            run = jax.random.fold_in(run, np.uint32(half))
+
+        def one(index: jax.Array) -> dict[str, jax.Array]:
+            key = jax.random.fold_in(jax.random.fold_in(run, index[0]), index[1])
+            return generator_jax.make_video(key, constants, self.law, self._frame_size)
+
+        return jax.vmap(one)(address["address"])

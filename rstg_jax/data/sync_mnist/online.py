@@ -1,0 +1,61 @@
+"""SyncMNIST made on the spot."""
+
+import numpy as np
+
+from rstg_jax.data.batches import ENDLESS, Batch
+from rstg_jax.data.sync_mnist import digits as digits_lib
+from rstg_jax.data.sync_mnist import generator
+from rstg_jax.data.sync_mnist.config import SyncMNISTConfig, object_arrays
+
+
+class OnlineSyncMNIST:
+    """SyncMNIST made on the spot; satisfies `Source`.
+
+    Training has no end; testing has `config.num_test` examples.
+    """
+
+    def __init__(self, config: SyncMNISTConfig, split: str):
+        self.law = config.law
+        self.name = f"SyncMNIST {split} split, made online"
+        self.label_names = self.law.label_names
+        self._seed, self._split = config.seed, split
+        self._length = ENDLESS if split == "train" else config.num_test
+        self._digits = digits_lib.load(
+            config.digits, split, mnist_dir=config.mnist_dir, data_dir=config.data_dir
+        )
+        self._render = generator.Renderer(self._digits.images, config.frame_size)
+        self.provenance = provenance(config, split, self._digits)
+
+    def __len__(self) -> int:
+        return self._length
+
+    def batch(self, indices: np.ndarray) -> Batch:
+        """Examples int64 [b] -> {video, label} and `object_arrays`."""
+        paths = generator.sample(
+            self.law, self._digits, indices, seed=self._seed, split=self._split
+        )
+        return {
+            "video": self._render(paths.images, paths.coords),
+            "label": paths.labels,
+            **object_arrays(self.law, paths.digits, paths.coords),
+        }
+
+
+def provenance(
+    config: SyncMNISTConfig, split: str, digits: generator.Digits
+) -> dict[str, str | int | float]:
+    """What determines videos that are made on the spot."""
+    return {
+        "videos_from": "online",
+        "split": split,
+        "digits_from": config.digits,
+        "digits": len(digits),
+        "digits_sha256": digits_lib.fingerprint(digits),
+        "seed": config.seed,
+        "examples": "endless" if split == "train" else config.num_test,
+        "num_digits": config.num_digits,
+        "classes": ",".join(map(str, config.classes)),
+        "num_frames": config.num_frames,
+        "frame_size": config.frame_size,
+        "none_probability": config.none_probability,
+    }

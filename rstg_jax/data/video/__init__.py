@@ -1,0 +1,1 @@
+"""Clips of real videos: Something-Something, and any folder of videos."""

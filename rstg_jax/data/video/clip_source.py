@@ -1,0 +1,146 @@
+"""Batches of clips from a split of encoded videos."""
+
+import concurrent.futures
+import os
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from rstg_jax.data.batches import Batch
+from rstg_jax.data.video import clip_transforms, decode, label_flip
+from rstg_jax.errors import UserError
+
+_MAX_WORKERS = 16
+
+
+class Clip(NamedTuple):
+    """An encoded video: its id, where it lies, its label (-1 if unknown), its bytes."""
+
+    id: str
+    where: str
+    label: int
+    encoded: decode.Encoded
+
+
+class Clips(Protocol):
+    """A split of encoded videos."""
+
+    def __len__(self) -> int:
+        """Number of videos."""
+
+    def load(self, indices: Sequence[int]) -> list[Clip]:
+        """The videos of some indices."""
+
+
+class ClipSource:
+    """Batches of clips, decoded in threads; satisfies `Varied`.
+
+    Whatever the number of threads, the batch is the same. A video that cannot be decoded ends the
+    run with its name; none is ever left out in silence.
+
+    Args:
+      split: The encoded videos.
+      config: What to make of them.
+      name: For people.
+      label_names: Name of each label.
+      provenance: To be recorded.
+      workers: Threads that decode; as many as cores, but no more than 16, if None.
+      labelled: Whether labels are known.
+    """
+
+    def __init__(
+        self,
+        split: Clips,
+        config: clip_transforms.ClipConfig,
+        *,
+        name: str,
+        label_names: Sequence[str],
+        provenance: dict[str, str | int | float],
+        workers: int | None = None,
+        labelled: bool = True,
+    ):
+        self.name, self.label_names, self.provenance = name, tuple(label_names), provenance
+        self.labelled, self.words = labelled, config.words
+        self._split, self._config = split, config
+        self._mirrored = label_flip.mirrored_labels(self.label_names)
+        threads = min(_cores(), _MAX_WORKERS) if workers is None else workers
+        # Threads start when they are needed and end with the source.
+        pool = concurrent.futures.ThreadPoolExecutor(threads, "clips") if threads > 1 else None
+        self._map = pool.map if pool else map
+
+    def __len__(self) -> int:
+        return len(self._split)
+
+    def clip(self, index: int) -> Clip:
+        """The encoded video of an example."""
+        return self._split.load([index])[0]
+
+    def batch(self, indices: np.ndarray) -> Batch:
+        """Examples as in testing.
+
+        Args:
+          indices: int64 [b].
+
+        Returns:
+          video uint8 `[b t h w c]`, or `[b v t h w c]` with several views; label int32 `[b]`, -1
+          where it is unknown; id, text `[b]`.
+        """
+        loaded = self._split.load(indices.tolist())
+
+        def make(clip: Clip) -> np.ndarray:
+            return self._decoded(
+                clip, lambda frames: clip_transforms.testing_views(frames, self._config)
+            )
+
+        return _batch(loaded, list(self._map(make, loaded)), [clip.label for clip in loaded])
+
+    def varied(self, indices: np.ndarray, words: np.ndarray) -> Batch:
+        """Examples as in training, one view each: a function of `indices` and random words.
+
+        Args:
+          indices: int64 [b].
+          words: uint64 [b self.words].
+        """
+        loaded = self._split.load(indices.tolist())
+        draws = (words >> np.uint64(11)) * 2.0**-53  # [b words] in [0, 1)
+        labels = np.array([clip.label for clip in loaded])
+        mirror = np.array([self._config.wants_mirror(draw) for draw in draws])
+        mirror &= self._mirrored[labels] >= 0
+
+        def make(clip: Clip, draw: np.ndarray, mirror: bool) -> np.ndarray:
+            return self._decoded(
+                clip,
+                lambda frames: clip_transforms.training_clip(
+                    frames, self._config, draw, mirror=mirror
+                ),
+            )
+
+        videos = list(self._map(make, loaded, draws, mirror.tolist()))
+        return _batch(loaded, videos, np.where(mirror, self._mirrored[labels], labels))
+
+    def _decoded(self, clip: Clip, make: Callable[[decode.Frames], np.ndarray]) -> np.ndarray:
+        try:
+            with decode.opened(clip.encoded) as frames:
+                return make(frames)
+        except UserError as error:
+            raise UserError(
+                f"{self.name}: clip {clip.id} ({clip.where}): {error}; repair it or take it out"
+            ) from error
+
+
+def _batch(
+    loaded: Sequence[Clip], videos: Sequence[np.ndarray], labels: np.ndarray | Sequence[int]
+) -> Batch:
+    return {
+        "video": np.stack(videos),
+        "label": np.asarray(labels, np.int32),
+        "id": np.array([clip.id for clip in loaded]),
+    }
+
+
+def _cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

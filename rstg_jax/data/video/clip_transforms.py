@@ -1,0 +1,186 @@
+"""Clips: a fixed number of frames of a fixed size, cut from videos of any length and size."""
+
+import dataclasses
+import itertools
+from collections.abc import Callable
+
+import numpy as np
+
+from rstg_jax.data.video import crops, decode
+from rstg_jax.data.video.frame_sampling import Rule, train_frames, view_frames
+from rstg_jax.errors import UserError
+
+# Random numbers of a training example: these, then one a frame.
+_FLIP, _BRIGHTNESS, _BOX, _TIME = 0, 1, slice(2, 5), 5
+
+
+@dataclasses.dataclass(frozen=True)
+class ClipConfig:
+    """Which frames and which part of them; the defaults are the official ones.
+
+    Attributes:
+      frames: Frames of a clip.
+      sampling: Which frames: see `rstg_jax.data.video.frame_sampling`.
+      stride: Distance of frames, for the rule "stride".
+      resize: Shorter side of a frame, in pixels, before the crop.
+      crop: Side of the square that is cut out: at random in training, centred in testing.
+      crop_scales: If not empty, training crops have sides of these fractions of the shorter side,
+        such as 1, 0.875, 0.75, 0.66, and are resampled to `crop`.
+      brightness: Largest change of brightness in training, of the range 0..1; one for a clip.
+      flip: Mirror half of the training clips, with left and right swapped in the label's name (see
+        `rstg_jax.data.video.label_flip`).
+      spatial_views: Crops of a video in testing, evenly over its longer side.
+      temporal_views: Samplings of a video in testing.
+      view_size: Side of the crops in testing; `crop` if None. The official dense evaluation is
+        spatial_views=11, temporal_views=2, view_size=256.
+    """
+
+    frames: int = 32
+    sampling: Rule = "linspace"
+    stride: int = 2
+    resize: int = 256
+    crop: int = 224
+    crop_scales: tuple[float, ...] = ()
+    brightness: float = 0.1
+    flip: bool = False
+    spatial_views: int = 1
+    temporal_views: int = 1
+    view_size: int | None = None
+
+    def __post_init__(self) -> None:
+        for key in ("frames", "stride", "resize", "crop", "spatial_views", "temporal_views"):
+            if getattr(self, key) < 1:
+                raise UserError(f"data.clip.{key}={getattr(self, key)} must be at least 1")
+        for key in ("crop", "view_size"):
+            if (getattr(self, key) or 1) > self.resize:
+                raise UserError(
+                    f"data.clip.{key}={getattr(self, key)} is larger than "
+                    f"data.clip.resize={self.resize}"
+                )
+        if any(not 0 < scale <= 1 for scale in self.crop_scales):
+            raise UserError(f"data.clip.crop_scales={self.crop_scales} must be in (0, 1]")
+        if not 0 <= self.brightness <= 1:
+            raise UserError(f"data.clip.brightness={self.brightness} must be in [0, 1]")
+
+    @property
+    def clip_shape(self) -> tuple[int, int, int, int]:
+        """What a model sees of one video in training: `(t, h, w, c)`."""
+        return (self.frames, self.crop, self.crop, 3)
+
+    @property
+    def views(self) -> int:
+        """Clips of one video in testing, whose logits are to be averaged."""
+        return self.spatial_views * self.temporal_views
+
+    @property
+    def words(self) -> int:
+        """Random numbers of a training example."""
+        return _TIME + self.frames
+
+    def wants_mirror(self, draws: np.ndarray) -> bool:
+        """Whether the random numbers of a training example, [words] in [0, 1), say to mirror it."""
+        return self.flip and bool(draws[_FLIP] < 0.5)
+
+
+def testing_views(frames: decode.Frames, config: ClipConfig) -> np.ndarray:
+    """All views of a video in testing: each temporal sampling with all its crops.
+
+    Returns:
+      uint8 `[v t h w c]`; `[t h w c]` if there is only one view.
+    """
+    samplings = [
+        view_frames(
+            config.sampling,
+            len(frames),
+            config.frames,
+            stride=config.stride,
+            view=view,
+            views=config.temporal_views,
+        )
+        for view in range(config.temporal_views)
+    ]
+    wanted, places = np.unique(np.stack(samplings), return_inverse=True)  # places [views t]
+    side = config.view_size or config.crop
+
+    def boxes(size: crops.Size) -> list[crops.Box]:
+        return crops.view_boxes(size, side, config.spatial_views)
+
+    def cover(size: crops.Size) -> tuple[crops.Box, crops.Size]:
+        """What all crops together cover, so that one resampling serves them all."""
+        first, last = boxes(size)[0], boxes(size)[-1]
+        out = (last.left + side - first.left, last.top + side - first.top)
+        return crops.Box(first.left, first.top, *out), out
+
+    pictures, size = _pictures(frames, wanted, config.resize, cover)
+    corner = boxes(size)[0]
+    views = np.empty((config.views, config.frames, side, side, 3), np.uint8)
+    for s, box in enumerate(boxes(size)):
+        y, x = box.top - corner.top, box.left - corner.left
+        part = pictures[:, y : y + side, x : x + side]
+        for t, place in enumerate(places):
+            views[t * config.spatial_views + s] = part[place]
+    return views if config.views > 1 else views[0]
+
+
+def training_clip(
+    frames: decode.Frames, config: ClipConfig, draws: np.ndarray, *, mirror: bool
+) -> np.ndarray:
+    """A clip varied at random.
+
+    Args:
+      frames: Of the video.
+      config: What may vary.
+      draws: float64 [config.words] in [0, 1); the clip is a function of them.
+      mirror: Whether to mirror it.
+
+    Returns:
+      uint8 `[t h w c]`.
+    """
+    indices = train_frames(
+        config.sampling, len(frames), config.frames, draws[_TIME:], stride=config.stride
+    )
+    wanted, places = np.unique(indices, return_inverse=True)
+
+    def box(size: crops.Size) -> tuple[crops.Box, crops.Size]:
+        chosen = crops.train_box(size, config.crop, config.crop_scales, draws[_BOX])
+        return chosen, (config.crop, config.crop)
+
+    delta = config.brightness * (2 * draws[_BRIGHTNESS] - 1)
+    table = crops.brightness_table(delta) if config.brightness else None
+    pictures, _ = _pictures(frames, wanted, config.resize, box, table)
+    if len(wanted) < config.frames:
+        pictures = pictures[places]
+    return pictures[:, :, ::-1] if mirror else pictures
+
+
+def _pictures(
+    frames: decode.Frames,
+    wanted: np.ndarray,
+    short_side: int,
+    choose: Callable[[crops.Size], tuple[crops.Box, crops.Size]],
+    table: list[int] | None = None,
+) -> tuple[np.ndarray, crops.Size]:
+    """The same part of each wanted frame.
+
+    Args:
+      frames: Of the video.
+      wanted: Rising indices, int64 [k].
+      short_side: Of the resized frames.
+      choose: Size of the resized frames -> which part of them, and its size in the result.
+      table: New values of the pixels, if any.
+
+    Returns:
+      uint8 `[k h w c]` and the size of the resized frames.
+    """
+    images = frames.images(wanted.tolist())
+    head = next(images)
+    size = crops.resized(head.size, short_side)
+    box, out = choose(size)
+    pictures = np.empty((len(wanted), out[1], out[0], 3), np.uint8)
+    for k, image in enumerate(itertools.chain([head], images)):
+        if image.size != head.size:
+            sizes = f"{head.width}x{head.height} and of {image.width}x{image.height}"
+            raise UserError(f"has frames of {sizes} pixels")
+        part = crops.cut(image, size, box, out)
+        pictures[k] = np.asarray(part.point(table) if table else part)
+    return pictures, size

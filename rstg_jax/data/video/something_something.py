@@ -1,0 +1,178 @@
+"""Something-Something as `tfds_builders.something_something` has prepared it."""
+
+import dataclasses
+import pathlib
+import re
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from rstg_jax.data.sync_mnist import prepared
+from rstg_jax.data.video.clip_source import Clip, ClipSource
+from rstg_jax.data.video.clip_transforms import ClipConfig
+from rstg_jax.errors import UserError
+
+VERSION = "1.0.0"
+OFFICIAL = ("v1", "v2")
+DEMO = "v2_demo"
+
+
+@dataclasses.dataclass(frozen=True)
+class SomethingSomethingConfig:
+    """Which Something-Something, where it lies and what clips to make of it.
+
+    Attributes:
+      version: Name of the prepared configuration: "v1", "v2" or "v2_demo", and what differs from
+        the builder's defaults, such as "v2-video" or "v2-short_side128".
+      data_dir: Directory of TFDS.
+      test_split: What is tested on: "validation", or "test", whose labels may be unknown.
+      label_order: Numbers of the labels: their order in the data set's own "file" of labels, or
+        their names "sorted", as in some other projects.
+      clip: Frames, crops and augmentation.
+      workers: Threads that decode; as many as cores, but no more than 16, if None.
+    """
+
+    version: str = "v2"
+    data_dir: str = "~/tensorflow_datasets"
+    test_split: Literal["validation", "test"] = "validation"
+    label_order: Literal["file", "sorted"] = "file"
+    clip: ClipConfig = dataclasses.field(default_factory=ClipConfig)
+    workers: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.version.split("-")[0] not in (*OFFICIAL, DEMO):
+            raise UserError(
+                f"data.version={self.version!r} must be v1, v2 or v2_demo, or one of these with "
+                "settings, such as v2-video"
+            )
+
+    @property
+    def clip_shape(self) -> tuple[int, int, int, int]:
+        """What a model sees of one video in training: `(t, h, w, c)`."""
+        return self.clip.clip_shape
+
+    @property
+    def num_classes(self) -> int:
+        """Number of labels; of the official versions it is known without the data."""
+        if self.version.split("-")[0] in OFFICIAL:
+            return 174
+        builder = open_builder(self)
+        return int(builder.info.features["label"].num_classes)
+
+
+def prepared_dir(config: SomethingSomethingConfig) -> pathlib.Path:
+    """Where the prepared data of a configuration lie."""
+    data_dir = pathlib.Path(config.data_dir).expanduser()
+    return data_dir / "something_something" / config.version / VERSION
+
+
+def build_command(config: SomethingSomethingConfig) -> str:
+    """The command that prepares a configuration from what lies in DIR."""
+    name, *settings = config.version.split("-")
+    flags = [
+        "--store=video" if setting == "video" else re.sub(r"(\D+)(\d+)", r"--\1=\2", setting)
+        for setting in settings
+    ]
+    command = "python -m tfds_builders.something_something.build --manual_dir=DIR"
+    return " ".join([command, f"--config={name}", f"--data_dir={config.data_dir}", *flags])
+
+
+def open_builder(config: SomethingSomethingConfig) -> Any:
+    """TFDS's builder of the prepared data.
+
+    Raises:
+      UserError: If the data are not there; names the command that prepares them.
+    """
+    directory = prepared_dir(config)
+    if not (directory / "dataset_info.json").is_file():
+        source = (
+            "draw the demo with `python -m tfds_builders.something_something.make_demo --out=DIR`"
+            if config.version.split("-")[0] == DEMO
+            else "put the official download in DIR"
+        )
+        raise UserError(
+            f"{directory}: no prepared Something-Something; {source}, then prepare it with "
+            f"`{build_command(config)}`"
+        )
+    import tensorflow_datasets as tfds
+
+    return tfds.builder_from_directory(directory)
+
+
+def open_something_something(config: SomethingSomethingConfig, split: str) -> ClipSource:
+    """Opens a split ("train" or "test") of a prepared Something-Something.
+
+    Raises:
+      UserError: If the data are not there or damaged.
+    """
+    import tensorflow_datasets as tfds
+
+    directory, builder = prepared_dir(config), open_builder(config)
+    name = config.test_split if split == "test" else split
+    if name not in builder.info.splits:
+        raise UserError(f"{directory}: has no split {name!r}; prepare the data again with it")
+    info = builder.info.splits[name]
+    prepared.check_shards([str(file) for file in info.filepaths], info.shard_lengths)
+    features = builder.info.features
+
+    class Skip(tfds.decode.SkipDecoding):
+        """Leaves JPEG images as they are; TFDS's own knows no sequences without TensorFlow."""
+
+        def decode_batch_example_np(self, encoded: np.ndarray) -> np.ndarray:
+            return encoded
+
+    skip = {"frames": Skip()} if "frames" in features else None
+    in_file = tuple(features["label"].names)
+    label_names = tuple(sorted(in_file)) if config.label_order == "sorted" else in_file
+    numbers = np.array([label_names.index(label) for label in in_file], np.int32)
+    videos = builder.as_data_source(split=name, decoders=skip)
+    return ClipSource(
+        PreparedClips(videos, directory, numbers),
+        config.clip,
+        name=f"Something-Something {config.version} {name} split in {directory}",
+        label_names=label_names,
+        provenance={
+            **(builder.info.metadata or {}),
+            "videos_from": "tfds",
+            "directory": str(directory),
+            "split": name,
+            "examples": info.num_examples,
+        },
+        workers=config.workers,
+        labelled=name != "test" or _has_labels(videos),
+    )
+
+
+def _has_labels(videos: Any) -> bool:
+    return len(videos) > 0 and int(videos[0]["label"]) >= 0
+
+
+class PreparedClips:
+    """Encoded videos of a prepared split; satisfies `Clips`.
+
+    Args:
+      videos: TFDS's data source, images not decoded.
+      directory: Where it lies.
+      numbers: Number that is wanted for each of its labels, int32 [labels].
+    """
+
+    def __init__(self, videos: Any, directory: pathlib.Path, numbers: np.ndarray):
+        self._videos, self._directory, self._numbers = videos, directory, numbers
+
+    def __len__(self) -> int:
+        return len(self._videos)
+
+    def load(self, indices: Sequence[int]) -> list[Clip]:
+        examples = prepared.read_examples(self._videos, indices, self._directory)
+        return [self._clip(i, example) for i, example in zip(indices, examples, strict=True)]
+
+    def _clip(self, index: int, example: dict[str, Any]) -> Clip:
+        number, label = _text(example["id"]), int(example["label"])
+        encoded = example["video"] if "video" in example else tuple(example["frames"])
+        label = int(self._numbers[label]) if label >= 0 else -1
+        return Clip(number, f"example {index}", label, encoded)
+
+
+def _text(value: bytes | str) -> str:
+    return value.decode() if isinstance(value, bytes) else value

@@ -1,0 +1,1 @@
+"""Linear layers, norms and convolutions that the block and the models share."""

@@ -1,0 +1,1 @@
+"""Whole video classifiers: backbones, heads, RSTG blocks at named places."""

@@ -1,0 +1,123 @@
+"""The small per-frame convolutional network of the SyncMNIST experiments."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from rstg_jax.errors import UserError
+from rstg_jax.layers.conv import Conv2D, Lowering, Padding, max_pool
+from rstg_jax.layers.linear import dense_weights, linear
+from rstg_jax.layers.norms import LayerNorm
+from rstg_jax.models.backbones.pixels import normalise
+
+
+@dataclasses.dataclass(frozen=True)
+class SimpleCNNConfig:
+    """Convolutions with ReLU; the defaults are the official network, 64x64 -> 6x6x512.
+
+    Attributes:
+      features: output channels of each convolution.
+      kernels: their kernel sizes.
+      strides: their strides.
+      padding: "VALID" (official) or "SAME".
+      max_pool: 2x2 max-pool after each convolution (official).
+      norm: layer norm over channels after each ReLU.
+      input_mean: subtracted from pixel values 0..255.
+      input_scale: divides them after that; the official network takes raw values (0 and 1).
+      mean_frame: the mean frame of a clip is mostly background: "keep" it, or "subtract" it from
+        every frame before the first convolution (needs the whole clip).
+      position_embedding: add a learned map of channels to the last feature map and pass each pixel
+        through one more layer, so that pooled regions know WHERE in them something was seen.
+      lowering: see `Conv2D`.
+    """
+
+    features: tuple[int, ...] = (512, 512, 512)
+    kernels: tuple[int, ...] = (3, 3, 3)
+    strides: tuple[int, ...] = (1, 1, 1)
+    padding: Padding = "VALID"
+    max_pool: bool = True
+    norm: bool = False
+    input_mean: float = 0.0
+    input_scale: float = 1.0
+    mean_frame: Literal["keep", "subtract"] = "keep"
+    position_embedding: bool = False
+    lowering: Lowering = "auto"
+
+    def __post_init__(self) -> None:
+        lengths = {len(self.features), len(self.kernels), len(self.strides)}
+        if lengths != {len(self.features)} or not self.features:
+            raise UserError(
+                "model.backbone: features, kernels and strides need one entry a convolution; they "
+                f"have {len(self.features)}, {len(self.kernels)} and {len(self.strides)}"
+            )
+        if self.input_scale == 0:
+            raise UserError("model.backbone.input_scale must not be 0")
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        """Names of the places behind each convolution (and its pool and norm), in order."""
+        return tuple(f"conv{number}" for number in range(len(self.features)))
+
+    def resolve(self, place: str) -> str:
+        """Checks the name of a place; raises `UserError` naming those that exist."""
+        if place not in self.places:
+            choices = ", ".join(self.places)
+            raise UserError(f"no place {place!r} in the backbone; use 'final', {choices}")
+        return place
+
+
+class SimpleCNN(nn.Module):
+    """The same small network on every frame.
+
+    Attributes:
+      config: layers and input range.
+      dtype: of the computation.
+    """
+
+    config: SimpleCNNConfig
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        video: jax.Array,
+        *,
+        train: bool = False,
+        after: Mapping[str, Callable[[jax.Array], jax.Array]] | None = None,
+    ) -> jax.Array:
+        """`[b t h w c]` pixels 0..255 -> features `[b t h' w' c']`.
+
+        Args:
+          video: the clips.
+          train: nothing here differs in training.
+          after: what to apply to the features `[b t h w c]` at places of these names.
+        """
+        del train
+        config, after = self.config, after or {}
+        b, t, *frame = video.shape
+        x = normalise(video, config, self.dtype)
+        if config.mean_frame == "subtract":
+            x = x - x.mean(axis=1, keepdims=True)
+        x = x.reshape(b * t, *frame)
+        layers = zip(config.features, config.kernels, config.strides, strict=True)
+        for number, (features, kernel, stride) in enumerate(layers):
+            conv = Conv2D(features, kernel, stride, config.padding, config.lowering)
+            x = nn.relu(conv.copy(name=f"conv{number}")(x))
+            x = max_pool(x) if config.max_pool else x
+            x = LayerNorm(name=f"norm{number}")(x) if config.norm else x
+            if min(x.shape) < 1:
+                raise UserError(f"model.backbone: frames of {frame[0]}x{frame[1]} are too small")
+            if f"conv{number}" in after:
+                volume = after[f"conv{number}"](x.reshape(b, t, *x.shape[1:]))
+                x = volume.reshape(x.shape)
+        if config.position_embedding:
+            init = nn.initializers.normal(0.3)
+            x += self.param("position_embedding", init, x.shape[1:]).astype(x.dtype)
+            mix = dense_weights(self, "mix", (x.shape[-1], x.shape[-1]), x.dtype)
+            x = nn.relu(linear(x, *mix))
+            x = LayerNorm(name="mix_norm")(x) if config.norm else x
+        return x.reshape(b, t, *x.shape[1:])

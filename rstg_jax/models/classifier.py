@@ -1,0 +1,187 @@
+"""Whole models: backbone, RSTG blocks at named places, head, classifier."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from rstg_jax.errors import UserError
+from rstg_jax.models.backbones.resnet3d import ResNet3D, ResNet3DConfig
+from rstg_jax.models.backbones.simple_cnn import SimpleCNN, SimpleCNNConfig
+from rstg_jax.models.heads import MapHead, NodesHead, Recurrent, RecurrentHead
+from rstg_jax.rstg import presets
+from rstg_jax.rstg.block import RSTG, RSTGConfig, RSTGOutput
+from rstg_jax.rstg.region_graph import RegionGraph
+from rstg_jax.rstg.residual import BranchNorm, MapBranch, VectorBranch
+from rstg_jax.training import region_loss
+
+FINAL = "final"  # the place behind the whole backbone
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """A video classifier.
+
+    Attributes:
+      backbone: turns frames into feature maps.
+      rstg: the block; each place has weights of its own.
+      places: where blocks are; empty for none. "res3" is behind the block before the last of stage
+        res3 (official), "res3.0" behind its first, "conv0" behind the first convolution of a
+        `SimpleCNNConfig`: such blocks add to the feature map (`MapBranch`). "final" is behind the
+        backbone: a `NodesHead` reads the block's nodes, a `MapHead` the mean of the map with the
+        block's vector added (`VectorBranch`).
+      head: what the classifier reads.
+      branch_norm: norm of what blocks add, see `rstg_jax.rstg.residual`.
+      readout: frames that are averaged for the clip's prediction: "mean" of all (released code) or
+        the "last" one (poster).
+      dropout_rate: before the classifier, in training.
+      region_classes: classes of objects that the head of the auxiliary training task knows (see
+        `rstg_jax.training.region_loss`); 0 for no head. It reads the last block's nodes.
+      dtype: of the computation; parameters, norms, softmax and logits stay float32.
+    """
+
+    backbone: SimpleCNNConfig | ResNet3DConfig = dataclasses.field(default_factory=SimpleCNNConfig)
+    rstg: RSTGConfig = dataclasses.field(default_factory=presets.modern)
+    places: tuple[str, ...] = (FINAL,)
+    head: NodesHead | MapHead | RecurrentHead = dataclasses.field(default_factory=NodesHead)
+    branch_norm: BranchNorm = "token"
+    readout: Literal["mean", "last"] = "mean"
+    dropout_rate: float = 0.0
+    region_classes: int = 0
+    dtype: Literal["float32", "bfloat16"] = "float32"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.dropout_rate < 1:
+            raise UserError(f"model.dropout_rate={self.dropout_rate} must be in [0, 1)")
+        if self.region_classes < 0:
+            raise UserError(f"model.region_classes={self.region_classes} cannot be negative")
+        names = list(self.resolved)
+        if len(set(names)) < len(names):
+            raise UserError(f"model.places {self.places} names a place twice")
+        if isinstance(self.head, NodesHead) and FINAL not in names:
+            raise UserError("model.head=NodesHead reads a block at model.places 'final'")
+        if isinstance(self.head, RecurrentHead) and FINAL in names:
+            raise UserError("model.head=RecurrentHead has no use for a block at 'final'")
+        if self.region_classes and not names:
+            raise UserError("model.region_classes needs a block: model.places is empty")
+
+    @property
+    def resolved(self) -> tuple[str, ...]:
+        """Full names of the places."""
+        return tuple(p if p == FINAL else self.backbone.resolve(p) for p in self.places)
+
+
+class VideoClassifier(nn.Module):
+    """The network of a `ModelConfig`.
+
+    Attributes:
+      config: see `ModelConfig`.
+      num_classes: number of labels.
+    """
+
+    config: ModelConfig
+    num_classes: int
+
+    @nn.compact
+    def __call__(
+        self, video: jax.Array, *, train: bool = False
+    ) -> tuple[jax.Array, dict[str, Any]]:
+        """Classifies clips.
+
+        Args:
+          video: `[b t h w c]` pixels 0..255, uint8 or float.
+          train: dropout on, batch norm in training mode.
+
+        Returns:
+          Logits float32 `[b classes]`, and intermediates: `features` `[b t h w c]` that the head or
+          the last block read, `frame_logits` float32 `[b t classes]` of every frame by itself; of
+          the last block `nodes` `[b t n d]` and `attention` float32 `[k b t i j]` if its plan has
+          space stages, and of every block the same in `graphs`, by place; with an auxiliary head
+          also `regions` float32 `[b t n region_classes * 5]` and the regions' `boxes` `[n 4]`.
+        """
+        config = self.config
+        graphs: dict[str, RSTGOutput] = {}
+        features = self._features(video, graphs, train)
+        frames = self._read(features, graphs, train)  # [b t d]
+        out: dict[str, Any] = {"features": features, "graphs": graphs}
+        if graphs:
+            last = list(graphs.values())[-1]
+            out["nodes"] = last.nodes
+            if last.attention is not None:
+                out["attention"] = last.attention
+
+        vector = frames.mean(axis=1) if config.readout == "mean" else frames[:, -1]
+        classifier = nn.Dense(self.num_classes, name="classifier")
+        dropout = nn.Dropout(config.dropout_rate, deterministic=not train)
+        out["frame_logits"] = classifier(frames)
+        if config.region_classes:
+            graph = RegionGraph(config.rstg.scales)
+            out["regions"] = self._regions(out["nodes"].astype(jnp.float32), graph)
+            out["boxes"] = jnp.asarray(graph.boxes, jnp.float32)
+        return classifier(dropout(vector)), out
+
+    def _features(self, video: jax.Array, graphs: dict[str, RSTGOutput], train: bool) -> jax.Array:
+        """The backbone's last feature map; adds what the blocks on the way return to `graphs`."""
+        config = self.config
+
+        def branch_at(place: str) -> Callable[[jax.Array], jax.Array]:
+            branch = MapBranch(config.rstg, config.branch_norm, name=block_name(place))
+
+            def apply(features: jax.Array) -> jax.Array:
+                features, graphs[place] = branch(features, train=train)
+                return features
+
+            return apply
+
+        inside = {place: branch_at(place) for place in config.resolved if place != FINAL}
+        dtype, name = jnp.dtype(config.dtype), "backbone"
+        if isinstance(config.backbone, ResNet3DConfig):
+            return ResNet3D(config.backbone, dtype, name=name)(video, train=train, after=inside)
+        return SimpleCNN(config.backbone, dtype, name=name)(video, train=train, after=inside)
+
+    def _read(self, features: jax.Array, graphs: dict[str, RSTGOutput], train: bool) -> jax.Array:
+        """What the head says of every frame, float32 `[b t d]`."""
+        config, head, name = self.config, self.config.head, block_name(FINAL)
+        if isinstance(head, RecurrentHead):
+            return Recurrent(head, name="head")(features)
+        if isinstance(head, NodesHead):
+            graphs[FINAL] = RSTG(config.rstg, head.restore, name=name)(features, train=train)
+            return head(graphs[FINAL].nodes)
+        vectors = head(features)
+        if FINAL in config.places:
+            branch = VectorBranch(config.rstg, config.branch_norm, name=name)
+            vectors, graphs[FINAL] = branch(features, vectors, train=train)
+        return vectors
+
+    def _regions(self, nodes: jax.Array, graph: RegionGraph) -> jax.Array:
+        """The auxiliary head: a linear layer for each scale."""
+        outputs = self.config.region_classes * region_loss.OUTPUTS
+        heads = [
+            nn.Dense(outputs, name=f"regions{number}")(nodes[:, :, where])
+            for number, where in enumerate(graph.scale_slices)
+        ]
+        return jnp.concatenate(heads, axis=2)
+
+
+def average_views(classify: Callable[[jax.Array], jax.Array], video: jax.Array) -> jax.Array:
+    """Logits of clips that are seen several times: the mean of the views' LOGITS (official).
+
+    Args:
+      classify: videos `[b t h w c]` to logits `[b classes]`.
+      video: `[b v t h w c]`, v crops and temporal samplings of each clip.
+    """
+    b, v = video.shape[:2]
+    return classify(video.reshape(b * v, *video.shape[2:])).reshape(b, v, -1).mean(axis=1)
+
+
+def block_name(place: str) -> str:
+    """Name of the weights of the block at a place: "rstg_res3_1"."""
+    return f"rstg_{place.replace('.', '_')}"
+
+
+def build(config: ModelConfig, num_classes: int) -> VideoClassifier:
+    """The model of a configuration."""
+    return VideoClassifier(config, num_classes)

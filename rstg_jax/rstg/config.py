@@ -1,0 +1,132 @@
+"""The plan of a block: which stages run in which order, and every other choice."""
+
+import dataclasses
+from typing import Literal
+
+from rstg_jax.errors import UserError
+from rstg_jax.rstg.message_passing import Attention, Masking
+from rstg_jax.rstg.recurrent_cells import Cell
+from rstg_jax.rstg.region_graph import RegionGraph
+
+Stage = Literal["time", "space", "spacetime"]
+STAGES = ("time", "space", "spacetime")
+REMAT = (*STAGES, "messages")
+ROUND: tuple[Stage, ...] = ("time", "space")  # what one iteration of the paper's plan consists of
+OF_NEIGHBOURS = ("exclude", "none")  # masking and norm that know of neighbours only
+
+
+def stage_plan(iterations: int) -> tuple[Stage, ...]:
+    """The paper's plan for K iterations: K times (time, space), then one last time stage."""
+    if iterations < 1:
+        raise UserError(f"K = {iterations} iterations: the block needs at least 1")
+    return ROUND * iterations + ("time",)
+
+
+@dataclasses.dataclass(frozen=True)
+class RSTGConfig:
+    """Every choice of the block; `presets` has the official and the modern combination.
+
+    Attributes:
+      dim: node features d. Pooled features of another width are projected to it.
+      scales: grids of regions, see `RegionGraph`.
+      stages: the plan, any sequence of "time", "space" and "spacetime" (a space stage whose
+        messages also come from the same region in the frames before and after, see
+        `rstg_jax.rstg.spacetime`). Stages of one kind share weights, but a time stage at the very
+        end has its own. See `stage_plan`.
+      attention: "simple" (GAT-like) or "dot".
+      heads: attention heads ("dot" only); must divide `dim`.
+      masking: "exclude" non-neighbours, or "multiply" the logits by the adjacency (official).
+      positions: give the messages the position maps of both ends.
+      update_layers: layers of the update MLP, 1 or 2.
+      update_per_scale: separate update weights for each scale.
+      input_batch_norm: batch norm of the nodes before the graph (official SyncMNIST setting).
+      post_norm: norm before the graph and after messages, gather ("simple" only) and update, with
+        statistics shared by all nodes of a frame (official settings "none", "layer", "batch").
+      skip: pre-norm skip connections around time stage and update, norms per token; the published
+        block has none.
+      cell: recurrent cell of the time stages, "lstm" or "gru".
+      forget_bias: initial bias of the gate that keeps the cell's state.
+      two_biases: the LSTMs' bias as the sum of two trained vectors, as in cuDNN (official).
+      schedule: order of the computation, "stage" or "wavefront"; the numbers are the same. See
+        `rstg_jax.rstg`.
+      message_frames: frames of a space stage whose messages are computed at once (rounded down to a
+        divisor of the clip's frames); 0 chooses by device, see `rstg_jax.rstg.frame_chunks`.
+      remat: what is computed again in the backward pass instead of being kept: inner values of
+        whole kinds of stages, such as ("space",), or only its largest part, ("messages",).
+    """
+
+    dim: int = 64
+    scales: tuple[int, ...] = (3, 2, 1)
+    stages: tuple[str, ...] = (*ROUND * 3, "time")
+    attention: Attention = "dot"
+    heads: int = 1
+    masking: Masking = "exclude"
+    positions: bool = True
+    update_layers: int = 2
+    update_per_scale: bool = False
+    input_batch_norm: bool = False
+    post_norm: Literal["none", "layer", "batch"] = "none"
+    skip: bool = True
+    cell: Cell = "lstm"
+    forget_bias: float = 1.0
+    two_biases: bool = False
+    schedule: Literal["stage", "wavefront"] = "stage"
+    message_frames: int = 0
+    remat: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        unknown = [stage for stage in self.stages if stage not in STAGES]
+        undivided = self.heads < 1 or self.dim % self.heads != 0
+        complaints = [
+            (self.dim < 1, f"dim {self.dim} must be at least 1"),
+            (not self.stages, f"stages is empty: give at least one of {', '.join(STAGES)}"),
+            (bool(unknown), f"unknown stage {unknown[:1]} in stages; use {', '.join(STAGES)}"),
+            (undivided, f"heads {self.heads} does not divide dim {self.dim}"),
+            (self.heads > 1 and self.attention == "simple", "several heads need attention 'dot'"),
+            (self.update_layers not in (1, 2), f"update_layers {self.update_layers} is not 1 or 2"),
+            (
+                self.skip and self.post_norm != "none",
+                "skip has its own norms: set post_norm 'none'",
+            ),
+            (
+                "spacetime" in self.stages and (self.masking, self.post_norm) != OF_NEIGHBOURS,
+                "the stage 'spacetime' needs masking 'exclude' and post_norm 'none'",
+            ),
+            (self.cell == "gru" and self.two_biases, "two_biases are those of the cell 'lstm'"),
+        ]
+        complaints += [
+            (bool(set(self.remat) - set(REMAT)), f"remat takes {', '.join(REMAT)}"),
+            (self.message_frames < 0, f"message_frames {self.message_frames} is negative"),
+            (
+                (bool(self.message_frames) or "messages" in self.remat)
+                and self.post_norm != "none",
+                "message_frames and remat 'messages' need post_norm 'none'",
+            ),
+            (
+                self.schedule == "wavefront" and not self.rounds,
+                f"schedule 'wavefront' needs a plan that is {ROUND} several times and then at most "
+                "one 'time'",
+            ),
+        ]
+        for wrong, sentence in complaints:
+            if wrong:
+                raise UserError(f"RSTG configuration: {sentence}")
+        RegionGraph(self.scales)  # checks the scales
+
+    @property
+    def rounds(self) -> int:
+        """How often the plan repeats (time, space), if that and one last time stage are all of it.
+
+        0 for any other plan: then rounds do not all do the same.
+        """
+        rounds = self.stages.count("space")
+        return rounds if self.stages in (ROUND * rounds, (*ROUND * rounds, "time")) else 0
+
+    @property
+    def looks_ahead(self) -> str:
+        """Why the output at a frame depends on later frames; empty if it does not."""
+        if "spacetime" in self.stages:
+            return "the stage 'spacetime' sends messages from the frame after"
+        if self.post_norm == "layer":
+            return "the official layer norm before the graph has statistics of the whole clip"
+        return ""

@@ -1,0 +1,1 @@
+"""Training: the experiment's configuration, the loop, steps, losses, optimisers, checkpoints."""

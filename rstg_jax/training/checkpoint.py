@@ -1,0 +1,326 @@
+"""Checkpoints: the one module that touches Orbax.
+
+``WORKDIR/checkpoints/<step>/`` holds the whole `TrainState` and a JSON ``meta``: config, label
+names, shape of a clip, sums of the unfinished logging window, metrics, provenance of the data.
+The data position is the step (see `rstg_jax.data.train_batches`). The latest `keep` checkpoints
+are kept, and the best by top-1 on the test split even when it is older than these. Saving is
+asynchronous; a checkpoint exists only once it is whole.
+
+The same config must be used to resume, but for the keys in `HARMLESS`.
+"""
+
+import contextlib
+import dataclasses
+import json
+import logging
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from jax.sharding import Mesh
+from orbax.checkpoint.checkpoint_managers import preservation_policy
+
+from rstg_jax import config as config_lib
+from rstg_jax import data
+from rstg_jax.errors import UserError
+from rstg_jax.models import classifier
+from rstg_jax.training import sharding, steps
+from rstg_jax.training.experiment import Experiment
+
+# What may differ between a run and its resumption: how long, how often, on which devices. A longer
+# cosine schedule changes the rate from here on, hence is not the run that it would have been.
+HARMLESS = (
+    "name",
+    "mesh.",
+    "train.total_",
+    "train.eval_",
+    "train.log_every",
+    "train.checkpoint_every",
+    "train.keep",
+    "train.max_queued_steps",
+    "data.mnist_dir",
+    "data.data_dir",
+    "data.path",
+    "data.test_path",
+    "data.workers",
+    "data.clip.spatial_views",
+    "data.clip.temporal_views",
+    "data.clip.view_size",
+)
+
+_log = logging.getLogger(__name__)
+
+
+class Loaded(NamedTuple):
+    """What a checkpoint alone gives: enough to evaluate or predict."""
+
+    experiment: Experiment
+    module: nn.Module
+    variables: dict[str, Any]
+    abstract: Any
+    mesh: Mesh
+    label_names: tuple[str, ...]
+    step: int
+    meta: dict[str, Any]
+
+    def with_data(self, config: data.DataConfig) -> "Loaded":
+        """The same model for other data."""
+        return self._replace(experiment=dataclasses.replace(self.experiment, data=config))
+
+
+class Checkpoints:
+    """The checkpoints of one working directory. Use as a context manager, or `close`."""
+
+    def __init__(self, workdir: str | Path, keep: int = 2, read_only: bool = False):
+        self.path = Path(workdir).absolute() / "checkpoints"
+        if read_only and not self.path.is_dir():
+            raise UserError(f"no checkpoint in {workdir}: {self.path} does not exist")
+        options = ocp.CheckpointManagerOptions(
+            create=False,
+            read_only=read_only,
+            cleanup_tmp_directories=not read_only,
+            best_fn=_top1,  # without it no metrics would be written; the policy decides
+            preservation_policy=preservation_policy.AnyPreservationPolicy(
+                [
+                    preservation_policy.LatestN(keep),
+                    preservation_policy.BestN(
+                        get_metric_fn=_top1,
+                        n=1,
+                        keep_checkpoints_without_metrics=False,
+                    ),
+                ]
+            ),
+        )
+        try:
+            if not read_only:
+                self.path.mkdir(parents=True, exist_ok=True)
+            self._manager = ocp.CheckpointManager(self.path, options=options)
+            self._writing: int | None = None
+        except OSError as error:
+            raise UserError(f"cannot use {self.path}: {_first_line(error)}") from error
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            self.close()
+        except UserError as error:
+            if kind is None:
+                raise
+            _log.warning("%s", error)  # the exception under way says more
+
+    def close(self) -> None:
+        """Waits for what is being written and frees the threads."""
+        with self._explained(self._writing):
+            self._manager.close()
+
+    @property
+    def latest(self) -> int | None:
+        """The newest step, or None."""
+        return self._manager.latest_step()
+
+    @property
+    def best(self) -> int | None:
+        """The step of the highest test top-1 (the later of equals); the newest if none has one."""
+        scored = [
+            (m["top1"], s) for s in self._manager.all_steps() if (m := self._manager.metrics(s))
+        ]
+        return max(scored)[1] if scored else self.latest
+
+    def has_older(self, step: int) -> bool:
+        """Whether a checkpoint before `step` exists."""
+        return any(s < step for s in self._manager.all_steps())
+
+    @property
+    def best_top1(self) -> float:
+        """The highest test top-1 among the checkpoints; -1 if none has one."""
+        found = [m["top1"] for s in self._manager.all_steps() if (m := self._manager.metrics(s))]
+        return max(found, default=-1.0)
+
+    def save(
+        self, step: int, state: steps.TrainState, meta: Mapping[str, Any], top1: float | None
+    ) -> None:
+        """Starts to save; the arrays are copied before this returns.
+
+        Args:
+          step: the number of updates made.
+          state: to save.
+          meta: anything that JSON can hold.
+          top1: on the test split, if it was evaluated at this step.
+
+        Raises:
+          UserError: this or the previous save failed: disk full, no permission.
+        """
+        self.wait()
+        with self._explained(step):
+            if step in self._manager.all_steps():
+                self._manager.delete(step)
+            self._writing = step
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(dict(meta))
+                ),
+                metrics=None if top1 is None else {"top1": top1},
+                force=True,
+            )
+
+    def wait(self) -> None:
+        """Blocks until what was started is written; raises `UserError` if it could not be."""
+        with self._explained(self._writing):
+            self._manager.wait_until_finished()
+            self._manager.check_for_errors()
+
+    def meta(self, step: int) -> dict[str, Any]:
+        """Reads the JSON part of one checkpoint."""
+        with self._readable(step):
+            return self._manager.restore(
+                step, args=ocp.args.Composite(meta=ocp.args.JsonRestore())
+            )["meta"]
+
+    def restore(self, step: int, abstract: Any) -> steps.TrainState:
+        """Reads a state into the shapes, types and shardings of `abstract`, on any mesh."""
+        with self._readable(step):
+            return self._manager.restore(
+                step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
+            )["state"]
+
+    def shapes(self, step: int) -> dict[str, Any]:
+        """What a state consists of, as nested dicts whose leaves have a shape; reads no array."""
+        with self._readable(step):
+            stored = ocp.PyTreeCheckpointer().metadata(self.path / str(step) / "state")
+            return stored.item_metadata.tree
+
+    def restore_part(self, step: int, abstract: Mapping[str, Any]) -> dict[str, Any]:
+        """Reads only the arrays that `abstract` names, nested dicts, as `restore` does."""
+        with self._readable(step):
+            options = ocp.args.PyTreeRestore(
+                item=abstract,
+                restore_args=ocp.checkpoint_utils.construct_restore_args(abstract),
+                partial_restore=True,
+            )
+            path = self.path / str(step) / "state"
+            return ocp.PyTreeCheckpointer().restore(path, args=options)
+
+    def resolve(self, which: str) -> int:
+        """Returns the step that ``best``, ``last`` or a number means."""
+        known = sorted(self._manager.all_steps())
+        if not known:
+            raise UserError(f"no checkpoint in {self.path}")
+        if which in ("best", "last"):
+            return (self.best if which == "best" else self.latest) or 0
+        if not which.isdecimal() or int(which) not in known:
+            choices = ", ".join(map(str, known))
+            raise UserError(f"no checkpoint {which!r} in {self.path}; choose best, last, {choices}")
+        return int(which)
+
+    @contextlib.contextmanager
+    def _explained(self, step: int | None) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, ValueError, RuntimeError) as error:
+            good = self.latest_whole()
+            kept = "there is none before it" if good is None else f"step {good} is kept"
+            free = shutil.disk_usage(self.path).free / 1e6 if self.path.is_dir() else 0.0
+            raise UserError(
+                f"cannot save the checkpoint of step {step} in {self.path} ({free:.0f} MB free): "
+                f"{_first_line(error)}; the last good checkpoint: {kept}"
+            ) from error
+
+    @contextlib.contextmanager
+    def _readable(self, step: int) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, ValueError, KeyError) as error:
+            raise UserError(
+                f"cannot read checkpoint {self.path / str(step)}: {_first_line(error)}"
+            ) from error
+
+    def latest_whole(self) -> int | None:
+        """The newest step that is whole on disk, whatever the manager believes."""
+        found = [int(p.name) for p in self.path.glob("*") if p.name.isdecimal()]
+        return max(found, default=None)
+
+
+def check_same(
+    experiment: Experiment,
+    provenance: Mapping[str, Any],
+    meta: Mapping[str, Any],
+    workdir: str | Path,
+) -> None:
+    """Raises `UserError` naming every harmful difference to a checkpoint's config or data.
+
+    A key that the checkpoint does not know yet had the value that is its default now.
+    """
+    there = meta["config"]
+    try:
+        there = config_lib.to_dict(config_lib.from_dict(Experiment, there))
+    except UserError as error:
+        _log.info("the checkpoint's config is of another version: %s", error)
+    differences = [
+        line
+        for line in config_lib.diff(there, config_lib.to_dict(experiment))
+        if not line.startswith(HARMLESS)
+    ]
+    # Data may have moved, but not changed.
+    differences += [
+        line for line in config_lib.diff(meta["data"], dict(provenance)) if "sha256" in line
+    ]
+    if differences:
+        raise UserError(
+            f"{workdir} holds a checkpoint of another config (there != here): "
+            f"{'; '.join(differences)}; use another --workdir, or the same config"
+        )
+
+
+def load(
+    workdir: str | Path,
+    which: str = "last",
+    overrides: Mapping[str, str] | None = None,
+    devices: list[jax.Device] | None = None,
+) -> Loaded:
+    """Loads a checkpoint for evaluation or prediction.
+
+    Args:
+      workdir: of the training run.
+      which: ``last``, ``best`` (by top-1 on the test split) or a step.
+      overrides: dotted config keys to change, such as where the data lies.
+      devices: to load onto, data-parallel. By default all, as in training if that still fits.
+
+    Raises:
+      UserError: no such checkpoint.
+    """
+    with Checkpoints(workdir, read_only=True) as checkpoints:
+        step = checkpoints.resolve(which)
+        meta = checkpoints.meta(step)
+        experiment = config_lib.from_dict(Experiment, meta["config"])
+        experiment = config_lib.override(experiment, overrides or {})
+        mesh = sharding.make_mesh(
+            sharding.MeshConfig() if devices else experiment.mesh, devices, or_data_parallel=True
+        )
+        module = classifier.build(experiment.model, len(meta["label_names"]))
+        recipe = steps.make_recipe(module, experiment.loss, experiment.optim, meta["total_steps"])
+        abstract = steps.abstract_state(recipe, tuple(meta["video_shape"]), mesh)
+        state = checkpoints.restore(step, abstract)
+    names = tuple(meta["label_names"])
+    return Loaded(experiment, module, state.variables, abstract, mesh, names, step, meta)
+
+
+def plain(value: Any) -> Any:
+    """Turns NumPy scalars and arrays inside dicts and lists into what JSON can hold."""
+    return json.loads(json.dumps(value, default=lambda v: np.asarray(v).tolist()))
+
+
+def _top1(figures: Mapping[str, float]) -> float:
+    return figures["top1"]
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0][:300]

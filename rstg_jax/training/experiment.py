@@ -1,0 +1,140 @@
+"""The configuration of one experiment: one section a room, each section's class beside its code."""
+
+import dataclasses
+import re
+
+from rstg_jax.data import ENDLESS, FolderConfig, SomethingSomethingConfig, SyncMNISTConfig
+from rstg_jax.errors import UserError
+from rstg_jax.models.classifier import ModelConfig
+from rstg_jax.training.losses import LossConfig
+from rstg_jax.training.optim import OptimizerConfig
+from rstg_jax.training.sharding import MeshConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """How long, how often, with which seed. Exactly one of the three totals is set.
+
+    Attributes:
+      total_steps: length of training in updates.
+      total_epochs: length in passes over the training split, which must be finite.
+      total_examples: length in examples seen.
+      batch_size: GLOBAL number of videos in an update.
+      eval_batch_size: the same for evaluation; `batch_size` if None.
+      log_every: updates in a logged window; its metrics are averages over the window.
+      eval_every: updates between evaluations on the whole test split; 0 for the end only.
+      checkpoint_every: updates between checkpoints; 0 for evaluations with a new best only. The
+        end is always saved.
+      keep: how many of the latest checkpoints to keep, besides the best.
+      seed: of weights, dropout and the order of the data.
+      init_from: directory of a run (or of converted weights) whose weights to begin with, ``DIR``,
+        ``DIR:best`` or ``DIR:STEP``; see `rstg_jax.training.init_from`. Part of what must stay the
+        same to resume, though the directory is not read again.
+      init_fresh: patterns, found anywhere in the path of a weight, of those that start fresh all
+        the same, such as ``params/rstg``.
+      init_ignore: patterns of weights there that the model has not, to be left out.
+      max_queued_steps: updates that may be under way at once. Hides the host's work behind the
+        device's; more would only hold memory (and can deadlock virtual CPU devices).
+    """
+
+    total_steps: int | None = None
+    total_epochs: float | None = None
+    total_examples: int | None = None
+    batch_size: int = 32
+    eval_batch_size: int | None = None
+    log_every: int = 50
+    eval_every: int = 1000
+    checkpoint_every: int = 1000
+    keep: int = 2
+    seed: int = 0
+    init_from: str = ""
+    init_fresh: tuple[str, ...] = ()
+    init_ignore: tuple[str, ...] = ()
+    max_queued_steps: int = 2
+
+    def __post_init__(self) -> None:
+        totals = (self.total_steps, self.total_epochs, self.total_examples)
+        if sum(t is not None for t in totals) != 1:
+            raise ValueError(
+                "set exactly one of total_steps, total_epochs, total_examples "
+                f"(the others to none); they are {totals}"
+            )
+        for name in ("batch_size", "log_every", "keep", "eval_batch_size"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ValueError(f"{name}={value} must be at least 1")
+        for name in ("eval_every", "checkpoint_every", "max_queued_steps"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}={getattr(self, name)} cannot be negative")
+        if next(t for t in totals if t is not None) <= 0:
+            raise ValueError("the length of training must be positive")
+        patterns = (*self.init_fresh, *self.init_ignore)
+        if patterns and not self.init_from:
+            raise ValueError("init_fresh and init_ignore need init_from")
+        for pattern in patterns:
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ValueError(f"{pattern!r} is no regular expression: {error}") from error
+
+    @property
+    def for_evaluation(self) -> int:
+        """Number of videos in an evaluation batch."""
+        return self.eval_batch_size or self.batch_size
+
+    def steps(self, train_examples: int) -> int:
+        """Resolves the length of training to a number of updates, rounding up.
+
+        Args:
+          train_examples: size of the training split.
+
+        Raises:
+          UserError: epochs of an endless source.
+        """
+        if self.total_steps is not None:
+            return self.total_steps
+        if self.total_examples is not None:
+            return -(-self.total_examples // self.batch_size)
+        assert self.total_epochs is not None
+        if train_examples >= ENDLESS:
+            raise UserError(
+                "config key 'train.total_epochs': the training source is endless, it has no "
+                "epochs; set train.total_steps or train.total_examples instead"
+            )
+        return max(1, -int(-self.total_epochs * train_examples // self.batch_size))
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """Everything that determines a run; saved in each checkpoint.
+
+    Attributes:
+      name: for people.
+      train: length, intervals, seed.
+      model: backbone, RSTG block, head.
+      data: which videos.
+      loss: what is minimised.
+      optim: how.
+      mesh: on which devices.
+    """
+
+    name: str
+    train: TrainConfig
+    model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
+    data: SyncMNISTConfig | SomethingSomethingConfig | FolderConfig = dataclasses.field(
+        default_factory=SyncMNISTConfig
+    )
+    loss: LossConfig = dataclasses.field(default_factory=LossConfig)
+    optim: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
+    mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
+
+    def __post_init__(self) -> None:
+        if not self.loss.region_weight:
+            return
+        if not isinstance(self.data, SyncMNISTConfig):
+            raise UserError("loss.region_weight above 0 needs data that know where objects are")
+        classes = len(self.data.classes)
+        if self.model.region_classes != classes:
+            raise UserError(
+                f"model.region_classes={self.model.region_classes} must be {classes}, the number "
+                "of digit classes, for a loss.region_weight above 0"
+            )

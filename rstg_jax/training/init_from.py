@@ -1,0 +1,181 @@
+"""Begins a run with the weights of another: which are taken, which start fresh, what must fit.
+
+Weights and running statistics are matched by path, such as ``params/rstg_final/time/lstm/bias``.
+Where the checkpoint holds a moving average of the weights, that is taken: the weights whose score
+its ``best`` stands for. The step, the optimiser and the random key are never taken.
+
+The classifier starts fresh when the number of classes differs. Everything else that does not fit
+must be allowed by name, ``train.init_fresh`` and ``train.init_ignore``.
+"""
+
+import logging
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from flax import traverse_util
+
+from rstg_jax.errors import UserError
+from rstg_jax.training import steps
+from rstg_jax.training.checkpoint import Checkpoints
+from rstg_jax.training.experiment import TrainConfig
+
+CLASSIFIER = "params/classifier/"
+WEIGHTS = ("params", "batch_stats")
+
+_log = logging.getLogger(__name__)
+Shaped = Mapping[str, Any]  # path -> anything with a shape
+
+
+class Match(NamedTuple):
+    """Paths of the model that are taken, that start fresh, and those of the checkpoint left out."""
+
+    taken: tuple[str, ...]
+    fresh: tuple[str, ...]
+    ignored: tuple[str, ...]
+
+
+def weights(
+    settings: TrainConfig, abstract: steps.TrainState, label_names: Sequence[str]
+) -> tuple[dict[str, jax.Array], dict[str, Any]]:
+    """Reads what `settings.init_from` has for a model.
+
+    Args:
+      settings: where from, and what may differ.
+      abstract: shapes, types and shardings of the state to begin with.
+      label_names: of the data to train on.
+
+    Returns:
+      Path -> array, placed as `abstract` says; and the origin to record: directory, step and the
+      numbers of arrays taken, fresh and ignored.
+
+    Raises:
+      UserError: no such checkpoint, or it does not fit; names everything that does not.
+    """
+    directory, which = split(settings.init_from)
+    with Checkpoints(directory, read_only=True) as checkpoints:
+        step = checkpoints.resolve(which)
+        there, path_there = stored(checkpoints.shapes(step))
+        here = flat({name: getattr(abstract, name) for name in WEIGHTS})
+        found = match(settings, here, there, f"{directory} step {step}")
+        wanted = {path_there(path): here[path] for path in found.taken}
+        nested = traverse_util.unflatten_dict(wanted, sep="/")
+        restored = flat(checkpoints.restore_part(step, nested)) if wanted else {}
+        names = checkpoints.meta(step).get("label_names", label_names)
+    taken = {path: restored[path_there(path)] for path in found.taken}
+    counts = {name: len(paths) for name, paths in found._asdict().items()}
+    _log.info(
+        "initialised from %s step %d: %d arrays taken, %d fresh, %d ignored",
+        *(directory, step, *counts.values()),
+    )
+    taken |= classifier(taken, names, label_names)
+    return taken, {"directory": directory, "step": step, **counts}
+
+
+def split(init_from: str) -> tuple[str, str]:
+    """``DIR:best``, ``DIR:last`` or ``DIR:123`` -> directory and step; ``DIR`` means the last."""
+    directory, _, which = init_from.rpartition(":")
+    if not directory or not (which in ("best", "last") or which.isdecimal()):
+        directory, which = init_from, "last"
+    return str(Path(directory).expanduser()), which
+
+
+def stored(state: Mapping[str, Any]) -> tuple[Shaped, Callable[[str], str]]:
+    """The weights of a stored state by their paths in the model, and path -> path in the state."""
+    parameters = "average" if state.get("average") else "params"
+    found = flat({"params": state[parameters], "batch_stats": state.get("batch_stats") or {}})
+    return found, lambda path: re.sub("^params/", f"{parameters}/", path)
+
+
+def flat(nested: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested dicts to path -> leaf."""
+    return traverse_util.flatten_dict(dict(nested), sep="/")
+
+
+def match(settings: TrainConfig, here: Shaped, there: Shaped, source: str) -> Match:
+    """Decides about every path.
+
+    Args:
+      settings: what may differ.
+      here: the model's arrays.
+      there: the checkpoint's.
+      source: what the error calls the checkpoint.
+
+    Raises:
+      UserError: names every path that is missing, left over or misshapen and may not be, and every
+        pattern that matches nothing.
+    """
+    fresh = set(matching(settings.init_fresh, here))
+    bias = f"{CLASSIFIER}bias"
+    if {bias} <= here.keys() & there.keys() and here[bias].shape != there[bias].shape:
+        fresh |= set(matching([f"^{CLASSIFIER}"], here))
+        _log.info(
+            "%d classes there, %d here: new classifier", *there[bias].shape, *here[bias].shape
+        )
+    left = [path for path in there if path not in here]
+    ignored = matching(settings.init_ignore, left)
+    wanted = [path for path in here if path not in fresh]
+
+    def sizes(path: str, *holders: Shaped) -> str:
+        return f"{path} {' there, '.join(str(list(holder[path].shape)) for holder in holders)}"
+
+    missing = [sizes(path, here) for path in wanted if path not in there]
+    misshapen = [
+        f"{sizes(path, there, here)} here"
+        for path in wanted
+        if path in there and here[path].shape != there[path].shape
+    ]
+    leftover = [sizes(path, there) for path in left if path not in ignored]
+    unused = [
+        f"{key} {pattern!r}"
+        for key, paths in (("init_fresh", list(here)), ("init_ignore", left))
+        for pattern in getattr(settings, key)
+        if not matching([pattern], paths)
+    ]
+    complaints = [
+        ("it lacks (train.init_fresh lets them start fresh)", missing),
+        ("of another shape (train.init_fresh lets them start fresh)", misshapen),
+        ("the model lacks (train.init_ignore leaves them out)", leftover),
+        ("patterns that match nothing of these", unused),
+    ]
+    listed = [f"{what}: {', '.join(paths)}" for what, paths in complaints if paths]
+    if listed:
+        raise UserError(f"train.init_from: {source} does not fit the model; {'; '.join(listed)}")
+    return Match(tuple(wanted), tuple(sorted(fresh)), tuple(ignored))
+
+
+def matching(patterns: Sequence[str], paths: Iterable[str]) -> list[str]:
+    """The paths in which any of the patterns is found, as in the rules of `sharding`."""
+    return [path for path in paths if any(re.search(pattern, path) for pattern in patterns)]
+
+
+def classifier(
+    taken: Mapping[str, jax.Array], there: Sequence[str], here: Sequence[str]
+) -> dict[str, jax.Array]:
+    """Puts the classifier's columns into the order of the labels here, if they are the same.
+
+    Returns:
+      The arrays that change. With other labels, as many, the classifier is kept as it is: whoever
+      renames or translates labels wants that, and the log says so.
+    """
+    parts = {path: value for path, value in taken.items() if path.startswith(CLASSIFIER)}
+    there, here = list(there), list(here)
+    if not parts or there == here:
+        return {}
+    if len(set(there)) == len(there) and sorted(there) == sorted(here):
+        _log.info("the classifier's columns take the order that the labels have here")
+        order = np.array([there.index(name) for name in here])
+        return {
+            path: jax.jit(lambda v: v[..., order], out_shardings=value.sharding)(value)
+            for path, value in parts.items()
+        }
+    other = [f"{a!r} is {b!r} here" for a, b in zip(there, here, strict=False) if a != b]
+    _log.info(
+        "the classifier is kept although %d of %d labels have other names (%s): "
+        "--config.train.init_fresh=%s starts it fresh",
+        *(len(other), len(here), ", ".join(other[:3]), CLASSIFIER),
+    )
+    return {}

@@ -1,0 +1,103 @@
+"""What training minimises: cross-entropy of the clip's label, masked."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from rstg_jax.training import region_loss
+
+
+@dataclasses.dataclass(frozen=True)
+class LossConfig:
+    """Cross-entropy of the clip's label.
+
+    Attributes:
+      reduction: "mean" over the real examples of the global batch, or "sum" over them, which is
+        the official code's choice (its rate then corresponds to rate x batch for a mean).
+      label_smoothing: share of the target spread evenly over all classes.
+      frame_weight: weight of an extra cross-entropy of every frame's own logits with the clip's
+        label, averaged over the frames from `frame_start` on. In training only.
+      frame_start: first frame, counted from 0, that can be expected to know the answer.
+      region_weight: weight of the auxiliary task of `rstg_jax.training.region_loss`, for models
+        that have its head and data that know their objects.
+    """
+
+    reduction: Literal["mean", "sum"] = "mean"
+    label_smoothing: float = 0.0
+    frame_weight: float = 0.0
+    frame_start: int = 0
+    region_weight: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.label_smoothing < 1:
+            raise ValueError(f"label_smoothing={self.label_smoothing} is outside [0, 1)")
+        if min(self.frame_weight, self.frame_start, self.region_weight) < 0:
+            raise ValueError("frame_weight, frame_start and region_weight cannot be negative")
+
+    @property
+    def batch_keys(self) -> tuple[str, ...]:
+        """The arrays of a batch that training reads; the others stay on the host."""
+        objects = ("object_class", "object_center") if self.region_weight else ()
+        return ("video", "label", "mask", *objects)
+
+
+def cross_entropy(logits: jax.Array, label: jax.Array, label_smoothing: float = 0.0) -> jax.Array:
+    """Cross-entropy in nats with integer labels, in float32.
+
+    Args:
+      logits: [... classes].
+      label: int [...].
+      label_smoothing: share of the target spread evenly over all classes.
+
+    Returns:
+      float32 [...].
+    """
+    log_p = jax.nn.log_softmax(logits.astype(jnp.float32))
+    true = jnp.take_along_axis(log_p, label[..., None], axis=-1)[..., 0]
+    return -(1 - label_smoothing) * true - label_smoothing * log_p.mean(-1)
+
+
+def objective(
+    config: LossConfig, logits: jax.Array, out: dict[str, Any], batch: Mapping[str, jax.Array]
+) -> tuple[jax.Array, jax.Array]:
+    """The scalar that training minimises.
+
+    Args:
+      config: see `LossConfig`.
+      logits: [b classes] of the whole clip.
+      out: the model's intermediates; ``out["frame_logits"]`` [b t classes], and ``out["regions"]``
+        with ``out["boxes"]`` for the auxiliary task.
+      batch: label int [b], mask [b] (1 for a real example, 0 for padding) and, for the auxiliary
+        task, object_class and object_center.
+
+    Returns:
+      The objective, and its sum over the real examples whatever the reduction (for the log).
+    """
+    label, mask = batch["label"], batch["mask"]
+    chex.assert_rank([logits, label, mask], [2, 1, 1])
+    chex.assert_equal_shape_prefix([logits, label, mask], 1)
+    loss = cross_entropy(logits, label, config.label_smoothing)  # [b]
+    if config.frame_weight > 0:
+        frames = out["frame_logits"]  # [b t classes]
+        chex.assert_rank(frames, 3)
+        t = frames.shape[1]
+        if config.frame_start >= t:
+            raise ValueError(f"loss.frame_start={config.frame_start}, but a clip has {t} frames")
+        frames = frames[:, config.frame_start :]
+        labels = jnp.broadcast_to(label[:, None], frames.shape[:2])
+        per_frame = cross_entropy(frames, labels, config.label_smoothing)  # [b t]
+        loss = loss + config.frame_weight * per_frame.mean(1)
+    if config.region_weight > 0:
+        classes = out["regions"].shape[-1] // region_loss.OUTPUTS
+        objects = (batch["object_class"], batch["object_center"])
+        target = region_loss.targets(out["boxes"], *objects, classes)
+        loss = loss + config.region_weight * region_loss.loss(out["regions"], target)
+    # `where` and not a product: padding may hold anything, and 0 * inf is not 0.
+    total = jnp.where(mask > 0, loss * mask, 0).sum()
+    if config.reduction == "sum":
+        return total, total
+    return total / jnp.maximum(mask.sum(), 1), total

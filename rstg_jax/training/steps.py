@@ -1,0 +1,308 @@
+"""The state of a training run and the pure, jitted steps that change it.
+
+The state is made sharded (`jax.eval_shape` -> shardings -> `jit(init, out_shardings)`), so that
+the whole of it never exists on one device, and the training step donates it.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import chex
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from flax import traverse_util
+from jax.sharding import Mesh
+
+from rstg_jax import data
+from rstg_jax.models import classifier
+from rstg_jax.training import losses, metrics, optim, sharding
+
+Batch = Mapping[str, jax.Array]
+Sums = dict[str, jax.Array]
+EVAL_KEYS = ("video", "label", "mask", "index")  # what evaluation reads of a batch
+
+
+class TrainState(flax.struct.PyTreeNode):
+    """Everything that a training step reads and writes.
+
+    Attributes:
+      step: int32 [], the number of updates made.
+      params: the weights.
+      batch_stats: running statistics of batch normalisation; empty if there is none.
+      opt_state: the optimiser's.
+      average: moving average of the weights, or None.
+      key: raw data of the run's random key, uint32. Step s uses the key folded with s.
+    """
+
+    step: jax.Array
+    params: Any
+    batch_stats: Any
+    opt_state: Any
+    average: Any
+    key: jax.Array
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """The variables to evaluate with: the average of the weights where there is one."""
+        params = self.params if self.average is None else self.average
+        return {"params": params} | ({"batch_stats": self.batch_stats} if self.batch_stats else {})
+
+
+TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Sums]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """What the steps close over: module, loss, optimiser and the decay of the average."""
+
+    module: nn.Module
+    loss: losses.LossConfig
+    tx: optax.GradientTransformation
+    ema_decay: float | None
+
+
+def make_recipe(
+    module: nn.Module, loss: losses.LossConfig, config: optim.OptimizerConfig, total_steps: int
+) -> Recipe:
+    """Collects a `Recipe` from the configurations."""
+    return Recipe(module, loss, optim.build(config, total_steps), config.ema_decay)
+
+
+def init_state(
+    recipe: Recipe,
+    video_shape: tuple[int, ...],
+    seed: jax.Array,
+    taken: Mapping[str, jax.Array] | None = None,
+) -> TrainState:
+    """Draws a fresh state; a pure function to jit or to evaluate for its shapes.
+
+    Args:
+      recipe: see `Recipe`.
+      video_shape: (t, h, w, c) of one clip.
+      seed: int32 [].
+      taken: weights and running statistics that are given, by path such as
+        ``params/classifier/bias``, see `rstg_jax.training.init_from`.
+    """
+    init_key, run_key = jax.random.split(jax.random.key(seed))
+    video = jnp.zeros((1, *video_shape), jnp.uint8)
+    drawn = traverse_util.flatten_dict(recipe.module.init(init_key, video, train=False), sep="/")
+    variables = traverse_util.unflatten_dict(drawn | dict(taken or {}), sep="/")
+    params = variables["params"]
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        batch_stats=variables.get("batch_stats", {}),
+        opt_state=recipe.tx.init(params),
+        average=None if recipe.ema_decay is None else jax.tree.map(jnp.copy, params),
+        key=jax.random.key_data(run_key),
+    )
+
+
+def abstract_state(recipe: Recipe, video_shape: tuple[int, ...], mesh: Mesh) -> Any:
+    """The state's shapes, types and shardings, without computing anything."""
+    init = functools.partial(init_state, recipe, video_shape)
+    shapes = jax.eval_shape(init, jax.ShapeDtypeStruct((), jnp.int32))
+    return jax.tree.map(
+        lambda s, sh: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sh),
+        shapes,
+        sharding.state_shardings(shapes, mesh),
+    )
+
+
+def shardings_of(abstract: Any) -> Any:
+    """The shardings of an abstract state."""
+    return jax.tree.map(lambda leaf: leaf.sharding, abstract)
+
+
+def create_state(
+    recipe: Recipe,
+    video_shape: tuple[int, ...],
+    seed: int,
+    mesh: Mesh,
+    taken: Mapping[str, jax.Array] | None = None,
+) -> TrainState:
+    """`init_state`, every array of it born on the devices that hold it."""
+    init = functools.partial(init_state, recipe, video_shape)
+    out = shardings_of(abstract_state(recipe, video_shape, mesh))
+    return jax.jit(init, out_shardings=out)(jnp.int32(seed), taken=taken)
+
+
+Gather = Callable[[Any], Any]
+
+
+def as_they_are(weights: Any) -> Any:
+    """Gathers nothing: the weights are whole already."""
+    return weights
+
+
+def loss_fn(
+    params: Any, recipe: Recipe, state: TrainState, batch: Batch, gather: Gather
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array, Any]]:
+    """What an update differentiates in its first argument; the others as in `train_step`.
+
+    Returns:
+      The objective; its sum over the batch, the logits and the new running statistics.
+    """
+    key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
+    variables = {"params": gather(params)}
+    if state.batch_stats:
+        variables["batch_stats"] = state.batch_stats
+    (logits, out), updated = recipe.module.apply(
+        variables, batch["video"], train=True, rngs={"dropout": key}, mutable=["batch_stats"]
+    )
+    loss, total = losses.objective(recipe.loss, logits, out, batch)
+    return loss, (total, logits, updated.get("batch_stats", {}))
+
+
+def train_step(
+    recipe: Recipe, state: TrainState, batch: Batch, gather: Gather = as_they_are
+) -> tuple[TrainState, Sums]:
+    """One update.
+
+    Args:
+      recipe: see `Recipe`.
+      state: before the update.
+      batch: video [b t h w c] and what `losses.objective` reads.
+      gather: applied to the weights where they are used, see `sharding.gather_weights`.
+
+    Returns:
+      The state after the update, and the batch's `metrics.batch_sums` plus ``objective`` (a sum)
+      and the norms ``grad_norm`` and ``param_norm`` (after the update), all of which are finite
+      if and only if the update was sound.
+    """
+    chex.assert_rank([batch["video"], batch["label"], batch["mask"]], [5, 1, 1])
+    grad_fn = jax.grad(loss_fn, has_aux=True)
+    grads, (total, logits, batch_stats) = grad_fn(state.params, recipe, state, batch, gather)
+    updates, opt_state = recipe.tx.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    chex.assert_trees_all_equal_shapes_and_dtypes(params, state.params)
+    step = state.step + 1
+    average = state.average
+    if recipe.ema_decay is not None:
+        average = optim.moving_average(recipe.ema_decay, step, average, params)
+    sums = metrics.batch_sums(logits, batch["label"], batch["mask"]) | {
+        "objective": total,
+        "grad_norm": optax.tree.norm(grads),
+        "param_norm": optax.tree.norm(params),
+    }
+    new = state.replace(
+        step=step, params=params, batch_stats=batch_stats, opt_state=opt_state, average=average
+    )
+    return new, sums
+
+
+def classify(
+    module: nn.Module, variables: Mapping[str, Any], video: jax.Array, most: int = 1
+) -> jax.Array:
+    """Logits of videos, float32 `[b classes]`, the mean over views where there are several.
+
+    Args:
+      module: the network.
+      variables: its own.
+      video: `[b t h w c]` or `[b v t h w c]`.
+      most: clips (videos times views) that are computed at once where that is possible; bounds the
+        memory and changes no result beyond rounding.
+    """
+
+    def logits(clips: jax.Array) -> jax.Array:
+        return module.apply(variables, clips, train=False)[0]
+
+    if video.ndim == 5:
+        return logits(video)
+    b, v = video.shape[:2]
+    at_once = max(n for n in range(1, v + 1) if v % n == 0 and (n == 1 or b * n <= most))
+    if at_once == v:
+        return classifier.average_views(logits, video)
+    groups = video.reshape(b, v // at_once, at_once, *video.shape[2:])
+    means = jax.lax.map(
+        lambda group: classifier.average_views(logits, group), jnp.moveaxis(groups, 1, 0)
+    )
+    return means.mean(axis=0)
+
+
+def ranking(logits: jax.Array, top: int = metrics.TOP_K) -> dict[str, jax.Array]:
+    """The most likely classes, best first.
+
+    Args:
+      logits: `[b classes]`.
+      top: how many; all if there are fewer.
+
+    Returns:
+      ``label`` int32 and ``probability`` float32, `[b k]`.
+    """
+    probability, label = jax.lax.top_k(jax.nn.softmax(logits), min(top, logits.shape[1]))
+    return {"label": label, "probability": probability}
+
+
+def eval_step(
+    module: nn.Module,
+    most: int,
+    variables: Mapping[str, Any],
+    batch: Batch,
+    gather: Gather = as_they_are,
+) -> tuple[Sums, dict[str, jax.Array]]:
+    """Evaluates one batch; arguments are those of `classify`.
+
+    Returns:
+      The sums of the batch, ``confusion`` int32 `[classes classes]` among them, which mean nothing
+      if labels are unknown; and the `ranking` of each row with its ``index`` in the source,
+      int32 `[b]`, -1 for padding.
+    """
+    logits = classify(module, gather(variables), batch["video"], most)
+    label, mask = batch["label"], batch["mask"]
+    sums = metrics.batch_sums(logits, label, mask)
+    sums["confusion"] = metrics.confusion(logits, label, mask)
+    return sums, ranking(logits) | {"index": jnp.where(mask > 0, batch["index"], -1)}
+
+
+def jit_train_step(recipe: Recipe, mesh: Mesh, abstract: Any) -> TrainStep:
+    """`train_step` compiled for the mesh; the state is donated, the sums are replicated."""
+    state = shardings_of(abstract)
+    return jax.jit(
+        functools.partial(
+            train_step, recipe, gather=functools.partial(sharding.gather_weights, mesh=mesh)
+        ),
+        in_shardings=(state, sharding.batch_sharding(mesh)),
+        out_shardings=(state, sharding.replicated(mesh)),
+        donate_argnums=0,
+    )
+
+
+def with_batches_of(
+    source: data.OnDevice, keys: Sequence[str], step: TrainStep, mesh: Mesh
+) -> TrainStep:
+    """A training step that is fed the addresses of its examples; each device makes its own rows.
+
+    Args:
+      source: makes them.
+      keys: arrays of a batch that `step` reads, made or fed.
+      step: from `jit_train_step`.
+      mesh: the mesh.
+    """
+    rows, whole = sharding.batch_sharding(mesh), sharding.replicated(mesh)
+    constants = jax.device_put(source.constants, whole)
+
+    @functools.partial(jax.jit, in_shardings=(whole, rows), out_shardings=rows)
+    def make(constants: Any, fed: Batch) -> Batch:
+        batch = {**source.make(constants, fed), **fed}
+        return {key: batch[key] for key in keys}
+
+    return lambda state, fed: step(state, make(constants, fed))
+
+
+def jit_eval_step(
+    module: nn.Module, mesh: Mesh, abstract: Any, most: int = 1
+) -> Callable[[Mapping[str, Any], Batch], tuple[Sums, dict[str, jax.Array]]]:
+    """`eval_step` compiled for the mesh, for the variables of such a state."""
+    return jax.jit(
+        functools.partial(
+            eval_step, module, most, gather=functools.partial(sharding.gather_weights, mesh=mesh)
+        ),
+        in_shardings=(shardings_of(abstract.variables), sharding.batch_sharding(mesh)),
+        out_shardings=sharding.replicated(mesh),
+    )

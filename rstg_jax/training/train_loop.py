@@ -1,0 +1,267 @@
+"""The host loop: feed, step, log, evaluate, save, stop cleanly.
+
+Resuming is exact: weights, optimiser, random key, data position and the sums of the unfinished
+logging window all come from the checkpoint, and what was logged after it is removed.
+"""
+
+import collections
+import contextlib
+import dataclasses
+import math
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from rstg_jax import data, evaluate
+from rstg_jax.errors import UserError
+from rstg_jax.training import metrics, optim, sharding, steps
+from rstg_jax.training import run as run_lib
+from rstg_jax.training.experiment import Experiment
+from rstg_jax.training.logs import Clock, Console, MetricLog
+from rstg_jax.training.run import Progress, Run
+from rstg_jax.training.signals import StopSignal
+
+NORMS = ("grad_norm", "param_norm")  # logged as averages over updates, the rest over examples
+
+
+@dataclasses.dataclass
+class Host:
+    """What the loop talks to, and the updates that the devices have not finished yet."""
+
+    log: MetricLog
+    console: Console
+    clock: Clock
+    stop: StopSignal
+    pending: collections.deque[tuple[int, steps.Sums]] = dataclasses.field(
+        default_factory=collections.deque
+    )
+    compiled: bool = False
+
+
+def train(experiment: Experiment, workdir: str | Path) -> dict[str, Any]:
+    """Trains, or goes on training, in a working directory.
+
+    Args:
+      experiment: the configuration.
+      workdir: receives config.json, metrics.jsonl, TensorBoard events, checkpoints/ and at the
+        end result.json. If it holds a checkpoint of the same config the run is resumed.
+
+    Returns:
+      What result.json holds; or ``{"stopped_at": step}`` after SIGINT or SIGTERM, when the state
+      is saved and the same call resumes.
+
+    Raises:
+      UserError: the config, data, devices or directory cannot be used; or the loss became NaN.
+    """
+    run = run_lib.set_up(experiment, Path(workdir))
+    with run.checkpoints, StopSignal() as stop:
+        progress = run_lib.start(run)
+        first = jax.process_index() == 0
+        host = Host(
+            MetricLog(run.workdir, progress.step, first),
+            Console(progress.step, run.total_steps, first),
+            Clock(progress.seconds),
+            stop,
+        )
+        with contextlib.closing(host.log), contextlib.closing(host.console):
+            announce(run, progress, host)
+            fit(run, progress, host)
+            return finish(run, progress, host)
+
+
+def announce(run: Run, progress: Progress, host: Host) -> None:
+    """Says what is about to be done."""
+    devices = run.mesh.devices
+    host.console.say(
+        f"{run.experiment.name}: {run.parameters:,} parameters, {run.classes} classes, "
+        f"{devices.size} x {devices.flat[0].device_kind}, {run.total_steps} steps of "
+        f"{run.experiment.train.batch_size} videos {list(run.video_shape)}, in {run.workdir}"
+    )
+    host.console.say(
+        f"trains on {run.train_source.name}, tests on all {len(run.test_source)} videos of "
+        f"{run.test_source.name}"
+    )
+    if progress.resumed:
+        host.console.say(f"resuming after step {progress.step}")
+
+
+def fit(run: Run, progress: Progress, host: Host) -> None:
+    """Makes the updates that are left, with logging, evaluation and checkpoints on the way."""
+    settings = run.experiment.train
+    if progress.owed:
+        settle(run, progress, host)
+    batches = data.train_batches(
+        run.train_source,
+        batch_size=settings.batch_size,
+        seed=settings.seed,
+        start_step=progress.step,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+    stopping = host.stop.agreed()
+    with contextlib.closing(batches):
+        while progress.step < run.total_steps and not stopping:
+            update(run, progress, host, batches)
+            due = due_now(run, progress.step)
+            # Several processes must ask each other at the same steps, and asking costs time.
+            if due or jax.process_count() == 1:
+                stopping = host.stop.agreed()
+            collect(run, progress, host, 0 if due or stopping else settings.max_queued_steps)
+            if "log" in due:
+                log_window(run, progress, host)
+            with host.clock.excluded():
+                if "test" in due:
+                    test(run, progress, host)
+                stopping = stopping or progress.owed
+                if stopping or wants_saving(due, progress):
+                    run_lib.save(run, progress, host.clock.seconds())
+    run.checkpoints.wait()
+
+
+def due_now(run: Run, step: int) -> set[str]:
+    """What is to be done after a step: any of log, test, save; all of it after the last."""
+    settings = run.experiment.train
+    every = {
+        "log": settings.log_every,
+        "test": settings.eval_every,
+        "save": settings.checkpoint_every,
+    }
+    last = step == run.total_steps
+    return {name for name, n in every.items() if last or (n and step % n == 0)}
+
+
+def wants_saving(due: set[str], progress: Progress) -> bool:
+    """At the interval, and at an evaluation that is a new best."""
+    is_best = progress.tested is not None and progress.tested["top1"] > progress.best
+    return "save" in due or is_best
+
+
+def update(
+    run: Run, progress: Progress, host: Host, batches: Iterator[dict[str, np.ndarray]]
+) -> None:
+    """Feeds one batch and dispatches one update, without waiting for it."""
+    step = progress.step + 1
+    with host.clock.waiting_for_data():
+        batch = next(batches)
+    put = sharding.put_batch({key: batch[key] for key in run.fed}, run.mesh)
+    if host.compiled:
+        progress.state, sums = run.train_step(progress.state, put)
+        host.clock.examples += run.experiment.train.batch_size
+    else:
+        with host.clock.excluded():
+            progress.state, sums = compile_and_step(run, progress, host, put)
+    host.pending.append((step, sums))
+    progress.step = step
+    progress.tested = None
+
+
+def compile_and_step(
+    run: Run, progress: Progress, host: Host, put: dict[str, jax.Array]
+) -> tuple[steps.TrainState, steps.Sums]:
+    """The first update of a process, which compiles the step: minutes for a large model."""
+    host.console.say("compiling the training step ...")
+    begin = time.monotonic()
+    state, sums = jax.block_until_ready(run.train_step(progress.state, put))
+    kept = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
+    where = f"; the program is kept in {kept}" if kept else ""
+    host.console.say(f"compiled in {time.monotonic() - begin:.1f} s{where}")
+    host.compiled = True
+    return state, sums
+
+
+def collect(run: Run, progress: Progress, host: Host, allowed: int) -> None:
+    """Fetches the sums of finished updates until only `allowed` are under way.
+
+    Raises:
+      UserError: an update was not finite; nothing of it has been saved.
+    """
+    while len(host.pending) > allowed:
+        step, sums = host.pending.popleft()
+        fetched = jax.device_get(sums)
+        for name in ("objective", *NORMS):
+            if not math.isfinite(fetched[name]):
+                raise not_finite(run, step, name, float(fetched[name]))
+        progress.window = metrics.add(progress.window, {**fetched, "updates": np.int32(1)})
+        so_far = metrics.means(progress.window)
+        host.console.advance(so_far["loss"], so_far["top1"], host.clock.rate())
+
+
+def not_finite(run: Run, step: int, name: str, value: float) -> UserError:
+    """The error that ends a run gone bad."""
+    run.checkpoints.wait()
+    latest = run.checkpoints.latest
+    kept = "no checkpoint was saved before it" if latest is None else f"step {latest} is kept"
+    what = {"objective": "loss", "grad_norm": "norm of the gradient"}.get(name, "norm of weights")
+    return UserError(
+        f"the {what} became {value} at step {step}; {kept} in {run.checkpoints.path}. Lower "
+        "optim.learning_rate, set optim.clip_norm, or look at the data"
+    )
+
+
+def log_window(run: Run, progress: Progress, host: Host) -> None:
+    """Logs the averages over the window that ends here, and begins another."""
+    totals, settings = dict(progress.window), run.experiment
+    updates = totals.pop("updates")
+    norms = {name: totals.pop(name) / updates for name in NORMS}
+    rate = optim.learning_rate(settings.optim, run.total_steps)(progress.step - 1)
+    values = metrics.means(totals) | norms
+    values |= {
+        "learning_rate": float(rate),
+        "examples": progress.step * settings.train.batch_size,
+        "examples_per_second": host.clock.rate(),
+        "waiting_for_data": host.clock.waiting(),
+        "time": host.clock.seconds(),
+    }
+    host.log.write(progress.step, "train", values)
+    left = (run.total_steps - progress.step) * settings.train.batch_size
+    host.console.train_line(progress.step, values, left)
+    progress.window = {}
+    host.clock.reset()
+
+
+def test(run: Run, progress: Progress, host: Host) -> None:
+    """Evaluates on the test split and logs it, unless a signal arrives meanwhile."""
+    begin = time.monotonic()
+    progress.tested = evaluate.evaluate(
+        run.eval_step,
+        progress.state.variables,
+        run.test_source,
+        run.mesh,
+        run.eval_batch_size,
+        # Processes that gave up at different batches would wait for each other for ever.
+        host.stop.local if jax.process_count() == 1 else lambda: False,
+    )
+    progress.owed = progress.tested is None
+    figures = run_lib.without_confusion(progress.tested)
+    if figures is not None:
+        speed = figures["examples"] / (time.monotonic() - begin)
+        extra = {"examples_per_second": speed, "time": host.clock.seconds()}
+        host.log.write(progress.step, "test", figures | extra)
+        host.console.test_line(progress.step, figures)
+
+
+def settle(run: Run, progress: Progress, host: Host) -> None:
+    """Makes up for the evaluation that was due when the previous process was stopped."""
+    test(run, progress, host)
+    # The same step is saved anew to carry its score, if that leaves no moment without any.
+    if wants_saving(set(), progress) and run.checkpoints.has_older(progress.step):
+        run_lib.save(run, progress, host.clock.seconds())
+
+
+def finish(run: Run, progress: Progress, host: Host) -> dict[str, Any]:
+    """Writes result.json from the evaluation of the last step, or reports the stop."""
+    if progress.step == run.total_steps and progress.tested is None and not progress.owed:
+        # The run was complete before this process began, and logged.
+        with contextlib.closing(MetricLog(run.workdir, progress.step, enabled=False)) as silent:
+            test(run, progress, dataclasses.replace(host, log=silent))
+    if progress.step < run.total_steps or progress.tested is None:
+        why = host.stop.name or "signal to another process"
+        host.console.say(f"{why}: stopped after step {progress.step}, which is saved")
+        return {"stopped_at": progress.step}
+    figures = run_lib.result(run, progress, host.clock.seconds())
+    run_lib.write_json(run.workdir / "result.json", figures)
+    return figures

@@ -1,0 +1,1 @@
+"""Charts, the HTML report, drawings of the graph and annotated videos."""

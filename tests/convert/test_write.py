@@ -1,0 +1,202 @@
+"""What converters need that is not PyTorch: .safetensors files, names, checkpoint directories."""
+
+import dataclasses
+import json
+import sys
+
+import jax
+import numpy as np
+import pytest
+from flax import traverse_util
+from safetensors.numpy import save_file
+
+from rstg_jax import evaluate
+from rstg_jax.convert import torch as convert_torch
+from rstg_jax.convert import write
+from rstg_jax.convert.torch_names import ARCHS, TORCHVISION, Arch
+from rstg_jax.data import SyncMNISTConfig
+from rstg_jax.errors import UserError
+from rstg_jax.models import classifier
+from rstg_jax.models.backbones.resnet3d import ResNet3DConfig
+from rstg_jax.training import checkpoint, init_from, sharding, steps
+from rstg_jax.training.experiment import TrainConfig
+from rstg_jax.training.losses import LossConfig
+from rstg_jax.training.optim import OptimizerConfig
+from tests import standins
+
+TINY = Arch(
+    TORCHVISION,
+    ResNet3DConfig(
+        depths=(1, 1),
+        width=2,
+        temporal_kernels=((3,), (1,)),
+        spatial_strides=(1, 2),
+        temporal_strides=(1, 1),
+        pool1_padding=1,
+    ),
+    frames=4,
+)
+
+
+def tiny_state():
+    """As torchvision would name and shape it: 2D kernels `[out in h w]`."""
+    rng = np.random.default_rng(0)
+    state = {"conv1.weight": (2, 3, 7, 7), "fc.weight": (3, 16), "fc.bias": (3,)}
+    norms = {"bn1": 2}
+    for layer, (size_in, inner) in enumerate([(2, 2), (8, 4)], 1):
+        name = f"layer{layer}.0"
+        state[f"{name}.conv1.weight"] = (inner, size_in, 1, 1)
+        state[f"{name}.conv2.weight"] = (inner, inner, 3, 3)
+        state[f"{name}.conv3.weight"] = (4 * inner, inner, 1, 1)
+        state[f"{name}.downsample.0.weight"] = (4 * inner, size_in, 1, 1)
+        norms |= {f"{name}.bn1": inner, f"{name}.bn2": inner, f"{name}.bn3": 4 * inner}
+        norms[f"{name}.downsample.1"] = 4 * inner
+    for name, size in norms.items():
+        for leaf in ("weight", "bias", "running_mean", "running_var"):
+            state[f"{name}.{leaf}"] = (size,)
+        state[f"{name}.num_batches_tracked"] = ()
+    return {name: rng.random(shape, np.float32) for name, shape in state.items()}
+
+
+def test_kernels_are_turned_and_inflated():
+    state = tiny_state()
+    variables = convert_torch.convert(state, TINY)
+    backbone = variables["params"]["backbone"]
+    conv1 = np.asarray(backbone["conv1"]["kernel"])  # [t h w in out]
+    assert conv1.shape == (5, 7, 7, 3, 2)
+    for frame in range(5):
+        theirs = state["conv1.weight"].transpose(2, 3, 1, 0) / 5
+        np.testing.assert_allclose(conv1[frame], theirs, rtol=1e-6)
+    np.testing.assert_array_equal(
+        backbone["res3_0"]["shortcut"]["kernel"][0, 0, 0],
+        state["layer2.0.downsample.0.weight"][:, :, 0, 0].T,
+    )
+    np.testing.assert_array_equal(
+        variables["batch_stats"]["backbone"]["res2_0"]["shortcut_bn"]["var"],
+        state["layer1.0.downsample.1.running_var"],
+    )
+    np.testing.assert_array_equal(variables["params"]["classifier"]["kernel"], state["fc.weight"].T)
+
+
+def test_safetensors_need_no_pytorch(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    monkeypatch.setitem(ARCHS, "tiny", TINY)
+    state = {f"model.{name}": value for name, value in tiny_state().items()}
+    save_file(state, tmp_path / "model.safetensors")
+    out = tmp_path / "out"
+    words = [str(tmp_path / "model.safetensors"), "--arch=tiny"]
+    assert convert_torch.main([*words, f"--out={out}"]) == 0
+    assert "tiny, 3 classes" in capsys.readouterr().out
+    loaded = checkpoint.load(out)
+    wanted = convert_torch.convert(state, TINY)
+    jax.tree.map(np.testing.assert_array_equal, loaded.variables, wanted)
+    assert loaded.label_names == ("0", "1", "2")
+    assert loaded.step == 0
+    assert json.loads((out / "config.json").read_text())["model"]["backbone"]["width"] == 2
+
+    with pytest.raises(UserError, match=r"model\.pth needs PyTorch"):
+        (tmp_path / "model.pth").write_bytes(b"")
+        convert_torch.read(tmp_path / "model.pth")
+    with pytest.raises(UserError, match=r"none\.pth: no such file"):
+        convert_torch.read(tmp_path / "none.pth")
+    (tmp_path / "half.safetensors").write_bytes((tmp_path / "model.safetensors").read_bytes()[:-1])
+    with pytest.raises(UserError, match=r"half\.safetensors is not a whole"):
+        convert_torch.read(tmp_path / "half.safetensors")
+    monkeypatch.setitem(sys.modules, "safetensors", None)
+    with pytest.raises(UserError, match=r"needs the package safetensors"):
+        convert_torch.read(tmp_path / "model.safetensors")
+
+
+def test_converted_weights_begin_a_run_with_a_graph_inside(tmp_path, monkeypatch):
+    monkeypatch.setitem(ARCHS, "tiny", TINY)
+    save_file(tiny_state(), tmp_path / "model.safetensors")
+    out = tmp_path / "out"
+    convert_torch.main([str(tmp_path / "model.safetensors"), "--arch=tiny", f"--out={out}"])
+    settings = TrainConfig(total_steps=1, init_from=str(out), init_fresh=("^params/rstg_res2_0/",))
+    config = dataclasses.replace(convert_torch.model_config(TINY), places=("res2.0",))
+    module = classifier.build(config, 5)
+    recipe = steps.make_recipe(module, LossConfig(), OptimizerConfig(), 1)
+    mesh = sharding.make_mesh(sharding.MeshConfig())
+    abstract = steps.abstract_state(recipe, (4, 32, 32, 3), mesh)
+    taken, _ = init_from.weights(settings, abstract, "abcde")
+    wanted = traverse_util.flatten_dict(convert_torch.convert(tiny_state(), TINY), sep="/")
+    wanted = {path: value for path, value in wanted.items() if "/classifier/" not in path}
+    assert taken.keys() == wanted.keys()
+    for path, value in wanted.items():
+        np.testing.assert_array_equal(taken[path], value)
+
+
+def test_label_names(tmp_path, caplog):
+    path = tmp_path / "labels.txt"
+    path.write_text("pushing\npulling\n")
+    assert write.label_names(str(path), 2) == ("pushing", "pulling")
+    assert write.label_names(None, 3) == ("0", "1", "2")
+    with pytest.raises(UserError, match=r"labels\.txt has 2 labels, the classifier has 3"):
+        write.label_names(str(path), 3)
+    with pytest.raises(UserError, match="cannot read label names"):
+        write.label_names(str(tmp_path / "none"), 3)
+
+    online = SyncMNISTConfig(classes=(0, 1, 2), num_digits=2, test_source="online")
+    assert write.label_names(None, 4, online) == online.law.label_names
+    with pytest.raises(UserError, match="the data of the config has 4 labels"):
+        write.label_names(None, 5, online)
+    elsewhere = SyncMNISTConfig(test_source="tfds", data_dir=str(tmp_path))
+    assert write.label_names(None, 2, elsewhere) == ("0", "1")
+    assert "labels are named by their numbers" in caplog.text
+
+
+@pytest.mark.parametrize("ema_decay", [None, 0.9])
+def test_written_weights_are_evaluated_like_a_run(tmp_path, monkeypatch, ema_decay):
+    standins.install(monkeypatch)
+    experiment = standins.experiment(optim=OptimizerConfig(ema_decay=ema_decay))
+    source = standins.Source("test")
+    module = classifier.build(experiment.model, source.classes)
+    batch = source.batch(range(len(source)))
+    variables = module.init(jax.random.key(1), batch["video"], train=False)
+    write.write(
+        tmp_path,
+        experiment,
+        variables,
+        label_names=source.label_names,
+        video_shape=batch["video"].shape[1:],
+        source={"name": "nowhere"},
+    )
+    figures, _ = evaluate.evaluate_checkpoint(checkpoint.load(tmp_path), "test")
+    logits, _ = module.apply(variables, batch["video"], train=False)
+    hits = np.asarray(logits).argmax(-1) == batch["label"]
+    assert figures["top1"] == pytest.approx(hits.mean())
+    assert figures["step"] == 0
+
+
+def test_variables_of_another_model_are_refused(tmp_path, monkeypatch):
+    standins.install(monkeypatch)
+    experiment = standins.experiment()
+    module = classifier.build(experiment.model, 7)
+    variables = module.init(jax.random.key(1), np.zeros((1, 3, 32, 32, 1)), train=False)
+    variables["params"]["head"]["more"] = variables["params"]["head"].pop("bias")
+    variables["params"]["project"]["kernel"] = np.zeros((32, 9))
+    keywords = {"label_names": "abcdefg", "video_shape": (3, 32, 32, 1), "source": {}}
+    with pytest.raises(UserError) as error:
+        write.write(tmp_path, experiment, variables, **keywords)
+    assert str(error.value) == (
+        "the weights do not fit the model: missing params/head/bias; unused params/head/more; "
+        "params/project/kernel is [32, 9], the model's is [8, 16]"
+    )
+    assert not list(tmp_path.iterdir())
+
+
+def test_all_published_networks_have_names_for_all_their_layers():
+    """An empty file lacks as many differently named tensors as the network has."""
+    assert len(ARCHS) == 13
+    for name, arch in ARCHS.items():
+        if name.endswith("r101"):  # the same names for more blocks
+            continue
+        with pytest.raises(UserError) as error:
+            convert_torch.convert({}, arch)
+        missing = str(error.value).removeprefix("the tensors do not fit the architecture: ")
+        names = missing.split("; ")
+        # A convolution with norm is 5 tensors. A block has three, four of them a shortcut besides.
+        attention = 11 if name.startswith("mmaction") else 12
+        non_local = 5 * attention if "_nl_" in name else 0
+        assert len(set(names)) == len(names) == 5 * (1 + 3 * 16 + 4) + non_local + 2
+        assert all(line.startswith("missing ") for line in names)

@@ -1,0 +1,190 @@
+"""Single frames: equal to those of a full decode, and only what is needed is decoded."""
+
+import pathlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from rstg_jax.data.video import decode, seek
+from rstg_jax.errors import UserError
+from tests import clip_files
+
+FAST = {"deadline": "realtime", "cpu-used": "8"}
+FILMS = {
+    "vp9": ("libvpx-vp9", "webm", {**FAST, "g": "10"}),
+    "vp9 with hidden frames": (
+        *("libvpx-vp9", "webm"),
+        {"lag-in-frames": "16", "auto-alt-ref": "1", "cpu-used": "6", "g": "20"},
+    ),
+    "vp8 with hidden packets": (
+        *("libvpx", "webm"),
+        {"lag-in-frames": "16", "auto-alt-ref": "1", "g": "20"},
+    ),
+    "h264": ("libx264", "mp4", {"g": "10", "bf": "3"}),
+    "h264, open groups": (
+        *("libx264", "matroska"),
+        {"x264-params": "open-gop=1:keyint=12:bframes=3"},
+    ),
+    "h264, transport stream": ("libx264", "mpegts", {"g": "15"}),
+    "h265": ("libx265", "mp4", {"x265-params": "log-level=none:keyint=12"}),
+    "mpeg4 in avi": ("mpeg4", "avi", {"g": "10"}),
+}
+
+
+def arrays(frames, indices):
+    return [np.asarray(image) for image in frames.images(indices)]
+
+
+@pytest.mark.parametrize("kind", FILMS)
+def test_frames_equal_those_of_a_full_decode(kind):
+    codec, container, options = FILMS[kind]
+    content = clip_files.film(clip_files.pictures(45), codec, container, **options)
+    every = clip_files.decode_all(content)
+    assert len(every) == 45
+    rng = np.random.default_rng(0)
+    choices = [[0], [44], [22], [0, 44], [19, 20, 21], list(range(45))]
+    choices += [np.sort(rng.choice(45, 6, replace=False)).tolist() for _ in range(5)]
+    with decode.opened(content) as frames:
+        assert len(frames) == 45
+        for indices in choices:
+            for index, got in zip(indices, arrays(frames, indices), strict=True):
+                np.testing.assert_array_equal(got, every[index], err_msg=f"{kind} {indices}")
+
+
+def decoded(content, indices):
+    """How many frames are decoded for the wanted ones."""
+    with decode.opened(content) as frames:
+        assert len(arrays(frames, indices)) == len(indices)
+        return frames.decoded
+
+
+def test_only_groups_with_wanted_frames_are_decoded():
+    content = clip_files.film(clip_files.pictures(45), "libvpx-vp9", "webm", **FAST, g="10")
+    assert decoded(content, [0]) == 1
+    assert decoded(content, [10]) == 1
+    assert decoded(content, [25]) == 6  # 20..25
+    assert decoded(content, [9, 30, 31]) == 10 + 2
+    assert decoded(content, [4, 44]) == 5 + 5
+    assert decoded(content, [9, 10]) == 11
+
+
+def test_frames_that_nothing_needs_are_not_decoded():
+    content = clip_files.film(clip_files.pictures(40), "libx264", "mp4", g="100", bf="3")
+    assert decoded(content, list(range(40))) == 40
+    assert decoded(content, [39]) < 25
+
+
+def test_large_files_are_read_twice_and_not_held(monkeypatch, tmp_path):
+    path = tmp_path / "a.webm"
+    path.write_bytes(clip_files.film(clip_files.pictures(30), **FAST, g="10"))
+    every = clip_files.decode_all(path)
+    monkeypatch.setattr(seek, "_KEEP_PACKETS", 100)
+    for source in (path, path.read_bytes()):
+        with decode.opened(source) as frames:
+            assert frames._packets is None
+            for index, got in zip([3, 12, 29], arrays(frames, [3, 12, 29]), strict=True):
+                np.testing.assert_array_equal(got, every[index])
+
+
+@pytest.mark.parametrize("name", clip_files.REAL)
+def test_real_videos(name):
+    path = clip_files.real(name)
+    every = clip_files.decode_all(path)
+    indices = np.linspace(0, len(every) - 1, 9).astype(int).tolist()
+    with decode.opened(path) as frames:
+        assert len(frames) == len(every)
+        for index, got in zip(indices, arrays(frames, indices), strict=True):
+            np.testing.assert_array_equal(got, every[index])
+
+
+@pytest.mark.parametrize(("rotation", "turns"), [(90, 1), (180, 2), (-90, 3)])
+def test_rotated_films_are_turned_upright(rotation, turns):
+    frames = clip_files.pictures(3)
+    plain = clip_files.decode_all(clip_files.film(frames, "libx264", "mp4"))
+    with decode.opened(clip_files.film(frames, "libx264", "mp4", rotation)) as turned:
+        got = arrays(turned, [0, 2])
+    for a, b in zip(got, (plain[0], plain[2]), strict=True):
+        np.testing.assert_array_equal(a, np.rot90(b, turns))
+
+
+def test_stills_in_memory_and_in_a_directory(tmp_path):
+    images = clip_files.pictures(12)
+    for number, image in enumerate(images, 1):
+        (tmp_path / f"{number:05d}.jpg").write_bytes(clip_files.jpeg(image))
+    (tmp_path / "notes.txt").write_text("no frame")
+    wanted = [np.asarray(Image.open(tmp_path / f"{n:05d}.jpg")) for n in (1, 3, 12)]
+    in_memory = tuple(clip_files.jpeg(image) for image in images)
+    for source in (tmp_path, in_memory):
+        with decode.opened(source) as frames:
+            assert len(frames) == 12
+            for a, b in zip(arrays(frames, [0, 2, 11]), wanted, strict=True):
+                np.testing.assert_array_equal(a, b)
+
+
+def test_other_stills_are_not_even_looked_at():
+    images = [clip_files.jpeg(image) for image in clip_files.pictures(3)]
+    images[1] = b"damage"
+    with decode.opened(tuple(images)) as frames:
+        assert len(arrays(frames, [0, 2])) == 2
+        with pytest.raises(UserError, match="frame 1 of 3 is damaged"):
+            arrays(frames, [1])
+
+
+def test_grey_and_transparent_stills_become_rgb():
+    image = clip_files.pictures(1)[0]
+    grey, clear = image.convert("L"), image.convert("RGBA")
+    got = arrays(decode.Images([grey, clear]), [0, 1])
+    np.testing.assert_array_equal(got[0], np.asarray(grey)[..., None].repeat(3, -1))
+    np.testing.assert_array_equal(got[1], np.asarray(image))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.webm", b"this is not a video" * 50, "cannot be read as a video: Invalid data"),
+        ("a.mp4", b"", "cannot be read as a video"),
+        ("a.gif", b"GIF89a and no more", "cannot be read as a video"),
+        ("a.npy", b"no array", "cannot be read as an npy video"),
+        ("a.doc", b"text", "unknown kind of file; the known ones are .npy, .apng"),
+        ("a.webm", None, "no such file"),
+        ("a.gif", None, "no such file"),
+    ],
+)
+def test_what_is_wrong_is_said(tmp_path, name, content, message):
+    path: pathlib.Path = tmp_path / name
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UserError, match=message), decode.opened(path) as frames:
+        arrays(frames, [0])
+
+
+def test_sound_alone_and_no_frames(tmp_path):
+    with pytest.raises(UserError, match="holds no frame"), decode.opened(()):
+        pass
+    with pytest.raises(UserError, match="holds no frame"), decode.opened(tmp_path):
+        pass
+    import av
+
+    with av.open(str(tmp_path / "a.mkv"), "w") as out:
+        stream = out.add_stream("pcm_s16le", rate=8000, layout="mono")
+        samples = av.AudioFrame.from_ndarray(np.zeros((1, 800), np.int16), "s16", "mono")
+        samples.sample_rate = 8000
+        out.mux(stream.encode(samples))
+        out.mux(stream.encode())
+    with pytest.raises(UserError, match="has no video stream"), decode.opened(tmp_path / "a.mkv"):
+        pass
+
+
+def test_film_that_is_cut_off():
+    content = clip_files.film(clip_files.pictures(40), "libx264", "mpegts", g="10")
+    cut = content[: len(content) * 2 // 3]
+    with decode.opened(cut) as frames:
+        n = len(frames)
+        assert 15 < n < 40
+        whole = clip_files.decode_all(content)
+        np.testing.assert_array_equal(arrays(frames, [n // 2])[0], whole[n // 2])
+    with pytest.raises(UserError, match="cannot be read as a video"):
+        mp4 = clip_files.film(clip_files.pictures(40), "libx264", "mp4")
+        with decode.opened(mp4[: len(mp4) // 2]):
+            pass

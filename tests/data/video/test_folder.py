@@ -1,0 +1,236 @@
+"""Videos of one's own: directories, csv files, splits, broken files, the index."""
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+
+import numpy as np
+import pytest
+
+from rstg_jax import data
+from rstg_jax.data.video import decode, folder
+from rstg_jax.errors import UserError
+from tests import clip_files
+
+CLIP = data.ClipConfig(frames=4, resize=40, crop=32)
+
+
+@pytest.fixture(scope="module")
+def films():
+    """Twelve short films."""
+    options = {"deadline": "realtime", "cpu-used": "8"}
+    return [clip_files.film(clip_files.pictures(5 + i, seed=i), **options) for i in range(12)]
+
+
+@pytest.fixture
+def root(tmp_path, films):
+    """jump/0.webm ... jump/5.webm, run/6.webm ... run/11.webm, and things that are no videos."""
+    place = tmp_path / "videos"
+    for i, film in enumerate(films):
+        file = place / ("jump" if i < 6 else "run") / f"{i}.webm"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(film)
+    (place / "README.txt").write_text("read me")
+    (place / "jump" / "notes.txt").write_text("no video")
+    (place / "loose.webm").write_bytes(films[0])
+    (place / ".trash").mkdir()
+    (place / ".trash" / "x.webm").write_bytes(films[0])
+    return place
+
+
+def config(root, **fields):
+    return data.FolderConfig(path=str(root), clip=CLIP, **fields)
+
+
+def ids(source):
+    return source.batch(np.arange(len(source)))["id"].tolist()
+
+
+def test_split_depends_on_names_alone(root):
+    train, test = (data.open_source(config(root), split) for split in ("train", "test"))
+    names = sorted(f"{'jump' if i < 6 else 'run'}/{i}.webm" for i in range(12))
+    wanted = []
+    for name in names:  # the first 8 bytes of SHA-256 as a fraction of 2**64
+        fraction = int(hashlib.sha256(name.encode()).hexdigest()[:16], 16) / 2**64
+        wanted.append(fraction < 0.2)
+    assert ids(test) == [name for name, testing in zip(names, wanted, strict=True) if testing]
+    assert ids(train) == [name for name, testing in zip(names, wanted, strict=True) if not testing]
+    assert 0 < len(test) < 6
+    assert train.label_names == test.label_names == ("jump", "run")
+    labels = train.batch(np.arange(len(train)))["label"]
+    assert [train.label_names[label] for label in labels] == [i.split("/")[0] for i in ids(train)]
+    shutil.copy(root / "jump" / "0.webm", root / "jump" / "another.webm")
+    again = {
+        name for split in ("train", "test") for name in ids(data.open_source(config(root), split))
+    }
+    assert again == {*names, "jump/another.webm"}
+    assert set(ids(test)) <= set(ids(data.open_source(config(root), "test")))
+
+
+def test_videos_are_those_of_the_files(root, films):
+    source = data.open_source(config(root, test_path=str(root)), "test")
+    batch = source.batch(np.array([3, 0]))
+    assert batch["id"].tolist() == ["jump/3.webm", "jump/0.webm"]
+    every = clip_files.decode_all(films[3])
+    with decode.opened(films[3]) as frames:
+        assert len(every) == len(frames) == 8
+    # Official sampling 0, 2, 4, 7 of 8 frames; the centre of 53 x 40 after the resize.
+    plain = data.FolderConfig(
+        path=str(root), test_path=str(root), clip=data.ClipConfig(4, resize=48, crop=48)
+    )
+    got = data.open_source(plain, "test").batch(np.array([3]))["video"][0]
+    for frame, index in zip(got, (0, 2, 4, 7), strict=True):
+        np.testing.assert_array_equal(frame, every[index][:, 32 - 24 : 32 + 24])
+
+
+def test_csv_files(root, tmp_path):
+    train, test = tmp_path / "train.csv", root / "test.csv"
+    train.write_text(
+        "videos/jump/0.webm;hop, or jump\nvideos/run/6.webm;run\n\nvideos/run/7.webm; run"
+    )
+    test.write_text(f"jump/1.webm;hop, or jump\n{root}/run/8.webm;run\n")
+    settings = data.FolderConfig(path=str(train), test_path=str(test), clip=CLIP)
+    assert settings.num_classes == 2
+    sources = {split: data.open_source(settings, split) for split in ("train", "test")}
+    assert sources["train"].label_names == ("hop, or jump", "run")
+    assert ids(sources["train"]) == ["videos/jump/0.webm", "videos/run/6.webm", "videos/run/7.webm"]
+    assert sorted(ids(sources["test"])) == sorted(["jump/1.webm", f"{root}/run/8.webm"])
+    assert sources["train"].batch(np.arange(3))["label"].tolist() == [0, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a.webm;x\nb.webm\n", r"all\.csv: line 2 is not `path;label`: 'b\.webm'"),
+        ("a.webm;x;y\n", r"line 1 is not `path;label`"),
+        ("a.webm; \n", r"line 1 is not `path;label`"),
+        ("a.webm;x\na.webm;y\n", r"line 2 names a\.webm a second time"),
+        ("\n", r"all\.csv: holds no video; expected are lines of `path;label`"),
+        ("a.webm;x\nb.webm;x\n", r"has one label only, 'x'; two are needed"),
+    ],
+)
+def test_csv_files_that_are_wrong(tmp_path, text, message):
+    (tmp_path / "all.csv").write_text(text)
+    with pytest.raises(UserError, match=message):
+        data.open_source(data.FolderConfig(path=str(tmp_path / "all.csv")), "train")
+
+
+def test_where_nothing_is(root, tmp_path):
+    with pytest.raises(UserError, match=r"set data.path to a directory of videos or a csv file"):
+        data.open_source(data.FolderConfig(), "train")
+    with pytest.raises(UserError, match="none: no such directory or csv file"):
+        data.open_source(config(tmp_path / "none"), "train")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(
+        UserError, match=r"empty: holds no video; expected are sub-directories, one"
+    ):
+        data.open_source(config(tmp_path / "empty"), "train")
+    other = tmp_path / "other"
+    shutil.copytree(root / "jump", other / "swim")
+    with pytest.raises(UserError, match=r"other: label 'swim' is not in .*videos"):
+        data.open_source(config(root, test_path=str(other)), "test")
+    with pytest.raises(UserError, match=r"data.test_share=0 must be between 0 and 1"):
+        data.FolderConfig(test_share=0)
+    with pytest.raises(UserError, match=r"data.max_broken=1 "):
+        data.FolderConfig(max_broken=1)
+
+
+def test_broken_videos_are_named_and_counted(root, caplog):
+    (root / "jump" / "2.webm").write_bytes(b"no film")
+    film = (root / "run" / "9.webm").read_bytes()
+    (root / "run" / "9.webm").write_bytes(film[: len(film) // 10])
+    (root / "run" / "10.webm").unlink()
+    (root / "run" / "10.webm").symlink_to(root / "nowhere.webm")
+    whole = config(root, test_path=str(root))
+    with pytest.raises(UserError) as error:
+        data.open_source(whole, "train")
+    message = str(error.value)
+    # The link that leads nowhere is no file of the directory.
+    assert message.startswith(f"{root}: 2 of 11 videos cannot be used (jump/2.webm: cannot be read")
+    assert "run/9.webm: " in message
+    assert "raise data.max_broken=0.001 above 0.18" in message
+    with caplog.at_level(logging.WARNING, "rstg_jax"):
+        some = data.open_source(config(root, test_path=str(root), max_broken=0.2), "train")
+    assert "2 of 11 videos cannot be used (jump/2.webm" in caplog.text
+    assert len(some) == 9 and some.provenance["broken"] == 2
+    assert not {"jump/2.webm", "run/9.webm"} & set(ids(some))
+
+
+def test_missing_files_of_a_csv_are_broken(root):
+    (root / "all.csv").write_text("jump/0.webm;jump\nrun/77.webm;run\n")
+    with pytest.raises(
+        UserError, match=r"1 of 2 videos cannot be used \(run/77.webm: no such file\)"
+    ):
+        data.open_source(config(root / "all.csv", test_path=str(root)), "train")
+
+
+def test_only_new_files_are_opened(root, monkeypatch):
+    opened = []
+    real = folder._what_is_wrong
+    monkeypatch.setattr(folder, "_what_is_wrong", lambda v: (opened.append(v.name), real(v))[1])
+    settings = config(root, test_path=str(root))
+    data.open_source(settings, "train")
+    assert len(opened) == 12
+    data.open_source(settings, "test")
+    assert len(opened) == 12
+    shutil.copy(root / "jump" / "0.webm", root / "run" / "6.webm")
+    os.utime(root / "run" / "6.webm", (1, 1))
+    data.open_source(settings, "train")
+    assert opened[12:] == ["run/6.webm"]
+    index = root / ".rstg_jax_index.json"
+    assert len(json.loads(index.read_text())) == 12
+    index.write_text("damage")
+    data.open_source(settings, "train")
+    assert len(opened) == 25
+
+
+def test_directory_that_cannot_be_written(root, monkeypatch, caplog):
+    def refuse(self, *args):
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(folder.Path, "write_text", refuse)
+    with caplog.at_level(logging.WARNING, "rstg_jax"):
+        assert len(data.open_source(config(root, test_path=str(root)), "train")) == 12
+    assert "the videos are opened anew each time" in caplog.text
+
+
+def test_results_record_which_files(root):
+    first = data.open_source(config(root), "train").provenance
+    assert (
+        first["files_sha256"] == data.open_source(config(root), "train").provenance["files_sha256"]
+    )
+    (root / "run" / "6.webm").rename(root / "jump" / "6.webm")
+    other = data.open_source(config(root), "train").provenance
+    assert other["files_sha256"] != first["files_sha256"]
+
+
+def test_real_videos_of_every_size(tmp_path):
+    """1280x720 at 25 fps, 640x272, 176x144; nobody here made them."""
+    for name in clip_files.REAL:
+        place = tmp_path / name.split("_")[0] / f"{name}.mp4"
+        place.parent.mkdir(exist_ok=True)
+        shutil.copy(clip_files.real(name), place)
+    settings = data.FolderConfig(
+        path=str(tmp_path),
+        test_path=str(tmp_path),
+        clip=data.ClipConfig(frames=5, resize=72, crop=64, spatial_views=2, view_size=72),
+    )
+    test = data.open_source(settings, "test")
+    assert test.label_names == ("bigbuckbunny", "bikes", "carphone")
+    batch = test.batch(np.arange(4))
+    assert batch["video"].shape == (4, 2, 5, 72, 72, 3)
+    assert batch["label"].tolist() == [0, 1, 2, 2]
+    # Against a full decode and a resize of whole frames.
+    for row, name in enumerate(clip_files.REAL):
+        every = clip_files.decode_all(clip_files.real(name))
+        frame = every[(len(every) - 1) // 2]
+        height, width = frame.shape[:2]
+        whole = decode.Image.fromarray(frame).resize(
+            (72 * width // height, 72), decode.Image.Resampling.BICUBIC
+        )
+        error = np.abs(np.asarray(whole)[:, :72].astype(int) - batch["video"][row, 0, 2])
+        assert error.max() <= 3 and error.mean() < 0.1, name
+    trained = next(data.train_batches(data.open_source(settings, "train"), batch_size=4, seed=0))
+    assert trained["video"].shape == (4, 5, 64, 64, 3) and trained["video"].std() > 20

@@ -1,0 +1,233 @@
+"""Blocks at any place of any backbone, heads and what cannot be combined."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rstg_jax.errors import UserError
+from rstg_jax.models import classifier as models
+from rstg_jax.models.backbones.resnet3d import ResNet3DConfig
+from rstg_jax.models.backbones.simple_cnn import SimpleCNN, SimpleCNNConfig
+from rstg_jax.models.classifier import ModelConfig
+from rstg_jax.models.heads import MapHead, NodesHead, RecurrentHead
+from rstg_jax.rstg import presets
+from rstg_jax.rstg.block import RSTG, to_map
+from rstg_jax.rstg.recurrent_cells import TimeStage
+from rstg_jax.rstg.residual import MapBranch, VectorBranch
+
+RESNET = ResNet3DConfig(
+    depths=(1, 2, 1, 1),
+    width=4,
+    stem_kernel=(3, 3, 3),
+    pool1_stride=0,
+    pool2=1,
+    input_mean=(100.0,),
+    input_scale=(60.0,),
+)
+CNN = SimpleCNNConfig(
+    features=(4, 6),
+    kernels=(3, 3),
+    strides=(2, 2),
+    padding="SAME",
+    max_pool=False,
+    input_mean=100.0,
+    input_scale=60.0,
+)
+BLOCK = presets.modern(iterations=1, dim=8, scales=(2, 1))
+VIDEO = np.random.default_rng(0).integers(0, 256, (2, 3, 36, 28, 1)).astype(np.uint8)
+
+
+def drawn(config: ModelConfig, seed: int = 1):
+    """The model with random weights; drawn by NumPy, which compiles nothing."""
+    module, rng = models.build(config, 5), np.random.default_rng(seed)
+    shapes = jax.eval_shape(module.init, jax.random.key(0), VIDEO)
+    return module, jax.tree.map(
+        lambda leaf: jnp.asarray(0.3 * np.abs(rng.normal(size=leaf.shape)), jnp.float32), shapes
+    )
+
+
+def without(variables: dict, name: str) -> dict:
+    return {
+        kind: {k: v for k, v in tree.items() if not k.startswith(name)}
+        for kind, tree in variables.items()
+    }
+
+
+@pytest.mark.parametrize("norm", ["token", "clip", "none"])
+@pytest.mark.parametrize("dim", [6, 8])
+def test_a_branch_is_the_identity_at_the_start(norm, dim):
+    """Exactly so, on maps that are not square, projected or not; and its gain learns."""
+    block = dataclasses.replace(BLOCK, dim=dim)
+    features = jax.random.normal(jax.random.key(0), (2, 3, 5, 4, 8))
+    vectors = features.mean((2, 3))
+    for branch, inputs in (
+        (MapBranch(block, norm), (features,)),
+        (VectorBranch(block, norm), (features, vectors)),
+    ):
+        variables = jax.jit(branch.init, static_argnames="train")(
+            jax.random.key(1), *inputs, train=False
+        )
+
+        def apply(variables, branch=branch, inputs=inputs):
+            return branch.apply(variables, *inputs, train=False)[0]
+
+        np.testing.assert_array_equal(jax.jit(apply)(variables), inputs[-1])
+        gradient = jax.jit(jax.grad(lambda v, f=apply: (f(v) ** 3).sum()))(variables)["params"]
+        assert np.abs(gradient["scale"]).min() > 0
+        assert all(np.abs(leaf).max() == 0 for leaf in jax.tree.leaves(gradient["block"]))
+
+
+def test_a_network_with_new_branches_is_the_network_without():
+    places = ("res2", "res3.0", "res3.1", "res4", "res5", "final")
+    config = ModelConfig(RESNET, BLOCK, places, MapHead())
+    module, variables = drawn(config)
+    for place in config.resolved:
+        name = models.block_name(place)
+        branch = variables["params"][name]
+        variables["params"][name] = branch | {"scale": jnp.zeros_like(branch["scale"])}
+    logits, out = jax.jit(module.apply)(variables, VIDEO)
+    assert set(out["graphs"]) == set(config.resolved)
+    plain = models.build(dataclasses.replace(config, places=()), 5)
+    expected, _ = jax.jit(plain.apply)(without(variables, "rstg_"), VIDEO)
+    assert np.abs(expected).max() > 0.1
+    np.testing.assert_allclose(logits, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("backbone", [RESNET, CNN], ids=["resnet", "cnn"])
+def test_a_branch_adds_its_block_to_the_map(backbone):
+    """Step by step by hand: features up to the place, block, to-map, norm, gain."""
+    place = backbone.places[-1]
+    config = ModelConfig(backbone, BLOCK, (place,), MapHead())
+    module, variables = drawn(config)
+    name = models.block_name(place)
+    branch = variables["params"][name]
+    gain = jnp.linspace(-1, 1, len(branch["scale"]))
+    bias = jnp.linspace(2, 0, len(gain))
+    variables["params"][name] = branch | {"scale": gain, "norm": {"bias": bias}}
+    _, out = jax.jit(module.apply)(variables, VIDEO)
+    plain = models.build(dataclasses.replace(config, places=()), 5)
+    _, before = jax.jit(plain.apply)(without(variables, "rstg_"), VIDEO)
+    nodes = RSTG(BLOCK, restore=True).apply({"params": branch["block"]}, before["features"]).nodes
+    added = np.asarray(to_map(nodes, BLOCK.scales, before["features"].shape[2:4]), np.float64)
+    added = (added - added.mean(-1, keepdims=True)) / np.sqrt(added.var(-1, keepdims=True) + 1e-6)
+    expected = before["features"] + gain * (added + bias)
+    largest = np.abs(expected).max()
+    np.testing.assert_allclose(out["features"], expected, atol=2e-5 * largest)
+
+
+def test_every_place_has_its_own_weights_and_projection():
+    config = ModelConfig(RESNET, BLOCK, ("res2", "res3.0", "res4.0", "final"), MapHead())
+    _, variables = drawn(config)
+    blocks = {k: v["block"] for k, v in variables["params"].items() if k.startswith("rstg_")}
+    assert set(blocks) == {"rstg_res2_0", "rstg_res3_0", "rstg_res4_0", "rstg_final"}
+    shapes = {name: block["project_in"]["kernel"].shape for name, block in blocks.items()}
+    assert shapes["rstg_res2_0"] == (16, 8) and shapes["rstg_final"] == (128, 8)
+    first, second = blocks["rstg_res2_0"], blocks["rstg_res3_0"]
+    kernels = [b["space"]["send"]["second"]["kernel"] for b in (first, second)]
+    assert np.abs(kernels[0] - kernels[1]).max() > 0.1
+    same = dataclasses.replace(BLOCK, dim=16)  # as wide as res2: nothing to project
+    _, variables = drawn(dataclasses.replace(config, rstg=same, places=("res2",)))
+    assert "project_in" not in variables["params"]["rstg_res2_0"]["block"]
+    assert "project_out" not in variables["params"]["rstg_res2_0"]["block"]
+
+
+@pytest.mark.parametrize("size", [(64, 64), (49, 70)])
+def test_any_frame_size_fits_one_set_of_weights(size):
+    config = ModelConfig(RESNET, BLOCK, ("res2", "res4", "final"), MapHead())
+    module, variables = drawn(config)
+    video = np.random.default_rng(1).integers(0, 256, (1, 2, *size, 1)).astype(np.uint8)
+    logits, out = jax.jit(module.apply)(variables, video)
+    rows, columns = ((side + 7) // 8 for side in size)  # stem, res3 and res4 halve each side
+    assert out["features"].shape[2:4] == (rows, columns)
+    assert np.isfinite(logits).all()
+
+
+def test_windows_of_the_official_pool():
+    head = MapHead(pool_window=3)
+    features = np.random.default_rng(0).normal(size=(2, 2, 5, 4, 3)).astype(np.float32)
+    windows = [
+        features[:, :, r : r + 3, c : c + 3].mean((2, 3)) for r in range(3) for c in range(2)
+    ]
+    np.testing.assert_allclose(head(jnp.asarray(features)), np.mean(windows, 0), atol=1e-6)
+    with pytest.raises(UserError, match="larger than the feature map of 5x4"):
+        MapHead(pool_window=5)(jnp.asarray(features))
+
+
+def test_mean_and_lstm():
+    config = ModelConfig(CNN, BLOCK, (), RecurrentHead("mean", "gru", 7), readout="last")
+    module, variables = drawn(config)
+    logits, out = module.apply(variables, VIDEO)
+    means = np.asarray(out["features"]).mean((2, 3))  # [b t c]
+    cell = TimeStage(7, "gru", 1.0)
+    weights = {"params": variables["params"]["head"]["gru"]}
+    outputs = cell.apply(weights, np.swapaxes(means, 0, 1)[None])[0][0, -1]
+    classifier = variables["params"]["classifier"]
+    expected = outputs @ classifier["kernel"] + classifier["bias"]
+    np.testing.assert_allclose(logits, expected, rtol=1e-5)
+    assert "nodes" not in out
+
+
+def test_convolutions_down_to_a_vector():
+    config = ModelConfig(CNN, BLOCK, (), RecurrentHead("conv", "lstm", 7))
+    _, variables = drawn(config)  # maps of 9x7: 3x3 kernels leave 7x5, 5x3, 3x1
+    kernels = [variables["params"]["head"][f"conv{i}"]["kernel"].shape for i in range(4)]
+    assert kernels == [(3, 3, 6, 7), (3, 3, 7, 7), (3, 3, 7, 7), (3, 1, 7, 7)]
+
+
+@pytest.mark.parametrize(
+    ("choices", "complaint"),
+    [
+        ({"places": ("res9",)}, "no place 'res9' in the backbone; use 'final', res2"),
+        ({"places": ("res3", "res3.0")}, "names a place twice"),
+        ({"head": NodesHead(), "places": ("res3",)}, "reads a block at model.places 'final'"),
+        ({"head": RecurrentHead(), "places": ("final",)}, "no use for a block at 'final'"),
+        ({"places": (), "region_classes": 3}, "needs a block"),
+        ({"backbone": CNN, "places": ("conv2",)}, "use 'final', conv0, conv1"),
+    ],
+)
+def test_what_cannot_be_is_said(choices, complaint):
+    settings = {"backbone": RESNET, "rstg": BLOCK, "head": MapHead()}
+    with pytest.raises(UserError, match=complaint):
+        ModelConfig(**settings | choices)
+
+
+def test_views_are_averaged_as_logits():
+    video = np.random.default_rng(0).normal(size=(2, 3, 1, 2, 2, 1)).astype(np.float32)
+
+    def classify(clips):
+        return jnp.stack([clips.sum((1, 2, 3, 4)), clips.max((1, 2, 3, 4))], axis=1)
+
+    expected = [np.mean([np.asarray(classify(v[None]))[0] for v in clip], 0) for clip in video]
+    np.testing.assert_allclose(models.average_views(classify, video), expected, atol=1e-6)
+
+
+def test_a_still_background_is_subtracted():
+    keep = dataclasses.replace(CNN, input_mean=0.0)
+    subtract = dataclasses.replace(keep, mean_frame="subtract")
+    rng = np.random.default_rng(0)
+    moving = rng.normal(size=(2, 3, 12, 12, 1)) * 30
+    moving -= moving.mean(axis=1, keepdims=True)
+    background = rng.uniform(0, 255, size=(2, 1, 12, 12, 1))
+    variables = SimpleCNN(keep).init(jax.random.key(0), jnp.float32(moving))
+    expected = SimpleCNN(keep).apply(variables, jnp.float32(moving))
+    got = SimpleCNN(subtract).apply(variables, jnp.float32(moving + background))
+    np.testing.assert_allclose(got, expected, atol=1e-4)
+
+
+def test_a_resnet_does_not_depend_on_the_lowering():
+    """Accelerators convolve over three axes at once, CPUs frame by frame."""
+    backbone = dataclasses.replace(
+        RESNET, non_local=("res3.1",), temporal_strides=(1, 2, 1, 1), stem_stride=(2, 2, 2)
+    )
+    config = ModelConfig(backbone, BLOCK, (), MapHead())
+    _, variables = drawn(config)
+    logits = []
+    for lowering in ("xla", "matmul"):
+        lowered = dataclasses.replace(backbone, lowering=lowering)
+        module = models.build(dataclasses.replace(config, backbone=lowered), 5)
+        logits.append(jax.jit(module.apply)(variables, VIDEO)[0])
+    assert np.abs(logits[0]).max() > 0.1
+    np.testing.assert_allclose(logits[0], logits[1], rtol=1e-4)

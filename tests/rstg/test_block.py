@@ -1,0 +1,142 @@
+"""The block as users meet it: plans, refusals, transforms, causality."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rstg_jax.errors import UserError
+from rstg_jax.rstg import presets
+from rstg_jax.rstg.block import RSTG, RSTGConfig, stage_plan, to_map, to_vec
+
+FEATURES = np.random.default_rng(0).normal(size=(2, 4, 6, 5, 7)).astype(np.float32)
+
+
+def block(**choices):
+    """The jitted block and its fresh variables."""
+    module = RSTG(presets.modern(**{"iterations": 2, "dim": 8, "scales": (2, 1)} | choices))
+    return jax.jit(module.apply), jax.jit(module.init)(jax.random.key(0), FEATURES)
+
+
+def test_plans():
+    assert stage_plan(2) == ("time", "space", "time", "space", "time")
+    assert presets.official_stages(3) == stage_plan(3)
+    # The released graph has no inner time stage after the third.
+    assert presets.official_stages(5) == ("time", "space") * 3 + ("space", "space", "time")
+
+
+@pytest.mark.parametrize(
+    ("choices", "sentence"),
+    [
+        ({"dim": 8, "heads": 3}, "heads 3 does not divide dim 8"),
+        ({"heads": 0}, "heads 0 does not divide"),
+        ({"heads": 2, "attention": "simple"}, "several heads need attention 'dot'"),
+        ({"stages": ("time", "spice")}, r"unknown stage \['spice'\] in stages"),
+        ({"stages": ()}, "stages is empty"),
+        ({"scales": ()}, "scales is empty"),
+        ({"scales": (3, 0)}, "every grid size must be at least 1"),
+        ({"dim": 0}, "dim 0 must be at least 1"),
+        ({"update_layers": 3}, "update_layers 3 is not 1 or 2"),
+        ({"post_norm": "layer"}, "skip has its own norms"),
+    ],
+)
+def test_impossible_configurations_are_refused_in_one_sentence(choices, sentence):
+    with pytest.raises(UserError, match=sentence) as error:
+        RSTGConfig(**choices)
+    assert "\n" not in str(error.value)
+
+
+def test_no_iterations_are_refused():
+    with pytest.raises(UserError, match="K = 0 iterations"):
+        presets.modern(iterations=0)
+
+
+def test_stages_without_a_kind_have_no_weights_of_it():
+    _, variables = block(stages=("space", "space"))
+    assert "time" not in variables["params"]
+    assert "last_time" not in variables["params"]
+    apply, variables = block(stages=("time",))
+    assert "space" not in variables["params"]
+    assert apply(variables, FEATURES).attention is None
+
+
+def test_modern_preset_never_looks_at_later_frames():
+    apply, variables = block()
+    whole = apply(variables, FEATURES).nodes
+    start = apply(variables, FEATURES[:, :2]).nodes
+    np.testing.assert_allclose(whole[:, :2], start, atol=1e-6)
+
+
+def test_clips_do_not_influence_each_other():
+    apply, variables = block()
+    together = apply(variables, FEATURES).nodes
+    alone = apply(variables, FEATURES[1:]).nodes
+    np.testing.assert_allclose(together[1:], alone, atol=1e-6)
+
+
+def test_jit_vmap_and_remat_change_nothing():
+    apply, variables = block()
+
+    def vector(variables, features):
+        return to_vec(apply(variables, features).nodes)
+
+    plain = vector(variables, FEATURES)
+    with jax.disable_jit():
+        np.testing.assert_allclose(vector(variables, FEATURES), plain, atol=1e-5)
+    np.testing.assert_allclose(jax.checkpoint(vector)(variables, FEATURES), plain, atol=1e-5)
+    one_by_one = jax.vmap(vector, in_axes=(None, 0))(variables, FEATURES[:, None])[:, 0]
+    np.testing.assert_allclose(one_by_one, plain, atol=1e-5)
+    ensemble = jax.tree.map(lambda leaf: jnp.stack([leaf, 1.1 * leaf]), variables)
+    outs = jax.vmap(vector, in_axes=(0, None))(ensemble, FEATURES)
+    np.testing.assert_allclose(outs[0], plain, atol=1e-5)
+    scaled = vector(jax.tree.map(lambda leaf: 1.1 * leaf, variables), FEATURES)
+    np.testing.assert_allclose(outs[1], scaled, atol=1e-5)
+
+
+def test_forward_mode_agrees_with_reverse_mode():
+    apply, variables = block()
+
+    def scalar(features):
+        return jnp.sin(to_vec(apply(variables, features).nodes)).sum()
+
+    direction = np.random.default_rng(1).normal(size=FEATURES.shape).astype(np.float32)
+    _, forward = jax.jvp(scalar, (FEATURES,), (direction,))
+    reverse = (jax.grad(scalar)(FEATURES) * direction).sum()
+    np.testing.assert_allclose(forward, reverse, rtol=1e-4)
+
+
+def test_shard_map_over_clips_changes_nothing():
+    apply, variables = block(iterations=1)
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:2]), ("clips",))
+    clips = jax.sharding.PartitionSpec("clips")
+    nowhere = jax.sharding.PartitionSpec()
+    sharded = jax.shard_map(
+        lambda v, x: apply(v, x).nodes, mesh=mesh, in_specs=(nowhere, clips), out_specs=clips
+    )
+    plain = apply(variables, FEATURES).nodes
+    np.testing.assert_allclose(sharded(variables, FEATURES), plain, atol=1e-5)
+
+
+def test_bfloat16_stays_near_float32():
+    apply, variables = block()
+    exact = apply(variables, FEATURES)
+    low = apply(variables, jnp.asarray(FEATURES, jnp.bfloat16))
+    assert low.nodes.dtype == jnp.bfloat16
+    assert low.attention.dtype == jnp.float32
+    error = np.square(np.asarray(low.nodes, np.float32) - exact.nodes).mean()
+    assert np.sqrt(error / np.square(exact.nodes).mean()) < 0.03
+
+
+def test_to_map_sums_the_resized_scales():
+    nodes = np.random.default_rng(2).normal(size=(1, 2, 5, 3)).astype(np.float32)
+    # 4x4 map, scales 2 and 1: every pixel is its quarter's node plus the whole frame's.
+    fine = nodes[:, :, :4].reshape(1, 2, 2, 2, 3).repeat(2, axis=2).repeat(2, axis=3)
+    expected = fine + nodes[:, :, 4][:, :, None, None]
+    np.testing.assert_allclose(to_map(jnp.asarray(nodes), (2, 1), (4, 4)), expected, atol=1e-6)
+
+
+def test_configurations_are_frozen():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        presets.modern().dim = 3

@@ -1,0 +1,137 @@
+"""Time stages against plain loops in float64."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rstg_jax.rstg.recurrent_cells import TimeStage, glorot_per_gate, lstm_cell, scan_lstm
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def looped_lstm(input_kernel, recurrent_kernel, bias, frames):
+    """`[t ... d]` -> outputs of every frame, float64, gate by gate."""
+    d = recurrent_kernel.shape[0]
+    names = ("input", "candidate", "forget", "output")
+    w, u, b = (
+        {name: part[..., k * d : (k + 1) * d] for k, name in enumerate(names)}
+        for part in (input_kernel, recurrent_kernel, bias)
+    )
+    memory = output = np.zeros((*frames.shape[1:-1], d))
+    outputs = []
+    for x in frames.astype(np.float64):
+        gate = {name: x @ w[name] + output @ u[name] + b[name] for name in names}
+        keep, write = sigmoid(gate["forget"]), sigmoid(gate["input"])
+        memory = keep * memory + write * np.tanh(gate["candidate"])
+        output = sigmoid(gate["output"]) * np.tanh(memory)
+        outputs.append(output)
+    return np.stack(outputs)
+
+
+def test_time_stage_is_the_loop():
+    nodes = np.random.default_rng(0).normal(size=(3, 6, 2, 5)).astype(np.float32)  # [n t b d]
+    stage = TimeStage(5, forget_bias=1.0)
+    variables = stage.init(jax.random.key(0), nodes)
+    weights = variables["params"]
+    assert np.asarray(weights["bias"]).tolist() == [0.0] * 10 + [1.0] * 5 + [0.0] * 5
+    expected = looped_lstm(
+        weights["input_kernel"],
+        weights["recurrent_kernel"],
+        weights["bias"],
+        np.swapaxes(nodes, 0, 1),
+    )
+    got = stage.apply(variables, nodes)[0]
+    np.testing.assert_allclose(np.swapaxes(got, 0, 1), expected, atol=1e-6)
+
+
+def test_scan_and_python_loop_agree_in_values_carry_and_gradients():
+    """Gradients of first and second order, by kernel, first carry and inputs; and tangents."""
+    rng = np.random.default_rng(1)
+    kernel = jnp.asarray(rng.normal(size=(4, 16)) * 0.5, jnp.float32)
+    projected = jnp.asarray(rng.normal(size=(7, 3, 4 * 4)), jnp.float32)
+    carry = tuple(jnp.asarray(rng.normal(size=(3, 4)), jnp.float32) for _ in range(2))
+    weights = jnp.asarray(rng.normal(size=(7, 3, 4)), jnp.float32)
+
+    def looped(kernel, carry, projected):
+        outputs = []
+        for frame in projected:
+            carry, output = lstm_cell(kernel, carry, frame)
+            outputs.append(output)
+        return carry, jnp.stack(outputs)
+
+    def objective(run):
+        def value(*inputs):
+            (memory, output), outputs = run(*inputs)
+            return (outputs * weights).sum() + (memory**2).sum() + output.sum()
+
+        return value
+
+    def slope(run):
+        gradient = jax.grad(objective(run), (0, 1, 2))
+        return lambda *inputs: sum((g**2).sum() for g in jax.tree.leaves(gradient(*inputs)))
+
+    inputs = (kernel, carry, projected)
+    direction = jax.tree.map(jnp.cos, inputs)
+    for compare in (
+        lambda run: run(*inputs),
+        lambda run: jax.grad(objective(run), (0, 1, 2))(*inputs),
+        lambda run: jax.grad(slope(run), (0, 1, 2))(*inputs),
+        lambda run: jax.jvp(run, inputs, direction),
+    ):
+        got, expected = jax.jit(compare, static_argnums=0)(scan_lstm), compare(looped)
+        for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
+            np.testing.assert_allclose(a, b, atol=1e-5 * max(1, np.abs(b).max()))
+
+
+def test_two_halves_with_the_carry_between_are_the_whole():
+    nodes = jax.random.normal(jax.random.key(0), (3, 6, 2, 5))
+    for cell in ("lstm", "gru"):
+        stage = TimeStage(4, cell)
+        variables = stage.init(jax.random.key(1), nodes)
+        whole, last = stage.apply(variables, nodes)
+        first, carry = stage.apply(variables, nodes[:, :2])
+        second, carry = stage.apply(variables, nodes[:, 2:], carry)
+        np.testing.assert_allclose(jnp.concatenate([first, second], 1), whole, atol=1e-6)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), carry, last)
+
+
+def test_gru_is_the_loop():
+    nodes = np.random.default_rng(2).normal(size=(3, 6, 2, 5)).astype(np.float32)  # [n t b d]
+    stage = TimeStage(4, "gru", forget_bias=1.0)
+    variables = stage.init(jax.random.key(0), nodes)
+    weights = {name: np.asarray(value, np.float64) for name, value in variables["params"].items()}
+    assert weights["bias"].tolist() == [0.0] * 4 + [1.0] * 4 + [0.0] * 4
+    weights["recurrent_bias"] += np.arange(4) / 4
+    variables = {"params": {name: jnp.float32(value) for name, value in weights.items()}}
+    output, expected = np.zeros((3, 2, 4)), []
+    for x in np.swapaxes(nodes, 0, 1):
+        given = np.split(x @ weights["input_kernel"] + weights["bias"], 3, -1)
+        recurrent = np.split(output @ weights["recurrent_kernel"], 3, -1)
+        reset, keep = (sigmoid(given[gate] + recurrent[gate]) for gate in (0, 1))
+        new = np.tanh(given[2] + reset * (recurrent[2] + weights["recurrent_bias"]))
+        output = keep * output + (1 - keep) * new
+        expected.append(output)
+    got = stage.apply(variables, nodes)[0]
+    np.testing.assert_allclose(np.swapaxes(got, 0, 1), expected, atol=1e-6)
+
+
+def test_two_biases_are_one_that_moves_twice_as_fast():
+    nodes = jax.random.normal(jax.random.key(0), (2, 3, 1, 4))
+    one, two = TimeStage(4), TimeStage(4, two_biases=True)
+    variables = two.init(jax.random.key(1), nodes)
+    bias = jnp.arange(16.0) / 16
+    params = variables["params"] | {"bias": bias, "recurrent_bias": 2 * bias}
+    single = {k: v for k, v in params.items() if k != "recurrent_bias"} | {"bias": 3 * bias}
+    expected = one.apply({"params": single}, nodes)[0]
+    np.testing.assert_allclose(two.apply({"params": params}, nodes)[0], expected, atol=1e-6)
+    grads = jax.grad(lambda p: two.apply({"params": p}, nodes)[0].sum())(params)
+    np.testing.assert_array_equal(grads["bias"], grads["recurrent_bias"])
+
+
+def test_glorot_limit_counts_one_gate():
+    kernel = glorot_per_gate(jax.random.key(0), (300, 4 * 100))
+    limit = np.sqrt(6 / (300 + 100))
+    assert np.abs(kernel).max() <= limit
+    np.testing.assert_allclose(np.std(kernel), limit / np.sqrt(3), rtol=0.01)

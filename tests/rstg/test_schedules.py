@@ -1,0 +1,183 @@
+"""Schedules, streaming and recomputation: the same numbers and gradients in another order."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rstg_jax.errors import UserError
+from rstg_jax.layers import linear
+from rstg_jax.models import flops
+from rstg_jax.rstg import frame_chunks, presets
+from rstg_jax.rstg.block import RSTG, RSTGConfig, init_state
+
+FEATURES = np.random.default_rng(0).normal(size=(2, 6, 4, 5, 7)).astype(np.float32)
+BLOCKS = {
+    "modern": presets.modern(2, dim=8, scales=(2, 1)),
+    "modern, simple, GRU": presets.modern(2, dim=8, scales=(2, 1), attention="simple", cell="gru"),
+    "no last time stage": presets.modern(dim=8, scales=(2, 1), stages=("time", "space") * 2),
+    "official mnist": presets.official("sync_mnist", 3, dim=8, scales=(2, 1)),
+    "official smt": presets.official("something_something", 2, dim=8, scales=(2, 1)),
+}
+CAUSAL = [name for name, block in BLOCKS.items() if not block.looks_ahead]
+
+
+def other(config: RSTGConfig, **choices) -> RSTG:
+    fields = {name: getattr(config, name) for name in config.__dataclass_fields__}
+    return RSTG(RSTGConfig(**fields | choices))
+
+
+def drawn(block: RSTG):
+    rng = np.random.default_rng(1)
+    shapes = jax.eval_shape(block.init, jax.random.key(0), FEATURES)
+    return jax.tree.map(lambda x: jnp.float32(0.4 * np.abs(rng.normal(size=x.shape))), shapes)
+
+
+def results(block: RSTG, variables):
+    """Nodes, attention, and gradients by every weight and the input."""
+
+    def objective(params, features):
+        out = block.apply(variables | {"params": params}, features)
+        return jnp.sin(out.nodes).sum() + jnp.square(out.attention).sum(), out
+
+    gradient = jax.value_and_grad(objective, (0, 1), has_aux=True)
+    (_, out), grads = jax.jit(gradient)(variables["params"], FEATURES)
+    return out, grads
+
+
+def assert_same(actual, expected, tolerance=1e-5):
+    def compare(path, a, b):
+        # Softmax cancels some biases: their gradient is rounding noise, hence the floor.
+        error = np.abs(a - b).max() / max(np.abs(b).max(), 0.2)
+        assert error < tolerance, f"{jax.tree_util.keystr(path)}: {error:.1e}"
+
+    jax.tree_util.tree_map_with_path(compare, actual, expected)
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_the_wavefront_is_the_stages(name):
+    config = BLOCKS[name]
+    block, wave = RSTG(config), other(config, schedule="wavefront")
+    variables = drawn(block)
+    shapes = jax.eval_shape(wave.init, jax.random.key(0), FEATURES)
+    assert jax.tree.map(jnp.shape, variables) == jax.tree.map(lambda x: x.shape, shapes)
+    expected = results(block, variables)
+    assert np.abs(expected[0].nodes).std() > 0.05
+    # The official layer norm amplifies rounding: its gradients differ a little more.
+    tolerance = 3e-5 if config.post_norm == "layer" else 1e-5
+    assert_same(results(wave, variables), expected, tolerance)
+
+
+@pytest.mark.parametrize("schedule", ["stage", "wavefront"])
+@pytest.mark.parametrize("name", CAUSAL)
+def test_frame_by_frame_is_the_whole_video(name, schedule):
+    config = BLOCKS[name]
+    block = other(config, schedule=schedule)
+    variables = drawn(block)
+    expected = RSTG(config).apply(variables, FEATURES)
+    step = jax.jit(lambda v, x, s: block.apply(v, x, s, method="stream"))
+    for sizes in ((1,) * 6, (4, 2)):
+        state, nodes, attention = init_state(config, 2), [], []
+        for start, size in zip(np.cumsum([0, *sizes]), sizes, strict=False):
+            out, state = step(variables, FEATURES[:, start : start + size], state)
+            nodes.append(out.nodes)
+            attention.append(out.attention)
+        assert_same(jnp.concatenate(nodes, 1), expected.nodes)
+        assert_same(jnp.concatenate(attention, 2), expected.attention)
+
+
+def test_a_step_of_the_stream_is_one_program():
+    """Constant time and memory a frame: the state keeps its shapes, nothing compiles again."""
+    block = RSTG(BLOCKS["modern"])
+    variables, state = drawn(block), init_state(block.config, 1)
+    step = jax.jit(lambda x, s: block.apply(variables, x, s, method="stream"))
+    shapes = jax.tree.map(jnp.shape, state)
+    for _ in range(20):
+        _, state = step(FEATURES[:1, :1], state)
+    assert jax.tree.map(jnp.shape, state) == shapes
+    assert step._cache_size() == 1
+
+
+def test_blocks_that_look_ahead_do_not_stream():
+    for block, reason in (
+        (BLOCKS["official smt"], "statistics of the whole clip"),
+        (presets.modern(dim=8, scales=(1,), stages=("spacetime",)), "from the frame after"),
+    ):
+        with pytest.raises(UserError, match=f"this block cannot stream: .*{reason}"):
+            RSTG(block).apply({}, FEATURES, init_state(block, 2), method="stream")
+
+
+def test_plans_without_rounds_have_no_wavefront():
+    with pytest.raises(UserError, match="schedule 'wavefront' needs a plan"):
+        presets.modern(stages=("space", "time"), schedule="wavefront")
+    with pytest.raises(UserError, match="schedule 'wavefront' needs a plan"):
+        presets.official("sync_mnist", 5, schedule="wavefront")
+
+
+@pytest.mark.parametrize("schedule", ["stage", "wavefront"])
+def test_recomputing_stages_keeps_the_numbers_and_fewer_arrays(schedule):
+    config = BLOCKS["modern"]
+    kept = {}
+    block = other(config, schedule=schedule)
+    variables = drawn(block)
+    expected = results(block, variables)
+    for remat in ((), ("messages",), ("space",), ("space", "time")):
+        block = other(config, schedule=schedule, remat=remat)
+        assert_same(results(block, variables), expected)
+
+        def backward(params, features, block=block):
+            return jax.vjp(lambda p: block.apply({"params": p}, features).nodes, params)[1]
+
+        arrays = jax.tree.leaves(jax.eval_shape(backward, variables["params"], FEATURES))
+        kept[remat] = sum(array.size for array in arrays)
+    assert kept["messages",] < 0.9 * kept[()]
+    assert kept["space",] < 0.7 * kept[()]
+    assert kept["space", "time"] < 0.9 * kept["space",]
+
+
+@pytest.mark.parametrize("remat", [(), ("messages",)])
+@pytest.mark.parametrize("name", ["modern", "official mnist", "homogeneous", "heads"])
+def test_messages_of_a_few_frames_at_a_time(name, remat):
+    others = {
+        "homogeneous": presets.modern(dim=8, scales=(2, 1), stages=("spacetime", "time")),
+        "heads": presets.modern(1, dim=8, scales=(2, 1), heads=2),
+    }
+    config = (BLOCKS | others)[name]
+    variables = drawn(RSTG(config))
+    expected = results(RSTG(config), variables)
+    for frames in (1, 4):  # 4 becomes 3, the next divisor of 6
+        chunked = other(config, message_frames=frames, remat=remat)
+        assert_same(results(chunked, variables), expected)
+
+
+def test_fewer_frames_at_a_time_make_smaller_arrays():
+    largest = {}
+    for frames in (1, 3, 6):
+        block = RSTG(presets.modern(dim=8, stages=("space",), message_frames=frames))
+        program = jax.make_jaxpr(block.apply)(drawn(block), FEATURES)
+        largest[frames] = largest_array(program.jaxpr)
+    assert largest[6] == 90 * FEATURES.shape[1] * FEATURES.shape[0] * 8  # all messages
+    assert largest[3] == largest[6] / 2
+    assert largest[1] < largest[3]
+
+
+def largest_array(jaxpr) -> int:
+    """Number of elements of the largest array that is computed anywhere in a program."""
+    sizes = [v.aval.size for eqn in jaxpr.eqns for v in eqn.outvars]
+    return max(
+        [*sizes, *(largest_array(inner) for eqn in jaxpr.eqns for inner in flops._inner(eqn))],
+        default=0,
+    )
+
+
+def test_chunks_divide_the_clip():
+    assert frame_chunks.frames_at_once(4, 6, 1) == 3
+    assert frame_chunks.frames_at_once(10, 7, 1) == 7
+    assert frame_chunks.frames_at_once(6, 7, 1) == 1
+    assert frame_chunks.frames_at_once(0, 8, 1 << 40) == (1 if linear.flattens() else 8)
+
+
+@pytest.mark.parametrize("choice", [{"message_frames": 1}, {"remat": ("messages",)}])
+def test_norms_of_messages_need_them_all(choice):
+    with pytest.raises(UserError, match="need post_norm 'none'"):
+        presets.official("something_something", **choice)

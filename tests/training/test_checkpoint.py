@@ -1,0 +1,167 @@
+"""Checkpoints: what is kept, exactness, any mesh, failures while saving."""
+
+import dataclasses
+import gc
+import os
+import resource
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rstg_jax import config
+from rstg_jax.errors import UserError
+from rstg_jax.training import checkpoint, sharding, steps
+from rstg_jax.training.checkpoint import Checkpoints
+from rstg_jax.training.losses import LossConfig
+from rstg_jax.training.optim import OptimizerConfig
+from rstg_jax.training.sharding import MeshConfig
+from tests import standins
+
+SHAPE = (3, 32, 32, 1)
+
+# When Orbax fails half-way it leaves coroutines behind that nobody awaits.
+abandons_coroutines = pytest.mark.filterwarnings(
+    "ignore:coroutine .* was never awaited:RuntimeWarning",
+    "ignore::pytest.PytestUnraisableExceptionWarning",
+)
+
+
+@pytest.fixture
+def collect_garbage():
+    """Lets what a test abandons be reported while the test's filters hold."""
+    yield
+    gc.collect()
+
+
+def make(mesh_config):
+    mesh = sharding.make_mesh(mesh_config)
+    recipe = steps.make_recipe(standins.Model(8), LossConfig(), OptimizerConfig(ema_decay=0.5), 9)
+    return recipe, mesh, steps.abstract_state(recipe, SHAPE, mesh)
+
+
+@pytest.fixture(scope="module")
+def state():
+    recipe, mesh, _ = make(MeshConfig(data=1))
+    return steps.create_state(recipe, SHAPE, 5, mesh)
+
+
+def at(state, step):
+    return state.replace(step=jnp.int32(step))
+
+
+def test_keeps_the_latest_and_the_best(tmp_path, state):
+    with Checkpoints(tmp_path, keep=2) as checkpoints:
+        for step, top1 in [(1, 0.2), (2, 0.9), (3, None), (4, 0.5), (5, None), (6, 0.7)]:
+            checkpoints.save(step, at(state, step), {"step": step}, top1)
+        checkpoints.wait()
+        assert (checkpoints.latest, checkpoints.best, checkpoints.best_top1) == (6, 2, 0.9)
+        assert sorted(os.listdir(checkpoints.path)) == ["2", "5", "6"]
+    with Checkpoints(tmp_path, read_only=True) as again:
+        assert again.resolve("best") == 2
+        assert again.resolve("last") == 6
+        assert again.resolve("5") == 5
+        assert again.meta(2) == {"step": 2}
+        with pytest.raises(UserError, match=r"no checkpoint '3' .*choose best, last, 2, 5, 6"):
+            again.resolve("3")
+
+
+def test_restores_bit_for_bit_on_any_mesh(tmp_path, state):
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(7, at(state, 7), {}, None)
+    for mesh_config in (MeshConfig(data=1), MeshConfig(2, 2, 2)):
+        _, _, abstract = make(mesh_config)
+        with Checkpoints(tmp_path, read_only=True) as checkpoints:
+            restored = checkpoints.restore(7, abstract)
+        chex.assert_trees_all_equal(jax.device_get(restored), jax.device_get(at(state, 7)))
+        jax.tree.map(lambda x, a: chex.assert_equal(x.sharding, a.sharding), restored, abstract)
+
+
+def test_meta_keeps_every_digit(tmp_path, state):
+    meta = {"window": {"loss": 0.1 + 0.2, "count": 2**60}, "nothing": None}
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, state, checkpoint.plain(meta), None)
+        checkpoints.wait()
+        assert checkpoints.meta(1) == meta
+
+
+def test_another_config_is_refused_and_the_difference_named():
+    there = standins.experiment()
+    data = {"train": {"digits_sha256": "a", "digits": 5}}
+    meta = {"config": config.to_dict(there), "data": data}
+    here = dataclasses.replace(
+        there,
+        mesh=MeshConfig(2, 2, 2),
+        train=dataclasses.replace(there.train, total_steps=99, log_every=1, keep=7),
+    )
+    checkpoint.check_same(here, data, meta, "dir")
+    del meta["config"]["loss"]["frame_start"]  # a key that came later, at its default
+    checkpoint.check_same(here, data, meta, "dir")
+    other = {"train": {"digits_sha256": "b", "digits": 5}}
+    with pytest.raises(UserError, match=r"train\.digits_sha256: a != b"):
+        checkpoint.check_same(here, other, meta, "dir")
+    here = dataclasses.replace(here, optim=OptimizerConfig(learning_rate=0.5, ema_decay=0.9))
+    with pytest.raises(UserError) as error:
+        checkpoint.check_same(here, data, meta, "dir")
+    assert "optim.learning_rate: 0.01 != 0.5; optim.clip_norm: 1.0 != None" in str(error.value)
+    assert "mesh" not in str(error.value)
+
+
+@abandons_coroutines
+def test_a_disk_that_fills_up_keeps_the_last_good_checkpoint(tmp_path, state, collect_garbage):
+    """The system refuses to write more than 2 kB to a file, as a full disk would."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    big = state.replace(
+        params=state.params | {"more": jnp.array(np.random.default_rng(0).random(9999))}
+    )
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, state, {}, 0.5)
+        checkpoints.wait()
+        try:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (2048, hard))
+            with pytest.raises(UserError) as error:
+                checkpoints.save(2, big, {}, 0.6)
+                checkpoints.wait()
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    message = str(error.value)
+    assert "cannot save the checkpoint of step 2" in message
+    assert "last good checkpoint: step 1 is kept" in message
+    assert "\n" not in message
+    _, _, abstract = make(MeshConfig(data=1))
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.latest == 1
+        chex.assert_trees_all_equal(checkpoints.restore(1, abstract), state)
+
+
+def test_a_directory_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "checkpoints").write_text("a file in the way")
+    with pytest.raises(UserError, match=r"cannot use .*checkpoints"):
+        Checkpoints(tmp_path)
+
+
+def test_no_checkpoint_at_all(tmp_path):
+    with pytest.raises(UserError, match="no checkpoint in"):
+        checkpoint.load(tmp_path)
+
+
+@abandons_coroutines
+def test_a_damaged_checkpoint_is_named(tmp_path, state, collect_garbage):
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, state, {}, None)
+    (tmp_path / "checkpoints/1/meta/metadata").write_text("{")
+    _, _, abstract = make(MeshConfig(data=1))
+    other = dataclasses.replace(make(MeshConfig(data=1))[0], module=standins.Model(8, dim=5))
+    wrong = steps.abstract_state(other, SHAPE, sharding.make_mesh(MeshConfig(data=1)))
+    with Checkpoints(tmp_path, read_only=True) as checkpoints:
+        with pytest.raises(UserError, match=r"cannot read checkpoint .*/1"):
+            checkpoints.meta(1)
+        with pytest.raises(UserError, match=r"cannot read checkpoint .*/1"):
+            checkpoints.restore(1, wrong)
+        for path in (tmp_path / "checkpoints/1/state").rglob("*"):
+            if path.is_file():
+                path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+        with pytest.raises(UserError, match=r"cannot read checkpoint .*/1"):
+            checkpoints.restore(1, abstract)

@@ -1,0 +1,120 @@
+"""Kills real training processes; what follows equals an uninterrupted run, bit for bit."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+LENGTH = ["--config.train.total_steps=60", "--config.train.checkpoint_every=7"]
+CLOCK = ("time", "examples_per_second", "waiting_for_data")
+
+
+def launch(workdir, *flags, seconds=0.0, devices=1):
+    environment = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+    command = [sys.executable, "-m", "tests.standin_train", str(workdir), str(seconds)]
+    return subprocess.Popen(
+        [*command, *LENGTH, *flags],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(process):
+    out, err = process.communicate(timeout=120)
+    return process.returncode, out, err
+
+
+def records(workdir):
+    text = (workdir / "metrics.jsonl").read_text()
+    return [{k: v for k, v in json.loads(x).items() if k not in CLOCK} for x in text.splitlines()]
+
+
+def wait_for(condition, process, seconds=90):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < end, "the process got nowhere"
+        time.sleep(0.02)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("whole")
+    status, out, err = finish(launch(workdir))
+    assert status == 0, err
+    assert out.startswith("test top1 ")
+    return workdir
+
+
+def figures(workdir):
+    result = json.loads((workdir / "result.json").read_text())
+    return {k: v for k, v in result.items() if k != "wall_time_seconds"}
+
+
+def test_sigterm_saves_and_says_how_to_resume(tmp_path, whole):
+    process = launch(tmp_path, seconds=0.05)
+    wait_for(lambda: (tmp_path / "metrics.jsonl").is_file() and records(tmp_path), process)
+    process.send_signal(signal.SIGTERM)
+    status, _, err = finish(process)
+    assert status == 0, err
+    last = err.splitlines()[-1]
+    assert last.startswith("to resume: ") and f"{tmp_path}" in last and "--config.train" in last
+    step = max(int(name) for name in os.listdir(tmp_path / "checkpoints"))
+    assert f"SIGTERM: stopped after step {step}, which is saved" in err
+    assert 0 < step < 60 and not (tmp_path / "result.json").exists()
+    status, _, err = finish(launch(tmp_path))
+    assert status == 0 and f"resuming after step {step}" in err
+    assert records(tmp_path) == records(whole)
+    assert figures(tmp_path) == figures(whole)
+
+
+def test_kill_9_loses_nothing_but_time(tmp_path, whole):
+    """Twice, at moments that the test does not choose."""
+    for step in (7, 28):
+        process = launch(tmp_path, seconds=0.03)
+        wait_for(lambda step=step: max(saved(tmp_path), default=0) > step, process)
+        process.kill()
+        finish(process)
+    status, _, err = finish(launch(tmp_path))
+    assert status == 0 and "resuming after step" in err, err
+    assert records(tmp_path) == records(whole)
+    assert figures(tmp_path) == figures(whole)
+
+
+def saved(workdir):
+    folder = workdir / "checkpoints"
+    names = os.listdir(folder) if folder.is_dir() else []
+    return [int(name) for name in names if name.isdecimal()]
+
+
+def test_two_processes_train_as_one(tmp_path, whole):
+    """Two processes with two devices each, data and fsdp: the figures of one process, rounded."""
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        address = f"localhost:{probe.getsockname()[1]}"
+    flags = [f"--coordinator={address}", "--num_processes=2", "--config.mesh.data=2"]
+    processes = [
+        launch(tmp_path, *flags, f"--process_id={i}", "--config.mesh.fsdp=2", devices=2)
+        for i in range(2)
+    ]
+    results = [finish(process) for process in processes]
+    assert [status for status, _, _ in results] == [0, 0], results
+    both, one = records(tmp_path), records(whole)
+    assert [(r["step"], r["split"]) for r in both] == [(r["step"], r["split"]) for r in one]
+    for a, b in zip(both, one, strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], rel=1e-4)
+        assert a["examples"] == b["examples"]
+    # What two processes saved, one process reads.
+    status, _, err = finish(launch(tmp_path))
+    assert status == 0, err
+    assert figures(tmp_path)["loss"] == pytest.approx(figures(whole)["loss"], rel=1e-4)

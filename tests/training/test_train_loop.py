@@ -1,0 +1,205 @@
+"""The host loop with a small stand-in model: schedule of events, averages, stops, failures."""
+
+import json
+import os
+import signal
+
+import jax
+import numpy as np
+import pytest
+
+from rstg_jax import config, evaluate
+from rstg_jax.data import ENDLESS
+from rstg_jax.errors import UserError
+from rstg_jax.training import checkpoint, sharding, steps, train_loop
+from rstg_jax.training.experiment import Experiment, TrainConfig
+from rstg_jax.training.optim import OptimizerConfig
+from rstg_jax.training.sharding import MeshConfig
+from tests import standins
+
+
+@pytest.fixture(autouse=True)
+def stand_ins(monkeypatch):
+    standins.install(monkeypatch)
+
+
+def lines(workdir, *drop):
+    """The records of metrics.jsonl, without what depends on the clock."""
+    drop = {"time", "examples_per_second", "waiting_for_data", *drop}
+    text = (workdir / "metrics.jsonl").read_text()
+    return [{k: v for k, v in json.loads(x).items() if k not in drop} for x in text.splitlines()]
+
+
+def test_a_run_writes_everything_and_learns(tmp_path):
+    experiment = standins.experiment(total_steps=150, log_every=10, eval_every=75)
+    result = train_loop.train(experiment, tmp_path)
+    assert result == json.loads((tmp_path / "result.json").read_text())
+    assert result["top1"] > 0.6  # chance is 1 in 7
+    assert result["examples"] == 37 == np.sum(result["confusion"])
+    assert result["top1"] == np.trace(result["confusion"]) / 37
+    assert result["steps"] == 150
+    assert result["config_hash"] == config.config_hash(experiment)
+    assert result["label_names"] == list("abcdefg")
+    assert result["parameters"] == 8 * 16 + 2 * 16 + 16 * 7 + 7
+    assert result["data"]["test"] == {"name": "stripes test", "digits": "none", "seed": 0}
+    stored = json.loads((tmp_path / "config.json").read_text())
+    assert config.from_dict(Experiment, stored) == experiment
+    records = lines(tmp_path)
+    assert [r["step"] for r in records if r["split"] == "train"] == list(range(10, 151, 10))
+    assert [r["step"] for r in records if r["split"] == "test"] == [75, 150]
+    assert records[-1]["top1"] == result["top1"]
+    assert any(p.name.startswith("events.out.tfevents") for p in tmp_path.iterdir())
+    with checkpoint.Checkpoints(tmp_path, read_only=True) as checkpoints:
+        assert checkpoints.latest == 150
+        assert checkpoints.meta(150)["test"]["top1"] == result["top1"]
+
+
+def test_logged_values_are_averages_over_the_window(tmp_path):
+    train_loop.train(standins.experiment(total_steps=6, log_every=1), tmp_path / "each")
+    train_loop.train(standins.experiment(total_steps=6, log_every=3), tmp_path / "window")
+    each = [r for r in lines(tmp_path / "each") if r["split"] == "train"]
+    window = [r for r in lines(tmp_path / "window") if r["split"] == "train"]
+    assert [r["step"] for r in window] == [3, 6]
+    for name in ("loss", "objective", "top1", "grad_norm"):
+        wanted = [np.mean([r[name] for r in part]) for part in (each[:3], each[3:])]
+        np.testing.assert_allclose([r[name] for r in window], wanted, rtol=1e-12)
+    assert window[-1]["examples"] == 48
+
+
+def test_resuming_is_exact_even_in_the_middle_of_a_window(tmp_path, monkeypatch):
+    whole = standins.experiment(total_steps=20, log_every=8, checkpoint_every=6, eval_every=9)
+    train_loop.train(whole, tmp_path / "whole")
+    # A signal arrives while step 11 is on its way; log_every and the rest do not divide 11.
+    original, calls = train_loop.update, []
+
+    def update(*args):
+        original(*args)
+        calls.append(0)
+        if len(calls) == 11:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(train_loop, "update", update)
+    assert train_loop.train(whole, tmp_path / "cut") == {"stopped_at": 11}
+    assert not (tmp_path / "cut" / "result.json").exists()
+    # What a process that was killed later would have left behind.
+    with (tmp_path / "cut" / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps({"step": 12, "split": "train", "loss": 0.0}) + "\n" + '{"step": 13')
+    resumed = train_loop.train(whole, tmp_path / "cut")
+    assert lines(tmp_path / "cut") == lines(tmp_path / "whole")
+    uninterrupted = json.loads((tmp_path / "whole" / "result.json").read_text())
+    assert {k: v for k, v in resumed.items() if k != "wall_time_seconds"} == {
+        k: v for k, v in uninterrupted.items() if k != "wall_time_seconds"
+    }
+
+
+def test_a_signal_during_an_evaluation_owes_it_to_the_next_process(tmp_path, monkeypatch):
+    experiment = standins.experiment(total_steps=20, eval_every=10, eval_batch_size=8)
+    train_loop.train(experiment, tmp_path / "whole")
+    original, calls = evaluate.evaluate, []
+
+    def interrupted(*args):
+        calls.append(0)
+        if len(calls) == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+        return original(*args)
+
+    monkeypatch.setattr(evaluate, "evaluate", interrupted)
+    before = signal.getsignal(signal.SIGINT)
+    assert train_loop.train(experiment, tmp_path / "cut") == {"stopped_at": 10}
+    assert [r["split"] for r in lines(tmp_path / "cut")] == ["train", "train"]
+    train_loop.train(experiment, tmp_path / "cut")
+    assert lines(tmp_path / "cut") == lines(tmp_path / "whole")
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_finished_run_gives_its_result_again(tmp_path):
+    experiment = standins.experiment(total_steps=5)
+    first = train_loop.train(experiment, tmp_path)
+    before = lines(tmp_path)
+    again = train_loop.train(experiment, tmp_path)
+    assert {**again, "wall_time_seconds": 0} == {**first, "wall_time_seconds": 0}
+    assert lines(tmp_path) == before
+    # And it can be trained further, but not less.
+    longer = config.override(experiment, {"train.total_steps": "8"})
+    assert train_loop.train(longer, tmp_path)["steps"] == 8
+    with pytest.raises(UserError, match="already trained 8 steps, more than 5"):
+        train_loop.train(experiment, tmp_path)
+
+
+def test_best_is_kept_when_it_is_older_than_the_latest(tmp_path, monkeypatch):
+    scores = iter([0.5, 0.9, 0.6, 0.7, 0.8, 0.8])
+    original = evaluate.evaluate
+    monkeypatch.setattr(evaluate, "evaluate", lambda *a: original(*a) | {"top1": next(scores)})
+    experiment = standins.experiment(total_steps=12, eval_every=2, checkpoint_every=2, keep=1)
+    result = train_loop.train(experiment, tmp_path)
+    assert result["best"] == {"step": 4, "top1": 0.9}
+    assert sorted(os.listdir(tmp_path / "checkpoints")) == ["12", "4"]
+    assert checkpoint.load(tmp_path, "best").step == 4
+
+
+@pytest.mark.parametrize("eval_batch_size", [5, 8, 64])
+def test_evaluation_counts_every_example_once_on_any_mesh(eval_batch_size):
+    source, module = standins.Source("test"), standins.Model(7)
+    figures = []
+    for mesh_config in (MeshConfig(data=1), MeshConfig(2, 2, 2)):
+        mesh = sharding.make_mesh(mesh_config)
+        experiment = standins.experiment()
+        recipe = steps.make_recipe(module, experiment.loss, experiment.optim, 1)
+        abstract = steps.abstract_state(recipe, (3, 32, 32, 1), mesh)
+        state = steps.create_state(recipe, (3, 32, 32, 1), 0, mesh)
+        eval_step = steps.jit_eval_step(module, mesh, abstract)
+        size = evaluate.eval_batch_size(eval_batch_size, mesh)
+        figures.append(evaluate.evaluate(eval_step, state.variables, source, mesh, size))
+    batch = source.batch(np.arange(37))
+    logits, _ = module.apply(jax.device_get(state.variables), batch["video"], train=False)
+    for got in figures:
+        assert got["examples"] == 37
+        assert got["top1"] == np.mean(np.argmax(logits, 1) == batch["label"])
+        np.testing.assert_allclose(got["loss"], figures[0]["loss"], rtol=1e-6)
+        np.testing.assert_array_equal(got["confusion"], figures[0]["confusion"])
+
+
+def test_length_in_steps_epochs_or_examples():
+    assert TrainConfig(total_steps=7).steps(ENDLESS) == 7
+    assert TrainConfig(total_examples=100, batch_size=32).steps(ENDLESS) == 4
+    assert TrainConfig(total_epochs=1.5, batch_size=32).steps(100) == 5
+    with pytest.raises(UserError, match=r"train\.total_epochs.*endless"):
+        TrainConfig(total_epochs=1.0).steps(ENDLESS)
+    for fields in ({}, {"total_steps": 1, "total_epochs": 1.0}):
+        with pytest.raises(ValueError, match="exactly one of total_steps"):
+            TrainConfig(**fields)
+
+
+def test_nan_stops_names_the_step_and_keeps_the_last_good_checkpoint(tmp_path):
+    """A rate that explodes between two checkpoints."""
+    experiment = standins.experiment(
+        total_steps=40,
+        checkpoint_every=2,
+        eval_every=0,
+        keep=1,
+        optim=OptimizerConfig("nesterov", learning_rate=1e4, schedule="constant"),
+    )
+    with pytest.raises(UserError, match=r"became (nan|inf) at step \d+; step \d+ is kept") as error:
+        train_loop.train(experiment, tmp_path)
+    assert "\n" not in str(error.value)
+    loaded = checkpoint.load(tmp_path)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(loaded.variables))
+    assert f"step {loaded.step} is kept" in str(error.value)
+    assert all(np.isfinite(r["loss"]) for r in lines(tmp_path))
+
+
+def test_average_of_weights_is_what_gets_evaluated(tmp_path):
+    experiment = standins.experiment(total_steps=5)
+    result = train_loop.train(experiment, tmp_path)
+    loaded = checkpoint.load(tmp_path)
+    source = standins.Source("test")
+    batch = source.batch(np.arange(37))
+    with checkpoint.Checkpoints(tmp_path, read_only=True) as checkpoints:
+        state = checkpoints.restore(5, loaded.abstract)
+    logits, _ = loaded.module.apply(
+        {"params": state.average, "batch_stats": state.batch_stats}, batch["video"], train=False
+    )
+    assert result["top1"] == np.mean(np.argmax(logits, 1) == batch["label"])
+    assert not np.allclose(
+        state.average["head"]["kernel"], state.params["head"]["kernel"], atol=1e-6
+    )
