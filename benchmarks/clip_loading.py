@@ -167,7 +167,7 @@ def measured(case: Case, flags: argparse.Namespace) -> dict[str, Any]:
     config = ClipConfig(frames=flags.frames, sampling=case.rule, stride=2)
     rng = np.random.default_rng(0)
     sources = [encoded(case, flags.length, seed) for seed in range(flags.clips)]
-    draws = [rng.random(config.words) for _ in sources]
+    draws = [rng.random(config.num_draws) for _ in sources]
 
     def time_of(run: Callable[..., object]) -> float:
         runs = [functools.partial(run, s, config, d) for s, d in zip(sources, draws, strict=True)]

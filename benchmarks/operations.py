@@ -79,7 +79,7 @@ def release_parts(config: RSTGConfig, features: tuple[int, ...]) -> dict[str, in
     `[v_j p_j v_i p_i]`: n * n * (2 (d + p) d + d d), with p the 36 values of a position map, or 0
     without positions. Dot-product attention compares all pairs, and all messages are summed.
     Pooling is the full product of the map with every node's filter. Attention's linear maps
-    (2 n d d, or 2 n d if "simple"), update (n (2 d d + d d)) and LSTM (n (4 d d + 4 d d)) are
+    (2 n d d, or 2 n d if "additive"), update (n (2 d d + d d)) and LSTM (n (4 d d + 4 d d)) are
     computed once a node, as here.
 
     Args:

@@ -62,11 +62,11 @@ def training_step(name: str, classes: int, batch: int) -> tuple[list[costs.Produ
         config.load(name), {"model.backbone.lowering": "xla", "model.dtype": "bfloat16"}
     )
     module = classifier.build(experiment.model, classes)
-    recipe = steps.make_recipe(module, experiment.loss, experiment.optim, summary.ANY_LENGTH)
+    setup = steps.make_setup(module, experiment.loss, experiment.optim, summary.ANY_LENGTH)
     mesh = sharding.make_mesh(sharding.MeshConfig(data=1))
-    state = steps.abstract_state(recipe, experiment.data.clip_shape, mesh)
+    state = steps.abstract_state(setup, experiment.data.clip_shape, mesh)
     given = summary.abstract_batch(experiment, batch)
-    traced = steps.jit_train_step(recipe, mesh, state).trace(state, given)
+    traced = steps.jit_train_step(setup, mesh, state).trace(state, given)
     weights = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(state.params))
     return list(costs.products(traced.jaxpr.jaxpr)), weights
 

@@ -59,12 +59,12 @@ def drawing(factors: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
 
 
 def chart(factor: str, quantity: str, rows: Sequence[Mapping[str, Any]]) -> str:
-    """One chart, both axes logarithmic: the figures, and a power law through the first of them."""
+    """One chart, both axes logarithmic: the figures, and a power spec through the first of them."""
     name, unit = NAMES[quantity]
     x, y = [row[factor] for row in rows], [unit * row[quantity] for row in rows]
-    power, law = POWERS.get(factor, (1, "linear"))
+    power, spec = POWERS.get(factor, (1, "linear"))
     lines = [
         charts.Line("measured", "test", x, y, markers=True),
-        charts.Line(law, "reference", x, [y[0] * (value / x[0]) ** power for value in x]),
+        charts.Line(spec, "reference", x, [y[0] * (value / x[0]) ** power for value in x]),
     ]
     return charts.line_chart(lines, title=name, across=(AXES[factor], factor), logarithmic=True)

@@ -53,10 +53,12 @@ def best_seconds(run: Callable[[], object], repeats: int) -> float:
     return min(times)
 
 
-def in_jax(law: generator.Law, digits: generator.Digits, videos: int) -> Callable[[], object]:
+def in_jax(
+    spec: generator.VideoSpec, digits: generator.Digits, videos: int
+) -> Callable[[], object]:
     """What draws and renders so many videos in JAX."""
-    sprites = generator_jax.sprites(law, digits)
-    make = jax.vmap(lambda key, sprites: generator_jax.make_video(key, sprites, law), (0, None))
+    sprites = generator_jax.sprites(spec, digits)
+    make = jax.vmap(lambda key, sprites: generator_jax.make_video(key, sprites, spec), (0, None))
     compiled, keys = jax.jit(make), jax.random.split(jax.random.key(0), videos)
     return lambda: jax.block_until_ready(compiled(keys, sprites))
 
@@ -73,22 +75,22 @@ def main() -> None:
     few = max(1, flags.videos // 20)
     print("digits  videos/s  paths  pixels  plain videos/s  ratio  bytes that differ  in JAX")
     for num_digits in (3, 5):
-        law = generator.Law(num_digits=num_digits)
-        paths = generator.sample(law, digits, indices, seed=0, split="train")
+        spec = generator.VideoSpec(num_digits=num_digits)
+        trajectories = generator.sample(spec, digits, indices, seed=0, split="train")
 
-        def draw(law: generator.Law = law) -> generator.Paths:
-            return generator.sample(law, digits, indices, seed=0, split="train")
+        def draw(spec: generator.VideoSpec = spec) -> generator.Trajectories:
+            return generator.sample(spec, digits, indices, seed=0, split="train")
 
-        def pixels(paths: generator.Paths = paths) -> np.ndarray:
-            return render(paths.images, paths.coords)
+        def pixels(trajectories: generator.Trajectories = trajectories) -> np.ndarray:
+            return render(trajectories.images, trajectories.coords)
 
-        def plain(paths: generator.Paths = paths) -> np.ndarray:
-            return plain_videos(digits.images[paths.images[:few]], paths.coords[:few])
+        def plain(trajectories: generator.Trajectories = trajectories) -> np.ndarray:
+            return plain_videos(digits.images[trajectories.images[:few]], trajectories.coords[:few])
 
         drawing = best_seconds(draw, flags.repeats) / flags.videos
         rendering = best_seconds(pixels, flags.repeats) / flags.videos
         plainly = best_seconds(plain, min(3, flags.repeats)) / few
-        draw_in_jax = in_jax(law, digits, 256)
+        draw_in_jax = in_jax(spec, digits, 256)
         draw_in_jax()
         accelerated = best_seconds(draw_in_jax, flags.repeats)
         total = drawing + rendering

@@ -31,15 +31,15 @@ def main() -> None:
 
     source = data.open_source(experiment.data, "train")
     module = classifier.build(experiment.model, len(source.label_names))
-    recipe = steps.make_recipe(module, experiment.loss, experiment.optim, 1000)
+    setup = steps.make_setup(module, experiment.loss, experiment.optim, 1000)
     mesh = sharding.make_mesh(experiment.mesh)
     size = experiment.train.batch_size
     batch = source.batch(np.arange(size)) | {"mask": np.ones(size, np.float32)}
     shape = batch["video"].shape[1:]
     put = sharding.put_batch({key: batch[key] for key in experiment.loss.batch_keys}, mesh)
-    abstract = steps.abstract_state(recipe, shape, mesh)
-    state = steps.create_state(recipe, shape, 0, mesh)
-    traced = steps.jit_train_step(recipe, mesh, abstract).trace(state, put)
+    abstract = steps.abstract_state(setup, shape, mesh)
+    state = steps.create_state(setup, shape, 0, mesh)
+    traced = steps.jit_train_step(setup, mesh, abstract).trace(state, put)
     flops = 2 * costs.macs(traced.jaxpr.jaxpr).total()
     start = time.perf_counter()
     step = traced.lower().compile()

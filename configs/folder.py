@@ -16,7 +16,7 @@ from rstg_jax import config
 from rstg_jax.data import ClipConfig, FolderConfig
 from rstg_jax.models.backbones.simple_cnn import SimpleCNNConfig
 from rstg_jax.models.classifier import ModelConfig
-from rstg_jax.models.heads import NodesHead
+from rstg_jax.models.heads import NodePooling
 from rstg_jax.rstg import presets
 from rstg_jax.training.experiment import Experiment, TrainConfig
 from rstg_jax.training.optim import OptimizerConfig
@@ -39,7 +39,7 @@ def small() -> Experiment:
                 position_embedding=True,
             ),
             rstg=presets.modern(dim=64),
-            head=NodesHead("mean"),
+            head=NodePooling("mean"),
             dropout_rate=0.3,
         ),
         data=FolderConfig(

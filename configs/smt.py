@@ -5,7 +5,7 @@
 demo             Twelve drawn classes (`make_demo`, 1,200 clips), a small network that looks at
                  single frames, and RSTG that adds to its last map (to-map). Thirty epochs, 7
                  minutes on 2 CPU cores: 87.5% top-1 of 240 clips (chance 8.3%). The same without
-                 RSTG (`"--config.model.places=()"`) 52.1%. `make smt-demo` does everything.
+                 RSTG (`"--config.model.rstg_at=()"`) 52.1%. `make smt-demo` does everything.
 to_vec           I3D-R50 and RSTG on its last map; published for v1: 47.7% top-1, 77.9% top-5.
 map_res2         RSTG inside I3D-R50 after res2; published 46.9%, 76.8%.
 map_res3         After res3; published 47.7%, 77.8%.
@@ -37,7 +37,7 @@ from rstg_jax.data import ClipConfig, SomethingSomethingConfig
 from rstg_jax.models.backbones import resnet3d
 from rstg_jax.models.backbones.simple_cnn import SimpleCNNConfig
 from rstg_jax.models.classifier import ModelConfig
-from rstg_jax.models.heads import MapHead
+from rstg_jax.models.heads import GlobalPooling
 from rstg_jax.rstg import presets
 from rstg_jax.training.experiment import Experiment, TrainConfig
 from rstg_jax.training.losses import LossConfig
@@ -62,12 +62,12 @@ def demo() -> Experiment:
                 norm=True,
                 input_mean=114.75,
                 input_scale=57.375,
-                mean_frame="subtract",
+                subtract_mean_frame=True,
                 position_embedding=True,
             ),
             rstg=presets.modern(dim=64, iterations=1),
-            places=("conv1",),
-            head=MapHead(),
+            rstg_at=("conv1",),
+            head=GlobalPooling(),
         ),
         data=SomethingSomethingConfig(
             version="v2_demo",
@@ -95,10 +95,10 @@ def published(name: str, kind: resnet3d.Kind = "i3d", **model: Any) -> Experimen
         model=ModelConfig(
             backbone=resnet3d.official(kind),
             rstg=presets.official("something_something"),
-            head=MapHead(pool_window=14),
+            head=GlobalPooling(pool_window=14),
             branch_norm="clip",
             dropout_rate=0.3,
-            **{"places": ()} | model,
+            **{"rstg_at": ()} | model,
         ),
         data=SomethingSomethingConfig(version="v1"),
         loss=LossConfig(reduction="sum"),
@@ -125,7 +125,7 @@ def tiny() -> Experiment:
             "model.rstg.dim": "8",
             "model.rstg.scales": "2,1",
             "model.rstg.stages": "time,space,time",
-            "model.places": "conv0,final",
+            "model.rstg_at": "conv0,final",
             "data.clip.frames": "4",
             "data.clip.resize": "32",
             "data.clip.crop": "32",
@@ -140,15 +140,15 @@ def tiny() -> Experiment:
 
 VARIANTS = {
     "demo": demo,
-    "to_vec": lambda: published("to_vec", places=("final",)),
-    "map_res2": lambda: published("map_res2", places=("res2",)),
-    "map_res3": lambda: published("map_res3", places=("res3",)),
-    "map_res4": lambda: published("map_res4", places=("res4",)),
-    "map_res3_4": lambda: published("map_res3_4", places=("res3", "res4")),
+    "to_vec": lambda: published("to_vec", rstg_at=("final",)),
+    "map_res2": lambda: published("map_res2", rstg_at=("res2",)),
+    "map_res3": lambda: published("map_res3", rstg_at=("res3",)),
+    "map_res4": lambda: published("map_res4", rstg_at=("res4",)),
+    "map_res3_4": lambda: published("map_res3_4", rstg_at=("res3", "res4")),
     "i3d": lambda: published("i3d"),
     "nl_i3d": lambda: published("nl_i3d", "nl_i3d"),
     "c2d": lambda: published("c2d", "c2d"),
-    "c2d_rstg": lambda: published("c2d_rstg", "c2d", places=("final",)),
+    "c2d_rstg": lambda: published("c2d_rstg", "c2d", rstg_at=("final",)),
     "tiny": tiny,
 }
 

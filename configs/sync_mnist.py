@@ -32,7 +32,7 @@ from rstg_jax.models.backbones import resnet3d
 from rstg_jax.models.backbones.resnet3d import ResNet3DConfig
 from rstg_jax.models.backbones.simple_cnn import SimpleCNNConfig
 from rstg_jax.models.classifier import ModelConfig
-from rstg_jax.models.heads import MapHead, NodesHead, RecurrentHead
+from rstg_jax.models.heads import GlobalPooling, NodePooling, RNNHead
 from rstg_jax.rstg import presets
 from rstg_jax.training.experiment import Experiment, TrainConfig
 from rstg_jax.training.losses import LossConfig
@@ -64,7 +64,7 @@ def demo() -> Experiment:
                 position_embedding=True,
             ),
             rstg=presets.modern(dim=64),
-            head=NodesHead("mean"),
+            head=NodePooling("mean"),
             region_classes=4,
         ),
         data=SyncMNISTConfig(
@@ -98,8 +98,8 @@ def paper() -> Experiment:
         name="sync_mnist paper",
         model=ModelConfig(
             backbone=SimpleCNNConfig(input_mean=PIXEL_MEAN, input_scale=PIXEL_SCALE),
-            rstg=presets.modern(dim=512, attention="simple"),
-            head=NodesHead("mean"),
+            rstg=presets.modern(dim=512, attention="additive"),
+            head=NodePooling("mean"),
             dtype="bfloat16",
         ),
         data=PREPARED,
@@ -144,7 +144,7 @@ def ablation(name: str, **choices: Any) -> Experiment:
 
 def baseline(name: str, **sections: Any) -> Experiment:
     """A row of the poster's table without RSTG."""
-    return replaced(paper(), name, places=(), **sections)
+    return replaced(paper(), name, rstg_at=(), **sections)
 
 
 def replaced(base: Experiment, name: str, **sections: Any) -> Experiment:
@@ -183,7 +183,7 @@ def tiny() -> Experiment:
                 input_scale=PIXEL_SCALE,
             ),
             rstg=presets.modern(iterations=1, dim=8),
-            head=NodesHead("mean"),
+            head=NodePooling("mean"),
             dropout_rate=0.1,
         ),
         data=SyncMNISTConfig(
@@ -213,10 +213,10 @@ VARIANTS = {
     "time_only": lambda: ablation("time_only", stages=("time",)),
     "space_only": lambda: ablation("space_only", stages=("space",) * 3),
     "gru": lambda: ablation("gru", cell="gru", positions=True),
-    "nl_i3d": lambda: baseline("nl_i3d", backbone=resnet("nl_i3d"), head=MapHead()),
-    "i3d": lambda: baseline("i3d", backbone=resnet("i3d"), head=MapHead()),
-    "conv_lstm": lambda: baseline("conv_lstm", head=RecurrentHead("conv"), readout="last"),
-    "mean_lstm": lambda: baseline("mean_lstm", head=RecurrentHead("mean"), readout="last"),
+    "nl_i3d": lambda: baseline("nl_i3d", backbone=resnet("nl_i3d"), head=GlobalPooling()),
+    "i3d": lambda: baseline("i3d", backbone=resnet("i3d"), head=GlobalPooling()),
+    "conv_lstm": lambda: baseline("conv_lstm", head=RNNHead("conv"), readout="last"),
+    "mean_lstm": lambda: baseline("mean_lstm", head=RNNHead("mean"), readout="last"),
     "tiny": tiny,
 }
 

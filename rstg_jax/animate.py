@@ -21,8 +21,8 @@ from rstg_jax.data.sync_mnist import generator
 from rstg_jax.errors import UserError
 from rstg_jax.viz import panels
 
-IMAGES = {".gif": "GIF", ".webp": "WEBP"}
-FILMS = {".mp4": "libx264", ".webm": "libvpx-vp9"}
+IMAGE_FORMATS = {".gif": "GIF", ".webp": "WEBP"}
+VIDEO_CODECS = {".mp4": "libx264", ".webm": "libvpx-vp9"}
 
 
 def save(
@@ -63,8 +63,8 @@ def save(
 def check_kind(path: pathlib.Path) -> None:
     """Raises `UserError` if a file's name is of no known kind."""
     kind = path.suffix.lower()
-    if kind not in IMAGES and kind not in FILMS:
-        known = ", ".join([*IMAGES, *FILMS])
+    if kind not in IMAGE_FORMATS and kind not in VIDEO_CODECS:
+        known = ", ".join([*IMAGE_FORMATS, *VIDEO_CODECS])
         raise UserError(f"{path}: cannot animate to {kind!r} files; give one of {known}")
 
 
@@ -87,12 +87,12 @@ def write(
     """
     kind = path.suffix.lower()
     try:
-        if kind in IMAGES:
-            path.write_bytes(panels.encode(list(frames), IMAGES[kind], frame_ms))
+        if kind in IMAGE_FORMATS:
+            path.write_bytes(panels.encode(list(frames), IMAGE_FORMATS[kind], frame_ms))
         else:
             part = path.with_name(f".part-{path.name}")
             try:
-                _write_film(iter(frames), part, FILMS[kind], fps)
+                _write_film(iter(frames), part, VIDEO_CODECS[kind], fps)
                 part.replace(path)
             finally:
                 part.unlink(missing_ok=True)

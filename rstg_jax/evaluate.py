@@ -91,9 +91,9 @@ def evaluate_checkpoint(
         )
     data.refuse_endless(source)
     protocols.check_fits(loaded)
-    most = loaded.experiment.train.for_evaluation
-    eval_step = steps.jit_eval_step(loaded.module, loaded.mesh, loaded.abstract, most)
-    batch_size = eval_batch_size(most, loaded.mesh, protocols.views(loaded.experiment.data))
+    max_clips = loaded.experiment.train.for_evaluation
+    eval_step = steps.jit_eval_step(loaded.module, loaded.mesh, loaded.abstract, max_clips)
+    batch_size = eval_batch_size(max_clips, loaded.mesh, protocols.views(loaded.experiment.data))
     totals: dict[str, Any] = {}
     parts = []
     for part in eval_loop.run(eval_step, loaded.variables, source, loaded.mesh, batch_size):

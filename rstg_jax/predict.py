@@ -37,11 +37,17 @@ from rstg_jax.viz import annotate_video
 
 RANGE = re.compile(r"(train|validation|test):(\d+)(?:-(\d+))?")
 LONG = 20  # letters of a label that does not share a line with others
-VIDEO_KINDS = (*decode.FILMS, ".gif", ".webp", ".apng", ".npy")  # looked for in directories
+VIDEO_KINDS = (
+    *decode.VIDEO_EXTENSIONS,
+    ".gif",
+    ".webp",
+    ".apng",
+    ".npy",
+)  # looked for in directories
 
 
 @dataclasses.dataclass(frozen=True)
-class Wanted:
+class VideoRequest:
     """A video to be named.
 
     Attributes:
@@ -92,13 +98,13 @@ class Videos:
         self._loaded = loaded
         self._open = functools.cache(lambda split: evaluate.open_named(loaded.experiment, split)[0])
 
-    def find(self, names: Sequence[str]) -> list[Wanted]:
+    def find(self, names: Sequence[str]) -> list[VideoRequest]:
         """Finds what the words of the command line mean."""
-        found: list[Wanted] = []
+        found: list[VideoRequest] = []
         for name in names:
             match = RANGE.fullmatch(name)
             if match is None:
-                found += map(Wanted, expand(name))
+                found += map(VideoRequest, expand(name))
                 continue
             split, first, last = match[1], int(match[2]), int(match[3] or match[2])
             try:
@@ -107,12 +113,14 @@ class Videos:
                     examples = f"the examples 0 to {len(source) - 1}"
                     raise UserError(f"{name}: {source.name} has {examples}")
             except UserError as error:
-                found.append(Wanted(name, error=error))
+                found.append(VideoRequest(name, error=error))
                 continue
-            found += [Wanted(f"{split}:{index}", split, index) for index in range(first, last + 1)]
+            found += [
+                VideoRequest(f"{split}:{index}", split, index) for index in range(first, last + 1)
+            ]
         return found
 
-    def read(self, wanted: Wanted) -> tuple[np.ndarray, dict[str, Any]]:
+    def read(self, request: VideoRequest) -> tuple[np.ndarray, dict[str, Any]]:
         """Reads a video.
 
         Returns:
@@ -121,26 +129,26 @@ class Videos:
         Raises:
           UserError: it cannot be read; the message names it.
         """
-        if wanted.error is not None:
-            raise wanted.error
-        if not wanted.split:
+        if request.error is not None:
+            raise request.error
+        if not request.split:
             shape = tuple(self._loaded.meta["video_shape"])
-            return video_input.read(wanted.name, self._loaded.experiment.data, shape), {}
-        batch = self._open(wanted.split).batch(np.array([wanted.index], np.int64))
+            return video_input.read(request.name, self._loaded.experiment.data, shape), {}
+        batch = self._open(request.split).batch(np.array([request.index], np.int64))
         known = {"id": str(batch["id"][0])} if "id" in batch else {}
         label = int(batch["label"][0])
         if label >= 0:
             known["truth"] = self._loaded.label_names[label]
         return batch["video"][0], known
 
-    def original(self, wanted: Wanted) -> decode.Encoded | np.ndarray:
+    def original(self, request: VideoRequest) -> decode.Encoded | np.ndarray:
         """The video itself: encoded where it is, frames uint8 `[t h w c]` where it never was."""
-        if not wanted.split:
-            return Path(wanted.name)
-        source = self._open(wanted.split)
+        if not request.split:
+            return Path(request.name)
+        source = self._open(request.split)
         if isinstance(source, ClipSource):
-            return source.clip(wanted.index).encoded
-        return source.batch(np.array([wanted.index], np.int64))["video"][0]
+            return source.clip(request.index).encoded
+        return source.batch(np.array([request.index], np.int64))["video"][0]
 
 
 def expand(name: str) -> list[str]:
@@ -179,24 +187,24 @@ def predict(
     found = source.find(names)
     paths: list[Path | None] = [None] * len(found)
     if out is not None:
-        paths = list(annotate_video.output_paths(out, [wanted.name for wanted in found]))
+        paths = list(annotate_video.output_paths(out, [request.name for request in found]))
         painter = annotate_video.Visualiser(loaded)
         if not painter.has_graph:
             print(
                 f"{loaded.experiment.name} has no region graph: only its labels are drawn",
                 file=sys.stderr,
             )
-    for wanted, path in zip(found, paths, strict=True):
-        record: dict[str, Any] = {"video": wanted.name}
+    for request, path in zip(found, paths, strict=True):
+        record: dict[str, Any] = {"video": request.name}
         try:
-            video, known = source.read(wanted)
+            video, known = source.read(request)
             record |= {"frames": video.shape[-4], "predictions": predictor(video)} | known
             if path is not None:
-                painter.write(source.original(wanted), path)
+                painter.write(source.original(request), path)
                 record["drawn"] = str(path)
         except UserError as error:
             text = str(error)
-            record["error"] = text if wanted.name in text else f"{wanted.name}: {text}"
+            record["error"] = text if request.name in text else f"{request.name}: {text}"
         yield record
 
 

@@ -47,9 +47,9 @@ def summarise(experiment: Experiment, num_classes: int | None = None) -> dict[st
     """
     shape, classes = experiment.data.clip_shape, num_classes or experiment.data.num_classes
     module = classifier.build(experiment.model, classes)
-    recipe = steps.make_recipe(module, experiment.loss, experiment.optim, ANY_LENGTH)
+    setup = steps.make_setup(module, experiment.loss, experiment.optim, ANY_LENGTH)
     state = jax.eval_shape(
-        functools.partial(steps.init_state, recipe, shape), jax.ShapeDtypeStruct((), jnp.int32)
+        functools.partial(steps.init_state, setup, shape), jax.ShapeDtypeStruct((), jnp.int32)
     )
     arrays = {
         path: list(leaf.shape) for path, leaf in traverse_util.flatten_dict(state.params).items()
@@ -61,7 +61,7 @@ def summarise(experiment: Experiment, num_classes: int | None = None) -> dict[st
         state.variables, jax.ShapeDtypeStruct((1, *shape), jnp.uint8)
     )
     macs = by_module(flops.macs(forward.jaxpr), known)
-    one, two = (by_module(kept(recipe, state, experiment, size), known) for size in (1, 2))
+    one, two = (by_module(kept(setup, state, experiment, size), known) for size in (1, 2))
     clip = {path: two[path] - one[path] for path in two}
     return {
         "name": experiment.name,
@@ -79,12 +79,12 @@ def summarise(experiment: Experiment, num_classes: int | None = None) -> dict[st
     }
 
 
-def kept(recipe: steps.Recipe, state: Any, experiment: Experiment, size: int) -> Counter[str]:
+def kept(setup: steps.TrainSetup, state: Any, experiment: Experiment, size: int) -> Counter[str]:
     """Bytes that the gradient of a batch of `size` clips keeps, by name stack."""
 
     def pullback(params: Any, state: Any, batch: steps.Batch) -> Any:
         loss = functools.partial(
-            steps.loss_fn, recipe=recipe, state=state, batch=batch, gather=steps.as_they_are
+            steps.loss_fn, setup=setup, state=state, batch=batch, gather=steps.as_they_are
         )
         return jax.vjp(loss, params, has_aux=True)[1]
 

@@ -107,7 +107,7 @@ def test_workdir_with_another_config(monkeypatch, capsys, tmp_path):
 
 
 def test_nan_loss(monkeypatch, capsys, tmp_path):
-    flags = ("--config.optim.rule=nesterov", "--config.optim.learning_rate=1e30")
+    flags = ("--config.optim.name=nesterov", "--config.optim.learning_rate=1e30")
     flags += ("--config.optim.clip_norm=none", "--config.optim.ema_decay=none")
     error = only_error(*run(monkeypatch, capsys, tmp_path, *flags))
     assert " at step 1; no checkpoint was saved before it" in error or " at step 2;" in error

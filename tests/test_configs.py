@@ -14,7 +14,7 @@ from rstg_jax import config
 from rstg_jax.errors import UserError
 from rstg_jax.models import classifier
 from rstg_jax.models.backbones.resnet3d import ResNet3DConfig
-from rstg_jax.models.heads import RecurrentHead
+from rstg_jax.models.heads import RNNHead
 from rstg_jax.training import sharding, steps, train_loop
 from rstg_jax.training.experiment import Experiment
 from rstg_jax.training.sharding import MeshConfig
@@ -44,11 +44,11 @@ def test_every_variant_loads_fits_and_survives_json(variant):
     plain = json.loads(json.dumps(config.to_dict(experiment)))
     assert config.from_dict(Experiment, plain) == experiment
     data = experiment.data
-    module = classifier.build(experiment.model, len(data.law.label_names))
-    recipe = steps.make_recipe(module, experiment.loss, experiment.optim, 10)
+    module = classifier.build(experiment.model, len(data.spec.label_names))
+    setup = steps.make_setup(module, experiment.loss, experiment.optim, 10)
     mesh = sharding.make_mesh(MeshConfig(2, 2, 2))
     shape = (data.num_frames, data.frame_size, data.frame_size, 1)
-    abstract = steps.abstract_state(recipe, shape, mesh)
+    abstract = steps.abstract_state(setup, shape, mesh)
     cut = [not leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(abstract.params)]
     assert any(cut)
     weights = sum(leaf.size for leaf in jax.tree.leaves(abstract.params))
@@ -65,7 +65,7 @@ def test_every_something_something_variant_survives_json(variant):
     video = jax.ShapeDtypeStruct((1, *experiment.data.clip_shape), np.uint8)
     shapes = jax.eval_shape(module.init, jax.random.key(0), video)["params"]
     blocks = [name for name in shapes if name.startswith("rstg_")]
-    assert len(blocks) == len(experiment.model.places)
+    assert len(blocks) == len(experiment.model.rstg_at)
 
 
 # One of each kind; the other variants differ from these by their plan of stages only.
@@ -84,7 +84,7 @@ def scaled_down(variant: str) -> Experiment:
             "model.backbone.depths": "1,1,1,1",
             "model.backbone.non_local": "res3.0",
         }
-    if isinstance(experiment.model.head, RecurrentHead):
+    if isinstance(experiment.model.head, RNNHead):
         changes |= {"model.head.dim": "8"}
     return config.override(experiment, changes)
 

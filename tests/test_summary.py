@@ -19,10 +19,10 @@ from rstg_jax.layers.conv import Conv2D
 from rstg_jax.models import classifier
 from rstg_jax.models import flops as costs
 from rstg_jax.models.backbones import resnet3d
-from rstg_jax.models.heads import MapHead
+from rstg_jax.models.heads import GlobalPooling
 from rstg_jax.rstg import presets
 from rstg_jax.rstg.block import RSTG
-from rstg_jax.rstg.recurrent_cells import TimeStage
+from rstg_jax.rstg.recurrent_cells import FrameRNN
 from rstg_jax.rstg.region_graph import RegionGraph
 from rstg_jax.training import steps
 from rstg_jax.training.experiment import Experiment, TrainConfig
@@ -91,7 +91,7 @@ def test_what_calls_other_jaxprs():
 
 def test_scan_of_the_lstm_counts_every_frame():
     nodes, frames, clips, dim = 5, 7, 2, 6
-    assert count_module(TimeStage(dim), (nodes, frames, clips, dim)) == (
+    assert count_module(FrameRNN(dim), (nodes, frames, clips, dim)) == (
         nodes * frames * clips * (dim * 4 * dim + dim * 4 * dim)
     )
 
@@ -122,7 +122,7 @@ def test_lowering_for_cpus_changes_no_count(monkeypatch):
     whole = summary.summarise(experiment)
     monkeypatch.setattr(linear, "flattens", lambda: True)
     assert summary.summarise(experiment) == whole
-    assert count_module(TimeStage(6), (5, 7, 2, 6)) == 5 * 7 * 2 * 2 * 6 * 24
+    assert count_module(FrameRNN(6), (5, 7, 2, 6)) == 5 * 7 * 2 * 2 * 6 * 24
     x, w = jnp.ones((2, 3, 5)), jnp.ones((5, 7))
     assert "reshape" in str(jax.make_jaxpr(linear.linear)(x, w))  # the patch reaches the layers
     shape = (2, 12, 11, 3)
@@ -141,7 +141,7 @@ def block_macs(settings, frames):
     e = n * n if settings.masking == "multiply" else graph.adjacency.sum()
     time = n * 2 * (d * 4 * d)
     send = n * (d * 2 * d) + e * (2 * n) * d + e * d * d  # split first layer, ends, second layer
-    gather = 2 * n * d + n * e * d  # "simple" scores, weighted sum
+    gather = 2 * n * d + n * e * d  # "additive" scores, weighted sum
     update = n * (2 * d * d + d * d)
     spaces, times = settings.stages.count("space"), settings.stages.count("time")
     once = spaces * 2 * n * p * d  # position maps are the same in every frame
@@ -177,8 +177,8 @@ def test_published_size_of_i3d_with_graphs_inside():
     model = classifier.ModelConfig(
         backbone=resnet3d.official("i3d"),
         rstg=block,
-        places=("res3", "res4"),
-        head=MapHead(pool_window=14),
+        rstg_at=("res3", "res4"),
+        head=GlobalPooling(pool_window=14),
         branch_norm="clip",
     )
     clips = data.SomethingSomethingConfig()
@@ -237,14 +237,14 @@ def test_kept_arrays_by_hand():
 def test_estimate_against_the_memory_of_the_compiled_step():
     experiment = sync_mnist.tiny()
     found = summary.summarise(experiment)
-    recipe = steps.make_recipe(
+    setup = steps.make_setup(
         classifier.build(experiment.model, 4), experiment.loss, experiment.optim, 10
     )
     state = jax.eval_shape(
-        functools.partial(steps.init_state, recipe, experiment.data.clip_shape), jnp.int32(0)
+        functools.partial(steps.init_state, setup, experiment.data.clip_shape), jnp.int32(0)
     )
     batch = summary.abstract_batch(experiment, 16)
-    step = jax.jit(functools.partial(steps.train_step, recipe)).lower(state, batch).compile()
+    step = jax.jit(functools.partial(steps.train_step, setup)).lower(state, batch).compile()
     needed = step.memory_analysis()
     estimate = 16 * found["modules"][""]["activation_bytes"] + found["fixed_bytes"]
     assert 0.8 < needed.temp_size_in_bytes / estimate < 1.6
@@ -259,13 +259,13 @@ def test_memory_grows_with_the_batch_as_stated():
     experiment = config.override(sync_mnist.tiny(), {"model.dtype": "bfloat16"})
     found = summary.summarise(experiment)
     assert found["fixed_bytes"] > 0
-    recipe = steps.make_recipe(
+    setup = steps.make_setup(
         classifier.build(experiment.model, 4), experiment.loss, experiment.optim, 10
     )
     state = jax.eval_shape(
-        functools.partial(steps.init_state, recipe, experiment.data.clip_shape), jnp.int32(0)
+        functools.partial(steps.init_state, setup, experiment.data.clip_shape), jnp.int32(0)
     )
-    five = summary.kept(recipe, state, experiment, 5).total()
+    five = summary.kept(setup, state, experiment, 5).total()
     assert five == 5 * found["modules"][""]["activation_bytes"] + found["fixed_bytes"]
 
 

@@ -21,7 +21,7 @@ from torch.nn import functional
 from rstg_jax.layers.norms import BATCH_NORM_EPSILON, BATCH_NORM_MOMENTUM
 from rstg_jax.models.backbones.simple_cnn import SimpleCNNConfig
 from rstg_jax.models.classifier import ModelConfig
-from rstg_jax.models.heads import NodesHead
+from rstg_jax.models.heads import NodePooling
 from rstg_jax.rstg.block import RSTGConfig
 from rstg_jax.rstg.message_passing import LEAKY_SLOPE
 from rstg_jax.rstg.region_graph import RegionGraph
@@ -33,7 +33,7 @@ GATES = (0, 2, 1, 3)  # PyTorch's order input, forget, candidate, output in rstg
 def refuse_unknown(config: RSTGConfig) -> None:
     """Raises `ValueError` for choices that this file does not know."""
     known = {
-        "heads": 1,
+        "num_heads": 1,
         "update_layers": 2,
         "update_per_scale": False,
         "post_norm": "none",
@@ -55,8 +55,8 @@ class Space(nn.Module):
         maps = graph.position_maps if config.positions else graph.position_maps[:, :0]
         self.register_buffer("positions", torch.tensor(maps))
         self.register_buffer("adjacency", torch.tensor(graph.adjacency, dtype=torch.float32))
-        width = 1 if config.attention == "simple" else dim
-        self.norm = nn.LayerNorm(dim, eps=1e-6) if config.skip else nn.Identity()
+        width = 1 if config.attention == "additive" else dim
+        self.norm = nn.LayerNorm(dim, eps=1e-6) if config.residual else nn.Identity()
         self.send = nn.Sequential(
             nn.Linear(2 * (dim + maps.shape[1]), dim), nn.ReLU(), nn.Linear(dim, dim), nn.ReLU()
         )
@@ -70,7 +70,7 @@ class Space(nn.Module):
         gathered = (weights[..., None] * messages).sum(2)
         gathered = functional.relu(gathered + self.gather_bias)
         updated = self.update(torch.cat([x, gathered], -1))
-        return nodes + updated if self.config.skip else functional.relu(updated)
+        return nodes + updated if self.config.residual else functional.relu(updated)
 
     def _messages(self, x: torch.Tensor) -> torch.Tensor:
         """Messages of all ordered pairs, `[b i j t d]`."""
@@ -122,7 +122,7 @@ class RSTG(nn.Module):
             momentum = 1 - BATCH_NORM_MOMENTUM
             self.input_norm = nn.BatchNorm1d(dim, eps=BATCH_NORM_EPSILON, momentum=momentum)
         self.time, self.last_time = (nn.LSTM(dim, dim, batch_first=True) for _ in range(2))
-        if config.skip:
+        if config.residual:
             self.time_norm, self.last_time_norm, self.output_norm = (
                 nn.LayerNorm(dim, eps=1e-6) for _ in range(3)
             )
@@ -140,12 +140,12 @@ class RSTG(nn.Module):
             else:
                 name = "last_time" if number == len(self.config.stages) else "time"
                 nodes = self._time(name, nodes)
-        if self.config.skip:
+        if self.config.residual:
             nodes = self.output_norm(nodes)
         return nodes.transpose(1, 2)
 
     def _time(self, name: str, nodes: torch.Tensor) -> torch.Tensor:
-        lstm, skip = getattr(self, name), self.config.skip
+        lstm, skip = getattr(self, name), self.config.residual
         x = getattr(self, f"{name}_norm")(nodes) if skip else nodes
         rows, _ = lstm(x.reshape(-1, *x.shape[2:]))
         rows = rows.reshape(nodes.shape)
@@ -206,12 +206,12 @@ class Classifier(nn.Module):
 
     def __init__(self, config: ModelConfig, clip_shape: tuple[int, int, int, int], classes: int):
         super().__init__()
-        if (config.places, config.region_classes) != (("final",), 0):
+        if (config.rstg_at, config.region_classes) != (("final",), 0):
             raise ValueError("the PyTorch peer knows one block at 'final' only")
         if not isinstance(config.backbone, SimpleCNNConfig):
             raise ValueError("the PyTorch peer knows the backbone SimpleCNNConfig only")
-        if not isinstance(config.head, NodesHead) or config.head.restore:
-            raise ValueError("the PyTorch peer knows the head NodesHead without restore only")
+        if not isinstance(config.head, NodePooling) or config.head.project_back:
+            raise ValueError("the PyTorch peer knows the head NodePooling() only")
         self.node_sum = config.head.node_sum
         self.backbone = CNN(config.backbone, clip_shape[1:])
         self.rstg = RSTG(config.rstg, self.backbone.map_size, self.backbone.channels)
@@ -272,9 +272,9 @@ def block_state(params: Arrays, stats: Arrays, config: RSTGConfig) -> dict[str, 
     state["space.gather_bias"] = space["gather_bias"]
     for name in ("time", "last_time"):
         state |= _lstm(name, params[name]["lstm"])
-        if config.skip:
+        if config.residual:
             state |= _norm(f"{name}_norm", params[name]["norm"])
-    if config.skip:
+    if config.residual:
         state |= _norm("space.norm", space["norm"]) | _norm("output_norm", params["output_norm"])
     if "project_in" in params:
         state |= _dense("project_in", params["project_in"])

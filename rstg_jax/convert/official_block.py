@@ -37,7 +37,7 @@ def convert_block(variables: Arrays, config: RSTGConfig, *, channels: int | None
 
     Returns:
       `{"params": ..., "batch_stats": ...}` (the latter only with batch norm) for
-      `RSTG(config, restore=True)`.
+      `RSTG(config, project_back=True)`.
 
     Raises:
       UserError: names every missing, unused and misshapen variable.
@@ -85,7 +85,7 @@ def _space(reader: "Reader", flat: Flat, config: RSTGConfig, suffix: str) -> Non
     if suffix:
         reader.norm(flat, ("space", "message_norm"), f"{scope}/message_{suffix}", norm, dim)
     _gather(reader, flat, config)
-    if suffix and config.attention == "simple":
+    if suffix and config.attention == "additive":
         reader.norm(flat, ("space", "gather_norm"), f"my_attn/att_{suffix}", norm, dim)
 
     scope = "update_node_mlp_" if config.update_per_scale else "update_node_mlp"
@@ -103,9 +103,9 @@ def _space(reader: "Reader", flat: Flat, config: RSTGConfig, suffix: str) -> Non
 
 def _gather(reader: "Reader", flat: Flat, config: RSTGConfig) -> None:
     """Attention weights; several heads are joined along the columns."""
-    dim, heads = config.dim, config.heads
-    scope = "my_attn" if config.attention == "simple" else "dot_product_attn"
-    width = 1 if config.attention == "simple" else dim // heads
+    dim, heads = config.dim, config.num_heads
+    scope = "my_attn" if config.attention == "additive" else "dot_product_attn"
+    width = 1 if config.attention == "additive" else dim // heads
     scopes = [f"attention_head{h}/{scope}" for h in range(heads)] if heads > 1 else [scope]
     for ours, theirs in (("destination", "att_conv1"), ("source", "att_conv2")):
         names = [f"{scope}/{theirs}" for scope in scopes]

@@ -34,7 +34,7 @@ from rstg_jax.errors import UserError
 from rstg_jax.models.backbones.resnet3d import ResNet3DConfig
 from rstg_jax.models.backbones.simple_cnn import SimpleCNNConfig
 from rstg_jax.models.classifier import FINAL, ModelConfig, block_name
-from rstg_jax.models.heads import NodesHead, RecurrentHead
+from rstg_jax.models.heads import NodePooling, RNNHead
 
 ANY_SCOPE = r".*/"
 
@@ -58,7 +58,7 @@ def convert_model(
       UserError: names every missing, unused and misshapen variable, or what the official code has
         no counterpart for.
     """
-    if isinstance(config.head, RecurrentHead) or config.region_classes:
+    if isinstance(config.head, RNNHead) or config.region_classes:
         raise UserError("the official release has no recurrent head and no auxiliary head")
     graphs: dict[str, dict[str, np.ndarray]] = {}
     others: dict[str, np.ndarray] = {}
@@ -77,7 +77,7 @@ def convert_model(
         widths[FINAL] = _width(config.backbone, len(config.backbone.depths) + 1)
 
     last = widths[FINAL]  # of what the classifier reads
-    if isinstance(config.head, NodesHead) and not config.head.restore:
+    if isinstance(config.head, NodePooling) and not config.head.project_back:
         last = config.rstg.dim
     problems = []
     for place in config.resolved:
@@ -85,7 +85,7 @@ def convert_model(
         inside = Reader(graphs.pop(scope, {}), GRAPH_SCOPE)
         block = read_block(inside, config.rstg, widths[place])
         problems += [f"{scope}: {problem}" for problem in inside.account()]
-        read_out = place == FINAL and isinstance(config.head, NodesHead)
+        read_out = place == FINAL and isinstance(config.head, NodePooling)
         if not read_out:
             _branch(reader, flat, config, place, widths[place])
         elif widths[FINAL] != last:  # such graphs are read before they are projected back

@@ -26,7 +26,7 @@ from rstg_jax.convert.torch_names import ARCHS, Arch, torch_name
 from rstg_jax.errors import UserError
 from rstg_jax.models import classifier
 from rstg_jax.models.classifier import ModelConfig
-from rstg_jax.models.heads import MapHead
+from rstg_jax.models.heads import GlobalPooling
 from rstg_jax.training.experiment import Experiment, TrainConfig
 from rstg_jax.training.optim import OptimizerConfig
 
@@ -39,7 +39,7 @@ PREFIX = re.compile(r"^((module|model|_orig_mod)\.)+")
 
 def model_config(arch: Arch) -> ModelConfig:
     """The classifier around a network: mean over the last map, linear layer."""
-    return ModelConfig(backbone=arch.backbone, places=(), head=MapHead())
+    return ModelConfig(backbone=arch.backbone, rstg_at=(), head=GlobalPooling())
 
 
 def convert(state: Arrays, arch: Arch) -> dict[str, Any]:

@@ -46,8 +46,8 @@ def write(
     """
     check_free(out)
     module = classifier.build(experiment.model, len(label_names))
-    recipe = steps.make_recipe(module, experiment.loss, experiment.optim, TOTAL_STEPS)
-    wanted = jax.eval_shape(lambda: steps.init_state(recipe, tuple(video_shape), jnp.int32(0)))
+    setup = steps.make_setup(module, experiment.loss, experiment.optim, TOTAL_STEPS)
+    wanted = jax.eval_shape(lambda: steps.init_state(setup, tuple(video_shape), jnp.int32(0)))
     found = {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
     _check_same({"params": wanted.params, "batch_stats": wanted.batch_stats}, found)
 
@@ -56,8 +56,8 @@ def write(
         step=jnp.zeros((), jnp.int32),
         params=params,
         batch_stats=jax.tree.map(jnp.asarray, found["batch_stats"]),
-        opt_state=jax.jit(recipe.tx.init)(params),
-        average=None if recipe.ema_decay is None else params,
+        opt_state=jax.jit(setup.tx.init)(params),
+        ema_params=None if setup.ema_decay is None else params,
         key=jax.random.key_data(jax.random.key(experiment.train.seed)),
     )
     meta = {
@@ -68,7 +68,7 @@ def write(
         "step": 0,
         "window": {},
         "seconds": 0.0,
-        "owed": False,
+        "eval_pending": False,
         "test": None,
         "data": {"weights": dict(source)},
     }

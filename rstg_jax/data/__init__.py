@@ -2,10 +2,10 @@
 
 from rstg_jax.data.batches import (
     ENDLESS,
+    AugmentedSource,
     Batch,
     OnDevice,
     Source,
-    Varied,
     checked_batch,
     eval_batches,
     refuse_endless,
@@ -21,6 +21,7 @@ from rstg_jax.data.video.something_something import SomethingSomethingConfig
 
 __all__ = [
     "ENDLESS",
+    "AugmentedSource",
     "Batch",
     "ClipConfig",
     "DataConfig",
@@ -30,7 +31,6 @@ __all__ = [
     "SomethingSomethingConfig",
     "Source",
     "SyncMNISTConfig",
-    "Varied",
     "checked_batch",
     "eval_batches",
     "open_source",

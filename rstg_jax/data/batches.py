@@ -14,7 +14,7 @@ Batch = dict[str, np.ndarray]
 
 ENDLESS = 1 << 62  # the length of a source without end
 _STRETCH = 1 << 40  # examples of an endless source that one training seed may use
-_NO_EPOCH = (1 << 64) - 1  # in the place of an epoch, for words that do not shuffle
+_NO_EPOCH = (1 << 64) - 1  # in the place of an epoch, for random bits that do not shuffle
 
 
 class Source(Protocol):
@@ -38,17 +38,17 @@ class Source(Protocol):
 
 
 @runtime_checkable
-class Varied(Source, Protocol):
+class AugmentedSource(Source, Protocol):
     """A source whose examples differ each time that training sees them.
 
     Attributes:
-      words: Random words that make one variation.
+      num_draws: random 64-bit words that make one augmentation.
     """
 
-    words: int
+    num_draws: int
 
-    def varied(self, indices: np.ndarray, words: np.ndarray) -> Batch:
-        """A batch for training, a function of indices, int64 [b], and words, uint64 [b words]."""
+    def augmented(self, indices: np.ndarray, bits: np.ndarray) -> Batch:
+        """A training batch of indices, int64 [b], and random bits, uint64 [b num_draws]."""
 
 
 @runtime_checkable
@@ -136,10 +136,10 @@ def train_batches(
 def train_examples(source: Source, positions: np.ndarray, seed: int) -> Batch:
     """The examples at some positions of the training order of `seed`, varied if they can be."""
     indices = train_indices(len(source), positions, seed)
-    if not isinstance(source, Varied):
+    if not isinstance(source, AugmentedSource):
         return checked_batch(source, indices)
-    words = random_words(positions, seed, source.words)
-    return _checked(source, indices, source.varied(indices, words))
+    bits = random_bits(positions, seed, source.num_draws)
+    return _checked(source, indices, source.augmented(indices, bits))
 
 
 def video_shape(source: Source) -> tuple[int, ...]:
@@ -204,8 +204,8 @@ def _permutation(length: int, seed: int, epoch: int) -> np.ndarray:
     return np.argsort(np.random.Philox(key=key).random_raw(length), kind="stable")
 
 
-def random_words(positions: np.ndarray, seed: int, count: int) -> np.ndarray:
-    """Random words that belong to positions of the training order of `seed`, uint64 [b count]."""
+def random_bits(positions: np.ndarray, seed: int, count: int) -> np.ndarray:
+    """Random bits that belong to positions of the training order of `seed`, uint64 [b count]."""
     key = np.array([seed % (1 << 64), _NO_EPOCH], np.uint64)
     # The lowest word of Philox's counter counts blocks of words, the next one positions.
     counters = [np.array([0, position, 0, 0], np.uint64) for position in positions]

@@ -11,7 +11,7 @@ from flax import linen as nn
 from rstg_jax.errors import UserError
 from rstg_jax.models.backbones.resnet3d import ResNet3D, ResNet3DConfig
 from rstg_jax.models.backbones.simple_cnn import SimpleCNN, SimpleCNNConfig
-from rstg_jax.models.heads import MapHead, NodesHead, Recurrent, RecurrentHead
+from rstg_jax.models.heads import GlobalPooling, NodePooling, Recurrent, RNNHead
 from rstg_jax.rstg import presets
 from rstg_jax.rstg.block import RSTG, RSTGConfig, RSTGOutput
 from rstg_jax.rstg.region_graph import RegionGraph
@@ -28,11 +28,11 @@ class ModelConfig:
     Attributes:
       backbone: turns frames into feature maps.
       rstg: the block; each place has weights of its own.
-      places: where blocks are; empty for none. "res3" is behind the block before the last of stage
+      rstg_at: where blocks are; empty for none. "res3" is behind the block before the last of stage
         res3 (official), "res3.0" behind its first, "conv0" behind the first convolution of a
         `SimpleCNNConfig`: such blocks add to the feature map (`MapBranch`). "final" is behind the
-        backbone: a `NodesHead` reads the block's nodes, a `MapHead` the mean of the map with the
-        block's vector added (`VectorBranch`).
+        backbone: a `NodePooling` reads the block's nodes, a `GlobalPooling` the mean of the map
+        with the block's vector added (`VectorBranch`).
       head: what the classifier reads.
       branch_norm: norm of what blocks add, see `rstg_jax.rstg.residual`.
       readout: frames that are averaged for the clip's prediction: "mean" of all (released code) or
@@ -45,8 +45,8 @@ class ModelConfig:
 
     backbone: SimpleCNNConfig | ResNet3DConfig = dataclasses.field(default_factory=SimpleCNNConfig)
     rstg: RSTGConfig = dataclasses.field(default_factory=presets.modern)
-    places: tuple[str, ...] = (FINAL,)
-    head: NodesHead | MapHead | RecurrentHead = dataclasses.field(default_factory=NodesHead)
+    rstg_at: tuple[str, ...] = (FINAL,)
+    head: NodePooling | GlobalPooling | RNNHead = dataclasses.field(default_factory=NodePooling)
     branch_norm: BranchNorm = "token"
     readout: Literal["mean", "last"] = "mean"
     dropout_rate: float = 0.0
@@ -60,18 +60,18 @@ class ModelConfig:
             raise UserError(f"model.region_classes={self.region_classes} cannot be negative")
         names = list(self.resolved)
         if len(set(names)) < len(names):
-            raise UserError(f"model.places {self.places} names a place twice")
-        if isinstance(self.head, NodesHead) and FINAL not in names:
-            raise UserError("model.head=NodesHead reads a block at model.places 'final'")
-        if isinstance(self.head, RecurrentHead) and FINAL in names:
-            raise UserError("model.head=RecurrentHead has no use for a block at 'final'")
+            raise UserError(f"model.rstg_at {self.rstg_at} names a place twice")
+        if isinstance(self.head, NodePooling) and FINAL not in names:
+            raise UserError("model.head=NodePooling reads a block at model.rstg_at 'final'")
+        if isinstance(self.head, RNNHead) and FINAL in names:
+            raise UserError("model.head=RNNHead has no use for a block at 'final'")
         if self.region_classes and not names:
-            raise UserError("model.region_classes needs a block: model.places is empty")
+            raise UserError("model.region_classes needs a block: model.rstg_at is empty")
 
     @property
     def resolved(self) -> tuple[str, ...]:
         """Full names of the places."""
-        return tuple(p if p == FINAL else self.backbone.resolve(p) for p in self.places)
+        return tuple(p if p == FINAL else self.backbone.resolve(p) for p in self.rstg_at)
 
 
 class VideoClassifier(nn.Module):
@@ -145,13 +145,13 @@ class VideoClassifier(nn.Module):
     def _read(self, features: jax.Array, graphs: dict[str, RSTGOutput], train: bool) -> jax.Array:
         """What the head says of every frame, float32 `[b t d]`."""
         config, head, name = self.config, self.config.head, block_name(FINAL)
-        if isinstance(head, RecurrentHead):
+        if isinstance(head, RNNHead):
             return Recurrent(head, name="head")(features)
-        if isinstance(head, NodesHead):
-            graphs[FINAL] = RSTG(config.rstg, head.restore, name=name)(features, train=train)
+        if isinstance(head, NodePooling):
+            graphs[FINAL] = RSTG(config.rstg, head.project_back, name=name)(features, train=train)
             return head(graphs[FINAL].nodes)
         vectors = head(features)
-        if FINAL in config.places:
+        if FINAL in config.rstg_at:
             branch = VectorBranch(config.rstg, config.branch_norm, name=name)
             vectors, graphs[FINAL] = branch(features, vectors, train=train)
         return vectors

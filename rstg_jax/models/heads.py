@@ -9,20 +9,20 @@ import numpy as np
 from flax import linen as nn
 
 from rstg_jax.errors import UserError
-from rstg_jax.rstg.recurrent_cells import Cell, TimeStage
+from rstg_jax.rstg.recurrent_cells import Cell, FrameRNN
 
 
 @dataclasses.dataclass(frozen=True)
-class NodesHead:
+class NodePooling:
     """To-vec: the nodes of the block at the place "final".
 
     Attributes:
       node_sum: "sum" over nodes (official), or their "mean".
-      restore: project the nodes back to the width of the features first (official).
+      project_back: project the nodes back to the width of the features first (official).
     """
 
     node_sum: Literal["sum", "mean"] = "sum"
-    restore: bool = False
+    project_back: bool = False
 
     def __call__(self, nodes: jax.Array) -> jax.Array:
         """Nodes `[b t n d]` -> `[b t d]`, float32."""
@@ -31,7 +31,7 @@ class NodesHead:
 
 
 @dataclasses.dataclass(frozen=True)
-class MapHead:
+class GlobalPooling:
     """The mean of the last feature map, for C2D, I3D and networks with RSTG inside (to-map).
 
     Attributes:
@@ -67,7 +67,7 @@ class MapHead:
 
 
 @dataclasses.dataclass(frozen=True)
-class RecurrentHead:
+class RNNHead:
     """The poster's baselines without a graph: one vector a frame, then a recurrent cell.
 
     Attributes:
@@ -83,9 +83,9 @@ class RecurrentHead:
 
 
 class Recurrent(nn.Module):
-    """The network of a `RecurrentHead`."""
+    """The network of a `RNNHead`."""
 
-    config: RecurrentHead
+    config: RNNHead
 
     @nn.compact
     def __call__(self, features: jax.Array) -> jax.Array:
@@ -110,6 +110,6 @@ class Recurrent(nn.Module):
                 x = nn.relu(conv(x))
                 number += 1
             x = x.reshape(b, t, -1)
-        cell = TimeStage(self.config.dim, self.config.cell, 1.0, name=self.config.cell)
+        cell = FrameRNN(self.config.dim, self.config.cell, 1.0, name=self.config.cell)
         one_node = jnp.einsum("btc->tbc", x)[None]  # [n t b c]
         return jnp.einsum("ntbd->btd", cell(one_node)[0]).astype(jnp.float32)

@@ -27,7 +27,7 @@ from rstg_jax.layers.norms import BatchNorm, LayerNorm
 from rstg_jax.rstg.config import RSTGConfig, stage_plan
 from rstg_jax.rstg.recurrent_cells import STATES, Carry
 from rstg_jax.rstg.region_graph import RegionGraph
-from rstg_jax.rstg.stages import SpaceStep, TimeStep, post_norm
+from rstg_jax.rstg.stages import SpaceStage, TimeStage, post_norm
 
 __all__ = ["RSTG", "RSTGConfig", "RSTGOutput", "init_state", "stage_plan", "to_map", "to_vec"]
 
@@ -52,11 +52,11 @@ class RSTG(nn.Module):
 
     Attributes:
       config: the block's choices.
-      restore: project the nodes back to the width of the features if it differs from `dim`.
+      project_back: project the nodes back to the width of the features if it differs from `dim`.
     """
 
     config: RSTGConfig
-    restore: bool = False
+    project_back: bool = False
 
     def __call__(self, features: jax.Array, *, train: bool = False) -> RSTGOutput:
         """Runs the stage plan.
@@ -102,10 +102,10 @@ class RSTG(nn.Module):
             done = 2 * config.rounds
         else:
             attention, after, done = [], (), 0
-        time = self._step(TimeStep, "time")(config, name="time")
-        last_time = self._step(TimeStep, "time")(config, name="last_time")
-        space = self._step(SpaceStep, "space")(config, graph, name="space")
-        spacetime = self._step(SpaceStep, "spacetime")(config, graph, True, name="spacetime")
+        time = self._step(TimeStage, "time")(config, name="time")
+        last_time = self._step(TimeStage, "time")(config, name="last_time")
+        space = self._step(SpaceStage, "space")(config, graph, name="space")
+        spacetime = self._step(SpaceStage, "spacetime")(config, graph, True, name="spacetime")
         for number, stage in list(enumerate(config.stages, start=1))[done:]:
             if stage == "time":
                 step = last_time if number == len(config.stages) else time
@@ -115,13 +115,15 @@ class RSTG(nn.Module):
                 nodes, weights = (space if stage == "space" else spacetime)(nodes, train)
                 attention.append(weights)
 
-        if config.skip:
+        if config.residual:
             nodes = LayerNorm(name="output_norm")(nodes)
-        if self.restore and channels != config.dim:
+        if self.project_back and channels != config.dim:
             nodes = nn.Dense(channels, dtype=nodes.dtype, name="project_out")(nodes)
         output = RSTGOutput(
             jnp.einsum("ntbd->btnd", nodes),
-            jnp.einsum("kijtbh->kbtij", jnp.stack(attention)) / config.heads if attention else None,
+            jnp.einsum("kijtbh->kbtij", jnp.stack(attention)) / config.num_heads
+            if attention
+            else None,
         )
         return output, after
 
@@ -129,7 +131,7 @@ class RSTG(nn.Module):
         """The module of a stage, recomputed in the backward pass if the configuration says so."""
         if stage not in self.config.remat:
             return kind
-        return nn.remat(kind, static_argnums=(2,) if kind is SpaceStep else ())
+        return nn.remat(kind, static_argnums=(2,) if kind is SpaceStage else ())
 
     def _wavefront(
         self, nodes: jax.Array, graph: RegionGraph, state: State | None, train: bool
@@ -151,8 +153,8 @@ class RSTG(nn.Module):
         def of(name: str) -> dict[str, Any]:
             return {kind: tree[name] for kind, tree in weights.items() if name in tree}
 
-        time = self._step(TimeStep, "time")(config, parent=None)
-        space = self._step(SpaceStep, "space")(config, graph, parent=None)
+        time = self._step(TimeStage, "time")(config, parent=None)
+        space = self._step(SpaceStage, "space")(config, graph, parent=None)
         number = np.arange(rounds)[None, :, None, None]
 
         def step(before: Any, x: tuple[jax.Array, jax.Array]) -> tuple[Any, Any]:

@@ -33,17 +33,17 @@ class RSTGConfig:
         messages also come from the same region in the frames before and after, see
         `rstg_jax.rstg.spacetime`). Stages of one kind share weights, but a time stage at the very
         end has its own. See `stage_plan`.
-      attention: "simple" (GAT-like) or "dot".
-      heads: attention heads ("dot" only); must divide `dim`.
+      attention: "additive" (GAT-like) or "dot".
+      num_heads: attention heads ("dot" only); must divide `dim`.
       masking: "exclude" non-neighbours, or "multiply" the logits by the adjacency (official).
       positions: give the messages the position maps of both ends.
       update_layers: layers of the update MLP, 1 or 2.
       update_per_scale: separate update weights for each scale.
       input_batch_norm: batch norm of the nodes before the graph (official SyncMNIST setting).
-      post_norm: norm before the graph and after messages, gather ("simple" only) and update, with
+      post_norm: norm before the graph and after messages, gather ("additive" only) and update, with
         statistics shared by all nodes of a frame (official settings "none", "layer", "batch").
-      skip: pre-norm skip connections around time stage and update, norms per token; the published
-        block has none.
+      residual: pre-norm skip connections around time stage and update, norms per token; the
+        published block has none.
       cell: recurrent cell of the time stages, "lstm" or "gru".
       forget_bias: initial bias of the gate that keeps the cell's state.
       two_biases: the LSTMs' bias as the sum of two trained vectors, as in cuDNN (official).
@@ -59,14 +59,14 @@ class RSTGConfig:
     scales: tuple[int, ...] = (3, 2, 1)
     stages: tuple[str, ...] = (*ROUND * 3, "time")
     attention: Attention = "dot"
-    heads: int = 1
+    num_heads: int = 1
     masking: Masking = "exclude"
     positions: bool = True
     update_layers: int = 2
     update_per_scale: bool = False
     input_batch_norm: bool = False
     post_norm: Literal["none", "layer", "batch"] = "none"
-    skip: bool = True
+    residual: bool = True
     cell: Cell = "lstm"
     forget_bias: float = 1.0
     two_biases: bool = False
@@ -76,17 +76,20 @@ class RSTGConfig:
 
     def __post_init__(self) -> None:
         unknown = [stage for stage in self.stages if stage not in STAGES]
-        undivided = self.heads < 1 or self.dim % self.heads != 0
+        undivided = self.num_heads < 1 or self.dim % self.num_heads != 0
         complaints = [
             (self.dim < 1, f"dim {self.dim} must be at least 1"),
             (not self.stages, f"stages is empty: give at least one of {', '.join(STAGES)}"),
             (bool(unknown), f"unknown stage {unknown[:1]} in stages; use {', '.join(STAGES)}"),
-            (undivided, f"heads {self.heads} does not divide dim {self.dim}"),
-            (self.heads > 1 and self.attention == "simple", "several heads need attention 'dot'"),
+            (undivided, f"num_heads {self.num_heads} does not divide dim {self.dim}"),
+            (
+                self.num_heads > 1 and self.attention == "additive",
+                "several heads need attention 'dot'",
+            ),
             (self.update_layers not in (1, 2), f"update_layers {self.update_layers} is not 1 or 2"),
             (
-                self.skip and self.post_norm != "none",
-                "skip has its own norms: set post_norm 'none'",
+                self.residual and self.post_norm != "none",
+                "residual has its own norms: set post_norm 'none'",
             ),
             (
                 "spacetime" in self.stages and (self.masking, self.post_norm) != OF_NEIGHBOURS,

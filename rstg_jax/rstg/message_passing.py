@@ -18,7 +18,7 @@ from rstg_jax.layers.linear import constant_product, dense_weights, linear
 
 LEAKY_SLOPE = 0.2
 NEVER = -1e30  # a finite logit of no weight: a row of -inf only would give NaN
-Attention = Literal["simple", "dot"]
+Attention = Literal["additive", "dot"]
 Masking = Literal["exclude", "multiply"]
 Weights = tuple[jax.Array, jax.Array]  # kernel and bias of a linear layer
 
@@ -96,7 +96,7 @@ def masked_softmax(logits: jax.Array, allowed: jax.Array) -> jax.Array:
     return nn.softmax(jnp.where(allowed > 0, logits.astype(jnp.float32), NEVER), axis=0) * allowed
 
 
-def simple_logits(
+def additive_logits(
     as_destination: jax.Array, as_sources: jax.Array, neighbours: jax.Array, masking: Masking
 ) -> jax.Array:
     """GAT-like logits of one destination `[n t b h]`: its score `[t b h]`, all `[n t b h]`."""
@@ -155,7 +155,7 @@ def weighted_sum(messages: jax.Array, weights: jax.Array, edges: Edges) -> jax.A
     )
 
 
-def join_heads(gathered: jax.Array, heads: int, projection: Weights | None) -> jax.Array:
+def join_heads(gathered: jax.Array, num_heads: int, projection: Weights | None) -> jax.Array:
     """What heads gathered, `[h*n t b d]` -> `[n t b d]`.
 
     Official heads project the messages first; a weighted mean commutes with that projection.
@@ -163,8 +163,8 @@ def join_heads(gathered: jax.Array, heads: int, projection: Weights | None) -> j
     if projection is None:
         return gathered
     kernel, bias = projection
-    columns = jnp.split(kernel, heads, axis=1)
-    totals = jnp.split(gathered, heads)
+    columns = jnp.split(kernel, num_heads, axis=1)
+    totals = jnp.split(gathered, num_heads)
     projected = [linear(total, part) for total, part in zip(totals, columns, strict=True)]
     return jnp.concatenate(projected, axis=-1) + bias
 
@@ -204,7 +204,7 @@ class Gather(nn.Module):
 
     kind: Attention
     masking: Masking
-    heads: int = 1
+    num_heads: int = 1
 
     @nn.compact
     def __call__(
@@ -223,7 +223,7 @@ class Gather(nn.Module):
         """
         ends = self._endpoints(nodes)
         neighbours = jnp.asarray(adjacency, nodes.dtype)
-        score = simple_logits if self.kind == "simple" else dot_logits
+        score = additive_logits if self.kind == "additive" else dot_logits
 
         def attend(one: jax.Array, everyone: jax.Array, row: jax.Array) -> jax.Array:
             logits = score(one, everyone, row, self.masking)
@@ -234,22 +234,24 @@ class Gather(nn.Module):
         return attention, weights, self._projection(nodes)
 
     def _endpoints(self, nodes: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """What attention compares: scores `[n t b h]` (simple), queries and keys `[n t b h k]`."""
+        """What attention compares: scores `[n t b h]` (additive), queries, keys `[n t b h k]`."""
         dim = nodes.shape[-1]
-        width = 1 if self.kind == "simple" else dim
+        width = 1 if self.kind == "additive" else dim
         ends = []
         for name in ("destination", "source"):
             kernel, bias = dense_weights(self, name, (dim, width), nodes.dtype)
             end = linear(nodes, kernel, bias)
-            ends.append(end.reshape(*nodes.shape[:-1], self.heads, -1))
-        if self.kind == "simple":
+            ends.append(end.reshape(*nodes.shape[:-1], self.num_heads, -1))
+        if self.kind == "additive":
             ends = [end[..., 0] for end in ends]
         return ends[0], ends[1]
 
     def _projection(self, nodes: jax.Array) -> Weights | None:
         """Several heads project the messages."""
         dim = nodes.shape[-1]
-        return dense_weights(self, "project", (dim, dim), nodes.dtype) if self.heads > 1 else None
+        return (
+            dense_weights(self, "project", (dim, dim), nodes.dtype) if self.num_heads > 1 else None
+        )
 
 
 class Update(nn.Module):

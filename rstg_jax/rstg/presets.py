@@ -21,12 +21,12 @@ def official(
         "dim": 512,
         "stages": official_stages(iterations),
         "masking": "multiply",
-        "skip": False,
+        "residual": False,
         "forget_bias": 0.0,
         "two_biases": True,
     }
     if dataset == "sync_mnist":
-        settings |= {"attention": "simple", "positions": True, "input_batch_norm": True}
+        settings |= {"attention": "additive", "positions": True, "input_batch_norm": True}
     else:
         settings |= {"attention": "dot", "positions": False, "post_norm": "layer"}
         settings |= {"update_per_scale": True}

@@ -132,7 +132,7 @@ def glorot_per_gate(key: jax.Array, shape: tuple[int, int], gates: int = 4) -> j
     return jax.random.uniform(key, shape, jnp.float32, -limit, limit)
 
 
-class TimeStage(nn.Module):
+class FrameRNN(nn.Module):
     """A recurrent cell over frames, shared by all nodes.
 
     The input product of all frames is one matrix product outside the scan; only the recurrent

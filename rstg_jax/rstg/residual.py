@@ -35,7 +35,7 @@ class MapBranch(nn.Module):
     @nn.compact
     def __call__(self, features: jax.Array, *, train: bool) -> tuple[jax.Array, RSTGOutput]:
         """`[b t h w c]` -> the same shape, and what the block returned."""
-        out = RSTG(self.config, restore=True, name="block")(features, train=train)
+        out = RSTG(self.config, project_back=True, name="block")(features, train=train)
         height, width = features.shape[2:4]
         volume = to_map(out.nodes, self.config.scales, (height, width))
         return features + gated(self, self.norm, volume, (1, 2, 3, 4)), out
@@ -58,7 +58,7 @@ class VectorBranch(nn.Module):
         self, features: jax.Array, vectors: jax.Array, *, train: bool
     ) -> tuple[jax.Array, RSTGOutput]:
         """Features `[b t h w c]`, vectors `[b t c]` -> vectors, and what the block returned."""
-        out = RSTG(self.config, restore=True, name="block")(features, train=train)
+        out = RSTG(self.config, project_back=True, name="block")(features, train=train)
         nodes = out.nodes.astype(vectors.dtype)
         added = to_vec(nodes)[:, None] if self.norm == "clip" else nodes.sum(axis=2)
         return vectors + gated(self, self.norm, added, (1, 2)), out

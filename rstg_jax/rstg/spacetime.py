@@ -16,9 +16,9 @@ from rstg_jax.rstg.message_passing import (
     Gather,
     Send,
     Weights,
+    additive_logits,
     dot_logits,
     masked_softmax,
-    simple_logits,
 )
 
 # The same region one frame before and one frame after: how far to move it along the frames.
@@ -54,7 +54,7 @@ class SpaceTimeGather(Gather):
         count, frames = nodes.shape[:2]
         destination, source = self._endpoints(nodes)
         beside = jnp.stack([shift(source, by) for by in SHIFTS], axis=1)  # [n 2 t b h ...]
-        score = simple_logits if self.kind == "simple" else dot_logits
+        score = additive_logits if self.kind == "additive" else dot_logits
         exists = np.array([[0 <= t - by < frames for t in range(frames)] for by in SHIFTS])  # [2 t]
         everyone = jnp.ones(count + len(SHIFTS), nodes.dtype)
 

@@ -17,12 +17,12 @@ from rstg_jax.rstg.message_passing import (
     message,
     weighted_sum,
 )
-from rstg_jax.rstg.recurrent_cells import Carry, TimeStage
+from rstg_jax.rstg.recurrent_cells import Carry, FrameRNN
 from rstg_jax.rstg.region_graph import RegionGraph
 from rstg_jax.rstg.spacetime import SpaceTimeGather, SpaceTimeSend, across_frames
 
 
-class TimeStep(nn.Module):
+class TimeStage(nn.Module):
     """A time stage of the plan, with its skip connection if configured."""
 
     config: RSTGConfig
@@ -31,16 +31,16 @@ class TimeStep(nn.Module):
     def __call__(self, nodes: jax.Array, carry: Carry | None) -> tuple[jax.Array, Carry]:
         """`[n t b d]` and the state before it (None: zero) -> `[n t b d]`, the state after it."""
         config = self.config
-        cell = TimeStage(
+        cell = FrameRNN(
             config.dim, config.cell, config.forget_bias, config.two_biases, name=config.cell
         )
-        if not config.skip:
+        if not config.residual:
             return cell(nodes, carry)
         moved, carry = cell(LayerNorm(name="norm")(nodes), carry)
         return nodes + moved, carry
 
 
-class SpaceStep(nn.Module):
+class SpaceStage(nn.Module):
     """A space stage of the plan: send, gather, update, with skip connection or norms.
 
     Attributes:
@@ -61,9 +61,9 @@ class SpaceStep(nn.Module):
         edges = across_frames(edges) if self.across_frames else edges
         maps = self.graph.position_maps
         positions = jnp.asarray(maps if config.positions else maps[:, :0])
-        x = LayerNorm(name="norm")(nodes) if config.skip else nodes
+        x = LayerNorm(name="norm")(nodes) if config.residual else nodes
 
-        attending = (config.attention, config.masking, config.heads)
+        attending = (config.attention, config.masking, config.num_heads)
         kinds = (SpaceTimeSend, SpaceTimeGather) if self.across_frames else (Send, Gather)
         send, gather = kinds[0](name="send"), kinds[1](*attending, name="gather")
         terms, second = send(x, positions)
@@ -81,17 +81,17 @@ class SpaceStep(nn.Module):
         if "messages" in config.remat or (chunk < frames and d < RECOMPUTED_BELOW):
             receive = jax.checkpoint(receive)
         gathered = in_chunks(receive, chunk, terms, weights)
-        gathered = join_heads(gathered, config.heads, projection)
+        gathered = join_heads(gathered, config.num_heads, projection)
         bias = self.param("gather_bias", nn.initializers.zeros, (config.dim,))
         gathered = gathered + bias.astype(gathered.dtype)
-        if config.attention == "simple":
+        if config.attention == "additive":
             gathered = post_norm(config, "gather_norm", gathered, train, unbiased=False)
         gathered = nn.relu(gathered)
 
         groups = self.graph.scale_slices if config.update_per_scale else (slice(None),)
-        update = Update(groups, config.update_layers, last_relu=not config.skip, name="update")
+        update = Update(groups, config.update_layers, last_relu=not config.residual, name="update")
         updated = update(x, gathered)
-        if config.skip:
+        if config.residual:
             return nodes + updated, attention
         return post_norm(config, "update_norm", updated, train, unbiased=False), attention
 

@@ -305,8 +305,8 @@ def load(
             sharding.MeshConfig() if devices else experiment.mesh, devices, or_data_parallel=True
         )
         module = classifier.build(experiment.model, len(meta["label_names"]))
-        recipe = steps.make_recipe(module, experiment.loss, experiment.optim, meta["total_steps"])
-        abstract = steps.abstract_state(recipe, tuple(meta["video_shape"]), mesh)
+        setup = steps.make_setup(module, experiment.loss, experiment.optim, meta["total_steps"])
+        abstract = steps.abstract_state(setup, tuple(meta["video_shape"]), mesh)
         state = checkpoints.restore(step, abstract)
     names = tuple(meta["label_names"])
     return Loaded(experiment, module, state.variables, abstract, mesh, names, step, meta)

@@ -19,7 +19,7 @@ from rstg_jax.training import logs, sharding, steps
 EvalStep = Callable[[Mapping[str, Any], steps.Batch], tuple[steps.Sums, Mapping[str, jax.Array]]]
 
 
-class Swept(NamedTuple):
+class BatchOutput(NamedTuple):
     """What one batch gave.
 
     Attributes:
@@ -55,7 +55,7 @@ def run(
     source: data.Source,
     mesh: Mesh,
     batch_size: int,
-) -> Generator[Swept]:
+) -> Generator[BatchOutput]:
     """Computes a split batch by batch, each example exactly once.
 
     Args:
@@ -74,11 +74,11 @@ def run(
     )
     pending: tuple[Any, np.ndarray, np.ndarray | None] | None = None
 
-    def fetched() -> Swept:
+    def fetched() -> BatchOutput:
         assert pending is not None  # `eval_batches` refuses an empty source
         results, indices, ids = pending
         sums, ranking = jax.device_get(results)
-        return Swept(sums, ranking, indices, ids)
+        return BatchOutput(sums, ranking, indices, ids)
 
     with contextlib.closing(batches), logs.Meter(len(source), "videos", first) as meter:
         for batch in batches:
@@ -91,7 +91,7 @@ def run(
         yield fetched()
 
 
-def collect(parts: Sequence[Swept], length: int) -> Predictions:
+def collect(parts: Sequence[BatchOutput], length: int) -> Predictions:
     """Puts the rankings of all batches in the order of a source of `length` examples.
 
     Rows are placed by the index that went through the devices with them, wherever these put them.

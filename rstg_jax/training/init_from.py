@@ -1,8 +1,8 @@
-"""Begins a run with the weights of another: which are taken, which start fresh, what must fit.
+"""Begins a run with the weights of another: which are pretrained, which start fresh, what must fit.
 
 Weights and running statistics are matched by path, such as ``params/rstg_final/time/lstm/bias``.
-Where the checkpoint holds a moving average of the weights, that is taken: the weights whose score
-its ``best`` stands for. The step, the optimiser and the random key are never taken.
+Where the checkpoint holds a moving average of the weights, those are used: the weights whose score
+its ``best`` stands for. The step, the optimiser and the random key are never taken over.
 
 The classifier starts fresh when the number of classes differs. Everything else that does not fit
 must be allowed by name, ``train.init_fresh`` and ``train.init_ignore``.
@@ -31,9 +31,9 @@ Shaped = Mapping[str, Any]  # path -> anything with a shape
 
 
 class Match(NamedTuple):
-    """Paths of the model that are taken, that start fresh, and those of the checkpoint left out."""
+    """Paths: pretrained, freshly initialised, and those of the checkpoint that are left out."""
 
-    taken: tuple[str, ...]
+    pretrained: tuple[str, ...]
     fresh: tuple[str, ...]
     ignored: tuple[str, ...]
 
@@ -49,8 +49,8 @@ def weights(
       label_names: of the data to train on.
 
     Returns:
-      Path -> array, placed as `abstract` says; and the origin to record: directory, step and the
-      numbers of arrays taken, fresh and ignored.
+      Path -> array, placed as `abstract` says; and the source to record: directory, step and the
+      numbers of arrays taken over, fresh and ignored.
 
     Raises:
       UserError: no such checkpoint, or it does not fit; names everything that does not.
@@ -61,18 +61,18 @@ def weights(
         there, path_there = stored(checkpoints.shapes(step))
         here = flat({name: getattr(abstract, name) for name in WEIGHTS})
         found = match(settings, here, there, f"{directory} step {step}")
-        wanted = {path_there(path): here[path] for path in found.taken}
+        wanted = {path_there(path): here[path] for path in found.pretrained}
         nested = traverse_util.unflatten_dict(wanted, sep="/")
         restored = flat(checkpoints.restore_part(step, nested)) if wanted else {}
         names = checkpoints.meta(step).get("label_names", label_names)
-    taken = {path: restored[path_there(path)] for path in found.taken}
+    pretrained = {path: restored[path_there(path)] for path in found.pretrained}
     counts = {name: len(paths) for name, paths in found._asdict().items()}
     _log.info(
-        "initialised from %s step %d: %d arrays taken, %d fresh, %d ignored",
+        "initialised from %s step %d: %d arrays pretrained, %d fresh, %d ignored",
         *(directory, step, *counts.values()),
     )
-    taken |= classifier(taken, names, label_names)
-    return taken, {"directory": directory, "step": step, **counts}
+    pretrained |= classifier(pretrained, names, label_names)
+    return pretrained, {"directory": directory, "step": step, **counts}
 
 
 def split(init_from: str) -> tuple[str, str]:
@@ -85,7 +85,7 @@ def split(init_from: str) -> tuple[str, str]:
 
 def stored(state: Mapping[str, Any]) -> tuple[Shaped, Callable[[str], str]]:
     """The weights of a stored state by their paths in the model, and path -> path in the state."""
-    parameters = "average" if state.get("average") else "params"
+    parameters = "ema_params" if state.get("ema_params") else "params"
     found = flat({"params": state[parameters], "batch_stats": state.get("batch_stats") or {}})
     return found, lambda path: re.sub("^params/", f"{parameters}/", path)
 
@@ -153,7 +153,7 @@ def matching(patterns: Sequence[str], paths: Iterable[str]) -> list[str]:
 
 
 def classifier(
-    taken: Mapping[str, jax.Array], there: Sequence[str], here: Sequence[str]
+    pretrained: Mapping[str, jax.Array], there: Sequence[str], here: Sequence[str]
 ) -> dict[str, jax.Array]:
     """Puts the classifier's columns into the order of the labels here, if they are the same.
 
@@ -161,7 +161,7 @@ def classifier(
       The arrays that change. With other labels, as many, the classifier is kept as it is: whoever
       renames or translates labels wants that, and the log says so.
     """
-    parts = {path: value for path, value in taken.items() if path.startswith(CLASSIFIER)}
+    parts = {path: value for path, value in pretrained.items() if path.startswith(CLASSIFIER)}
     there, here = list(there), list(here)
     if not parts or there == here:
         return {}

@@ -40,7 +40,7 @@ class LossConfig:
 
     @property
     def batch_keys(self) -> tuple[str, ...]:
-        """The arrays of a batch that training reads; the others stay on the host."""
+        """The arrays of a batch that training reads; the others stay on the context."""
         objects = ("object_class", "object_center") if self.region_weight else ()
         return ("video", "label", "mask", *objects)
 

@@ -14,7 +14,7 @@ class OptimizerConfig:
     """How gradients change the weights.
 
     Attributes:
-      rule: "nesterov" is the official rule (TensorFlow 1's MomentumOptimizer with use_nesterov:
+      name: "nesterov" is the official rule (TensorFlow 1's MomentumOptimizer with use_nesterov:
         ``m = momentum m + g;  w -= rate (g + momentum m)``); "adamw" is AdamW; "muon" makes the
         update of every kernel orthogonal and leaves the rest to AdamW (arXiv 2502.16982).
       learning_rate: the rate after warm-up.
@@ -29,7 +29,7 @@ class OptimizerConfig:
         Early on the decay is (1 + step) / (10 + step), so that the start is forgotten.
     """
 
-    rule: Literal["nesterov", "adamw", "muon"] = "adamw"
+    name: Literal["nesterov", "adamw", "muon"] = "adamw"
     learning_rate: float = 1e-3
     schedule: Literal["constant", "cosine"] = "cosine"
     warmup_steps: int = 0
@@ -49,7 +49,7 @@ class OptimizerConfig:
             raise ValueError(f"clip_norm={self.clip_norm} must be positive (or none)")
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
             raise ValueError(f"ema_decay={self.ema_decay} must lie between 0 and 1 (or be none)")
-        if self.rule == "nesterov" and self.weight_decay:
+        if self.name == "nesterov" and self.weight_decay:
             raise ValueError("the rule nesterov has no weight decay; use adamw")
 
 
@@ -71,9 +71,9 @@ def learning_rate(config: OptimizerConfig, total_steps: int) -> optax.Schedule:
 def build(config: OptimizerConfig, total_steps: int) -> optax.GradientTransformation:
     """Returns the gradient transformation: clip, rule, schedule."""
     rate = learning_rate(config, total_steps)
-    if config.rule == "nesterov":
+    if config.name == "nesterov":
         rule = optax.sgd(rate, momentum=config.momentum, nesterov=True)
-    elif config.rule == "muon":
+    elif config.name == "muon":
         rule = optax.contrib.muon(
             rate,
             adam_b1=config.b1,

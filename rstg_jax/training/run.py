@@ -31,7 +31,7 @@ class Run:
     workdir: Path
     mesh: Mesh
     module: nn.Module
-    recipe: steps.Recipe
+    setup: steps.TrainSetup
     abstract: Any
     train_source: data.Source
     test_source: data.Source
@@ -75,9 +75,9 @@ class Progress:
       window: sums since the last logged line.
       seconds: wall time up to the checkpoint that this process began with.
       resumed: whether it began with one.
-      origin: where the weights of step 0 are from, see `initialise.weights`; None for scratch.
-      tested: figures of the test split at this step, or None.
-      owed: an evaluation was due at this step and had to be given up.
+      init_source: where the weights of step 0 are from, see `initialise.weights`; None for scratch.
+      test_metrics: metrics of the test split at this step, or None.
+      eval_pending: an evaluation was due at this step and had to be given up.
       best: highest test top-1 that was saved; -1 before the first evaluation.
     """
 
@@ -86,9 +86,9 @@ class Progress:
     window: dict[str, Any] = dataclasses.field(default_factory=dict)
     seconds: float = 0.0
     resumed: bool = False
-    origin: dict[str, Any] | None = None
-    tested: dict[str, Any] | None = None
-    owed: bool = False
+    init_source: dict[str, Any] | None = None
+    test_metrics: dict[str, Any] | None = None
+    eval_pending: bool = False
     best: float = -1.0
 
 
@@ -112,10 +112,10 @@ def set_up(experiment: Experiment, workdir: Path) -> Run:
         raise UserError(f"{train_source.name} and {test_source.name} have different labels")
     total_steps = experiment.train.steps(len(train_source))
     module = classifier.build(experiment.model, len(train_source.label_names))
-    recipe = steps.make_recipe(module, experiment.loss, experiment.optim, total_steps)
+    setup = steps.make_setup(module, experiment.loss, experiment.optim, total_steps)
     video_shape = data.video_shape(train_source)
-    abstract = steps.abstract_state(recipe, video_shape, mesh)
-    fed, train_step = experiment.loss.batch_keys, steps.jit_train_step(recipe, mesh, abstract)
+    abstract = steps.abstract_state(setup, video_shape, mesh)
+    fed, train_step = experiment.loss.batch_keys, steps.jit_train_step(setup, mesh, abstract)
     if isinstance(train_source, data.OnDevice):
         train_step = steps.with_batches_of(train_source, fed, train_step, mesh)
         fed = (*train_source.fed, "mask")
@@ -124,7 +124,7 @@ def set_up(experiment: Experiment, workdir: Path) -> Run:
         workdir=workdir,
         mesh=mesh,
         module=module,
-        recipe=recipe,
+        setup=setup,
         abstract=abstract,
         train_source=train_source,
         test_source=test_source,
@@ -147,12 +147,12 @@ def start(run: Run) -> Progress:
     latest = run.checkpoints.latest
     settings = run.experiment.train
     if latest is None:
-        taken, origin = None, None
+        pretrained, init_source = None, None
         if settings.init_from:
             labels = run.train_source.label_names
-            taken, origin = init_from.weights(settings, run.abstract, labels)
-        state = steps.create_state(run.recipe, run.video_shape, settings.seed, run.mesh, taken)
-        progress = Progress(state, origin=origin)
+            pretrained, init_source = init_from.weights(settings, run.abstract, labels)
+        state = steps.create_state(run.setup, run.video_shape, settings.seed, run.mesh, pretrained)
+        progress = Progress(state, init_source=init_source)
     else:
         meta = run.checkpoints.meta(latest)
         checkpoint.check_same(run.experiment, run.provenance, meta, run.workdir)
@@ -166,8 +166,8 @@ def start(run: Run) -> Progress:
             window=meta["window"],
             seconds=meta["seconds"],
             resumed=True,
-            origin=meta.get("origin"),
-            owed=meta["owed"],
+            init_source=meta.get("init_source"),
+            eval_pending=meta["eval_pending"],
             best=run.checkpoints.best_top1,
         )
     write_json(run.workdir / "config.json", config.to_dict(run.experiment))
@@ -182,7 +182,7 @@ def save(run: Run, progress: Progress, seconds: float) -> None:
       progress: what to save of it.
       seconds: wall time of the run.
     """
-    figures = without_confusion(progress.tested)
+    figures = without_confusion(progress.test_metrics)
     meta = {
         "config": config.to_dict(run.experiment),
         "label_names": list(run.train_source.label_names),
@@ -191,10 +191,10 @@ def save(run: Run, progress: Progress, seconds: float) -> None:
         "step": progress.step,
         "window": progress.window,
         "seconds": seconds,
-        "owed": progress.owed,
+        "eval_pending": progress.eval_pending,
         "test": figures,
         "data": run.provenance,
-        "origin": progress.origin,
+        "init_source": progress.init_source,
     }
     top1 = None if figures is None else figures["top1"]
     run.checkpoints.save(progress.step, progress.state, checkpoint.plain(meta), top1)
@@ -208,7 +208,7 @@ def result(run: Run, progress: Progress, seconds: float) -> dict[str, Any]:
         {
             "name": run.experiment.name,
             "split": "test",
-            **(progress.tested or {}),
+            **(progress.test_metrics or {}),
             "steps": progress.step,
             "train_examples": progress.step * run.experiment.train.batch_size,
             "best": {"step": run.checkpoints.best, "top1": run.checkpoints.best_top1},
@@ -217,7 +217,7 @@ def result(run: Run, progress: Progress, seconds: float) -> dict[str, Any]:
             "devices": f"{devices.size} x {devices.flat[0].device_kind}",
             "config_hash": config.config_hash(run.experiment),
             "data": run.provenance,
-            "origin": progress.origin,
+            "init_source": progress.init_source,
             "label_names": run.train_source.label_names,
         }
     )

@@ -57,7 +57,7 @@ def make_mesh(
     Args:
       config: the size of each axis.
       devices: all devices of all processes by default. A single process may use fewer than it
-        has; then the first ones are taken.
+        has; then the first ones are pretrained.
       or_data_parallel: if the sizes do not fit the devices, cut only the batch, over all of them:
         a checkpoint can be read on any machine.
 

@@ -35,7 +35,7 @@ class TrainState(flax.struct.PyTreeNode):
       params: the weights.
       batch_stats: running statistics of batch normalisation; empty if there is none.
       opt_state: the optimiser's.
-      average: moving average of the weights, or None.
+      ema_params: moving average of the weights, or None.
       key: raw data of the run's random key, uint32. Step s uses the key folded with s.
     """
 
@@ -43,13 +43,13 @@ class TrainState(flax.struct.PyTreeNode):
     params: Any
     batch_stats: Any
     opt_state: Any
-    average: Any
+    ema_params: Any
     key: jax.Array
 
     @property
     def variables(self) -> dict[str, Any]:
         """The variables to evaluate with: the average of the weights where there is one."""
-        params = self.params if self.average is None else self.average
+        params = self.params if self.ema_params is None else self.ema_params
         return {"params": params} | ({"batch_stats": self.batch_stats} if self.batch_stats else {})
 
 
@@ -57,7 +57,7 @@ TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Sums]]
 
 
 @dataclasses.dataclass(frozen=True)
-class Recipe:
+class TrainSetup:
     """What the steps close over: module, loss, optimiser and the decay of the average."""
 
     module: nn.Module
@@ -66,46 +66,46 @@ class Recipe:
     ema_decay: float | None
 
 
-def make_recipe(
+def make_setup(
     module: nn.Module, loss: losses.LossConfig, config: optim.OptimizerConfig, total_steps: int
-) -> Recipe:
-    """Collects a `Recipe` from the configurations."""
-    return Recipe(module, loss, optim.build(config, total_steps), config.ema_decay)
+) -> TrainSetup:
+    """Collects a `TrainSetup` from the configurations."""
+    return TrainSetup(module, loss, optim.build(config, total_steps), config.ema_decay)
 
 
 def init_state(
-    recipe: Recipe,
+    setup: TrainSetup,
     video_shape: tuple[int, ...],
     seed: jax.Array,
-    taken: Mapping[str, jax.Array] | None = None,
+    pretrained: Mapping[str, jax.Array] | None = None,
 ) -> TrainState:
     """Draws a fresh state; a pure function to jit or to evaluate for its shapes.
 
     Args:
-      recipe: see `Recipe`.
+      setup: see `TrainSetup`.
       video_shape: (t, h, w, c) of one clip.
       seed: int32 [].
-      taken: weights and running statistics that are given, by path such as
+      pretrained: weights and running statistics that are given, by path such as
         ``params/classifier/bias``, see `rstg_jax.training.init_from`.
     """
     init_key, run_key = jax.random.split(jax.random.key(seed))
     video = jnp.zeros((1, *video_shape), jnp.uint8)
-    drawn = traverse_util.flatten_dict(recipe.module.init(init_key, video, train=False), sep="/")
-    variables = traverse_util.unflatten_dict(drawn | dict(taken or {}), sep="/")
+    drawn = traverse_util.flatten_dict(setup.module.init(init_key, video, train=False), sep="/")
+    variables = traverse_util.unflatten_dict(drawn | dict(pretrained or {}), sep="/")
     params = variables["params"]
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
         batch_stats=variables.get("batch_stats", {}),
-        opt_state=recipe.tx.init(params),
-        average=None if recipe.ema_decay is None else jax.tree.map(jnp.copy, params),
+        opt_state=setup.tx.init(params),
+        ema_params=None if setup.ema_decay is None else jax.tree.map(jnp.copy, params),
         key=jax.random.key_data(run_key),
     )
 
 
-def abstract_state(recipe: Recipe, video_shape: tuple[int, ...], mesh: Mesh) -> Any:
+def abstract_state(setup: TrainSetup, video_shape: tuple[int, ...], mesh: Mesh) -> Any:
     """The state's shapes, types and shardings, without computing anything."""
-    init = functools.partial(init_state, recipe, video_shape)
+    init = functools.partial(init_state, setup, video_shape)
     shapes = jax.eval_shape(init, jax.ShapeDtypeStruct((), jnp.int32))
     return jax.tree.map(
         lambda s, sh: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sh),
@@ -120,19 +120,19 @@ def shardings_of(abstract: Any) -> Any:
 
 
 def create_state(
-    recipe: Recipe,
+    setup: TrainSetup,
     video_shape: tuple[int, ...],
     seed: int,
     mesh: Mesh,
-    taken: Mapping[str, jax.Array] | None = None,
+    pretrained: Mapping[str, jax.Array] | None = None,
 ) -> TrainState:
     """`init_state`, every array of it born on the devices that hold it."""
-    init = functools.partial(init_state, recipe, video_shape)
-    out = shardings_of(abstract_state(recipe, video_shape, mesh))
-    return jax.jit(init, out_shardings=out)(jnp.int32(seed), taken=taken)
+    init = functools.partial(init_state, setup, video_shape)
+    out = shardings_of(abstract_state(setup, video_shape, mesh))
+    return jax.jit(init, out_shardings=out)(jnp.int32(seed), pretrained=pretrained)
 
 
-Gather = Callable[[Any], Any]
+GatherParams = Callable[[Any], Any]
 
 
 def as_they_are(weights: Any) -> Any:
@@ -141,7 +141,7 @@ def as_they_are(weights: Any) -> Any:
 
 
 def loss_fn(
-    params: Any, recipe: Recipe, state: TrainState, batch: Batch, gather: Gather
+    params: Any, setup: TrainSetup, state: TrainState, batch: Batch, gather: GatherParams
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array, Any]]:
     """What an update differentiates in its first argument; the others as in `train_step`.
 
@@ -152,20 +152,20 @@ def loss_fn(
     variables = {"params": gather(params)}
     if state.batch_stats:
         variables["batch_stats"] = state.batch_stats
-    (logits, out), updated = recipe.module.apply(
+    (logits, out), updated = setup.module.apply(
         variables, batch["video"], train=True, rngs={"dropout": key}, mutable=["batch_stats"]
     )
-    loss, total = losses.objective(recipe.loss, logits, out, batch)
+    loss, total = losses.objective(setup.loss, logits, out, batch)
     return loss, (total, logits, updated.get("batch_stats", {}))
 
 
 def train_step(
-    recipe: Recipe, state: TrainState, batch: Batch, gather: Gather = as_they_are
+    setup: TrainSetup, state: TrainState, batch: Batch, gather: GatherParams = as_they_are
 ) -> tuple[TrainState, Sums]:
     """One update.
 
     Args:
-      recipe: see `Recipe`.
+      setup: see `TrainSetup`.
       state: before the update.
       batch: video [b t h w c] and what `losses.objective` reads.
       gather: applied to the weights where they are used, see `sharding.gather_weights`.
@@ -177,27 +177,31 @@ def train_step(
     """
     chex.assert_rank([batch["video"], batch["label"], batch["mask"]], [5, 1, 1])
     grad_fn = jax.grad(loss_fn, has_aux=True)
-    grads, (total, logits, batch_stats) = grad_fn(state.params, recipe, state, batch, gather)
-    updates, opt_state = recipe.tx.update(grads, state.opt_state, state.params)
+    grads, (total, logits, batch_stats) = grad_fn(state.params, setup, state, batch, gather)
+    updates, opt_state = setup.tx.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     chex.assert_trees_all_equal_shapes_and_dtypes(params, state.params)
     step = state.step + 1
-    average = state.average
-    if recipe.ema_decay is not None:
-        average = optim.moving_average(recipe.ema_decay, step, average, params)
+    ema_params = state.ema_params
+    if setup.ema_decay is not None:
+        ema_params = optim.moving_average(setup.ema_decay, step, ema_params, params)
     sums = metrics.batch_sums(logits, batch["label"], batch["mask"]) | {
         "objective": total,
         "grad_norm": optax.tree.norm(grads),
         "param_norm": optax.tree.norm(params),
     }
     new = state.replace(
-        step=step, params=params, batch_stats=batch_stats, opt_state=opt_state, average=average
+        step=step,
+        params=params,
+        batch_stats=batch_stats,
+        opt_state=opt_state,
+        ema_params=ema_params,
     )
     return new, sums
 
 
 def classify(
-    module: nn.Module, variables: Mapping[str, Any], video: jax.Array, most: int = 1
+    module: nn.Module, variables: Mapping[str, Any], video: jax.Array, max_clips: int = 1
 ) -> jax.Array:
     """Logits of videos, float32 `[b classes]`, the mean over views where there are several.
 
@@ -205,8 +209,8 @@ def classify(
       module: the network.
       variables: its own.
       video: `[b t h w c]` or `[b v t h w c]`.
-      most: clips (videos times views) that are computed at once where that is possible; bounds the
-        memory and changes no result beyond rounding.
+      max_clips: clips (videos times views) that are computed at once where that is possible; bounds
+        the memory and changes no result beyond rounding.
     """
 
     def logits(clips: jax.Array) -> jax.Array:
@@ -215,7 +219,7 @@ def classify(
     if video.ndim == 5:
         return logits(video)
     b, v = video.shape[:2]
-    at_once = max(n for n in range(1, v + 1) if v % n == 0 and (n == 1 or b * n <= most))
+    at_once = max(n for n in range(1, v + 1) if v % n == 0 and (n == 1 or b * n <= max_clips))
     if at_once == v:
         return classifier.average_views(logits, video)
     groups = video.reshape(b, v // at_once, at_once, *video.shape[2:])
@@ -241,10 +245,10 @@ def ranking(logits: jax.Array, top: int = metrics.TOP_K) -> dict[str, jax.Array]
 
 def eval_step(
     module: nn.Module,
-    most: int,
+    max_clips: int,
     variables: Mapping[str, Any],
     batch: Batch,
-    gather: Gather = as_they_are,
+    gather: GatherParams = as_they_are,
 ) -> tuple[Sums, dict[str, jax.Array]]:
     """Evaluates one batch; arguments are those of `classify`.
 
@@ -253,19 +257,19 @@ def eval_step(
       if labels are unknown; and the `ranking` of each row with its ``index`` in the source,
       int32 `[b]`, -1 for padding.
     """
-    logits = classify(module, gather(variables), batch["video"], most)
+    logits = classify(module, gather(variables), batch["video"], max_clips)
     label, mask = batch["label"], batch["mask"]
     sums = metrics.batch_sums(logits, label, mask)
     sums["confusion"] = metrics.confusion(logits, label, mask)
     return sums, ranking(logits) | {"index": jnp.where(mask > 0, batch["index"], -1)}
 
 
-def jit_train_step(recipe: Recipe, mesh: Mesh, abstract: Any) -> TrainStep:
+def jit_train_step(setup: TrainSetup, mesh: Mesh, abstract: Any) -> TrainStep:
     """`train_step` compiled for the mesh; the state is donated, the sums are replicated."""
     state = shardings_of(abstract)
     return jax.jit(
         functools.partial(
-            train_step, recipe, gather=functools.partial(sharding.gather_weights, mesh=mesh)
+            train_step, setup, gather=functools.partial(sharding.gather_weights, mesh=mesh)
         ),
         in_shardings=(state, sharding.batch_sharding(mesh)),
         out_shardings=(state, sharding.replicated(mesh)),
@@ -296,12 +300,15 @@ def with_batches_of(
 
 
 def jit_eval_step(
-    module: nn.Module, mesh: Mesh, abstract: Any, most: int = 1
+    module: nn.Module, mesh: Mesh, abstract: Any, max_clips: int = 1
 ) -> Callable[[Mapping[str, Any], Batch], tuple[Sums, dict[str, jax.Array]]]:
     """`eval_step` compiled for the mesh, for the variables of such a state."""
     return jax.jit(
         functools.partial(
-            eval_step, module, most, gather=functools.partial(sharding.gather_weights, mesh=mesh)
+            eval_step,
+            module,
+            max_clips,
+            gather=functools.partial(sharding.gather_weights, mesh=mesh),
         ),
         in_shardings=(shardings_of(abstract.variables), sharding.batch_sharding(mesh)),
         out_shardings=sharding.replicated(mesh),

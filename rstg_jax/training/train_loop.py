@@ -29,7 +29,7 @@ NORMS = ("grad_norm", "param_norm")  # logged as averages over updates, the rest
 
 
 @dataclasses.dataclass
-class Host:
+class LoopContext:
     """What the loop talks to, and the updates that the devices have not finished yet."""
 
     log: MetricLog
@@ -61,39 +61,39 @@ def train(experiment: Experiment, workdir: str | Path) -> dict[str, Any]:
     with run.checkpoints, StopSignal() as stop:
         progress = run_lib.start(run)
         first = jax.process_index() == 0
-        host = Host(
+        context = LoopContext(
             MetricLog(run.workdir, progress.step, first),
             Console(progress.step, run.total_steps, first),
             Clock(progress.seconds),
             stop,
         )
-        with contextlib.closing(host.log), contextlib.closing(host.console):
-            announce(run, progress, host)
-            fit(run, progress, host)
-            return finish(run, progress, host)
+        with contextlib.closing(context.log), contextlib.closing(context.console):
+            announce(run, progress, context)
+            fit(run, progress, context)
+            return finish(run, progress, context)
 
 
-def announce(run: Run, progress: Progress, host: Host) -> None:
+def announce(run: Run, progress: Progress, context: LoopContext) -> None:
     """Says what is about to be done."""
     devices = run.mesh.devices
-    host.console.say(
+    context.console.say(
         f"{run.experiment.name}: {run.parameters:,} parameters, {run.classes} classes, "
         f"{devices.size} x {devices.flat[0].device_kind}, {run.total_steps} steps of "
         f"{run.experiment.train.batch_size} videos {list(run.video_shape)}, in {run.workdir}"
     )
-    host.console.say(
+    context.console.say(
         f"trains on {run.train_source.name}, tests on all {len(run.test_source)} videos of "
         f"{run.test_source.name}"
     )
     if progress.resumed:
-        host.console.say(f"resuming after step {progress.step}")
+        context.console.say(f"resuming after step {progress.step}")
 
 
-def fit(run: Run, progress: Progress, host: Host) -> None:
+def fit(run: Run, progress: Progress, context: LoopContext) -> None:
     """Makes the updates that are left, with logging, evaluation and checkpoints on the way."""
     settings = run.experiment.train
-    if progress.owed:
-        settle(run, progress, host)
+    if progress.eval_pending:
+        run_pending_eval(run, progress, context)
     batches = data.train_batches(
         run.train_source,
         batch_size=settings.batch_size,
@@ -102,23 +102,23 @@ def fit(run: Run, progress: Progress, host: Host) -> None:
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
-    stopping = host.stop.agreed()
+    stopping = context.stop.agreed()
     with contextlib.closing(batches):
         while progress.step < run.total_steps and not stopping:
-            update(run, progress, host, batches)
+            update(run, progress, context, batches)
             due = due_now(run, progress.step)
             # Several processes must ask each other at the same steps, and asking costs time.
             if due or jax.process_count() == 1:
-                stopping = host.stop.agreed()
-            collect(run, progress, host, 0 if due or stopping else settings.max_queued_steps)
+                stopping = context.stop.agreed()
+            drain(run, progress, context, 0 if due or stopping else settings.max_queued_steps)
             if "log" in due:
-                log_window(run, progress, host)
-            with host.clock.excluded():
+                log_window(run, progress, context)
+            with context.clock.excluded():
                 if "test" in due:
-                    test(run, progress, host)
-                stopping = stopping or progress.owed
+                    test(run, progress, context)
+                stopping = stopping or progress.eval_pending
                 if stopping or wants_saving(due, progress):
-                    run_lib.save(run, progress, host.clock.seconds())
+                    run_lib.save(run, progress, context.clock.seconds())
     run.checkpoints.wait()
 
 
@@ -136,58 +136,58 @@ def due_now(run: Run, step: int) -> set[str]:
 
 def wants_saving(due: set[str], progress: Progress) -> bool:
     """At the interval, and at an evaluation that is a new best."""
-    is_best = progress.tested is not None and progress.tested["top1"] > progress.best
+    is_best = progress.test_metrics is not None and progress.test_metrics["top1"] > progress.best
     return "save" in due or is_best
 
 
 def update(
-    run: Run, progress: Progress, host: Host, batches: Iterator[dict[str, np.ndarray]]
+    run: Run, progress: Progress, context: LoopContext, batches: Iterator[dict[str, np.ndarray]]
 ) -> None:
     """Feeds one batch and dispatches one update, without waiting for it."""
     step = progress.step + 1
-    with host.clock.waiting_for_data():
+    with context.clock.waiting_for_data():
         batch = next(batches)
     put = sharding.put_batch({key: batch[key] for key in run.fed}, run.mesh)
-    if host.compiled:
+    if context.compiled:
         progress.state, sums = run.train_step(progress.state, put)
-        host.clock.examples += run.experiment.train.batch_size
+        context.clock.examples += run.experiment.train.batch_size
     else:
-        with host.clock.excluded():
-            progress.state, sums = compile_and_step(run, progress, host, put)
-    host.pending.append((step, sums))
+        with context.clock.excluded():
+            progress.state, sums = compile_and_step(run, progress, context, put)
+    context.pending.append((step, sums))
     progress.step = step
-    progress.tested = None
+    progress.test_metrics = None
 
 
 def compile_and_step(
-    run: Run, progress: Progress, host: Host, put: dict[str, jax.Array]
+    run: Run, progress: Progress, context: LoopContext, put: dict[str, jax.Array]
 ) -> tuple[steps.TrainState, steps.Sums]:
     """The first update of a process, which compiles the step: minutes for a large model."""
-    host.console.say("compiling the training step ...")
+    context.console.say("compiling the training step ...")
     begin = time.monotonic()
     state, sums = jax.block_until_ready(run.train_step(progress.state, put))
     kept = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
     where = f"; the program is kept in {kept}" if kept else ""
-    host.console.say(f"compiled in {time.monotonic() - begin:.1f} s{where}")
-    host.compiled = True
+    context.console.say(f"compiled in {time.monotonic() - begin:.1f} s{where}")
+    context.compiled = True
     return state, sums
 
 
-def collect(run: Run, progress: Progress, host: Host, allowed: int) -> None:
+def drain(run: Run, progress: Progress, context: LoopContext, allowed: int) -> None:
     """Fetches the sums of finished updates until only `allowed` are under way.
 
     Raises:
       UserError: an update was not finite; nothing of it has been saved.
     """
-    while len(host.pending) > allowed:
-        step, sums = host.pending.popleft()
+    while len(context.pending) > allowed:
+        step, sums = context.pending.popleft()
         fetched = jax.device_get(sums)
         for name in ("objective", *NORMS):
             if not math.isfinite(fetched[name]):
                 raise not_finite(run, step, name, float(fetched[name]))
         progress.window = metrics.add(progress.window, {**fetched, "updates": np.int32(1)})
         so_far = metrics.means(progress.window)
-        host.console.advance(so_far["loss"], so_far["top1"], host.clock.rate())
+        context.console.advance(so_far["loss"], so_far["top1"], context.clock.rate())
 
 
 def not_finite(run: Run, step: int, name: str, value: float) -> UserError:
@@ -202,7 +202,7 @@ def not_finite(run: Run, step: int, name: str, value: float) -> UserError:
     )
 
 
-def log_window(run: Run, progress: Progress, host: Host) -> None:
+def log_window(run: Run, progress: Progress, context: LoopContext) -> None:
     """Logs the averages over the window that ends here, and begins another."""
     totals, settings = dict(progress.window), run.experiment
     updates = totals.pop("updates")
@@ -212,56 +212,60 @@ def log_window(run: Run, progress: Progress, host: Host) -> None:
     values |= {
         "learning_rate": float(rate),
         "examples": progress.step * settings.train.batch_size,
-        "examples_per_second": host.clock.rate(),
-        "waiting_for_data": host.clock.waiting(),
-        "time": host.clock.seconds(),
+        "examples_per_second": context.clock.rate(),
+        "waiting_for_data": context.clock.waiting(),
+        "time": context.clock.seconds(),
     }
-    host.log.write(progress.step, "train", values)
+    context.log.write(progress.step, "train", values)
     left = (run.total_steps - progress.step) * settings.train.batch_size
-    host.console.train_line(progress.step, values, left)
+    context.console.train_line(progress.step, values, left)
     progress.window = {}
-    host.clock.reset()
+    context.clock.reset()
 
 
-def test(run: Run, progress: Progress, host: Host) -> None:
+def test(run: Run, progress: Progress, context: LoopContext) -> None:
     """Evaluates on the test split and logs it, unless a signal arrives meanwhile."""
     begin = time.monotonic()
-    progress.tested = evaluate.evaluate(
+    progress.test_metrics = evaluate.evaluate(
         run.eval_step,
         progress.state.variables,
         run.test_source,
         run.mesh,
         run.eval_batch_size,
         # Processes that gave up at different batches would wait for each other for ever.
-        host.stop.local if jax.process_count() == 1 else lambda: False,
+        context.stop.local if jax.process_count() == 1 else lambda: False,
     )
-    progress.owed = progress.tested is None
-    figures = run_lib.without_confusion(progress.tested)
+    progress.eval_pending = progress.test_metrics is None
+    figures = run_lib.without_confusion(progress.test_metrics)
     if figures is not None:
         speed = figures["examples"] / (time.monotonic() - begin)
-        extra = {"examples_per_second": speed, "time": host.clock.seconds()}
-        host.log.write(progress.step, "test", figures | extra)
-        host.console.test_line(progress.step, figures)
+        extra = {"examples_per_second": speed, "time": context.clock.seconds()}
+        context.log.write(progress.step, "test", figures | extra)
+        context.console.test_line(progress.step, figures)
 
 
-def settle(run: Run, progress: Progress, host: Host) -> None:
+def run_pending_eval(run: Run, progress: Progress, context: LoopContext) -> None:
     """Makes up for the evaluation that was due when the previous process was stopped."""
-    test(run, progress, host)
+    test(run, progress, context)
     # The same step is saved anew to carry its score, if that leaves no moment without any.
     if wants_saving(set(), progress) and run.checkpoints.has_older(progress.step):
-        run_lib.save(run, progress, host.clock.seconds())
+        run_lib.save(run, progress, context.clock.seconds())
 
 
-def finish(run: Run, progress: Progress, host: Host) -> dict[str, Any]:
+def finish(run: Run, progress: Progress, context: LoopContext) -> dict[str, Any]:
     """Writes result.json from the evaluation of the last step, or reports the stop."""
-    if progress.step == run.total_steps and progress.tested is None and not progress.owed:
+    if (
+        progress.step == run.total_steps
+        and progress.test_metrics is None
+        and not progress.eval_pending
+    ):
         # The run was complete before this process began, and logged.
         with contextlib.closing(MetricLog(run.workdir, progress.step, enabled=False)) as silent:
-            test(run, progress, dataclasses.replace(host, log=silent))
-    if progress.step < run.total_steps or progress.tested is None:
-        why = host.stop.name or "signal to another process"
-        host.console.say(f"{why}: stopped after step {progress.step}, which is saved")
+            test(run, progress, dataclasses.replace(context, log=silent))
+    if progress.step < run.total_steps or progress.test_metrics is None:
+        why = context.stop.name or "signal to another process"
+        context.console.say(f"{why}: stopped after step {progress.step}, which is saved")
         return {"stopped_at": progress.step}
-    figures = run_lib.result(run, progress, host.clock.seconds())
+    figures = run_lib.result(run, progress, context.clock.seconds())
     run_lib.write_json(run.workdir / "result.json", figures)
     return figures

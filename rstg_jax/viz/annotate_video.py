@@ -42,7 +42,7 @@ STILLS_FPS, DIGITS_FPS = 12, 5  # pace where a file does not say it: of clips, o
 MOST_FPS = 120  # a file that says more does not know it
 
 
-class Seen(NamedTuple):
+class ClipOutputs(NamedTuple):
     """What the network made of a clip, `t` being its own frames (fewer after temporal pooling).
 
     Attributes:
@@ -115,13 +115,13 @@ class Visualiser:
         """Whether there are regions to draw."""
         return self._graph is not None
 
-    def see(self, video: np.ndarray) -> Seen:
+    def run_model(self, video: np.ndarray) -> ClipOutputs:
         """Runs one clip, uint8 `[t h w c]`, through the network."""
         out = jax.device_get(self._look(self._variables, video))
         activity = out.get("activity")
         if activity is not None and self._graph is not None:
             activity = relative(activity, self._graph)
-        return Seen(out["running"], activity, out.get("attention"))
+        return ClipOutputs(out["running"], activity, out.get("attention"))
 
     def write(self, source: decode.Encoded | np.ndarray, out: Path) -> None:
         """Draws one video.
@@ -136,17 +136,17 @@ class Visualiser:
         """
         if isinstance(source, np.ndarray):
             images = (panels.draw_frame(frame, len(frame)) for frame in source)
-            self._save(images, self.see(source), Placement.whole(len(source)), out, source)
+            self._save(images, self.run_model(source), Placement.whole(len(source)), out, source)
             return
         with decode.opened(source) as frames:
-            seen = self.see(video_input.of_frames(frames, self._config, self._shape))
+            seen = self.run_model(video_input.of_frames(frames, self._config, self._shape))
             placement = place(self._config, len(frames), next(frames.images([0])).size)
             self._save(frames.images(range(len(frames))), seen, placement, out, source)
 
     def _save(
         self,
         images: Iterator[Image.Image],
-        seen: Seen,
+        seen: ClipOutputs,
         placement: Placement,
         out: Path,
         source: decode.Encoded | np.ndarray,
@@ -160,7 +160,7 @@ class Visualiser:
 
 def pace(source: decode.Encoded | np.ndarray) -> fractions.Fraction | None:
     """Frames a second of a film; None if it does not say, or is none."""
-    if isinstance(source, Path) and source.suffix.lower() not in decode.FILMS:
+    if isinstance(source, Path) and source.suffix.lower() not in decode.VIDEO_EXTENSIONS:
         return None
     if isinstance(source, tuple | np.ndarray):
         return None
@@ -214,7 +214,7 @@ def place(config: DataConfig, length: int, size: crops.Size) -> Placement:
 
 def draw(
     images: Iterator[Image.Image],
-    seen: Seen,
+    seen: ClipOutputs,
     placement: Placement,
     graph: RegionGraph | None,
     names: Sequence[str],

@@ -94,8 +94,8 @@ def test_linear_figures_lie_on_the_drawn_law():
     charts = root.findall(f"{SVG}svg")
     assert len(charts) == 2
     for chart in charts:
-        measured, law = (path.get("d") for path in chart.findall(f"{SVG}path")[-2:])
-        assert measured == law
+        measured, spec = (path.get("d") for path in chart.findall(f"{SVG}path")[-2:])
+        assert measured == spec
     tooltips = [title.text for title in charts[1].iter(f"{SVG}title")]
     assert tooltips[-1] == "measured, frames 512: 512"
 

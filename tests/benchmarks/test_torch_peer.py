@@ -11,7 +11,7 @@ from configs import sync_mnist
 from rstg_jax.models import classifier
 from rstg_jax.models.backbones.simple_cnn import SimpleCNNConfig
 from rstg_jax.models.classifier import ModelConfig
-from rstg_jax.models.heads import NodesHead
+from rstg_jax.models.heads import NodePooling
 from rstg_jax.rstg import presets
 from rstg_jax.rstg.block import RSTG
 
@@ -22,7 +22,7 @@ from benchmarks.peers import torch_rstg  # noqa: E402
 CONFIGS = {
     "official": presets.official("sync_mnist", 2, dim=24),
     "modern dot": presets.modern(2, dim=24),
-    "modern simple": presets.modern(1, dim=24, attention="simple", positions=False),
+    "modern additive": presets.modern(1, dim=24, attention="additive", positions=False),
 }
 
 
@@ -56,7 +56,7 @@ def tensor(array) -> torch.Tensor:
     [
         ("official", 10, True),
         ("modern dot", 10, True),
-        ("modern simple", 24, False),
+        ("modern additive", 24, False),
     ],
 )
 def test_block(name, channels, train):
@@ -106,7 +106,9 @@ MODELS = {
         backbone=SimpleCNNConfig(features=(16, 16, 24), input_scale=100.0),
         rstg=presets.official("sync_mnist", dim=24),
     ),
-    "demo": dataclasses.replace(sync_mnist.demo().model, region_classes=0, head=NodesHead("mean")),
+    "demo": dataclasses.replace(
+        sync_mnist.demo().model, region_classes=0, head=NodePooling("mean")
+    ),
 }
 
 
@@ -129,5 +131,5 @@ def test_weights_that_do_not_fit_are_named():
     variables = drawn(RSTG(config), jnp.ones((1, 2, 6, 6, 10)))
     with pytest.raises(ValueError, match=r"left over or misshapen: project_in\.weight"):
         torch_rstg.copy_block(torch_rstg.RSTG(config, (6, 6), 24), variables)
-    with pytest.raises(ValueError, match="heads=1"):
-        torch_rstg.RSTG(presets.modern(dim=24, heads=2), (6, 6), 24)
+    with pytest.raises(ValueError, match="num_heads=1"):
+        torch_rstg.RSTG(presets.modern(dim=24, num_heads=2), (6, 6), 24)

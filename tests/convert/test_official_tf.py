@@ -28,7 +28,7 @@ from rstg_jax import presets
 from rstg_jax.backbones import resnet3d
 from rstg_jax.data import ClipConfig, FolderConfig
 from rstg_jax.training.experiment import Experiment, TrainConfig
-from rstg_jax.models.heads import MapHead
+from rstg_jax.models.heads import GlobalPooling
 from rstg_jax.models.classifier import ModelConfig
 
 def get_config():
@@ -38,8 +38,8 @@ def get_config():
         model=ModelConfig(
             backbone=resnet3d.official("i3d", width=4),
             rstg=presets.official("something_something", 3, dim=32),
-            places=("final",),
-            head=MapHead(pool_window=14),
+            rstg_at=("final",),
+            head=GlobalPooling(pool_window=14),
             branch_norm="clip",
         ),
         data=FolderConfig(clip=ClipConfig(frames=4)),
@@ -66,7 +66,7 @@ def test_sync_mnist_model(tmp_path, capsys):
     )
     arrays = golden.load("ckpt_simple_graph/golden")
     loaded = check(out, arrays["in/video"], arrays["out/logits"])
-    assert loaded.label_names == SyncMNISTConfig().law.label_names
+    assert loaded.label_names == SyncMNISTConfig().spec.label_names
     assert loaded.meta["data"] == {"weights": {"name": "model_2.ckpt", "step": 2}}
     assert loaded.meta["video_shape"] == [4, 64, 64, 1]
 

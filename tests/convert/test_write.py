@@ -113,17 +113,17 @@ def test_converted_weights_begin_a_run_with_a_graph_inside(tmp_path, monkeypatch
     out = tmp_path / "out"
     convert_torch.main([str(tmp_path / "model.safetensors"), "--arch=tiny", f"--out={out}"])
     settings = TrainConfig(total_steps=1, init_from=str(out), init_fresh=("^params/rstg_res2_0/",))
-    config = dataclasses.replace(convert_torch.model_config(TINY), places=("res2.0",))
+    config = dataclasses.replace(convert_torch.model_config(TINY), rstg_at=("res2.0",))
     module = classifier.build(config, 5)
-    recipe = steps.make_recipe(module, LossConfig(), OptimizerConfig(), 1)
+    setup = steps.make_setup(module, LossConfig(), OptimizerConfig(), 1)
     mesh = sharding.make_mesh(sharding.MeshConfig())
-    abstract = steps.abstract_state(recipe, (4, 32, 32, 3), mesh)
-    taken, _ = init_from.weights(settings, abstract, "abcde")
+    abstract = steps.abstract_state(setup, (4, 32, 32, 3), mesh)
+    pretrained, _ = init_from.weights(settings, abstract, "abcde")
     wanted = traverse_util.flatten_dict(convert_torch.convert(tiny_state(), TINY), sep="/")
     wanted = {path: value for path, value in wanted.items() if "/classifier/" not in path}
-    assert taken.keys() == wanted.keys()
+    assert pretrained.keys() == wanted.keys()
     for path, value in wanted.items():
-        np.testing.assert_array_equal(taken[path], value)
+        np.testing.assert_array_equal(pretrained[path], value)
 
 
 def test_label_names(tmp_path, caplog):
@@ -137,7 +137,7 @@ def test_label_names(tmp_path, caplog):
         write.label_names(str(tmp_path / "none"), 3)
 
     online = SyncMNISTConfig(classes=(0, 1, 2), num_digits=2, test_source="online")
-    assert write.label_names(None, 4, online) == online.law.label_names
+    assert write.label_names(None, 4, online) == online.spec.label_names
     with pytest.raises(UserError, match="the data of the config has 4 labels"):
         write.label_names(None, 5, online)
     elsewhere = SyncMNISTConfig(test_source="tfds", data_dir=str(tmp_path))

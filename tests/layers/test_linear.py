@@ -38,7 +38,7 @@ def test_constant_product_is_a_product_over_the_first_axis(lowering):
 
 
 def test_the_block_does_not_depend_on_the_lowering(monkeypatch):
-    block = RSTG(presets.modern(iterations=1, dim=6, scales=(2, 1), attention="dot", heads=2))
+    block = RSTG(presets.modern(iterations=1, dim=6, scales=(2, 1), attention="dot", num_heads=2))
     features = RNG.normal(size=(2, 3, 4, 5, 7)).astype(np.float32)
     results = []
     for flat in (True, False):

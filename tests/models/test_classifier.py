@@ -12,10 +12,10 @@ from rstg_jax.models import classifier as models
 from rstg_jax.models.backbones.resnet3d import ResNet3DConfig
 from rstg_jax.models.backbones.simple_cnn import SimpleCNN, SimpleCNNConfig
 from rstg_jax.models.classifier import ModelConfig
-from rstg_jax.models.heads import MapHead, NodesHead, RecurrentHead
+from rstg_jax.models.heads import GlobalPooling, NodePooling, RNNHead
 from rstg_jax.rstg import presets
 from rstg_jax.rstg.block import RSTG, to_map
-from rstg_jax.rstg.recurrent_cells import TimeStage
+from rstg_jax.rstg.recurrent_cells import FrameRNN
 from rstg_jax.rstg.residual import MapBranch, VectorBranch
 
 RESNET = ResNet3DConfig(
@@ -82,7 +82,7 @@ def test_a_branch_is_the_identity_at_the_start(norm, dim):
 
 def test_a_network_with_new_branches_is_the_network_without():
     places = ("res2", "res3.0", "res3.1", "res4", "res5", "final")
-    config = ModelConfig(RESNET, BLOCK, places, MapHead())
+    config = ModelConfig(RESNET, BLOCK, places, GlobalPooling())
     module, variables = drawn(config)
     for place in config.resolved:
         name = models.block_name(place)
@@ -90,7 +90,7 @@ def test_a_network_with_new_branches_is_the_network_without():
         variables["params"][name] = branch | {"scale": jnp.zeros_like(branch["scale"])}
     logits, out = jax.jit(module.apply)(variables, VIDEO)
     assert set(out["graphs"]) == set(config.resolved)
-    plain = models.build(dataclasses.replace(config, places=()), 5)
+    plain = models.build(dataclasses.replace(config, rstg_at=()), 5)
     expected, _ = jax.jit(plain.apply)(without(variables, "rstg_"), VIDEO)
     assert np.abs(expected).max() > 0.1
     np.testing.assert_allclose(logits, expected, rtol=1e-5)
@@ -100,7 +100,7 @@ def test_a_network_with_new_branches_is_the_network_without():
 def test_a_branch_adds_its_block_to_the_map(backbone):
     """Step by step by hand: features up to the place, block, to-map, norm, gain."""
     place = backbone.places[-1]
-    config = ModelConfig(backbone, BLOCK, (place,), MapHead())
+    config = ModelConfig(backbone, BLOCK, (place,), GlobalPooling())
     module, variables = drawn(config)
     name = models.block_name(place)
     branch = variables["params"][name]
@@ -108,9 +108,11 @@ def test_a_branch_adds_its_block_to_the_map(backbone):
     bias = jnp.linspace(2, 0, len(gain))
     variables["params"][name] = branch | {"scale": gain, "norm": {"bias": bias}}
     _, out = jax.jit(module.apply)(variables, VIDEO)
-    plain = models.build(dataclasses.replace(config, places=()), 5)
+    plain = models.build(dataclasses.replace(config, rstg_at=()), 5)
     _, before = jax.jit(plain.apply)(without(variables, "rstg_"), VIDEO)
-    nodes = RSTG(BLOCK, restore=True).apply({"params": branch["block"]}, before["features"]).nodes
+    nodes = (
+        RSTG(BLOCK, project_back=True).apply({"params": branch["block"]}, before["features"]).nodes
+    )
     added = np.asarray(to_map(nodes, BLOCK.scales, before["features"].shape[2:4]), np.float64)
     added = (added - added.mean(-1, keepdims=True)) / np.sqrt(added.var(-1, keepdims=True) + 1e-6)
     expected = before["features"] + gain * (added + bias)
@@ -119,7 +121,7 @@ def test_a_branch_adds_its_block_to_the_map(backbone):
 
 
 def test_every_place_has_its_own_weights_and_projection():
-    config = ModelConfig(RESNET, BLOCK, ("res2", "res3.0", "res4.0", "final"), MapHead())
+    config = ModelConfig(RESNET, BLOCK, ("res2", "res3.0", "res4.0", "final"), GlobalPooling())
     _, variables = drawn(config)
     blocks = {k: v["block"] for k, v in variables["params"].items() if k.startswith("rstg_")}
     assert set(blocks) == {"rstg_res2_0", "rstg_res3_0", "rstg_res4_0", "rstg_final"}
@@ -129,14 +131,14 @@ def test_every_place_has_its_own_weights_and_projection():
     kernels = [b["space"]["send"]["second"]["kernel"] for b in (first, second)]
     assert np.abs(kernels[0] - kernels[1]).max() > 0.1
     same = dataclasses.replace(BLOCK, dim=16)  # as wide as res2: nothing to project
-    _, variables = drawn(dataclasses.replace(config, rstg=same, places=("res2",)))
+    _, variables = drawn(dataclasses.replace(config, rstg=same, rstg_at=("res2",)))
     assert "project_in" not in variables["params"]["rstg_res2_0"]["block"]
     assert "project_out" not in variables["params"]["rstg_res2_0"]["block"]
 
 
 @pytest.mark.parametrize("size", [(64, 64), (49, 70)])
 def test_any_frame_size_fits_one_set_of_weights(size):
-    config = ModelConfig(RESNET, BLOCK, ("res2", "res4", "final"), MapHead())
+    config = ModelConfig(RESNET, BLOCK, ("res2", "res4", "final"), GlobalPooling())
     module, variables = drawn(config)
     video = np.random.default_rng(1).integers(0, 256, (1, 2, *size, 1)).astype(np.uint8)
     logits, out = jax.jit(module.apply)(variables, video)
@@ -146,22 +148,22 @@ def test_any_frame_size_fits_one_set_of_weights(size):
 
 
 def test_windows_of_the_official_pool():
-    head = MapHead(pool_window=3)
+    head = GlobalPooling(pool_window=3)
     features = np.random.default_rng(0).normal(size=(2, 2, 5, 4, 3)).astype(np.float32)
     windows = [
         features[:, :, r : r + 3, c : c + 3].mean((2, 3)) for r in range(3) for c in range(2)
     ]
     np.testing.assert_allclose(head(jnp.asarray(features)), np.mean(windows, 0), atol=1e-6)
     with pytest.raises(UserError, match="larger than the feature map of 5x4"):
-        MapHead(pool_window=5)(jnp.asarray(features))
+        GlobalPooling(pool_window=5)(jnp.asarray(features))
 
 
 def test_mean_and_lstm():
-    config = ModelConfig(CNN, BLOCK, (), RecurrentHead("mean", "gru", 7), readout="last")
+    config = ModelConfig(CNN, BLOCK, (), RNNHead("mean", "gru", 7), readout="last")
     module, variables = drawn(config)
     logits, out = module.apply(variables, VIDEO)
     means = np.asarray(out["features"]).mean((2, 3))  # [b t c]
-    cell = TimeStage(7, "gru", 1.0)
+    cell = FrameRNN(7, "gru", 1.0)
     weights = {"params": variables["params"]["head"]["gru"]}
     outputs = cell.apply(weights, np.swapaxes(means, 0, 1)[None])[0][0, -1]
     classifier = variables["params"]["classifier"]
@@ -171,7 +173,7 @@ def test_mean_and_lstm():
 
 
 def test_convolutions_down_to_a_vector():
-    config = ModelConfig(CNN, BLOCK, (), RecurrentHead("conv", "lstm", 7))
+    config = ModelConfig(CNN, BLOCK, (), RNNHead("conv", "lstm", 7))
     _, variables = drawn(config)  # maps of 9x7: 3x3 kernels leave 7x5, 5x3, 3x1
     kernels = [variables["params"]["head"][f"conv{i}"]["kernel"].shape for i in range(4)]
     assert kernels == [(3, 3, 6, 7), (3, 3, 7, 7), (3, 3, 7, 7), (3, 1, 7, 7)]
@@ -180,16 +182,16 @@ def test_convolutions_down_to_a_vector():
 @pytest.mark.parametrize(
     ("choices", "complaint"),
     [
-        ({"places": ("res9",)}, "no place 'res9' in the backbone; use 'final', res2"),
-        ({"places": ("res3", "res3.0")}, "names a place twice"),
-        ({"head": NodesHead(), "places": ("res3",)}, "reads a block at model.places 'final'"),
-        ({"head": RecurrentHead(), "places": ("final",)}, "no use for a block at 'final'"),
-        ({"places": (), "region_classes": 3}, "needs a block"),
-        ({"backbone": CNN, "places": ("conv2",)}, "use 'final', conv0, conv1"),
+        ({"rstg_at": ("res9",)}, "no place 'res9' in the backbone; use 'final', res2"),
+        ({"rstg_at": ("res3", "res3.0")}, "names a place twice"),
+        ({"head": NodePooling(), "rstg_at": ("res3",)}, "reads a block at model.rstg_at 'final'"),
+        ({"head": RNNHead(), "rstg_at": ("final",)}, "no use for a block at 'final'"),
+        ({"rstg_at": (), "region_classes": 3}, "needs a block"),
+        ({"backbone": CNN, "rstg_at": ("conv2",)}, "use 'final', conv0, conv1"),
     ],
 )
 def test_what_cannot_be_is_said(choices, complaint):
-    settings = {"backbone": RESNET, "rstg": BLOCK, "head": MapHead()}
+    settings = {"backbone": RESNET, "rstg": BLOCK, "head": GlobalPooling()}
     with pytest.raises(UserError, match=complaint):
         ModelConfig(**settings | choices)
 
@@ -206,7 +208,7 @@ def test_views_are_averaged_as_logits():
 
 def test_a_still_background_is_subtracted():
     keep = dataclasses.replace(CNN, input_mean=0.0)
-    subtract = dataclasses.replace(keep, mean_frame="subtract")
+    subtract = dataclasses.replace(keep, subtract_mean_frame=True)
     rng = np.random.default_rng(0)
     moving = rng.normal(size=(2, 3, 12, 12, 1)) * 30
     moving -= moving.mean(axis=1, keepdims=True)
@@ -222,7 +224,7 @@ def test_a_resnet_does_not_depend_on_the_lowering():
     backbone = dataclasses.replace(
         RESNET, non_local=("res3.1",), temporal_strides=(1, 2, 1, 1), stem_stride=(2, 2, 2)
     )
-    config = ModelConfig(backbone, BLOCK, (), MapHead())
+    config = ModelConfig(backbone, BLOCK, (), GlobalPooling())
     _, variables = drawn(config)
     logits = []
     for lowering in ("xla", "matmul"):

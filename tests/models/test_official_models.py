@@ -13,7 +13,7 @@ from rstg_jax.models import classifier
 from rstg_jax.models.backbones import resnet3d
 from rstg_jax.models.backbones.simple_cnn import SimpleCNNConfig
 from rstg_jax.models.classifier import ModelConfig
-from rstg_jax.models.heads import MapHead, NodesHead
+from rstg_jax.models.heads import GlobalPooling, NodePooling
 from rstg_jax.rstg import presets
 from rstg_jax.training import optim, steps
 from rstg_jax.training.losses import LossConfig
@@ -45,8 +45,8 @@ def config_of(flags: dict) -> ModelConfig:
     return ModelConfig(
         backbone=resnet3d.official(kind, width=4),
         rstg=block,
-        places=() if graphs == "none" else tuple(graphs.split("-")),
-        head=MapHead(pool_window=14),
+        rstg_at=() if graphs == "none" else tuple(graphs.split("-")),
+        head=GlobalPooling(pool_window=14),
         branch_norm="clip",
     )
 
@@ -88,7 +88,7 @@ def test_resnets_in_inference(case):
     video = frames_of(load("model_input_224")["merged_uint8"], 224)
     logits, out = jax.jit(module.apply)(variables, video)
     assert deviation(logits, golden["out/logits"]) < 1e-4
-    if "final" not in config.places:
+    if "final" not in config.rstg_at:
         means = out["features"].mean((2, 3))
         assert deviation(means, golden["mid/stage_mean_BTC/res5"]) < 1e-5
     for place, graph in out["graphs"].items():
@@ -193,17 +193,17 @@ def test_three_official_training_steps(biases):
         return convert_model(everything, config, classes)
 
     rule = optim.OptimizerConfig("nesterov", learning_rate=1e-3, schedule="constant")
-    recipe = steps.make_recipe(module, LossConfig(reduction="sum"), rule, 3)
+    setup = steps.make_setup(module, LossConfig(reduction="sum"), rule, 3)
     start = weights(0)
     state = steps.TrainState(
         step=jnp.zeros((), jnp.int32),
         params=jax.tree.map(jnp.asarray, start["params"]),
         batch_stats=jax.tree.map(jnp.asarray, start["batch_stats"]),
-        opt_state=recipe.tx.init(start["params"]),
-        average=None,
+        opt_state=setup.tx.init(start["params"]),
+        ema_params=None,
         key=jax.random.key_data(jax.random.key(0)),
     )
-    train_step = jax.jit(lambda state, batch: steps.train_step(recipe, state, batch))
+    train_step = jax.jit(lambda state, batch: steps.train_step(setup, state, batch))
     for step in (1, 2, 3):
         batch = {
             "video": golden[f"in/step{step}/video"],
@@ -255,6 +255,6 @@ def test_conversion_names_everything_that_does_not_fit():
     elsewhere = ModelConfig(config.backbone, config.rstg, ("res3.0",), config.head, "clip")
     with pytest.raises(UserError, match=r"no graph at 'res3\.0', only at 'res3'"):
         convert_model(variables_of(golden), elsewhere, 12)
-    to_vec = ModelConfig(config.backbone, config.rstg, ("final",), NodesHead())
+    to_vec = ModelConfig(config.backbone, config.rstg, ("final",), NodePooling())
     with pytest.raises(UserError, match="final: missing project_i3d/kernel"):
         convert_model(variables_of(golden), to_vec, 12)

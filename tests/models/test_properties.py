@@ -29,21 +29,23 @@ BLOCKS = {
     "official sync_mnist, K=5": functools.partial(SYNC, 5),
     "official sync_mnist, layer norm": functools.partial(SYNC, 1, post_norm="layer"),
     "official something_something": functools.partial(SMT, 2),
-    "official something_something, heads": functools.partial(SMT, 1, heads=2, update_layers=1),
+    "official something_something, heads": functools.partial(SMT, 1, num_heads=2, update_layers=1),
     "official something_something, batch norm": functools.partial(SMT, 1, post_norm="batch"),
     "modern": MODERN,
-    "modern, simple attention, no skips": functools.partial(MODERN, attention="simple", skip=False),
-    "modern, heads, per scale": functools.partial(MODERN, heads=4, update_per_scale=True),
+    "modern, additive attention, no skips": functools.partial(
+        MODERN, attention="additive", residual=False
+    ),
+    "modern, heads, per scale": functools.partial(MODERN, num_heads=4, update_per_scale=True),
     "GRU": functools.partial(MODERN, cell="gru", positions=False),
     "space only": functools.partial(MODERN, stages=("space", "space")),
     "time only": functools.partial(MODERN, stages=("time",)),
     "one time stage": functools.partial(MODERN, stages=("space", "space", "time")),
     "homogeneous": functools.partial(MODERN, stages=ONE_GRAPH),
-    "homogeneous, simple attention, per scale": functools.partial(
-        MODERN, stages=ONE_GRAPH, attention="simple", skip=False, update_per_scale=True
+    "homogeneous, additive attention, per scale": functools.partial(
+        MODERN, stages=ONE_GRAPH, attention="additive", residual=False, update_per_scale=True
     ),
     "homogeneous, heads and time": functools.partial(
-        MODERN, stages=("time", "spacetime"), heads=2, positions=False
+        MODERN, stages=("time", "spacetime"), num_heads=2, positions=False
     ),
 }
 BFLOAT16_ERROR = 0.03  # root mean square, of the outputs' spread; measured: up to 0.012
@@ -60,7 +62,7 @@ class Case:
 
     def __init__(self, name):
         self.config = BLOCKS[name](dim=8, scales=(2, 1))
-        self.module = RSTG(self.config, restore=True)
+        self.module = RSTG(self.config, project_back=True)
         self.rng = np.random.default_rng(zlib.crc32(name.encode()))
         self.features = self.rng.normal(size=(2, self.frames, 3, 5, 6)).astype(np.float32)
         self.shapes = jax.eval_shape(self.module.init, jax.random.key(0), self.features)
@@ -204,7 +206,7 @@ def is_causal(model):
     """Whether the logits of a frame depend on no later frame."""
     if isinstance(model.backbone, ResNet3DConfig):
         return False  # its kernels look ahead
-    return not model.places or reach(model.rstg) == 0
+    return not model.rstg_at or reach(model.rstg) == 0
 
 
 @pytest.mark.parametrize("variant", sync_mnist.VARIANTS)

@@ -30,16 +30,16 @@ def test_plans():
 @pytest.mark.parametrize(
     ("choices", "sentence"),
     [
-        ({"dim": 8, "heads": 3}, "heads 3 does not divide dim 8"),
-        ({"heads": 0}, "heads 0 does not divide"),
-        ({"heads": 2, "attention": "simple"}, "several heads need attention 'dot'"),
+        ({"dim": 8, "num_heads": 3}, "num_heads 3 does not divide dim 8"),
+        ({"num_heads": 0}, "num_heads 0 does not divide"),
+        ({"num_heads": 2, "attention": "additive"}, "several heads need attention 'dot'"),
         ({"stages": ("time", "spice")}, r"unknown stage \['spice'\] in stages"),
         ({"stages": ()}, "stages is empty"),
         ({"scales": ()}, "scales is empty"),
         ({"scales": (3, 0)}, "every grid size must be at least 1"),
         ({"dim": 0}, "dim 0 must be at least 1"),
         ({"update_layers": 3}, "update_layers 3 is not 1 or 2"),
-        ({"post_norm": "layer"}, "skip has its own norms"),
+        ({"post_norm": "layer"}, "residual has its own norms"),
     ],
 )
 def test_impossible_configurations_are_refused_in_one_sentence(choices, sentence):

@@ -8,7 +8,7 @@ import pytest
 from rstg_jax.rstg import presets
 from rstg_jax.rstg.message_passing import attention_weights
 from rstg_jax.rstg.region_graph import RegionGraph
-from rstg_jax.rstg.stages import SpaceStep
+from rstg_jax.rstg.stages import SpaceStage
 
 GRAPH = RegionGraph((2, 1), (4, 4))
 NODES = np.random.default_rng(0).normal(size=(5, 3, 2, 6)).astype(np.float32)  # [n t b d]
@@ -33,7 +33,7 @@ def looped_stage(config, params, nodes, graph):
         return x @ np.asarray(layer["kernel"], np.float64) + np.asarray(layer["bias"], np.float64)
 
     v = nodes
-    if config.skip:
+    if config.residual:
         mean, variance = v.mean(-1, keepdims=True), v.var(-1, keepdims=True)
         v = (v - mean) / np.sqrt(variance + 1e-6)
     result = np.zeros_like(nodes)
@@ -47,32 +47,32 @@ def looped_stage(config, params, nodes, graph):
                 messages.append(relu(dense(send["second"], relu(dense(send["first"], ends)))))
                 q, k = dense(gather["destination"], v[i, t, b]), dense(gather["source"], v[j, t, b])
                 a = float(adjacency[i, j])
-                if config.attention == "simple":
+                if config.attention == "additive":
                     multiplied = leaky(a * q + a * k) + a
                     logits.append(leaky(q + k) if config.masking == "exclude" else multiplied)
                 else:
-                    q, k = q.reshape(config.heads, -1), k.reshape(config.heads, -1)
+                    q, k = q.reshape(config.num_heads, -1), k.reshape(config.num_heads, -1)
                     dot = (q * k).sum(-1)
                     scaled = dot / np.sqrt(q.shape[-1])
                     logits.append(scaled if config.masking == "exclude" else a * dot)
             weights = np.exp(logits) / np.exp(logits).sum(0)  # [j heads]
             gathered = np.einsum("jh,jd->hd", weights, messages)
-            if config.heads > 1:
-                kernel = np.asarray(gather["project"]["kernel"]).reshape(6, config.heads, -1)
+            if config.num_heads > 1:
+                kernel = np.asarray(gather["project"]["kernel"]).reshape(6, config.num_heads, -1)
                 gathered = np.einsum("hd,dhk->hk", gathered, kernel).reshape(-1)
                 gathered = gathered + gather["project"]["bias"]
             gathered = relu(gathered.reshape(-1) + params["gather_bias"])
             x = relu(dense(update["first"], np.concatenate([v[i, t, b], gathered])))
             x = dense(update["second"], x)
-            result[i, t, b] = nodes[i, t, b] + x if config.skip else relu(x)
+            result[i, t, b] = nodes[i, t, b] + x if config.residual else relu(x)
     return result
 
 
 @pytest.mark.parametrize("positions", [True, False])
-@pytest.mark.parametrize(("attention", "heads"), [("simple", 1), ("dot", 1), ("dot", 3)])
+@pytest.mark.parametrize(("attention", "heads"), [("additive", 1), ("dot", 1), ("dot", 3)])
 @pytest.mark.parametrize("preset", ["modern", "official"])
 def test_stage_is_the_loop(preset, attention, heads, positions):
-    choices = {"dim": 6, "scales": (2, 1), "attention": attention, "heads": heads}
+    choices = {"dim": 6, "scales": (2, 1), "attention": attention, "num_heads": heads}
     choices |= {"positions": positions}
     if preset == "modern":
         config = presets.modern(**choices)
@@ -80,13 +80,13 @@ def test_stage_is_the_loop(preset, attention, heads, positions):
         config = presets.official(
             "something_something", **choices, post_norm="none", update_per_scale=False
         )
-    step = SpaceStep(config, GRAPH)
+    step = SpaceStage(config, GRAPH)
     variables = step.init(jax.random.key(1), NODES, train=False)
     leaves, tree = jax.tree.flatten(variables)
     rng = np.random.default_rng(2)  # biases too: a zero bias would test nothing
     leaves = [leaf + 0.3 * rng.normal(size=leaf.shape).astype(np.float32) for leaf in leaves]
     variables = jax.tree.unflatten(tree, leaves)
-    if config.skip:  # the loop has no gain in its norm
+    if config.residual:  # the loop has no gain in its norm
         norm = variables["params"]["norm"]
         norm["scale"], norm["bias"] = jnp.ones(6), jnp.zeros(6)
     got, attention = step.apply(variables, NODES, train=False)
@@ -112,9 +112,9 @@ def test_permuting_nodes_permutes_the_stage():
         position_maps = GRAPH.position_maps[permutation]
 
     config = presets.modern(dim=6, scales=(2, 1))
-    variables = SpaceStep(config, GRAPH).init(jax.random.key(0), NODES, train=False)
-    plain, _ = SpaceStep(config, GRAPH).apply(variables, NODES, train=False)
-    shuffled, _ = SpaceStep(config, Shuffled()).apply(variables, NODES[permutation], train=False)
+    variables = SpaceStage(config, GRAPH).init(jax.random.key(0), NODES, train=False)
+    plain, _ = SpaceStage(config, GRAPH).apply(variables, NODES, train=False)
+    shuffled, _ = SpaceStage(config, Shuffled()).apply(variables, NODES[permutation], train=False)
     np.testing.assert_allclose(shuffled, plain[permutation], atol=1e-6)
     assert np.abs(plain - plain[permutation]).max() > 0.1
 
@@ -124,7 +124,7 @@ def test_a_node_without_neighbours_receives_nothing():
     weights = attention_weights(logits, jnp.zeros(3), "exclude")
     assert (np.asarray(weights) == 0).all()
     config = presets.modern(dim=6, scales=(1,))
-    step = SpaceStep(config, RegionGraph((1,), (4, 4)))
+    step = SpaceStage(config, RegionGraph((1,), (4, 4)))
     variables = step.init(jax.random.key(0), NODES[:1], train=False)
     out, _ = step.apply(variables, NODES[:1], train=False)
     assert np.isfinite(out).all()

@@ -32,7 +32,7 @@ def config_of(golden: dict) -> RSTGConfig:
         dim=flags["node_feat_dim"],
         scales=tuple(range(flags["num_scales"], 0, -1)),
         attention=flags["use_att"],
-        heads=8 if flags["multihead_att"] else 1,
+        num_heads=8 if flags["multihead_att"] else 1,
         positions=flags["use_positional_emb"],
         update_per_scale=flags["scalewise_update"],
         update_layers=flags["update_layers"],
@@ -87,7 +87,7 @@ def test_all_official_blocks_are_here():
 def test_forward(case, order):
     golden, config, features, variables = setup(case)
     config = dataclasses.replace(config, **ORDERS[order])
-    out = jax.jit(RSTG(config, restore=True).apply)(variables, features)
+    out = jax.jit(RSTG(config, project_back=True).apply)(variables, features)
     nodes = golden["out_eval/nodes_TBNC"]
     assert_close(jnp.einsum("btnd->tbnd", out.nodes), nodes, 5e-5, "nodes")
     assert_close(to_vec(out.nodes), golden["out_eval/video_vec_BC"], 1e-5, "to_vec")
@@ -103,7 +103,9 @@ def test_forward(case, order):
 def test_training_mode_and_moving_statistics(case):
     golden, config, features, variables = setup(case)
     out, updated = jax.jit(
-        lambda v, x: RSTG(config, restore=True).apply(v, x, train=True, mutable=["batch_stats"])
+        lambda v, x: RSTG(config, project_back=True).apply(
+            v, x, train=True, mutable=["batch_stats"]
+        )
     )(variables, features)
     # Batch norm inside the graph amplifies float32 noise: the official numbers themselves are
     # 6e-5 away from float64 there, and see README.md for their moving statistics.
@@ -141,7 +143,7 @@ def test_gradients(case, kind, order):
 
     def objective(params, features):
         frozen = {name: value for name, value in variables.items() if name != "params"}
-        out, _ = RSTG(config, restore=True).apply(
+        out, _ = RSTG(config, project_back=True).apply(
             {"params": params, **frozen}, features, train=train, mutable=["batch_stats"]
         )
         if target == "vec":
@@ -168,7 +170,7 @@ def test_gradients(case, kind, order):
 def test_conversion_fills_exactly_the_variables_of_the_module():
     for case in CASES:
         _, config, features, variables = setup(case)
-        shapes = jax.eval_shape(RSTG(config, restore=True).init, jax.random.key(0), features)
+        shapes = jax.eval_shape(RSTG(config, project_back=True).init, jax.random.key(0), features)
         assert jax.tree.map(jnp.shape, variables) == jax.tree.map(lambda x: x.shape, shapes), case
 
 

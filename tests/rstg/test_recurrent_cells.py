@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rstg_jax.rstg.recurrent_cells import TimeStage, glorot_per_gate, lstm_cell, scan_lstm
+from rstg_jax.rstg.recurrent_cells import FrameRNN, glorot_per_gate, lstm_cell, scan_lstm
 
 
 def sigmoid(x):
@@ -32,7 +32,7 @@ def looped_lstm(input_kernel, recurrent_kernel, bias, frames):
 
 def test_time_stage_is_the_loop():
     nodes = np.random.default_rng(0).normal(size=(3, 6, 2, 5)).astype(np.float32)  # [n t b d]
-    stage = TimeStage(5, forget_bias=1.0)
+    stage = FrameRNN(5, forget_bias=1.0)
     variables = stage.init(jax.random.key(0), nodes)
     weights = variables["params"]
     assert np.asarray(weights["bias"]).tolist() == [0.0] * 10 + [1.0] * 5 + [0.0] * 5
@@ -88,7 +88,7 @@ def test_scan_and_python_loop_agree_in_values_carry_and_gradients():
 def test_two_halves_with_the_carry_between_are_the_whole():
     nodes = jax.random.normal(jax.random.key(0), (3, 6, 2, 5))
     for cell in ("lstm", "gru"):
-        stage = TimeStage(4, cell)
+        stage = FrameRNN(4, cell)
         variables = stage.init(jax.random.key(1), nodes)
         whole, last = stage.apply(variables, nodes)
         first, carry = stage.apply(variables, nodes[:, :2])
@@ -99,7 +99,7 @@ def test_two_halves_with_the_carry_between_are_the_whole():
 
 def test_gru_is_the_loop():
     nodes = np.random.default_rng(2).normal(size=(3, 6, 2, 5)).astype(np.float32)  # [n t b d]
-    stage = TimeStage(4, "gru", forget_bias=1.0)
+    stage = FrameRNN(4, "gru", forget_bias=1.0)
     variables = stage.init(jax.random.key(0), nodes)
     weights = {name: np.asarray(value, np.float64) for name, value in variables["params"].items()}
     assert weights["bias"].tolist() == [0.0] * 4 + [1.0] * 4 + [0.0] * 4
@@ -119,7 +119,7 @@ def test_gru_is_the_loop():
 
 def test_two_biases_are_one_that_moves_twice_as_fast():
     nodes = jax.random.normal(jax.random.key(0), (2, 3, 1, 4))
-    one, two = TimeStage(4), TimeStage(4, two_biases=True)
+    one, two = FrameRNN(4), FrameRNN(4, two_biases=True)
     variables = two.init(jax.random.key(1), nodes)
     bias = jnp.arange(16.0) / 16
     params = variables["params"] | {"bias": bias, "recurrent_bias": 2 * bias}

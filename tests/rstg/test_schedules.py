@@ -14,7 +14,9 @@ from rstg_jax.rstg.block import RSTG, RSTGConfig, init_state
 FEATURES = np.random.default_rng(0).normal(size=(2, 6, 4, 5, 7)).astype(np.float32)
 BLOCKS = {
     "modern": presets.modern(2, dim=8, scales=(2, 1)),
-    "modern, simple, GRU": presets.modern(2, dim=8, scales=(2, 1), attention="simple", cell="gru"),
+    "modern, additive, GRU": presets.modern(
+        2, dim=8, scales=(2, 1), attention="additive", cell="gru"
+    ),
     "no last time stage": presets.modern(dim=8, scales=(2, 1), stages=("time", "space") * 2),
     "official mnist": presets.official("sync_mnist", 3, dim=8, scales=(2, 1)),
     "official smt": presets.official("something_something", 2, dim=8, scales=(2, 1)),
@@ -140,7 +142,7 @@ def test_recomputing_stages_keeps_the_numbers_and_fewer_arrays(schedule):
 def test_messages_of_a_few_frames_at_a_time(name, remat):
     others = {
         "homogeneous": presets.modern(dim=8, scales=(2, 1), stages=("spacetime", "time")),
-        "heads": presets.modern(1, dim=8, scales=(2, 1), heads=2),
+        "heads": presets.modern(1, dim=8, scales=(2, 1), num_heads=2),
     }
     config = (BLOCKS | others)[name]
     variables = drawn(RSTG(config))

@@ -9,10 +9,10 @@ from rstg_jax.errors import UserError
 from rstg_jax.rstg import presets
 from rstg_jax.rstg.block import RSTG, RSTGConfig
 from rstg_jax.rstg.region_graph import RegionGraph
-from rstg_jax.rstg.stages import SpaceStep
+from rstg_jax.rstg.stages import SpaceStage
 
 
-def looped(weights: dict, nodes: np.ndarray, graph: RegionGraph, kind: str, heads: int):
+def looped(weights: dict, nodes: np.ndarray, graph: RegionGraph, kind: str, num_heads: int):
     """Send, gather, update of `[n t b d]`, one destination and one source at a time, float64."""
     count, frames, clips, dim = nodes.shape
     out = np.zeros_like(nodes)
@@ -34,8 +34,8 @@ def looped(weights: dict, nodes: np.ndarray, graph: RegionGraph, kind: str, head
             hidden = relu(dense(weights["send"]["first"], joined))
             messages.append(relu(dense(weights["send"]["second"], hidden)))
         messages = np.array(messages)
-        query = dense(weights["gather"]["destination"], me).reshape(heads, -1)
-        keys = dense(weights["gather"]["source"], ends).reshape(len(sources), heads, -1)
+        query = dense(weights["gather"]["destination"], me).reshape(num_heads, -1)
+        keys = dense(weights["gather"]["source"], ends).reshape(len(sources), num_heads, -1)
         if kind == "dot":
             logits = np.einsum("hk,shk->sh", query, keys) / np.sqrt(keys.shape[-1])
         else:
@@ -43,11 +43,11 @@ def looped(weights: dict, nodes: np.ndarray, graph: RegionGraph, kind: str, head
             logits = np.where(logits > 0, logits, 0.2 * logits)
         share = np.exp(logits - logits.max(0))
         share /= share.sum(0)
-        if heads == 1:
+        if num_heads == 1:
             gathered = share[:, 0] @ messages
         else:
             projected = dense(weights["gather"]["project"], messages)
-            parts = np.split(projected, heads, axis=1)
+            parts = np.split(projected, num_heads, axis=1)
             gathered = np.concatenate([share[:, h] @ part for h, part in enumerate(parts)])
         gathered = relu(gathered + weights["gather_bias"])
         hidden = relu(dense(weights["update"]["first"], np.concatenate([me, gathered])))
@@ -55,24 +55,24 @@ def looped(weights: dict, nodes: np.ndarray, graph: RegionGraph, kind: str, head
     return out
 
 
-@pytest.mark.parametrize(("kind", "heads"), [("simple", 1), ("dot", 1), ("dot", 3)])
+@pytest.mark.parametrize(("kind", "heads"), [("additive", 1), ("dot", 1), ("dot", 3)])
 @pytest.mark.parametrize("frames", [1, 4])
-def test_a_round_is_the_loop(kind, heads, frames):
-    config = RSTGConfig(dim=6, scales=(2, 1), attention=kind, heads=heads, skip=False)
+def test_a_round_is_the_loop(kind, num_heads, frames):
+    config = RSTGConfig(dim=6, scales=(2, 1), attention=kind, num_heads=num_heads, residual=False)
     graph = RegionGraph(config.scales)
     rng = np.random.default_rng(frames)
     nodes = rng.normal(size=(graph.num_nodes, frames, 2, 6))
-    step = SpaceStep(config, graph, across_frames=True)
+    step = SpaceStage(config, graph, across_frames=True)
     shapes = jax.eval_shape(
         lambda x: step.init(jax.random.key(0), x, train=False), jnp.float32(nodes)
     )
     weights = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape) * 0.5, shapes["params"])
     variables = {"params": jax.tree.map(jnp.float32, weights)}
     got, attention = step.apply(variables, jnp.float32(nodes), train=False)
-    expected = looped(weights, nodes, graph, kind, heads)
+    expected = looped(weights, nodes, graph, kind, num_heads)
     assert np.abs(expected).max() > 1
     np.testing.assert_allclose(got, expected, atol=2e-5 * np.abs(expected).max())
-    assert attention.shape == (graph.num_nodes, graph.num_nodes, frames, 2, heads)
+    assert attention.shape == (graph.num_nodes, graph.num_nodes, frames, 2, num_heads)
 
 
 def test_news_travels_one_frame_a_round():

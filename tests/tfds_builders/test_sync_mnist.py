@@ -84,7 +84,7 @@ def test_tfds_reads_what_build_wrote(built):
     np.testing.assert_array_equal(example["boxes"], boxes)
     assert (
         builder.info.features["label"].int2str(int(example["label"]))
-        == (generator.Law(num_digits=3).label_names[made["label"][7]])
+        == (generator.VideoSpec(num_digits=3).label_names[made["label"][7]])
     )
 
 
@@ -207,7 +207,7 @@ def test_missing_data_names_the_command(tmp_path, monkeypatch):
     # The command that is named makes the data that were missing.
     parsed, processes = build._parse(command[3:])
     assert prepared.prepared_dir(parsed) == prepared.prepared_dir(config)
-    assert parsed.law == config.law
+    assert parsed.spec == config.spec
     assert (parsed.seed, parsed.num_train, processes) == (4, 40, 1)
 
 
@@ -277,8 +277,8 @@ def official_files(tmp_path_factory) -> tuple[pathlib.Path, pathlib.Path, dict[s
     ):
         content = np.array(header, ">u4").tobytes() + body.tobytes()
         (directory / f"t10k-{kind}-ubyte").write_bytes(content)
-    law = generator.Law(none_probability=0.5)
-    paths = generator.sample(law, source, np.arange(30), seed=0, split="test")
+    spec = generator.VideoSpec(none_probability=0.5)
+    paths = generator.sample(spec, source, np.arange(30), seed=0, split="test")
     arrays = {
         "coords_digits": paths.coords[None].astype(np.uint8),
         "ind_digits": paths.images[None].astype(np.uint32),

@@ -38,14 +38,14 @@ def collect_garbage():
 
 def make(mesh_config):
     mesh = sharding.make_mesh(mesh_config)
-    recipe = steps.make_recipe(standins.Model(8), LossConfig(), OptimizerConfig(ema_decay=0.5), 9)
-    return recipe, mesh, steps.abstract_state(recipe, SHAPE, mesh)
+    setup = steps.make_setup(standins.Model(8), LossConfig(), OptimizerConfig(ema_decay=0.5), 9)
+    return setup, mesh, steps.abstract_state(setup, SHAPE, mesh)
 
 
 @pytest.fixture(scope="module")
 def state():
-    recipe, mesh, _ = make(MeshConfig(data=1))
-    return steps.create_state(recipe, SHAPE, 5, mesh)
+    setup, mesh, _ = make(MeshConfig(data=1))
+    return steps.create_state(setup, SHAPE, 5, mesh)
 
 
 def at(state, step):

@@ -71,7 +71,8 @@ def tree(state):
     return jax.device_get((state.params, state.batch_stats))
 
 
-# --- what is taken --------------------------------------------------------------------------------
+# --- what is taken over
+# --------------------------------------------------------------------------------
 
 
 def test_weights_are_taken_and_nothing_else(source, tmp_path):
@@ -79,14 +80,14 @@ def test_weights_are_taken_and_nothing_else(source, tmp_path):
     run, progress = begin(tmp_path / "a", train__init_from=source, train__seed=5)
     _, scratch = begin(tmp_path / "b", train__seed=5)
     state = progress.state
-    taken = jax.device_get(there.variables)  # the average, which is what was evaluated
-    chex.assert_trees_all_equal(tree(state)[0], taken["params"])
-    chex.assert_trees_all_equal(jax.device_get(state.average), taken["params"])
+    pretrained = jax.device_get(there.variables)  # the average, which is what was evaluated
+    chex.assert_trees_all_equal(tree(state)[0], pretrained["params"])
+    chex.assert_trees_all_equal(jax.device_get(state.ema_params), pretrained["params"])
     chex.assert_trees_all_equal(state.opt_state, scratch.state.opt_state)
     assert (progress.step, int(state.step), progress.resumed) == (0, 0, False)
     np.testing.assert_array_equal(state.key, scratch.state.key)
-    count = len(jax.tree.leaves(taken))
-    assert progress.origin == {
+    count = len(jax.tree.leaves(pretrained))
+    assert progress.init_source == {
         "directory": str(source), "step": 4, "taken": count, "fresh": 0, "ignored": 0
     }  # fmt: skip
 
@@ -98,7 +99,7 @@ def test_weights_are_taken_and_nothing_else(source, tmp_path):
 
 
 def test_training_equals_a_run_whose_weights_were_set_by_hand(source, tmp_path):
-    """Also: the origin is recorded, and no longer needed to resume."""
+    """Also: the init_source is recorded, and no longer needed to resume."""
     gone = tmp_path / "gone"
     shutil.copytree(source, gone)
     changes = {"train__init_from": f"{gone}:2", "train__seed": 5}
@@ -107,7 +108,7 @@ def test_training_equals_a_run_whose_weights_were_set_by_hand(source, tmp_path):
 
     run, progress = begin(tmp_path / "hand", train__seed=5, train__total_steps=2)
     weights = checkpoint.load(source, "2", devices=jax.devices()[:1]).variables["params"]
-    state = progress.state.replace(params=weights, average=jax.tree.map(np.array, weights))
+    state = progress.state.replace(params=weights, ema_params=jax.tree.map(np.array, weights))
     state = jax.device_put(state, steps.shardings_of(run.abstract))
     for batch in fed(run, 2):
         state, _ = run.train_step(state, batch)
@@ -117,11 +118,11 @@ def test_training_equals_a_run_whose_weights_were_set_by_hand(source, tmp_path):
             jax.device_get(ours.restore(2, run.abstract)), jax.device_get(state)
         )
 
-    assert result["origin"]["directory"] == str(gone) and result["origin"]["step"] == 2
+    assert result["init_source"]["directory"] == str(gone) and result["init_source"]["step"] == 2
     longer = train_loop.train(experiment(**changes, train__total_steps=4), tmp_path / "run")
-    assert (longer["steps"], longer["origin"]) == (4, result["origin"])
+    assert (longer["steps"], longer["init_source"]) == (4, result["init_source"])
     written = json.loads((tmp_path / "run/result.json").read_text())
-    assert written["origin"] == result["origin"]
+    assert written["init_source"] == result["init_source"]
     with pytest.raises(UserError, match=r"another config .*train\.init_from: .*gone:2 != ;"):
         train_loop.train(experiment(train__seed=5), tmp_path / "run")
 
@@ -151,7 +152,7 @@ def test_two_processes_begin_with_the_weights_of_one(tmp_path, monkeypatch):
     processes = [test_resume.launch(two, *flags, f"--process_id={i}", devices=2) for i in range(2)]
     results = [test_resume.finish(process) for process in processes]
     assert [status for status, _, _ in results] == [0, 0], results
-    assert f"initialised from {first} step 3: 7 arrays taken, 0 fresh" in results[0][2]
+    assert f"initialised from {first} step 3: 7 arrays pretrained, 0 fresh" in results[0][2]
     losses = {path: [r["loss"] for r in test_resume.records(path)] for path in (first, one, two)}
     assert losses[two] == pytest.approx(losses[one], rel=1e-4)
     assert losses[one][0] < losses[first][0]
@@ -165,7 +166,7 @@ def test_another_number_of_classes_gets_a_new_classifier(source, tmp_path, caplo
     with caplog.at_level(logging.INFO):
         _, progress = begin(tmp_path / "a", train__init_from=source, **changes)
     assert "4 classes there, 7 here: new classifier" in caplog.text
-    assert (progress.origin["fresh"], progress.origin["ignored"]) == (2, 0)
+    assert (progress.init_source["fresh"], progress.init_source["ignored"]) == (2, 0)
     _, scratch = begin(tmp_path / "b", **changes)
     weights, fresh = tree(progress.state)[0], tree(scratch.state)[0]
     there = jax.device_get(checkpoint.load(source).variables["params"])
@@ -246,9 +247,9 @@ def test_a_classifier_of_another_width_is_a_misfit():
     here, there = arrays(**here), arrays(**there)
     with pytest.raises(UserError, match=r"params/classifier/kernel \[9, 7\] there, \[8, 7\] here$"):
         match(here, there)
-    assert match(here, there, fresh=("kernel",)).taken == ("params/classifier/bias",)
+    assert match(here, there, fresh=("kernel",)).pretrained == ("params/classifier/bias",)
     more = arrays(**{"params/classifier/kernel": (9, 4), "params/classifier/bias": (4,)})
-    assert match(here, more).taken == ()  # other classes: it is replaced, whatever its width
+    assert match(here, more).pretrained == ()  # other classes: it is replaced, whatever its width
 
 
 def test_a_graph_put_into_a_trained_network_and_taken_out(source, tmp_path):

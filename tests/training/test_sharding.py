@@ -32,11 +32,11 @@ def five_steps(mesh_config):
     mesh = sharding.make_mesh(mesh_config)
     # Not Adam: a bias that softmax ignores has a gradient of rounding noise, which it blows up.
     optim = OptimizerConfig("nesterov", 0.01, clip_norm=1.0, ema_decay=0.9)
-    recipe = steps.make_recipe(module, LossConfig(frame_weight=0.5), optim, 10)
+    setup = steps.make_setup(module, LossConfig(frame_weight=0.5), optim, 10)
     shape = source.batch(np.zeros(1, np.int64))["video"].shape[1:]
-    abstract = steps.abstract_state(recipe, shape, mesh)
-    state = steps.create_state(recipe, shape, 3, mesh)
-    train_step = steps.jit_train_step(recipe, mesh, abstract)
+    abstract = steps.abstract_state(setup, shape, mesh)
+    state = steps.create_state(setup, shape, 3, mesh)
+    train_step = steps.jit_train_step(setup, mesh, abstract)
     sums = []
     for step in range(5):
         batch = source.batch(np.arange(BATCH) + BATCH * step)
@@ -63,15 +63,15 @@ def test_data_parallel_step_moves_no_activations():
     experiment = sync_mnist.tiny()
     module = classifier.build(experiment.model, 4)
     mesh = sharding.make_mesh(EIGHT)
-    recipe = steps.make_recipe(module, LossConfig(frame_weight=0.5), OptimizerConfig(), 10)
+    setup = steps.make_setup(module, LossConfig(frame_weight=0.5), OptimizerConfig(), 10)
     shape = (4, 16, 16, 1)
-    abstract = steps.abstract_state(recipe, shape, mesh)
+    abstract = steps.abstract_state(setup, shape, mesh)
     batch = {
         "video": jax.ShapeDtypeStruct((BATCH, *shape), np.uint8),
         "label": jax.ShapeDtypeStruct((BATCH,), np.int32),
         "mask": jax.ShapeDtypeStruct((BATCH,), np.float32),
     }
-    text = steps.jit_train_step(recipe, mesh, abstract).lower(abstract, batch).compile().as_text()
+    text = steps.jit_train_step(setup, mesh, abstract).lower(abstract, batch).compile().as_text()
     assert "all-reduce" in text  # of the gradients
     for collective in ("all-gather", "all-to-all", "collective-permute", "reduce-scatter"):
         assert f" {collective}(" not in text, collective
@@ -88,7 +88,7 @@ def test_parameters_and_their_moments_really_are_cut():
         if "['time']['lstm']['input_kernel']" in jax.tree_util.keystr(path)
     ]
     assert len(moments) == 1
-    average = state.average["rstg_final"]["time"]["lstm"]["input_kernel"]
+    average = state.ema_params["rstg_final"]["time"]["lstm"]["input_kernel"]
     assert {leaf.sharding for leaf in (*moments, average)} == {kernel.sharding}
     assert state.params["classifier"]["bias"].sharding.is_fully_replicated
 

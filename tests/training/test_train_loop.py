@@ -144,9 +144,9 @@ def test_evaluation_counts_every_example_once_on_any_mesh(eval_batch_size):
     for mesh_config in (MeshConfig(data=1), MeshConfig(2, 2, 2)):
         mesh = sharding.make_mesh(mesh_config)
         experiment = standins.experiment()
-        recipe = steps.make_recipe(module, experiment.loss, experiment.optim, 1)
-        abstract = steps.abstract_state(recipe, (3, 32, 32, 1), mesh)
-        state = steps.create_state(recipe, (3, 32, 32, 1), 0, mesh)
+        setup = steps.make_setup(module, experiment.loss, experiment.optim, 1)
+        abstract = steps.abstract_state(setup, (3, 32, 32, 1), mesh)
+        state = steps.create_state(setup, (3, 32, 32, 1), 0, mesh)
         eval_step = steps.jit_eval_step(module, mesh, abstract)
         size = evaluate.eval_batch_size(eval_batch_size, mesh)
         figures.append(evaluate.evaluate(eval_step, state.variables, source, mesh, size))
@@ -197,9 +197,9 @@ def test_average_of_weights_is_what_gets_evaluated(tmp_path):
     with checkpoint.Checkpoints(tmp_path, read_only=True) as checkpoints:
         state = checkpoints.restore(5, loaded.abstract)
     logits, _ = loaded.module.apply(
-        {"params": state.average, "batch_stats": state.batch_stats}, batch["video"], train=False
+        {"params": state.ema_params, "batch_stats": state.batch_stats}, batch["video"], train=False
     )
     assert result["top1"] == np.mean(np.argmax(logits, 1) == batch["label"])
     assert not np.allclose(
-        state.average["head"]["kernel"], state.params["head"]["kernel"], atol=1e-6
+        state.ema_params["head"]["kernel"], state.params["head"]["kernel"], atol=1e-6
     )

@@ -14,7 +14,7 @@ from rstg_jax.inference import video_input
 from rstg_jax.models import classifier
 from rstg_jax.models.backbones.resnet3d import ResNet3DConfig
 from rstg_jax.models.backbones.simple_cnn import SimpleCNNConfig
-from rstg_jax.models.heads import MapHead
+from rstg_jax.models.heads import GlobalPooling
 from rstg_jax.rstg.block import RSTGConfig
 from rstg_jax.rstg.region_graph import RegionGraph
 from rstg_jax.training import checkpoint, sharding, steps
@@ -32,9 +32,9 @@ def load(model, config, shape):
     experiment = dataclasses.replace(standins.experiment(), model=model, data=config)
     mesh = sharding.make_mesh(experiment.mesh)
     module = classifier.build(model, len(NAMES))
-    recipe = steps.make_recipe(module, experiment.loss, experiment.optim, 1)
-    abstract = steps.abstract_state(recipe, shape, mesh)
-    variables = steps.create_state(recipe, shape, 0, mesh).variables
+    setup = steps.make_setup(module, experiment.loss, experiment.optim, 1)
+    abstract = steps.abstract_state(setup, shape, mesh)
+    variables = steps.create_state(setup, shape, 0, mesh).variables
     meta = {"video_shape": list(shape)}
     return checkpoint.Loaded(experiment, module, variables, abstract, mesh, NAMES, 0, meta)
 
@@ -50,7 +50,7 @@ def clips():
         spatial_strides=(1, 2),
         temporal_strides=(1, 1),
     )
-    model = classifier.ModelConfig(backbone, BLOCK, ("res3",), MapHead())
+    model = classifier.ModelConfig(backbone, BLOCK, ("res3",), GlobalPooling())
     return load(model, data.FolderConfig(clip=CLIP), (8, 32, 32, 3))
 
 
@@ -99,7 +99,7 @@ def test_pooled_frames():
 
 def test_numbers_are_those_of_the_network(clips):
     video = np.random.default_rng(0).integers(0, 255, (8, 32, 32, 3)).astype(np.uint8)
-    seen = annotate_video.Visualiser(clips).see(video)
+    seen = annotate_video.Visualiser(clips).run_model(video)
     logits, out = apply(clips, video[None])
     frames = np.asarray(out["frame_logits"][0])
     assert frames.shape == (4, 3)  # pooled
@@ -118,13 +118,13 @@ def test_numbers_are_those_of_the_network(clips):
 def test_the_last_frame_speaks_alone_where_the_model_reads_it_alone():
     model = classifier.ModelConfig(
         SimpleCNNConfig(features=(4,), kernels=(3,), strides=(4,)),
-        places=(),
-        head=MapHead(),
+        rstg_at=(),
+        head=GlobalPooling(),
         readout="last",
     )
     loaded = load(model, data.SyncMNISTConfig(), (3, 32, 32, 1))
     video = np.random.default_rng(0).integers(0, 255, (3, 32, 32, 1)).astype(np.uint8)
-    seen = annotate_video.Visualiser(loaded).see(video)
+    seen = annotate_video.Visualiser(loaded).run_model(video)
     assert seen.activity is None and seen.attention is None  # nor is there a graph
     logits, out = apply(loaded, video[None])
     np.testing.assert_allclose(seen.running, jax.nn.softmax(out["frame_logits"][0]), rtol=1e-4)
@@ -169,7 +169,7 @@ def test_a_film_is_drawn_over_its_own_frames(clips, tmp_path):
     # In the middle of it lies what the layer of this frame says.
     config = dataclasses.replace(CLIP, spatial_views=1, view_size=None)
     clip = video_input.read(tmp_path / "in.webm", data.FolderConfig(clip=config), ())
-    seen = painter.see(clip)
+    seen = painter.run_model(clip)
     layer = draw_graph.graph_layer(
         (384, 384),
         GRAPH,

@@ -1,7 +1,7 @@
 """Twelve actions of Something-Something as moving drawings.
 
 Ten of them are five pairs in which one action is the other run backwards: a clip of the second
-comes from the same law as a clip of the first and has its frames in the opposite order, light,
+comes from the same spec as a clip of the first and has its frames in the opposite order, light,
 shaking hands and all. A single frame therefore says nothing about which of the two it is from. In
 the last pair, putting something next to something and pretending to, the clips are alike until
 the hand goes away, with or without what it brought.

@@ -41,7 +41,7 @@ def render(paths_file: pathlib.Path, mnist_dir: str, out: pathlib.Path) -> None:
     if coords.size and coords.max() > generator.CANVAS - generator.SPRITE:
         raise UserError(f"{paths_file}: a sprite at {coords.max()} leaves the canvas")
     pair = digits.classes[images[:, :2]]
-    none = len(generator.Law().label_names) - 1
+    none = len(generator.VideoSpec().label_names) - 1
     labels = np.where(synchronous, generator.pair_label(pair[:, 0], pair[:, 1]), none)
     renderer = generator.Renderer(digits.images)
     try:

@@ -102,7 +102,7 @@ def features(data: SyncMNISTConfig) -> tfds.features.FeaturesDict:
     return tfds.features.FeaturesDict(
         {
             "video": tensor((t, size, size, 1), np.uint8),
-            "label": tfds.features.ClassLabel(names=list(data.law.label_names)),
+            "label": tfds.features.ClassLabel(names=list(data.spec.label_names)),
             # The classes; the first two are the synchronous pair unless the label is "none".
             "digits": tensor((n,), np.int32),
             # (row, column) of each sprite's top left corner on the canvas of 100x100.

@@ -63,12 +63,12 @@ class SyncMNISTConfig:
         for key in ("num_train", "num_test"):
             if getattr(self, key) < 1:
                 raise UserError(f"data.{key}={getattr(self, key)} leaves an empty split")
-        self.law  # noqa: B018  its own checks
+        self.spec  # noqa: B018  its own checks
 
     @property
-    def law(self) -> generator.Law:
+    def spec(self) -> generator.VideoSpec:
         """The part that says how digits move."""
-        return generator.Law(
+        return generator.VideoSpec(
             self.num_digits, tuple(self.classes), self.num_frames, self.none_probability
         )
 
@@ -80,7 +80,7 @@ class SyncMNISTConfig:
     @property
     def num_classes(self) -> int:
         """Number of labels."""
-        return len(self.law.label_names)
+        return len(self.spec.label_names)
 
     @property
     def digits(self) -> str:
@@ -88,23 +88,23 @@ class SyncMNISTConfig:
         return "idx" if self.mnist_dir else self.digits_from
 
 
-def object_arrays(law: generator.Law, digits: np.ndarray, coords: np.ndarray) -> Batch:
+def object_arrays(spec: generator.VideoSpec, digits: np.ndarray, coords: np.ndarray) -> Batch:
     """What a batch tells about its digits.
 
     Args:
-      law: Its `classes` number the classes of objects.
+      spec: Its `classes` number the classes of objects.
       digits: int [b n], classes 0..9, the pair first.
       coords: int [b t n 2], corners on the canvas.
 
     Returns:
       digits int32 [b n], coords int32 [b t n 2], object_class int32 [b n] (position in
-      `law.classes`) and object_center float32 [b t n 2] (y, x in fractions of the frame).
+      `spec.classes`) and object_center float32 [b t n 2] (y, x in fractions of the frame).
     """
     boxes = generator.sprite_boxes(coords, frame_size=1)
     return {
         "digits": digits.astype(np.int32),
         "coords": coords.astype(np.int32),
-        "object_class": law.positions[digits].astype(np.int32),
+        "object_class": spec.positions[digits].astype(np.int32),
         "object_center": (boxes[..., :2] + boxes[..., 2:]) / 2,
     }
 

@@ -1,6 +1,6 @@
 """The SyncMNIST process: handwritten digits wander, and perhaps two of them move together.
 
-Which two, is the label. The law of motion and the rendering are those of the RSTG authors'
+Which two, is the label. The spec of motion and the rendering are those of the RSTG authors'
 generator (arXiv 1904.05582, section 4.1); given the same digit images and positions, the videos are
 the same byte for byte.
 
@@ -28,7 +28,7 @@ SPLITS = ("train", "test")
 
 
 @dataclasses.dataclass(frozen=True)
-class Law:
+class VideoSpec:
     """What is random in a video, and how.
 
     Attributes:
@@ -70,7 +70,7 @@ class Law:
         return positions
 
     @property
-    def draws(self) -> int:
+    def num_draws(self) -> int:
         """32-bit random numbers that one video owns."""
         return 1 + 2 * (self.num_digits - 1) + 2 * self.num_digits * (1 + self.num_frames)
 
@@ -102,7 +102,7 @@ class Digits:
 
 
 @dataclasses.dataclass(frozen=True)
-class Paths:
+class Trajectories:
     """Everything about a batch of videos but their pixels.
 
     Attributes:
@@ -125,7 +125,7 @@ def pair_label(i: np.ndarray | int, j: np.ndarray | int) -> np.ndarray:
     return high * (high - 1) // 2 + low
 
 
-def random_words(seed: int, split: str, indices: np.ndarray, count: int) -> np.ndarray:
+def random_bits(seed: int, split: str, indices: np.ndarray, count: int) -> np.ndarray:
     """The 32-bit random numbers of examples, uint64 [b count], each below 2**32.
 
     Example i owns words [i * w, (i + 1) * w) of the Philox stream of (seed, split), where w is
@@ -138,90 +138,96 @@ def random_words(seed: int, split: str, indices: np.ndarray, count: int) -> np.n
         raise UserError(f"unknown split {split!r}: one of {', '.join(SPLITS)}")
     blocks = -(-count // 8)
     indices = np.asarray(indices, np.int64)
-    words = np.empty((len(indices), 4 * blocks), np.uint64)
+    bits = np.empty((len(indices), 4 * blocks), np.uint64)
     breaks = np.flatnonzero(np.diff(indices) != 1) + 1
     for first, end in zip([0, *breaks], [*breaks, len(indices)], strict=True):
         if end > first:
             key = np.array([seed, SPLITS.index(split)], np.uint64)
             stream = np.random.Philox(key=key, counter=int(indices[first]) * blocks)
-            words[first:end] = stream.random_raw((end - first) * 4 * blocks).reshape(-1, 4 * blocks)
-    halves = words.astype("<u8", copy=False).view("<u4").reshape(len(indices), 8 * blocks)
+            bits[first:end] = stream.random_raw((end - first) * 4 * blocks).reshape(-1, 4 * blocks)
+    halves = bits.astype("<u8", copy=False).view("<u4").reshape(len(indices), 8 * blocks)
     return halves[:, :count].astype(np.uint64)
 
 
-def _below(words: np.ndarray, bound: np.ndarray | int) -> np.ndarray:
+def _below(bits: np.ndarray, bound: np.ndarray | int) -> np.ndarray:
     """Random 32-bit words -> integers of 0..bound-1 (a bias of bound / 2**32 is left)."""
-    return ((words * np.asarray(bound).astype(np.uint64)) >> np.uint64(32)).astype(np.int64)
+    return ((bits * np.asarray(bound).astype(np.uint64)) >> np.uint64(32)).astype(np.int64)
 
 
-def sample(law: Law, digits: Digits, indices: np.ndarray, *, seed: int, split: str) -> Paths:
+def sample(
+    spec: VideoSpec, digits: Digits, indices: np.ndarray, *, seed: int, split: str
+) -> Trajectories:
     """Draws examples `indices` of (seed, split).
 
-    Image `i % (number of images of the law's classes)` leads example i, as in the published data,
+    Image `i % (number of images of the spec's classes)` leads example i, as in the published data,
     where each of 60,000 training images leads 10 of 600,000 videos; the other digits are drawn.
 
     Args:
-      law: What to draw.
+      spec: What to draw.
       digits: Images to choose from.
       indices: int64 [b], any non-negative.
       seed: 0..2**64 - 1.
       split: "train" or "test"; another stream. That they share no image is the caller's care.
 
     Returns:
-      Paths of b videos.
+      Trajectories of b videos.
 
     Raises:
       UserError: If a class has no image.
     """
-    for c in law.classes:
+    for c in spec.classes:
         if not len(digits.by_class[c]):
             raise UserError(
                 f"split {split!r} has no image of digit {c}: give other classes or other digits"
             )
     indices = np.asarray(indices, np.int64)
-    words = random_words(seed, split, indices, law.draws)
-    n, t = law.num_digits, law.num_frames
+    bits = random_bits(seed, split, indices, spec.num_draws)
+    n, t = spec.num_digits, spec.num_frames
     none, which_class, which_image, start, steps = np.split(
-        words, np.cumsum([1, n - 1, n - 1, 2 * n]), axis=1
+        bits, np.cumsum([1, n - 1, n - 1, 2 * n]), axis=1
     )
-    is_none = none[:, 0] < np.uint64(round(law.none_probability * 2**32))
-    positions, images = _choose(law, digits, indices, which_class, which_image)
+    is_none = none[:, 0] < np.uint64(round(spec.none_probability * 2**32))
+    positions, images = _choose(spec, digits, indices, which_class, which_image)
     pairs = pair_label(positions[:, 0], positions[:, 1])
-    return Paths(
+    return Trajectories(
         images=images.astype(np.int32),
-        digits=np.array(law.classes, np.int32)[positions],
+        digits=np.array(spec.classes, np.int32)[positions],
         coords=_move(start.reshape(-1, n, 2), steps.reshape(-1, t, n, 2), is_none),
-        labels=np.where(is_none, len(law.label_names) - 1, pairs).astype(np.int32),
+        labels=np.where(is_none, len(spec.label_names) - 1, pairs).astype(np.int32),
     )
 
 
 def _choose(
-    law: Law, digits: Digits, indices: np.ndarray, which_class: np.ndarray, which_image: np.ndarray
+    spec: VideoSpec,
+    digits: Digits,
+    indices: np.ndarray,
+    which_class: np.ndarray,
+    which_image: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Positions in `law.classes` and image indices of the digits, both [b n]."""
-    leads = np.flatnonzero(law.positions[digits.classes] >= 0)
-    images = np.empty((len(indices), law.num_digits), np.int64)
+    """Positions in `spec.classes` and image indices of the digits, both [b n]."""
+    leads = np.flatnonzero(spec.positions[digits.classes] >= 0)
+    images = np.empty((len(indices), spec.num_digits), np.int64)
     images[:, 0] = leads[indices % len(leads)]
     # Fisher-Yates: the first n of a shuffled row of positions, after the leading image's.
     row = np.arange(len(indices))
-    shuffled = np.tile(np.arange(len(law.classes)), (len(indices), 1))
-    chosen = law.positions[digits.classes[images[:, 0]]]
-    for k in range(law.num_digits):
+    shuffled = np.tile(np.arange(len(spec.classes)), (len(indices), 1))
+    chosen = spec.positions[digits.classes[images[:, 0]]]
+    for k in range(spec.num_digits):
         if k:
-            chosen = k + _below(which_class[:, k - 1], len(law.classes) - k)
+            chosen = k + _below(which_class[:, k - 1], len(spec.classes) - k)
         shuffled[row, chosen], shuffled[:, k] = shuffled[:, k].copy(), shuffled[row, chosen]
-    positions = shuffled[:, : law.num_digits]
+    positions = shuffled[:, : spec.num_digits]
 
-    counts = np.array([len(digits.by_class[c]) for c in law.classes])
+    counts = np.array([len(digits.by_class[c]) for c in spec.classes])
     starts = np.cumsum(counts) - counts
-    pool = np.concatenate([digits.by_class[c] for c in law.classes])
+    pool = np.concatenate([digits.by_class[c] for c in spec.classes])
     others = positions[:, 1:]
     images[:, 1:] = pool[starts[others] + _below(which_image, counts[others])]
     return positions, images
 
 
 def _move(start: np.ndarray, steps: np.ndarray, is_none: np.ndarray) -> np.ndarray:
-    """Random words of starts [b n 2] and steps [b t n 2] -> corners int32 [b t n 2].
+    """Random bits of starts [b n 2] and steps [b t n 2] -> corners int32 [b t n 2].
 
     Every digit moves before every frame, also the first, by integers of [lo, hi) that keep it in
     0..71. The pair shares one step within the tightest of its two ranges, none on an axis where
@@ -231,14 +237,14 @@ def _move(start: np.ndarray, steps: np.ndarray, is_none: np.ndarray) -> np.ndarr
     coords = np.empty(steps.shape, np.int32)
     pair = ~is_none[:, None]
     for t in range(steps.shape[1]):
-        words = steps[:, t]
-        words[:, 1] = np.where(pair, words[:, 0], words[:, 1])
+        bits = steps[:, t]
+        bits[:, 1] = np.where(pair, bits[:, 0], bits[:, 1])
         low = np.maximum(-MAX_STEP, -position)
         high = np.minimum(MAX_STEP, MAX_CORNER - position)
         low[:, :2] = np.where(pair[..., None], low[:, :2].max(1, keepdims=True), low[:, :2])
         high[:, :2] = np.where(pair[..., None], high[:, :2].min(1, keepdims=True), high[:, :2])
         span = high - low
-        position += np.where(span > 0, low + _below(words, np.maximum(span, 0)), 0)
+        position += np.where(span > 0, low + _below(bits, np.maximum(span, 0)), 0)
         coords[:, t] = position
     return coords
 

@@ -1,7 +1,7 @@
 """The SyncMNIST process as a pure JAX function: videos made where the network runs.
 
-The law and every byte of the pixels are those of `rstg_jax.data.sync_mnist.generator`: the same
-random words give the same video. Only where the words come from differs, `jax.random` here.
+The spec and every byte of the pixels are those of `rstg_jax.data.sync_mnist.generator`: the same
+random bits give the same video. Only where the bits come from differs, `jax.random` here.
 Everything has a static shape, so that `make_video` can be jitted, mapped over keys and sharded.
 
 Frames are resized by products with the small integers of `rstg_jax.data.sync_mnist.pillow_resize`.
@@ -20,14 +20,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from rstg_jax.data.sync_mnist import generator, pillow_resize
-from rstg_jax.data.sync_mnist.generator import CANVAS, MAX_CORNER, MAX_STEP, SPRITE, Law
+from rstg_jax.data.sync_mnist.generator import CANVAS, MAX_CORNER, MAX_STEP, SPRITE, VideoSpec
 from rstg_jax.errors import UserError
 
 MAX_IMAGES = (1 << 16) - 1  # `_below` splits its products at 16 bits
 
 
 class Sprites(NamedTuple):
-    """The digit images that a law can use, class after class in the order of `law.classes`.
+    """The digit images that a spec can use, class after class in the order of `spec.classes`.
 
     Attributes:
       images: uint8 [image 28 28], transparent pixels 0.
@@ -42,12 +42,12 @@ class Sprites(NamedTuple):
     source: jax.Array
 
 
-class Paths(NamedTuple):
+class Trajectories(NamedTuple):
     """Everything about a video but its pixels.
 
     Attributes:
       images: int32 [n], index into `Sprites`.
-      positions: int32 [n], positions of the digits' classes in `law.classes`.
+      positions: int32 [n], positions of the digits' classes in `spec.classes`.
       coords: int32 [t n 2], (row, column) of the sprite's corner on the canvas.
       label: int32 [].
     """
@@ -58,14 +58,14 @@ class Paths(NamedTuple):
     label: jax.Array
 
 
-def sprites(law: Law, digits: generator.Digits) -> Sprites:
-    """Collects a law's digit images.
+def sprites(spec: VideoSpec, digits: generator.Digits) -> Sprites:
+    """Collects a spec's digit images.
 
     Raises:
       UserError: A class has no image, or there are more than `MAX_IMAGES`.
     """
-    chosen = [digits.by_class[c] for c in law.classes]
-    for c, images in zip(law.classes, chosen, strict=True):
+    chosen = [digits.by_class[c] for c in spec.classes]
+    for c, images in zip(spec.classes, chosen, strict=True):
         if not len(images):
             raise UserError(f"no image of digit {c}: give other classes or other digits")
     source, count = np.concatenate(chosen), np.array([len(images) for images in chosen])
@@ -78,97 +78,98 @@ def sprites(law: Law, digits: generator.Digits) -> Sprites:
 
 
 def make_video(
-    key: jax.Array, sprites: Sprites, law: Law, frame_size: int = 64
+    key: jax.Array, sprites: Sprites, spec: VideoSpec, frame_size: int = 64
 ) -> dict[str, jax.Array]:
     """Draws and renders one video.
 
     Args:
       key: random key; the video is a function of it and the other arguments.
       sprites: from the function of the same name.
-      law: what to draw.
+      spec: what to draw.
       frame_size: rows and columns of a frame.
 
     Returns:
       video uint8 [t h w 1] and label int32 []; digits int32 [n] (classes 0..9), coords
-      int32 [t n 2], object_class int32 [n] (position in `law.classes`) and object_center
+      int32 [t n 2], object_class int32 [n] (position in `spec.classes`) and object_center
       float32 [t n 2] (y, x in fractions of the frame).
     """
-    words = jax.random.bits(key, (1 + law.draws,), jnp.uint32)
-    lead = _below(words[0], jnp.int32(len(sprites.images)))
-    paths = draw(law, sprites, lead, words[1:])
-    middle = (paths.coords.astype(jnp.float32) + SPRITE / 2) / CANVAS
+    bits = jax.random.bits(key, (1 + spec.num_draws,), jnp.uint32)
+    lead = _below(bits[0], jnp.int32(len(sprites.images)))
+    trajectories = draw(spec, sprites, lead, bits[1:])
+    middle = (trajectories.coords.astype(jnp.float32) + SPRITE / 2) / CANVAS
     return {
-        "video": render(sprites.images[paths.images], paths.coords, frame_size),
-        "label": paths.label,
-        "digits": jnp.asarray(law.classes, jnp.int32)[paths.positions],
-        "coords": paths.coords,
-        "object_class": paths.positions,
+        "video": render(sprites.images[trajectories.images], trajectories.coords, frame_size),
+        "label": trajectories.label,
+        "digits": jnp.asarray(spec.classes, jnp.int32)[trajectories.positions],
+        "coords": trajectories.coords,
+        "object_class": trajectories.positions,
         "object_center": middle,
     }
 
 
-# --- the law --------------------------------------------------------------------------------------
+# --- drawing
+# ---------------------------------------------------------------------------------------
 
 
-def draw(law: Law, sprites: Sprites, lead: jax.Array, words: jax.Array) -> Paths:
-    """Paths from random words, as in `sync_mnist.sample`.
+def draw(spec: VideoSpec, sprites: Sprites, lead: jax.Array, bits: jax.Array) -> Trajectories:
+    """Trajectories from random bits, as in `generator.sample`.
 
     Args:
-      law: what to draw.
+      spec: what to draw.
       sprites: to choose from.
       lead: int32 [], the first digit's image.
-      words: uint32 [law.draws].
+      bits: uint32 [spec.num_draws].
     """
-    n, t = law.num_digits, law.num_frames
+    n, t = spec.num_digits, spec.num_frames
     none, which_class, which_image, start, steps = jnp.split(
-        words, np.cumsum([1, n - 1, n - 1, 2 * n])
+        bits, np.cumsum([1, n - 1, n - 1, 2 * n])
     )
-    below = round(law.none_probability * 2**32)  # of 2**32 words; one more than uint32 may hold
+    below = round(spec.none_probability * 2**32)  # of 2**32 values; one more than uint32 may hold
     is_none = none[0] <= np.uint32(below - 1) if below else jnp.bool_(False)
-    positions = _positions(law, sprites, lead, which_class)
+    positions = _positions(spec, sprites, lead, which_class)
     others = positions[1:]
     drawn = sprites.starts[others] + _below(which_image, sprites.counts[others])
     high, low = jnp.maximum(*positions[:2]), jnp.minimum(*positions[:2])
-    return Paths(
+    return Trajectories(
         images=jnp.concatenate([lead[None], drawn]),
         positions=positions,
         coords=_move(start.reshape(n, 2), steps.reshape(t, n, 2), is_none),
-        label=jnp.where(is_none, len(law.label_names) - 1, high * (high - 1) // 2 + low),
+        label=jnp.where(is_none, len(spec.label_names) - 1, high * (high - 1) // 2 + low),
     )
 
 
-def _below(words: jax.Array, bound: jax.Array) -> jax.Array:
-    """Random words uint32 -> int32 of 0..bound-1: `words * bound >> 32`, bound below 2**16."""
+def _below(bits: jax.Array, bound: jax.Array) -> jax.Array:
+    """Random bits uint32 -> int32 of 0..bound-1: `bits * bound >> 32`, bound below 2**16."""
     bound = bound.astype(jnp.uint32)
-    low = (words & 0xFFFF) * bound >> 16
-    return ((words >> 16) * bound + low >> 16).astype(jnp.int32)
+    low = (bits & 0xFFFF) * bound >> 16
+    return ((bits >> 16) * bound + low >> 16).astype(jnp.int32)
 
 
-def _positions(law: Law, sprites: Sprites, lead: jax.Array, words: jax.Array) -> jax.Array:
+def _positions(spec: VideoSpec, sprites: Sprites, lead: jax.Array, bits: jax.Array) -> jax.Array:
     """Positions of the digits' classes, int32 [n]: the leading image's, then others by chance."""
-    place = jnp.arange(len(law.classes))
+    place = jnp.arange(len(spec.classes))
     chosen = (sprites.starts <= lead).sum() - 1
     shuffled = place
-    for k in range(law.num_digits):  # Fisher-Yates
+    for k in range(spec.num_digits):  # Fisher-Yates
         if k:
-            chosen = k + _below(words[k - 1], jnp.int32(len(place) - k))
+            chosen = k + _below(bits[k - 1], jnp.int32(len(place) - k))
         swapped = jnp.where(place == chosen, shuffled[k], shuffled)
         shuffled = jnp.where(place == k, shuffled[chosen], swapped)
-    return shuffled[: law.num_digits].astype(jnp.int32)
+    return shuffled[: spec.num_digits].astype(jnp.int32)
 
 
 def _move(start: jax.Array, steps: jax.Array, is_none: jax.Array) -> jax.Array:
-    """Random words of starts [n 2] and steps [t n 2] -> corners int32 [t n 2]."""
+    """Random bits of starts [n 2] and steps [t n 2] -> corners int32 [t n 2]."""
     pair = ~is_none & (jnp.arange(len(start)) < 2)[:, None]
 
-    def move(position: jax.Array, words: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def move(position: jax.Array, bits: jax.Array) -> tuple[jax.Array, jax.Array]:
         low = jnp.maximum(-MAX_STEP, -position)
         high = jnp.minimum(MAX_STEP, MAX_CORNER - position)
-        words = jnp.where(pair, words[0], words)
+        bits = jnp.where(pair, bits[0], bits)
         low = jnp.where(pair, low[:2].max(0), low)
         high = jnp.where(pair, high[:2].min(0), high)
         span = high - low
-        step = low + _below(words, jnp.maximum(span, 0))
+        step = low + _below(bits, jnp.maximum(span, 0))
         position += jnp.where(span > 0, step, 0)
         return position, position
 

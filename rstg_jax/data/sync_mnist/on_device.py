@@ -22,14 +22,14 @@ class DeviceSyncMNIST:
     fed = ("address",)
 
     def __init__(self, config: SyncMNISTConfig):
-        self.law = config.law
+        self.spec = config.spec
         self.name = "SyncMNIST train split, made on the devices"
-        self.label_names = self.law.label_names
+        self.label_names = self.spec.label_names
         self._seed, self._frame_size = config.seed, config.frame_size
         digits = digits_lib.load(
             config.digits, "train", mnist_dir=config.mnist_dir, data_dir=config.data_dir
         )
-        self.constants = generator_jax.sprites(self.law, digits)
+        self.constants = generator_jax.sprites(self.spec, digits)
         self.provenance = provenance(config, "train", digits) | {"videos_from": "device"}
 
     def __len__(self) -> int:
@@ -60,6 +60,6 @@ class DeviceSyncMNIST:
 
         def one(index: jax.Array) -> dict[str, jax.Array]:
             key = jax.random.fold_in(jax.random.fold_in(run, index[0]), index[1])
-            return generator_jax.make_video(key, constants, self.law, self._frame_size)
+            return generator_jax.make_video(key, constants, self.spec, self._frame_size)
 
         return jax.vmap(one)(address["address"])

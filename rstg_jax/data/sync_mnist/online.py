@@ -15,9 +15,9 @@ class OnlineSyncMNIST:
     """
 
     def __init__(self, config: SyncMNISTConfig, split: str):
-        self.law = config.law
+        self.spec = config.spec
         self.name = f"SyncMNIST {split} split, made online"
-        self.label_names = self.law.label_names
+        self.label_names = self.spec.label_names
         self._seed, self._split = config.seed, split
         self._length = ENDLESS if split == "train" else config.num_test
         self._digits = digits_lib.load(
@@ -32,12 +32,12 @@ class OnlineSyncMNIST:
     def batch(self, indices: np.ndarray) -> Batch:
         """Examples int64 [b] -> {video, label} and `object_arrays`."""
         paths = generator.sample(
-            self.law, self._digits, indices, seed=self._seed, split=self._split
+            self.spec, self._digits, indices, seed=self._seed, split=self._split
         )
         return {
             "video": self._render(paths.images, paths.coords),
             "label": paths.labels,
-            **object_arrays(self.law, paths.digits, paths.coords),
+            **object_arrays(self.spec, paths.digits, paths.coords),
         }
 
 

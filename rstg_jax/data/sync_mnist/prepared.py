@@ -59,14 +59,14 @@ class PreparedSyncMNIST:
         builder = tfds.builder_from_directory(directory)
         metadata = builder.info.metadata or {}
         names = tuple(builder.info.features["label"].names)
-        if names != config.law.label_names:
+        if names != config.spec.label_names:
             raise UserError(f"{directory}: its labels {names} are not those of the configuration")
         info = builder.info.splits[split]
         check_shards([str(f) for f in info.filepaths], info.shard_lengths)
         self._videos = builder.as_data_source(split=split)
         self._length = info.num_examples
         self._directory = directory
-        self._law = config.law
+        self._law = config.spec
         self.name = f"SyncMNIST {split} split in {directory}"
         self.label_names = names
         self.provenance: dict[str, str | int | float] = {

@@ -34,7 +34,7 @@ class Clips(Protocol):
 
 
 class ClipSource:
-    """Batches of clips, decoded in threads; satisfies `Varied`.
+    """Batches of clips, decoded in threads; satisfies `AugmentedSource`.
 
     Whatever the number of threads, the batch is the same. A video that cannot be decoded ends the
     run with its name; none is ever left out in silence.
@@ -61,7 +61,7 @@ class ClipSource:
         labelled: bool = True,
     ):
         self.name, self.label_names, self.provenance = name, tuple(label_names), provenance
-        self.labelled, self.words = labelled, config.words
+        self.labelled, self.num_draws = labelled, config.num_draws
         self._split, self._config = split, config
         self._mirrored = label_flip.mirrored_labels(self.label_names)
         threads = min(_cores(), _MAX_WORKERS) if workers is None else workers
@@ -95,15 +95,15 @@ class ClipSource:
 
         return _batch(loaded, list(self._map(make, loaded)), [clip.label for clip in loaded])
 
-    def varied(self, indices: np.ndarray, words: np.ndarray) -> Batch:
-        """Examples as in training, one view each: a function of `indices` and random words.
+    def augmented(self, indices: np.ndarray, bits: np.ndarray) -> Batch:
+        """Examples as in training, one view each: a function of `indices` and random bits.
 
         Args:
           indices: int64 [b].
-          words: uint64 [b self.words].
+          bits: uint64 [b self.num_draws].
         """
         loaded = self._split.load(indices.tolist())
-        draws = (words >> np.uint64(11)) * 2.0**-53  # [b words] in [0, 1)
+        draws = (bits >> np.uint64(11)) * 2.0**-53  # [b num_draws] in [0, 1)
         labels = np.array([clip.label for clip in loaded])
         mirror = np.array([self._config.wants_mirror(draw) for draw in draws])
         mirror &= self._mirrored[labels] >= 0

@@ -73,12 +73,12 @@ class ClipConfig:
         return self.spatial_views * self.temporal_views
 
     @property
-    def words(self) -> int:
+    def num_draws(self) -> int:
         """Random numbers of a training example."""
         return _TIME + self.frames
 
     def wants_mirror(self, draws: np.ndarray) -> bool:
-        """Whether the random numbers of a training example, [words] in [0, 1), say to mirror it."""
+        """Whether a training example with these draws, [num_draws] in [0, 1), is mirrored."""
         return self.flip and bool(draws[_FLIP] < 0.5)
 
 
@@ -130,7 +130,7 @@ def training_clip(
     Args:
       frames: Of the video.
       config: What may vary.
-      draws: float64 [config.words] in [0, 1); the clip is a function of them.
+      draws: float64 [config.num_draws] in [0, 1); the clip is a function of them.
       mirror: Whether to mirror it.
 
     Returns:

@@ -17,8 +17,8 @@ from rstg_jax.errors import UserError
 Encoded = tuple[bytes, ...] | bytes | Path
 
 # fmt: off
-FILMS = (".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv",
-         ".ts", ".webm", ".wmv")
+VIDEO_EXTENSIONS = (".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg",
+                    ".mpg", ".ogv", ".ts", ".webm", ".wmv")
 # fmt: on
 IMAGES = (".apng", ".gif", ".png", ".webp")  # all frames of one file
 STILLS = (".jpeg", ".jpg", ".png")  # frames in a directory
@@ -86,7 +86,7 @@ def opened(encoded: Encoded) -> Iterator[Frames]:
     try:
         if isinstance(encoded, tuple):
             yield _not_empty(Stills(encoded))
-        elif isinstance(encoded, bytes) or encoded.suffix.lower() in FILMS:
+        elif isinstance(encoded, bytes) or encoded.suffix.lower() in VIDEO_EXTENSIONS:
             if isinstance(encoded, Path) and not encoded.is_file():
                 raise UserError("no such file")
             with av.open(readable(encoded), "r") as container:
@@ -112,7 +112,7 @@ def _of_path(path: Path) -> Frames:
     if kind in IMAGES:
         with Image.open(path) as image:
             return Images([frame.convert("RGB") for frame in ImageSequence.Iterator(image)])
-    known = ", ".join((".npy", *IMAGES, *FILMS))
+    known = ", ".join((".npy", *IMAGES, *VIDEO_EXTENSIONS))
     raise UserError(f"unknown kind of file; the known ones are {known}")
 
 

@@ -18,7 +18,7 @@ from rstg_jax.data.video.clip_source import Clip, ClipSource
 from rstg_jax.data.video.clip_transforms import ClipConfig
 from rstg_jax.errors import UserError
 
-EXTENSIONS = (*decode.FILMS, ".gif")
+EXTENSIONS = (*decode.VIDEO_EXTENSIONS, ".gif")
 _INDEX = ".rstg_jax_index.json"
 _NAMED = 5  # broken videos that a message names
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -28,8 +27,8 @@ class SimpleCNNConfig:
       norm: layer norm over channels after each ReLU.
       input_mean: subtracted from pixel values 0..255.
       input_scale: divides them after that; the official network takes raw values (0 and 1).
-      mean_frame: the mean frame of a clip is mostly background: "keep" it, or "subtract" it from
-        every frame before the first convolution (needs the whole clip).
+      subtract_mean_frame: subtract a clip's mean frame, which is mostly background, from every
+        frame before the first convolution (needs the whole clip).
       position_embedding: add a learned map of channels to the last feature map and pass each pixel
         through one more layer, so that pooled regions know WHERE in them something was seen.
       lowering: see `Conv2D`.
@@ -43,7 +42,7 @@ class SimpleCNNConfig:
     norm: bool = False
     input_mean: float = 0.0
     input_scale: float = 1.0
-    mean_frame: Literal["keep", "subtract"] = "keep"
+    subtract_mean_frame: bool = False
     position_embedding: bool = False
     lowering: Lowering = "auto"
 
@@ -100,7 +99,7 @@ class SimpleCNN(nn.Module):
         config, after = self.config, after or {}
         b, t, *frame = video.shape
         x = normalise(video, config, self.dtype)
-        if config.mean_frame == "subtract":
+        if config.subtract_mean_frame:
             x = x - x.mean(axis=1, keepdims=True)
         x = x.reshape(b * t, *frame)
         layers = zip(config.features, config.kernels, config.strides, strict=True)

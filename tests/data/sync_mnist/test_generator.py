@@ -11,7 +11,7 @@ from rstg_jax.data.sync_mnist import generator, pillow_resize
 from rstg_jax.errors import UserError
 
 GOLDEN = pathlib.Path(__file__).parents[2] / "golden"
-# The chance that a correct law fails one of the statistical tests below, for one fixed seed.
+# The chance that a correct spec fails one of the statistical tests below, for one fixed seed.
 P_VALUE = 1e-4
 
 
@@ -60,12 +60,12 @@ def test_render_equals_frame_by_frame(digits, frame_size):
 
 
 def test_render_of_many_blocks_equals_one_by_one(digits):
-    law = generator.Law(num_digits=3)
-    paths = generator.sample(law, digits, np.arange(37), seed=0, split="train")
+    spec = generator.VideoSpec(num_digits=3)
+    trajectories = generator.sample(spec, digits, np.arange(37), seed=0, split="train")
     renderer = generator.Renderer(digits.images)
-    together = renderer(paths.images, paths.coords)
+    together = renderer(trajectories.images, trajectories.coords)
     for i in (0, 7, 8, 36):
-        alone = renderer(paths.images[i : i + 1], paths.coords[i : i + 1])
+        alone = renderer(trajectories.images[i : i + 1], trajectories.coords[i : i + 1])
         np.testing.assert_array_equal(together[i], alone[0])
 
 
@@ -109,11 +109,11 @@ def test_resize_ties_exist_and_are_broken_like_pillow():
     assert (np.abs(naive - truth) <= 1).all()
 
 
-# ---------------------------------------------------------------- the law
+# ---------------------------------------------------------------- the spec
 
 
 def ranges(before: np.ndarray, synchronous: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The published law, written once more: lo and hi of the steps from `before` [b n 2]."""
+    """The published spec, written once more: lo and hi of the steps from `before` [b n 2]."""
     low, high = np.maximum(-10, -before), np.minimum(10, 71 - before)
     for i in np.flatnonzero(synchronous):
         low[i, :2] = low[i, :2].max(0)
@@ -151,8 +151,8 @@ def check_steps(coords: np.ndarray, synchronous: np.ndarray) -> None:
 
 @pytest.fixture(scope="module", params=[3, 5])
 def many(request, digits):
-    law = generator.Law(num_digits=request.param)
-    return generator.sample(law, digits, np.arange(30000), seed=5, split="train")
+    spec = generator.VideoSpec(num_digits=request.param)
+    return generator.sample(spec, digits, np.arange(30000), seed=5, split="train")
 
 
 def test_steps_follow_the_law(many):
@@ -212,39 +212,39 @@ def test_pair_is_not_synchronous_without_label(many):
 
 
 def test_images_belong_to_digits_and_lead_in_turn(digits):
-    law = generator.Law(num_digits=3, classes=(1, 4, 7, 8))
-    paths = generator.sample(law, digits, np.arange(280), seed=0, split="test")
-    np.testing.assert_array_equal(digits.classes[paths.images], paths.digits)
-    leads, counts = np.unique(paths.images[:, 0], return_counts=True)
+    spec = generator.VideoSpec(num_digits=3, classes=(1, 4, 7, 8))
+    trajectories = generator.sample(spec, digits, np.arange(280), seed=0, split="test")
+    np.testing.assert_array_equal(digits.classes[trajectories.images], trajectories.digits)
+    leads, counts = np.unique(trajectories.images[:, 0], return_counts=True)
     np.testing.assert_array_equal(leads, np.flatnonzero(np.isin(digits.classes, (1, 4, 7, 8))))
     assert (counts == 10).all()
 
 
 def test_labels_by_hand(digits):
-    law = generator.Law()
-    assert len(law.label_names) == 46
-    assert law.label_names[45] == "none"
-    assert law.label_names[7 * 6 // 2 + 3] == "3-7"
+    spec = generator.VideoSpec()
+    assert len(spec.label_names) == 46
+    assert spec.label_names[45] == "none"
+    assert spec.label_names[7 * 6 // 2 + 3] == "3-7"
     golden = np.load(GOLDEN / "sync_mnist_render_5digits.npz")
     pairs = np.sort(golden["digits"][:, :2].astype(int), axis=1)
     sync = golden["labels"] != 45
     ours = generator.pair_label(pairs[:, 0], pairs[:, 1])
     np.testing.assert_array_equal(ours[sync], golden["labels"][sync])
-    names = [law.label_names[label] for label in golden["labels"][sync]]
+    names = [spec.label_names[label] for label in golden["labels"][sync]]
     assert names == [f"{a}-{b}" for a, b in pairs[sync]]
 
-    few = generator.Law(num_digits=2, classes=(4, 1, 7))
+    few = generator.VideoSpec(num_digits=2, classes=(4, 1, 7))
     assert few.label_names == ("4-1", "4-7", "1-7", "none")
-    paths = generator.sample(few, digits, np.arange(50), seed=0, split="train")
-    for pair, label in zip(paths.digits, paths.labels, strict=True):
+    trajectories = generator.sample(few, digits, np.arange(50), seed=0, split="train")
+    for pair, label in zip(trajectories.digits, trajectories.labels, strict=True):
         assert label == 3 or set(few.label_names[label].split("-")) == set(map(str, pair))
 
 
 @pytest.mark.parametrize(("probability", "none"), [(0.0, 0), (1.0, 100)])
 def test_none_probability(digits, probability, none):
-    law = generator.Law(num_digits=3, none_probability=probability)
-    paths = generator.sample(law, digits, np.arange(100), seed=0, split="train")
-    assert (paths.labels == 45).sum() == none
+    spec = generator.VideoSpec(num_digits=3, none_probability=probability)
+    trajectories = generator.sample(spec, digits, np.arange(100), seed=0, split="train")
+    assert (trajectories.labels == 45).sum() == none
 
 
 # ---------------------------------------------------------------- addressing
@@ -252,17 +252,17 @@ def test_none_probability(digits, probability, none):
 
 def test_random_words_are_one_stream():
     count = 119  # of 32 bits: 60 words of 64 bits, a multiple of 4
-    words = generator.random_words(7, "test", np.arange(6), count)
+    bits = generator.random_bits(7, "test", np.arange(6), count)
     stream = np.random.Philox(key=np.array([7, 1], np.uint64)).random_raw(6 * 60).reshape(6, 60)
     low, high = stream & 0xFFFFFFFF, stream >> 32
-    np.testing.assert_array_equal(words, np.stack([low, high], -1).reshape(6, 120)[:, :119])
+    np.testing.assert_array_equal(bits, np.stack([low, high], -1).reshape(6, 120)[:, :119])
 
 
 def test_examples_do_not_depend_on_company_or_order(digits):
-    law = generator.Law(num_digits=3)
+    spec = generator.VideoSpec(num_digits=3)
 
     def draw(indices):
-        return generator.sample(law, digits, np.array(indices), seed=3, split="train")
+        return generator.sample(spec, digits, np.array(indices), seed=3, split="train")
 
     far = 2**40 + 5
     alone = draw([17])
@@ -277,9 +277,9 @@ def test_examples_do_not_depend_on_company_or_order(digits):
 
 
 def test_seed_and_split_matter(digits):
-    law = generator.Law(num_digits=3)
+    spec = generator.VideoSpec(num_digits=3)
     draws = [
-        generator.sample(law, digits, np.arange(4), seed=seed, split=split).coords.tobytes()
+        generator.sample(spec, digits, np.arange(4), seed=seed, split=split).coords.tobytes()
         for seed, split in ((0, "train"), (1, "train"), (0, "test"), (2**64 - 1, "test"))
     ]
     assert len(set(draws)) == 4
@@ -287,9 +287,15 @@ def test_seed_and_split_matter(digits):
 
 def test_bytes_are_for_ever(digits):
     # Whoever changes this number makes all prepared data and resumed runs another data set.
-    paths = generator.sample(generator.Law(), digits, np.arange(64), seed=0, split="train")
-    videos = generator.Renderer(digits.images)(paths.images, paths.coords)
-    content = paths.coords.astype("<i4").tobytes() + paths.labels.tobytes() + videos.tobytes()
+    trajectories = generator.sample(
+        generator.VideoSpec(), digits, np.arange(64), seed=0, split="train"
+    )
+    videos = generator.Renderer(digits.images)(trajectories.images, trajectories.coords)
+    content = (
+        trajectories.coords.astype("<i4").tobytes()
+        + trajectories.labels.tobytes()
+        + videos.tobytes()
+    )
     assert hashlib.sha256(content).hexdigest()[:16] == "ec3f881d82182bcb"
 
 
@@ -315,17 +321,17 @@ def test_boxes():
 )
 def test_impossible_laws(fields, message):
     with pytest.raises(UserError, match=message):
-        generator.Law(**fields)
+        generator.VideoSpec(**fields)
 
 
 def test_bad_arguments(digits):
-    law = generator.Law(num_digits=2)
+    spec = generator.VideoSpec(num_digits=2)
     with pytest.raises(UserError, match="seed=-1"):
-        generator.sample(law, digits, np.arange(2), seed=-1, split="train")
+        generator.sample(spec, digits, np.arange(2), seed=-1, split="train")
     with pytest.raises(UserError, match="'valid'"):
-        generator.sample(law, digits, np.arange(2), seed=0, split="valid")
+        generator.sample(spec, digits, np.arange(2), seed=0, split="valid")
     without_nine = generator.Digits(digits.images, np.arange(70) % 9)
     with pytest.raises(UserError, match="no image of digit 9"):
-        generator.sample(law, without_nine, np.arange(2), seed=0, split="train")
+        generator.sample(spec, without_nine, np.arange(2), seed=0, split="train")
     with pytest.raises(UserError, match=r"uint8 \[3, 28, 28\]"):
         generator.Digits(np.zeros((3, 28, 27), np.uint8), np.arange(3))

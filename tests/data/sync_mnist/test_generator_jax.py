@@ -12,8 +12,7 @@ import scipy.stats
 
 from configs import sync_mnist as sync_mnist_config
 from rstg_jax import config, data
-from rstg_jax.data.sync_mnist import generator
-from rstg_jax.data.sync_mnist import generator_jax as on_device
+from rstg_jax.data.sync_mnist import generator, generator_jax
 from rstg_jax.data.sync_mnist.config import object_arrays
 from rstg_jax.errors import UserError
 from rstg_jax.models import classifier
@@ -38,11 +37,11 @@ def digits() -> generator.Digits:
     return generator.Digits(images, classes)
 
 
-def many_videos(law, sprites, count):
+def many_videos(spec, sprites, count):
     """Everything but the pixels, which XLA then never draws, of many videos."""
 
     def one(key):
-        video = on_device.make_video(key, sprites, law)
+        video = generator_jax.make_video(key, sprites, spec)
         return {name: video[name] for name in video if name != "video"}
 
     keys = jax.random.split(jax.random.key(0), count)
@@ -51,43 +50,45 @@ def many_videos(law, sprites, count):
 
 @pytest.fixture(scope="module", params=[3, 5])
 def many(request, digits):
-    law = generator.Law(num_digits=request.param)
-    return law, many_videos(law, on_device.sprites(law, digits), MANY)
+    spec = generator.VideoSpec(num_digits=request.param)
+    return spec, many_videos(spec, generator_jax.sprites(spec, digits), MANY)
 
 
 # ---------------------------------------------------------------- the same as in NumPy
 
 
 @pytest.mark.parametrize(
-    "law",
+    "spec",
     [
-        generator.Law(num_digits=5, none_probability=0.2),
-        generator.Law(num_digits=10, num_frames=3, none_probability=0.0),
-        generator.Law(num_digits=2, classes=(7, 1, 4), none_probability=1.0),
+        generator.VideoSpec(num_digits=5, none_probability=0.2),
+        generator.VideoSpec(num_digits=10, num_frames=3, none_probability=0.0),
+        generator.VideoSpec(num_digits=2, classes=(7, 1, 4), none_probability=1.0),
     ],
-    ids=lambda law: f"{law.num_digits} digits",
+    ids=lambda spec: f"{spec.num_digits} digits",
 )
-def test_the_same_words_are_the_same_paths(digits, law):
+def test_the_same_words_are_the_same_paths(digits, spec):
     indices = np.arange(500)
-    expected = generator.sample(law, digits, indices, seed=3, split="train")
-    words = generator.random_words(3, "train", indices, law.draws).astype(np.uint32)
-    sprites = on_device.sprites(law, digits)
+    expected = generator.sample(spec, digits, indices, seed=3, split="train")
+    bits = generator.random_bits(3, "train", indices, spec.num_draws).astype(np.uint32)
+    sprites = generator_jax.sprites(spec, digits)
     source = np.asarray(sprites.source)
     lead = np.argsort(source)[np.searchsorted(np.sort(source), expected.images[:, 0])]
-    paths = jax.jit(jax.vmap(functools.partial(on_device.draw, law, sprites)))(lead, words)
-    np.testing.assert_array_equal(source[paths.images], expected.images)
-    np.testing.assert_array_equal(np.array(law.classes)[paths.positions], expected.digits)
-    np.testing.assert_array_equal(paths.coords, expected.coords)
-    np.testing.assert_array_equal(paths.label, expected.labels)
+    trajectories = jax.jit(jax.vmap(functools.partial(generator_jax.draw, spec, sprites)))(
+        lead, bits
+    )
+    np.testing.assert_array_equal(source[trajectories.images], expected.images)
+    np.testing.assert_array_equal(np.array(spec.classes)[trajectories.positions], expected.digits)
+    np.testing.assert_array_equal(trajectories.coords, expected.coords)
+    np.testing.assert_array_equal(trajectories.label, expected.labels)
 
 
 @pytest.mark.parametrize("paste", ["_pasted", "_placed"])
 @pytest.mark.parametrize("num_digits", [3, 5])
 def test_pixels_equal_the_official_generator(num_digits, paste, monkeypatch):
-    monkeypatch.setattr(on_device, "_pasted", getattr(on_device, paste))
+    monkeypatch.setattr(generator_jax, "_pasted", getattr(generator_jax, paste))
     golden = load(f"sync_mnist_render_{num_digits}digits")
     sprites = np.where(golden["sprites"] >= 10, golden["sprites"], 0)
-    videos = jax.jit(jax.vmap(on_device.render))(
+    videos = jax.jit(jax.vmap(generator_jax.render))(
         sprites.reshape(-1, num_digits, 28, 28), golden["coords"]
     )
     assert videos.dtype == jnp.uint8
@@ -101,45 +102,47 @@ def test_pixels_of_other_sizes(digits, frame_size):
     images[0] = 50  # nothing at all to be seen
     expected = generator.Renderer(digits.images, frame_size)(images, coords)
     visible = np.where(digits.images >= 10, digits.images, 0)
-    render = functools.partial(on_device.render, frame_size=frame_size)
+    render = functools.partial(generator_jax.render, frame_size=frame_size)
     videos = jax.jit(jax.vmap(render))(visible[images], coords)
     np.testing.assert_array_equal(videos, expected)
 
 
 def test_stretching_of_every_value_under_every_maximum():
     values = np.minimum(np.arange(256), np.arange(256)[:, None])  # [maximum value]
-    stretched = jax.jit(jax.vmap(on_device._stretched))(jnp.asarray(values[:, None], jnp.float32))
+    stretched = jax.jit(jax.vmap(generator_jax._stretched))(
+        jnp.asarray(values[:, None], jnp.float32)
+    )
     expected = np.take_along_axis(generator.STRETCH, values, axis=1)
     np.testing.assert_array_equal(stretched[:, 0], expected)
     # Ties that are rounded down exist; without them the test above would be blind to them.
-    assert (on_device._rounded_down() >= 0).sum() > 10
+    assert (generator_jax._rounded_down() >= 0).sum() > 10
 
 
-# ---------------------------------------------------------------- the same law
+# ---------------------------------------------------------------- the same spec
 
 
 def test_steps_follow_the_law(many):
-    law, videos = many
+    spec, videos = many
     check_steps(videos["coords"][:6000], videos["label"][:6000] != 45)
 
 
 def test_labels_tell_which_pair_moves_together(many):
-    law, videos = many
+    spec, videos = many
     steps = np.diff(videos["coords"], axis=1)
-    for a in range(law.num_digits):
+    for a in range(spec.num_digits):
         for b in range(a):
             together = (steps[:, :, a] == steps[:, :, b]).all((1, 2))
             expected = videos["label"] != 45 if (b, a) == (0, 1) else False
             np.testing.assert_array_equal(together, np.broadcast_to(expected, together.shape))
     pair = np.sort(videos["digits"][:, :2])
     names = np.where(videos["label"] == 45, "none", [f"{a}-{b}" for a, b in pair])
-    np.testing.assert_array_equal(np.array(law.label_names)[videos["label"]], names)
+    np.testing.assert_array_equal(np.array(spec.label_names)[videos["label"]], names)
 
 
 @pytest.mark.parametrize("frame", [0, 4, 9])
 def test_positions_are_distributed_like_the_official(many, frame):
-    law, videos = many
-    golden = load(f"sync_mnist_law_{law.num_digits}digits")["coords"]
+    spec, videos = many
+    golden = load(f"sync_mnist_law_{spec.num_digits}digits")["coords"]
     for digit in range(3):
         for axis in (0, 1):
             both = (videos["coords"], golden)
@@ -148,10 +151,10 @@ def test_positions_are_distributed_like_the_official(many, frame):
 
 
 def test_labels_digits_and_images_are_distributed_like_those_of_numpy(many, digits):
-    law, videos = many
+    spec, videos = many
     none = int((videos["label"] == 45).sum())
     assert scipy.stats.binomtest(none, MANY, 1 / 92).pvalue > P_VALUE
-    there = generator.sample(law, digits, np.arange(MANY), seed=1, split="train")
+    there = generator.sample(spec, digits, np.arange(MANY), seed=1, split="train")
     for ours, theirs in (
         (videos["label"], there.labels),
         *zip(videos["digits"].T, there.digits.T, strict=True),
@@ -163,21 +166,23 @@ def test_labels_digits_and_images_are_distributed_like_those_of_numpy(many, digi
 
 
 def test_images_are_uniform(digits):
-    law = generator.Law(num_digits=3, classes=(1, 4, 7, 8))
-    sprites = on_device.sprites(law, digits)
+    spec = generator.VideoSpec(num_digits=3, classes=(1, 4, 7, 8))
+    sprites = generator_jax.sprites(spec, digits)
 
     def one(key):
-        words = jax.random.bits(key, (law.draws + 1,), jnp.uint32)
-        lead = on_device._below(words[0], jnp.int32(len(sprites.source)))
-        return on_device.draw(law, sprites, lead, words[1:])
+        bits = jax.random.bits(key, (spec.num_draws + 1,), jnp.uint32)
+        lead = generator_jax._below(bits[0], jnp.int32(len(sprites.source)))
+        return generator_jax.draw(spec, sprites, lead, bits[1:])
 
-    paths = jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(2), MANY))
+    trajectories = jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(2), MANY))
     classes = digits.classes[np.asarray(sprites.source)]
-    np.testing.assert_array_equal(np.array(law.classes)[paths.positions], classes[paths.images])
-    leads = np.bincount(paths.images[:, 0], minlength=len(classes))
+    np.testing.assert_array_equal(
+        np.array(spec.classes)[trajectories.positions], classes[trajectories.images]
+    )
+    leads = np.bincount(trajectories.images[:, 0], minlength=len(classes))
     assert scipy.stats.chisquare(leads).pvalue > P_VALUE
-    for c in law.classes:  # the others: uniform within their class
-        others = np.asarray(paths.images)[:, 1:]
+    for c in spec.classes:  # the others: uniform within their class
+        others = np.asarray(trajectories.images)[:, 1:]
         counts = np.bincount(others[classes[others] == c], minlength=len(classes))
         assert scipy.stats.chisquare(counts[classes == c]).pvalue > P_VALUE
 
@@ -186,9 +191,9 @@ def test_images_are_uniform(digits):
 
 
 def test_a_video_belongs_to_its_key_on_any_number_of_devices(digits):
-    law = generator.Law(num_digits=3, num_frames=4)
-    sprites = on_device.sprites(law, digits)
-    make = functools.partial(on_device.make_video, sprites=sprites, law=law, frame_size=32)
+    spec = generator.VideoSpec(num_digits=3, num_frames=4)
+    sprites = generator_jax.sprites(spec, digits)
+    make = functools.partial(generator_jax.make_video, sprites=sprites, spec=spec, frame_size=32)
     keys = jax.random.split(jax.random.key(4), 16)
     together = jax.jit(jax.vmap(make))(keys)
     alone = jax.jit(make)(keys[5])
@@ -198,7 +203,7 @@ def test_a_video_belongs_to_its_key_on_any_number_of_devices(digits):
     for name, value in together.items():
         np.testing.assert_array_equal(value[5], alone[name], err_msg=name)
         np.testing.assert_array_equal(value, cut[name], err_msg=name)
-    objects = object_arrays(law, np.asarray(together["digits"]), np.asarray(together["coords"]))
+    objects = object_arrays(spec, np.asarray(together["digits"]), np.asarray(together["coords"]))
     for name, value in objects.items():
         assert together[name].dtype == value.dtype
         np.testing.assert_allclose(together[name], value, rtol=1e-6, err_msg=name)
@@ -207,10 +212,12 @@ def test_a_video_belongs_to_its_key_on_any_number_of_devices(digits):
 def test_bad_digits(digits):
     few = generator.Digits(digits.images, digits.classes % 9)
     with pytest.raises(UserError, match="no image of digit 9"):
-        on_device.sprites(generator.Law(), few)
+        generator_jax.sprites(generator.VideoSpec(), few)
     large = np.zeros((1 << 16, 28, 28), np.uint8)
     with pytest.raises(UserError, match="65536 digit images are too many"):
-        on_device.sprites(generator.Law(), generator.Digits(large, np.arange(1 << 16) % 10))
+        generator_jax.sprites(
+            generator.VideoSpec(), generator.Digits(large, np.arange(1 << 16) % 10)
+        )
 
 
 # ---------------------------------------------------------------- training on it

@@ -95,26 +95,26 @@ def test_each_epoch_varies_each_video_anew():
 
 def test_random_words():
     positions = np.array([0, 1, 2, 10**12])
-    words = batches.random_words(positions, 5, 37)
-    assert words.shape == (4, 37) and words.dtype == np.uint64
-    assert len(set(words.ravel().tolist())) == 4 * 37  # no two positions share a word
-    np.testing.assert_array_equal(batches.random_words(positions[2:], 5, 37), words[2:])
-    np.testing.assert_array_equal(batches.random_words(positions, 5, 8), words[:, :8])
-    assert (batches.random_words(positions, 6, 37) != words).all()
+    bits = batches.random_bits(positions, 5, 37)
+    assert bits.shape == (4, 37) and bits.dtype == np.uint64
+    assert len(set(bits.ravel().tolist())) == 4 * 37  # no two positions share a word
+    np.testing.assert_array_equal(batches.random_bits(positions[2:], 5, 37), bits[2:])
+    np.testing.assert_array_equal(batches.random_bits(positions, 5, 8), bits[:, :8])
+    assert (batches.random_bits(positions, 6, 37) != bits).all()
     # Whoever changes this changes every training run that is resumed.
-    assert words[2, :2].tolist() == [14930193420938521911, 615654196419139105]
+    assert bits[2, :2].tolist() == [14930193420938521911, 615654196419139105]
     shuffle = np.random.Philox(key=np.array([5, 0], np.uint64)).random_raw(100)
-    assert not set(shuffle.tolist()) & set(words.ravel().tolist())
-    many = batches.random_words(np.arange(2000), 1, 10) / 2.0**64
+    assert not set(shuffle.tolist()) & set(bits.ravel().tolist())
+    many = batches.random_bits(np.arange(2000), 1, 10) / 2.0**64
     assert abs(many.mean(0) - 0.5).max() < 0.03
     assert abs(np.corrcoef(many.T) - np.eye(10)).max() < 0.1
 
 
 def test_clips_are_what_the_words_say():
     """The batch against one video at a time."""
-    indices, words = np.array([7, 2, 7]), batches.random_words(np.arange(3), 3, CONFIG.words)
-    got = source().varied(indices, words)
-    for row, (index, word) in enumerate(zip(indices, words, strict=True)):
+    indices, bits = np.array([7, 2, 7]), batches.random_bits(np.arange(3), 3, CONFIG.num_draws)
+    got = source().augmented(indices, bits)
+    for row, (index, word) in enumerate(zip(indices, bits, strict=True)):
         draws = np.array([int(w) // 2**11 / 2**53 for w in word])
         clip = Memory().clips[index]
         mirror = draws[0] < 0.5 and NAMES[clip.label] != "left out"
@@ -125,10 +125,10 @@ def test_clips_are_what_the_words_say():
 
 
 def test_mirrored_clips_get_the_other_label():
-    mirror, plain = np.zeros((2, COUNT, CONFIG.words), np.uint64)
+    mirror, plain = np.zeros((2, COUNT, CONFIG.num_draws), np.uint64)
     plain[:, 0] = 2**63
     indices = np.arange(COUNT)
-    as_they_are, mirrored = (source().varied(indices, words) for words in (plain, mirror))
+    as_they_are, mirrored = (source().augmented(indices, bits) for bits in (plain, mirror))
     for i in range(COUNT):
         name = NAMES[i % 4]
         a, b = as_they_are["video"][i], mirrored["video"][i]
@@ -141,7 +141,7 @@ def test_mirrored_clips_get_the_other_label():
             assert NAMES[mirrored["label"][i]] == swapped.get(name, name)
             np.testing.assert_array_equal(a, b[:, :, ::-1])
             assert (a != b).any()
-    never = source(dataclasses.replace(CONFIG, flip=False)).varied(indices, mirror)
+    never = source(dataclasses.replace(CONFIG, flip=False)).augmented(indices, mirror)
     equal(never, as_they_are)
 
 
@@ -202,6 +202,6 @@ def test_unknown_labels():
 
 
 def test_only_sources_of_clips_vary():
-    assert isinstance(source(), data.Varied)
+    assert isinstance(source(), data.AugmentedSource)
     online = data.SyncMNISTConfig(test_source="online", num_test=5)
-    assert not isinstance(data.open_source(online, "test"), data.Varied)
+    assert not isinstance(data.open_source(online, "test"), data.AugmentedSource)

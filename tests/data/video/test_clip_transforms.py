@@ -147,9 +147,9 @@ def test_portrait_views_go_down():
 
 def test_training_clip_is_what_the_numbers_say():
     config = ClipConfig(frames=4, resize=32, crop=24, brightness=0.1)
-    draws = np.zeros(config.words)
+    draws = np.zeros(config.num_draws)
     draws[:5] = 0.3, 0.75, 0.9, 0.5, 0.25  # flip, brightness, scale, x, y
-    assert config.words == 9
+    assert config.num_draws == 9
     got = clip_transforms.training_clip(frames_of(10), config, draws, mirror=False)
     images = [noise(60, 40, seed=k) for k in range(10)]
     left, top = int(0.5 * (48 - 24 + 1)), int(0.25 * (32 - 24 + 1))
@@ -162,7 +162,7 @@ def test_training_clip_is_what_the_numbers_say():
 
 def test_scaled_training_crop_is_stretched():
     config = ClipConfig(frames=1, resize=32, crop=24, crop_scales=(1.0, 0.5), brightness=0)
-    draws = np.zeros(config.words)
+    draws = np.zeros(config.num_draws)
     draws[2:5] = 0.3, 0.999, 0.0  # the second of (1, 1), (1, 0.5), (0.5, 1), (0.5, 0.5); right, top
     got = clip_transforms.training_clip(frames_of(1), config, draws, mirror=False)
     image = noise(60, 40)
@@ -172,7 +172,7 @@ def test_scaled_training_crop_is_stretched():
 
 def test_short_videos_repeat_frames():
     config = ClipConfig(frames=8, resize=32, crop=24, brightness=0, sampling="segments")
-    for draws in (np.zeros(config.words), np.full(config.words, 0.99)):
+    for draws in (np.zeros(config.num_draws), np.full(config.num_draws, 0.99)):
         clip = clip_transforms.training_clip(frames_of(3), config, draws, mirror=False)
         assert len(clip) == 8
         repeated = [int((i + draws[-1]) * 3 / 8) for i in range(8)]

@@ -11,7 +11,7 @@ from rstg_jax.errors import UserError
 from tests import clip_files
 
 FAST = {"deadline": "realtime", "cpu-used": "8"}
-FILMS = {
+VIDEO_EXTENSIONS = {
     "vp9": ("libvpx-vp9", "webm", {**FAST, "g": "10"}),
     "vp9 with hidden frames": (
         *("libvpx-vp9", "webm"),
@@ -36,9 +36,9 @@ def arrays(frames, indices):
     return [np.asarray(image) for image in frames.images(indices)]
 
 
-@pytest.mark.parametrize("kind", FILMS)
+@pytest.mark.parametrize("kind", VIDEO_EXTENSIONS)
 def test_frames_equal_those_of_a_full_decode(kind):
-    codec, container, options = FILMS[kind]
+    codec, container, options = VIDEO_EXTENSIONS[kind]
     content = clip_files.film(clip_files.pictures(45), codec, container, **options)
     every = clip_files.decode_all(content)
     assert len(every) == 45

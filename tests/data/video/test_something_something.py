@@ -130,8 +130,8 @@ def test_sorted_labels(made):
 def test_mirrored_clips_change_sides(made):
     flips = dataclasses.replace(config(made), clip=dataclasses.replace(CLIP, flip=True))
     source = data.open_source(flips, "train")
-    words = np.zeros((6, source.words), np.uint64)
-    labels = source.varied(np.arange(6), words)["label"]
+    bits = np.zeros((6, source.num_draws), np.uint64)
+    labels = source.augmented(np.arange(6), bits)["label"]
     assert labels.tolist() == [{0: 2, 1: 1, 2: 0}[label_of(n)] for n in list(made[1])[:6]]
 
 
