@@ -2,7 +2,8 @@
 
 Nothing here knows what an experiment is. A configuration is a tree of frozen dataclasses whose
 leaves are int, float, bool, str, None, Literal, or (nested) tuples of these; a field may also be
-a union of dataclasses, which is stored with the name of its class under the key ``class``.
+a union of dataclasses, or of an abstract one with subclasses; then the name of the class is stored
+under the key ``class``.
 
     experiment = load("configs/sync_mnist.py:demo")
     experiment = override(experiment, {"train.batch_size": "8", "optim.clip_norm": "none"})
@@ -16,6 +17,7 @@ import dataclasses
 import difflib
 import hashlib
 import importlib.util
+import inspect
 import json
 import types
 import typing
@@ -210,7 +212,20 @@ def _options(hint: Any) -> tuple[Any, ...]:
 
 
 def _classes(hint: Any) -> dict[str, type]:
-    return {o.__name__: o for o in _options(hint) if dataclasses.is_dataclass(o)}  # type: ignore
+    """The dataclasses that a field may hold, by name: those of a union, and all their subclasses.
+
+    A field that is annotated with an abstract base takes any subclass that has been imported.
+    """
+    found: dict[str, type] = {}
+    open_classes = [
+        o for o in _options(hint) if isinstance(o, type) and dataclasses.is_dataclass(o)
+    ]
+    while open_classes:
+        one = open_classes.pop(0)
+        open_classes += one.__subclasses__()
+        if not inspect.isabstract(one):
+            found.setdefault(one.__name__, one)
+    return found
 
 
 def _wrong(key: str, value: Any, hint: Any) -> UserError:

@@ -1,5 +1,6 @@
 """Configurations: loading, typed overrides, JSON round trip, differences."""
 
+import abc
 import dataclasses
 import json
 from typing import Literal
@@ -154,3 +155,44 @@ def test_load_lists_the_choices(tmp_path):
         config.load(f"{path}:three")
     with pytest.raises(UserError, match=r"no config file .*b\.py'; choose one of: .*a\.py"):
         config.load(str(tmp_path / "b.py"))
+
+
+class Shape(abc.ABC):
+    @abc.abstractmethod
+    def area(self) -> float: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Figure(Shape):
+    name: str = "figure"
+
+
+@dataclasses.dataclass(frozen=True)
+class Square(Figure):
+    side: float = 1.0
+
+    def area(self) -> float:
+        return self.side**2
+
+
+@dataclasses.dataclass(frozen=True)
+class Circle(Figure):
+    radius: float = 1.0
+
+    def area(self) -> float:
+        return 3.14 * self.radius**2
+
+
+@dataclasses.dataclass(frozen=True)
+class Drawing:
+    shape: Figure = dataclasses.field(default_factory=Square)
+
+
+def test_subclasses_of_an_abstract_base_are_choices():
+    changed = config.override(Drawing(), {"shape": "Circle", "shape.radius": "2"})
+    assert changed == Drawing(Circle(radius=2.0))
+    stored = config.to_dict(changed)
+    assert stored == {"shape": {"class": "Circle", "name": "figure", "radius": 2.0}}
+    assert config.from_dict(Drawing, stored) == changed
+    with pytest.raises(UserError, match="no class 'Figure'; choose one of: Square, Circle"):
+        config.from_dict(Drawing, {"shape": {"class": "Figure"}})
