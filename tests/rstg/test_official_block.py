@@ -31,7 +31,7 @@ def config_of(golden: dict) -> RSTGConfig:
         flags["num_process_iter"],
         dim=flags["node_feat_dim"],
         scales=tuple(range(flags["num_scales"], 0, -1)),
-        attention=flags["use_att"],
+        attention={"simple": "additive", "dot": "dot"}[flags["use_att"]],
         num_heads=8 if flags["multihead_att"] else 1,
         positions=flags["use_positional_emb"],
         update_per_scale=flags["scalewise_update"],
