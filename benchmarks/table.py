@@ -1,0 +1,147 @@
+"""Trains the rows of the paper's SyncMNIST table one after another and rewrites docs/results.md.
+
+    nice python -m benchmarks.table --hours=8 --workdirs=DIR [--rows=lite3_mean_lstm,lite5] \
+        [--seeds=0,1] [--config.data.mnist_dir=MNIST]
+
+A row is a variant of configs/sync_mnist.py. Each run lives in DIR/ROW-seedN and is stopped as by
+Ctrl-C when the hours are over; the same command goes on with what is unfinished. Every run, also
+an unfinished one, leaves a small file in docs/results/, from which the page and its curves are
+generated: `--hours=0` only rewrites them. Config flags are those of train.py.
+"""
+
+import argparse
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks import table_page
+from rstg_jax import cli
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "docs" / "results"
+STARTS = "starts.jsonl"  # in a run's directory: the commit and config flags of each start
+GRACE_SECONDS = 600  # to save and leave after the signal
+
+
+def train(row: str, seed: int, workdir: Path, flags: Sequence[str], seconds: float) -> bool:
+    """Trains a row, or goes on with it, for some time.
+
+    Returns:
+      Whether it is finished.
+
+    Raises:
+      subprocess.CalledProcessError: the training failed.
+    """
+    workdir.mkdir(parents=True, exist_ok=True)
+    with (workdir / STARTS).open("a") as starts:
+        starts.write(json.dumps({"commit": commit(), "flags": list(flags)}) + "\n")
+    command = [
+        sys.executable,
+        "train.py",
+        f"--config=configs/sync_mnist.py:{row}",
+        f"--workdir={workdir}",
+        f"--config.train.seed={seed}",
+        *flags,
+    ]
+    with subprocess.Popen(command, cwd=ROOT) as process:
+        try:
+            process.wait(seconds)
+        except (subprocess.TimeoutExpired, KeyboardInterrupt):
+            process.send_signal(signal.SIGTERM)
+            process.wait(GRACE_SECONDS)
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, command)
+    return (workdir / "result.json").exists()
+
+
+def commit() -> str:
+    """The commit of this checkout, with a plus if files differ from it; "unknown" outside git."""
+
+    def git(*words: str) -> str:
+        done = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    try:
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!docs")
+        return git("rev-parse", "--short=10", "HEAD") + ("+" if changed else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def record(row: str, seed: int, workdir: Path) -> dict[str, Any] | None:
+    """Summarises a run for docs/results/; None if it has not been evaluated yet."""
+    lines = _json_lines(workdir / "metrics.jsonl")
+    tests = {line["step"]: line for line in lines if line["split"] == "test"}
+    if not tests:
+        return None
+    config = json.loads((workdir / "config.json").read_text())
+    batch_size, last = config["train"]["batch_size"], tests[max(tests)]
+    finished = (workdir / "result.json").exists()
+    result = json.loads((workdir / "result.json").read_text()) if finished else {}
+    starts = _json_lines(workdir / STARTS)
+    return {
+        "row": row,
+        "seed": seed,
+        "digits": config["data"]["num_digits"],
+        "finished": finished,
+        "top1": last["top1"],
+        "top5": last["top5"],
+        "test_videos": last["examples"],
+        "videos_seen": last["step"] * batch_size,
+        "videos_planned": config["train"]["total_examples"],
+        "hours": last["time"] / 3600,
+        "parameters": result.get("parameters"),
+        "config_hash": result.get("config_hash"),
+        "commits": list(dict.fromkeys(start["commit"] for start in starts)),
+        "curve": [[step * batch_size, line["top1"]] for step, line in sorted(tests.items())],
+    }
+
+
+def _json_lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def write_record(row: str, seed: int, workdir: Path) -> None:
+    """Writes docs/results/ROW-seedN.json, if there is something to say, and the page."""
+    if (summary := record(row, seed, workdir)) is not None:
+        RESULTS.mkdir(parents=True, exist_ok=True)
+        (RESULTS / f"{row}-seed{seed}.json").write_text(json.dumps(summary, indent=1) + "\n")
+    table_page.write(RESULTS, RESULTS.parent / "results.md")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.table",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--hours", type=float, required=True, help="time for all of it")
+    parser.add_argument("--workdirs", type=Path, required=True, help="directory of all runs")
+    parser.add_argument("--rows", default=",".join(table_page.VARIANTS), help="all if absent")
+    parser.add_argument("--seeds", default="0", help="numbers; a row's seeds follow one another")
+    args, flags = parser.parse_known_args(argv)
+    cli.config_overrides(flags, parser)  # refuses mistyped flags before anything is trained
+    rows, seeds = args.rows.split(","), [int(seed) for seed in args.seeds.split(",")]
+    if unknown := sorted(set(rows) - set(table_page.VARIANTS)):
+        parser.error(f"--rows={unknown[0]}: choose from {', '.join(table_page.VARIANTS)}")
+    end = time.monotonic() + args.hours * 3600
+    for row in rows:
+        for seed in seeds:
+            workdir = args.workdirs.expanduser().absolute() / f"{row}-seed{seed}"
+            left = end - time.monotonic()
+            if not (workdir / "result.json").exists() and left > 0:
+                print(f"{row}, seed {seed}: {left / 3600:.1f} hours left", flush=True)
+                train(row, seed, workdir, flags, left)
+            write_record(row, seed, workdir)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))
