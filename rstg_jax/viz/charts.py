@@ -1,20 +1,47 @@
-"""Static charts as inline SVG: lines over steps, and a confusion matrix.
+"""Charts of a run as SVG: curves, and a confusion matrix.
 
-The SVG carries class names only; colours come from the page's style sheet
-(`templates/report.html`), so that one drawing is readable on light and on dark ground.
+Charts are drawn with the colours of `COLORS`. In a page, `to_svg` replaces each of them by the CSS
+variable of the same name, so one drawing suits a light and a dark theme.
 """
 
 import dataclasses
-import html
+import io
 import math
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+from xml.etree import ElementTree
 
 import numpy as np
 
-WIDTH, HEIGHT = 560, 300
-LEFT, RIGHT, TOP, BOTTOM = 46, 104, 14, 40
-LABEL_GAP = 15  # smallest distance in pixels between two labels at the ends of lines
+if TYPE_CHECKING:  # loaded when a chart is drawn: it takes a while
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+SIZE = (560, 300)  # of a line chart, in pixels
+DPI = 72  # the unit of a Matplotlib SVG is a point: at 72 dots per inch it is a pixel as well
 NUMBERED_CLASSES = 24  # confusion matrices up to this size show their counts
+COLORS = {
+    "ink": "#1c2128",
+    "muted": "#5f6876",
+    "rule": "#e3e5e8",
+    "train": "#8a93a1",
+    "test": "#2457d6",
+    "right": "#157347",
+    "wrong": "#c2410c",
+    "on-strong": "#ffffff",
+}
+STYLES: Mapping[str, Mapping[str, Any]] = {
+    "raw": {"color": COLORS["train"], "linewidth": 1, "alpha": 0.3},
+    "train": {"color": COLORS["train"], "linewidth": 2.2},
+    "test": {"color": COLORS["test"], "linewidth": 2.2},
+    "reference": {"color": COLORS["muted"], "linewidth": 1, "linestyle": (0, (4, 4))},
+}
+FONT = "DejaVu Sans"  # which Matplotlib ships, to measure texts; the page has its own
+SVG = "http://www.w3.org/2000/svg"
+XLINK = "http://www.w3.org/1999/xlink"
+
+Tooltips = dict[str, list[str]]  # gid of an artist -> text for each marker or patch in it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,11 +49,11 @@ class Line:
     """One curve of a chart.
 
     Attributes:
-      name: shown at the end of the line, with the last value; empty for none.
-      style: CSS class, which gives the colour.
-      steps: horizontal positions, increasing.
-      values: vertical positions, as many as `steps`.
-      markers: draw a dot, with the value as a tooltip, at every point.
+      name: Shown in the legend, with the last value; an empty name is left out.
+      style: Key of `STYLES`.
+      steps: Horizontal positions, increasing.
+      values: Vertical positions, as many as `steps`.
+      markers: Draws a dot at every point, with the value as a tooltip.
     """
 
     name: str
@@ -42,221 +69,208 @@ def line_chart(
     title: str,
     percent: bool = False,
     reference: tuple[float, str] | None = None,
-    across: tuple[str, str] = ("training step", "step"),
-    logarithmic: bool = False,
 ) -> str:
-    """Draws curves over training steps, or over anything else.
+    """Draws curves over training steps.
 
     Args:
-      lines: the curves; those without points are left out.
-      title: name of the quantity, read out by screen readers.
-      percent: values are fractions, shown as 0% to 100%.
-      reference: height and name of a dashed horizontal line.
-      across: title of the horizontal axis, and what tooltips call a point of it.
-      logarithmic: both axes; steps and values must then be positive. Steps of the first line are
-        its ticks.
+      lines: The curves; those without points are left out.
+      title: Name of the quantity, for screen readers.
+      percent: Values are fractions, shown as 0% to 100%.
+      reference: Height and name of a dashed horizontal line.
 
     Returns:
-      One `<svg>` element.
+      One `<svg>` element for the page.
     """
-    lines = [line for line in lines if len(line.steps)]
-    last_step = max((max(line.steps) for line in lines), default=1)
-    highest = max((max(line.values) for line in lines), default=1.0)
-    y_ticks = [0, 0.25, 0.5, 0.75, 1] if percent else ticks(highest)
-    x_ticks: Sequence[float] = ticks(last_step)
-    x_start, x_end = 0.0, max(last_step, 1)
-    if logarithmic:
-        x_ticks, y_ticks = lines[0].steps, decades([v for line in lines for v in line.values])
-        x_start = min(min(line.steps) for line in lines)
-    y_start, y_end = y_ticks[0], max(y_ticks[-1], highest)
-
-    def x(step: float) -> float:
-        return LEFT + (WIDTH - LEFT - RIGHT) * share(step, x_start, x_end, logarithmic)
-
-    def y(value: float) -> float:
-        height = HEIGHT - TOP - BOTTOM
-        return HEIGHT - BOTTOM - height * share(value, y_start, y_end, logarithmic)
-
-    def text(value: float) -> str:
-        return f"{value:.1%}" if percent else f"{value:.3g}"
-
-    parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{html.escape(title)}">']
-    for tick in y_ticks:
-        name = f"{tick:.0%}" if percent else f"{tick:g}"
-        parts.append(
-            f'<path class="grid" d="M{LEFT} {y(tick):.1f}H{WIDTH - RIGHT}"/>'
-            f'<text class="tick" x="{LEFT - 8}" y="{y(tick) + 4:.1f}" '
-            f'text-anchor="end">{name}</text>'
-        )
-    for tick in (tick for tick in x_ticks if x_start <= tick <= x_end):
-        parts.append(
-            f'<text class="tick" x="{x(tick):.1f}" y="{HEIGHT - BOTTOM + 18}" '
-            f'text-anchor="middle">{tick:,.0f}</text>'
-        )
-    parts.append(
-        f'<text class="tick" x="{(LEFT + WIDTH - RIGHT) / 2:.1f}" y="{HEIGHT - 4}" '
-        f'text-anchor="middle">{html.escape(across[0])}</text>'
-    )
-    labels = []
     if reference is not None:
-        value, name = reference
-        parts.append(f'<path class="reference" d="M{LEFT} {y(value):.1f}H{WIDTH - RIGHT}"/>')
-        labels.append((y(value), "reference", f"{name} {text(value)}"))
-    for line in lines:
-        points = [(x(a), y(b)) for a, b in zip(line.steps, line.values, strict=True)]
-        path = "L".join(f"{a:.1f} {b:.1f}" for a, b in points)
-        parts.append(f'<path class="line {line.style}" d="M{path}"/>')
+        steps = [step for line in lines for step in line.steps] or [0, 1]
+        ends = [0, max(steps)]
+        lines = [*lines, Line(reference[1], "reference", ends, [reference[0]] * 2)]
+    figure = new_figure(*SIZE)
+    figure.subplots_adjust(left=0.09, right=0.985, bottom=0.14, top=0.89)
+    tooltips = draw_lines(figure.subplots(), lines, percent=percent)
+    return to_svg(figure, title, tooltips)
+
+
+def new_figure(width: float, height: float) -> "Figure":
+    """Makes an empty, transparent figure of a size in pixels."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor="none")
+
+
+def draw_lines(
+    axes: "Axes",
+    lines: Sequence[Line],
+    *,
+    percent: bool = False,
+    logarithmic: bool = False,
+    x_label: str = "training step",
+    x_name: str = "step",
+) -> Tooltips:
+    """Draws curves, with a legend that shows their last values.
+
+    Args:
+      axes: Empty axes.
+      lines: The curves; those without points are left out.
+      percent: Values are fractions, shown as 0% to 100%.
+      logarithmic: For both axes. Steps and values must then be positive.
+      x_label: Title of the horizontal axis.
+      x_name: Name of a horizontal position in tooltips.
+    """
+    from matplotlib import ticker
+
+    tooltips: Tooltips = {}
+    for number, line in enumerate(line for line in lines if len(line.steps)):
+        label = f"{line.name} {_value(line.values[-1], percent)}" if line.name else "_"
+        marker = {"marker": "o", "markersize": 7, "markeredgewidth": 0} if line.markers else {}
+        style = {**STYLES[line.style], **marker, "label": label, "clip_on": False}
+        (drawn,) = axes.plot(line.steps, line.values, **style)
         if line.markers:
-            parts.extend(
-                f'<circle class="dot {line.style}" cx="{a:.1f}" cy="{b:.1f}" r="3.5">'
-                f"<title>{html.escape(f'{line.name}, {across[1]} {step:,.0f}: {text(value)}')}"
-                "</title></circle>"
-                for (a, b), step, value in zip(points, line.steps, line.values, strict=True)
-            )
-        if line.name:
-            labels.append((points[-1][1], line.style, f"{line.name} {text(line.values[-1])}"))
-    for height, style, name in _spread(labels):
-        parts.append(
-            f'<text class="label {style}" x="{WIDTH - RIGHT + 8}" y="{height + 4:.1f}">'
-            f"{html.escape(name)}</text>"
-        )
-    return "\n".join([*parts, "</svg>"])
+            drawn.set_gid(f"{axes.get_title()} {number}")
+            tooltips[str(drawn.get_gid())] = [
+                f"{line.name}, {x_name} {step:,.0f}: {_value(value, percent)}"
+                for step, value in zip(line.steps, line.values, strict=True)
+                if math.isfinite(value)
+            ]
+    if logarithmic:
+        axes.set(xscale="log", yscale="log", xticks=next(line.steps for line in lines))
+        axes.minorticks_off()
+        axes.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5), numticks=12))
+        axes.yaxis.set_major_formatter(ticker.StrMethodFormatter("{x:g}"))
+    else:
+        axes.set_xlim(left=0)
+        axes.set_ylim(0, 1 if percent else None)
+        axes.xaxis.set_major_locator(ticker.MaxNLocator(5, integer=True))
+        axes.yaxis.set_major_locator(ticker.MaxNLocator(5))
+        if percent:
+            axes.yaxis.set_major_formatter(ticker.PercentFormatter(1))
+    axes.xaxis.set_major_formatter(ticker.StrMethodFormatter("{x:,.0f}"))
+    axes.set_xlabel(x_label, color=COLORS["muted"], fontsize=12)
+    axes.tick_params(length=0, labelcolor=COLORS["muted"], labelsize=12)
+    axes.grid(axis="y", color=COLORS["rule"], linewidth=1)
+    axes.spines[:].set_visible(False)
+    axes.set(facecolor="none", axisbelow=True)
+    named = [line for line in axes.lines if not str(line.get_label()).startswith("_")]
+    if named:
+        place = {"loc": "lower right", "bbox_to_anchor": (1, 1), "ncols": len(named)}
+        axes.legend(handles=named, frameon=False, fontsize=12.5, labelcolor="linecolor", **place)
+    return tooltips
 
 
 def confusion_chart(confusion: np.ndarray, names: Sequence[str]) -> str:
-    """Draws a confusion matrix, one row a true class; shades are shares of the row.
+    """Draws a confusion matrix with one row per true class, shaded by the share of the row.
 
     Args:
-      confusion: counts `[true][predicted]`.
-      names: class names in the order of the rows.
+      confusion: Counts `[true][predicted]`.
+      names: Class names in the order of the rows.
 
     Returns:
-      One `<svg>` element; every cell that is not empty has its counts as a tooltip.
+      One `<svg>` element for the page; every cell that is not empty has a tooltip.
     """
+    from matplotlib.patches import Rectangle
+
     size = len(names)
     numbered = size <= NUMBERED_CLASSES
-    cell = max(13, min(46, 560 // size))
+    cell = max(13, min(46, 560 // size))  # pixels
     font = min(13, cell - 2)
-    margin = 34 + int(font * 0.62 * max(map(len, names)))
-    side = margin + cell * size
-    rotated = max(map(len, names)) * font * 0.62 > cell - 4
-    # A large one is scrolled rather than shrunk until nobody can read its names.
-    least = "" if numbered else f"min-width:{side + 2}px;"
-    parts = [
-        f'<svg viewBox="0 0 {side + 2} {side + 2}" class="confusion" role="img" '
-        f'style="max-width:{side + 2}px;{least}font-size:{font}px" aria-label="confusion matrix">'
-        f'<text x="{margin + cell * size / 2:.1f}" y="14" class="tick axis" '
-        'text-anchor="middle">predicted</text>'
-        f'<text x="0" y="0" class="tick axis" text-anchor="middle" '
-        f'transform="translate(12 {margin + cell * size / 2:.1f}) rotate(-90)">true</text>'
-    ]
+    label = 0.62 * font * max(map(len, names))  # width of the longest name, at most
+    side = 34 + label + cell * size
+    figure = new_figure(side, side)
+    # One unit of these axes is a cell.
+    axes = figure.add_axes((0, 0, 1, 1), xlim=(size - side / cell, size))
+    axes.set(ylim=(size, size - side / cell))
+    axes.set_axis_off()
+    square = {"width": 1 - 2 / cell, "height": 1 - 2 / cell, "linewidth": 0, "clip_on": False}
+    blank = {"facecolor": COLORS["rule"], "alpha": 0.35}
+    if not numbered:  # one background for all cells: there are tens of thousands
+        axes.add_patch(Rectangle((0, 0), size, size, linewidth=0, clip_on=False, **blank))
+    tooltips: Tooltips = {}
+    for row, column in np.ndindex(size, size):
+        count, total = int(confusion[row, column]), int(confusion[row].sum())
+        place = (column + 1 / cell, row + 1 / cell)
+        if numbered:
+            axes.add_patch(Rectangle(place, **square, **blank))
+        if not count:
+            continue
+        share = count / total
+        color = COLORS["right" if row == column else "wrong"]
+        # A single mistake must stay visible beside hundreds of correct predictions.
+        patch = Rectangle(place, **square, facecolor=color, alpha=max(share, 0.12))
+        patch.set_gid(f"cell {row} {column}")
+        axes.add_patch(patch)
+        text = f"true {names[row]}, predicted {names[column]}: {count} of {total} ({share:.1%})"
+        tooltips[f"cell {row} {column}"] = [text]
+        if numbered:
+            ink, weight = ("on-strong", "bold") if share > 0.5 else ("ink", "normal")
+            style = {"color": COLORS[ink], "weight": weight, "size": font, "va": "center_baseline"}
+            axes.text(column + 0.5, row + 0.5, f"{count}", ha="center", **style)
+    _label_classes(axes, names, font, gap=8 / cell, rotated=label > cell - 4)
+    return to_svg(figure, "confusion matrix", tooltips)
+
+
+def _label_classes(
+    axes: "Axes", names: Sequence[str], font: float, *, gap: float, rotated: bool
+) -> None:
+    """Names the rows and columns of a confusion matrix. Plain texts: ticks take seconds."""
+    style = {"color": COLORS["ink"], "size": font}
+    turned = {"rotation": 90, "ha": "center", "va": "bottom"}
+    upright = {"ha": "center", "va": "baseline"}
     for index, name in enumerate(names):
-        place = margin + cell * (index + 0.5)
-        escaped = html.escape(name)
-        parts.append(
-            f'<text x="{margin - 8}" y="{place + font * 0.35:.1f}" '
-            f'text-anchor="end">{escaped}</text>'
-        )
-        across = f'transform="translate({place:.1f} {margin - 8})'
-        across += f' translate({font * 0.35:.1f} 0) rotate(-90)"' if rotated else '"'
-        anchor = "start" if rotated else "middle"
-        parts.append(f'<text {across} text-anchor="{anchor}">{escaped}</text>')
-    if not numbered:  # one ground for all cells: they are tens of thousands
-        parts.append(
-            f'<rect class="blank" x="{margin}" y="{margin}" width="{cell * size}" '
-            f'height="{cell * size}"/>'
-        )
-    for row, counts in enumerate(confusion):
-        total = int(counts.sum())
-        for column, count in enumerate(counts):
-            if count or numbered:
-                parts.append(_cell(row, column, int(count), total, names, margin, cell, numbered))
-    return "\n".join([*parts, "</svg>"])
+        axes.text(-gap, index + 0.5, name, ha="right", va="center_baseline", **style)
+        axes.text(index + 0.5, -gap, name, **(turned if rotated else upright), **style)
+    muted = {"color": COLORS["muted"], "size": 13}
+    middle, edge = len(names) / 2, axes.get_xlim()[0]
+    axes.text(middle, edge, "predicted", ha="center", va="top", **muted)
+    axes.text(edge, middle, "true", rotation=90, ha="left", va="center", **muted)
 
 
-def _cell(
-    row: int,
-    column: int,
-    count: int,
-    total: int,
-    names: Sequence[str],
-    margin: int,
-    cell: int,
-    numbered: bool,
-) -> str:
-    """One square of the confusion matrix, shaded by its share of the row."""
-    share = count / total if total else 0.0
-    style = "right" if row == column else "wrong"
-    x, y = margin + cell * column, margin + cell * row
-    parts = []
-    if numbered:
-        parts.append(
-            f'<rect class="blank" x="{x + 1}" y="{y + 1}" width="{cell - 2}" height="{cell - 2}"/>'
-        )
-    if count:
-        tooltip = f"true {names[row]}, predicted {names[column]}: {count} of {total} ({share:.1%})"
-        # A single mistake must stay visible beside hundreds of right answers.
-        parts.append(
-            f'<rect class="{style}" fill-opacity="{max(share, 0.12):.3f}" x="{x + 1}" y="{y + 1}" '
-            f'width="{cell - 2}" height="{cell - 2}"><title>{html.escape(tooltip)}</title></rect>'
-        )
-    if count and numbered:
-        strong = " strong" if share > 0.5 else ""
-        parts.append(
-            f'<text class="count{strong}" x="{x + cell / 2:.1f}" y="{y + cell / 2 + 4:.1f}" '
-            f'text-anchor="middle">{count}</text>'
-        )
-    return "".join(parts)
+def to_svg(figure: "Figure", title: str, tooltips: Tooltips, *, themed: bool = True) -> str:
+    """Renders a figure, always to the same text.
 
-
-def ticks(highest: float, count: int = 5) -> list[float]:
-    """Round numbers from 0 up to at least `highest`, about `count` of them.
-
-    Steps are 1, 2, 2.5 or 5 times a power of ten.
+    Args:
+      figure: Drawn with `COLORS`.
+      title: Name of the figure, for screen readers.
+      tooltips: As of `draw_lines`.
+      themed: Replaces the colours by CSS variables of the page.
     """
-    if not highest > 0 or not math.isfinite(highest):
-        return [0.0, 1.0]
-    power = 10.0 ** math.floor(math.log10(highest / count))
-    step = next(
-        factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power * count >= highest
-    )
-    return [round(step * index, 10) for index in range(math.ceil(highest / step - 1e-9) + 1)]
+    import matplotlib
 
-
-def decades(values: Sequence[float]) -> list[float]:
-    """Powers of ten, or of ten and twice and five times these, from below to above all values."""
-    low, high = (math.log10(end(values)) for end in (min, max))
-    factors = (1,) if high - low > 2 else (1, 2, 5)
-    powers = range(math.floor(low), math.ceil(high) + 1)
-    marks = [float(f"{factor}e{power}") for power in powers for factor in factors]
-    first = max(i for i, mark in enumerate(marks) if mark <= min(values))
-    last = min(i for i, mark in enumerate(marks) if mark >= max(values) and i > first)
-    return marks[first : last + 1]
-
-
-def share(value: float, start: float, end: float, logarithmic: bool = False) -> float:
-    """Where a value lies on an axis: 0 at its start, 1 at its end."""
-    if logarithmic:
-        value, start, end = (math.log(number) for number in (value, start, end))
-    return (value - start) / ((end - start) or 1)
+    buffer = io.StringIO()
+    options = {
+        "svg.fonttype": "none",
+        "svg.hashsalt": title,
+        "text.parse_math": False,
+        "font.sans-serif": FONT,
+    }
+    with matplotlib.rc_context(options), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # the browser has others
+        nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        figure.savefig(buffer, format="svg", metadata=nothing)
+    ElementTree.register_namespace("", SVG)
+    ElementTree.register_namespace("xlink", XLINK)
+    root = ElementTree.fromstring(buffer.getvalue())
+    width, height = root.attrib["viewBox"].split()[2:]
+    root.attrib.update({"width": width, "height": height, "role": "img", "aria-label": title})
+    for group in root.iter(f"{{{SVG}}}g"):
+        # Two charts of a page must not share an id.
+        texts = tooltips.get(group.attrib.pop("id", ""), ())
+        shapes = list(group.iter(f"{{{SVG}}}use")) or list(group.iter(f"{{{SVG}}}path"))
+        for shape, text in zip(shapes if texts else (), texts, strict=True):
+            ElementTree.SubElement(shape, f"{{{SVG}}}title").text = text
+    svg = ElementTree.tostring(root, encoding="unicode")
+    svg = svg.replace(f"font-family: '{FONT}', sans-serif; ", "")
+    if themed:
+        for name, color in COLORS.items():
+            svg = svg.replace(color, f"var(--{name})")
+    return svg
 
 
 def smooth(values: Sequence[float], window: int) -> np.ndarray:
-    """Centred moving average, shorter at both ends; as long as `values`."""
-    array = np.asarray(values, np.float64)
-    sums = np.concatenate([[0.0], np.cumsum(array)])
-    places = np.arange(len(array))
-    start = np.maximum(places - window // 2, 0)
-    end = np.minimum(places + window // 2 + 1, len(array))
-    return (sums[end] - sums[start]) / (end - start)
+    """Centred moving average over an odd number of values, fewer at both ends; same length."""
+    kernel = np.ones(window // 2 * 2 + 1)
+    sums, counts = (np.convolve(v, kernel, "same") for v in (values, np.ones(len(values))))
+    return sums / counts
 
 
-def _spread(labels: Sequence[tuple[float, str, str]]) -> list[tuple[float, str, str]]:
-    """Moves labels down, in order of height, until none covers another."""
-    placed: list[tuple[float, str, str]] = []
-    for height, style, name in sorted(labels):
-        if placed:
-            height = max(height, placed[-1][0] + LABEL_GAP)
-        placed.append((height, style, name))
-    overflow = max(0.0, placed[-1][0] - (HEIGHT - BOTTOM)) if placed else 0.0
-    return [(height - overflow, style, name) for height, style, name in placed]
+def _value(value: float, percent: bool) -> str:
+    return f"{value:.1%}" if percent else f"{value:.3g}"

@@ -1,24 +1,27 @@
-"""The region graph drawn over a frame: regions, their activity, and what they attend to.
+"""Draws the region graph over a frame: regions, their activity, and the messages between them.
 
-A region is a dot at the centre of its cell, coloured by scale or by activity, the larger the more
-the others listen to it. A message is a line that grows thicker from its source to its destination;
-the more opaque, the more attention it gets for one neighbour among so many. Each coarser scale is
-drawn a little to the upper right, because centres of different scales may coincide.
+A region is a dot at the centre of its cell, coloured by scale or by activity. Its size shows the
+total attention that the region receives. A message is a line that widens from its source to its
+destination; its opacity shows the attention weight, relative to uniform attention. Each coarser
+scale is shifted to the upper right, because centres of different scales may coincide.
 """
 
 import dataclasses
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, ImageDraw
 
-from rstg_jax.rstg.region_graph import RegionGraph
+if TYPE_CHECKING:  # so that drawing frames does not load JAX
+    from rstg_jax.rstg.region_graph import RegionGraph
 
 Color = tuple[int, int, int]
 
 GROUND: Color = (18, 20, 24)
+EDGES = 10  # messages drawn per frame
 SUPERSAMPLING = 3
-FULL_WEIGHT = 4.0  # even shares of attention from which on a message is drawn opaque
+FULL_WEIGHT = 4.0  # multiple of uniform attention from which a message is drawn opaque
 SCALE_COLORS: tuple[Color, ...] = ((76, 201, 240), (255, 190, 11), (255, 84, 160), (160, 230, 120))
 HEAT_COLORS: tuple[Color, ...] = (
     (38, 30, 92),
@@ -27,17 +30,17 @@ HEAT_COLORS: tuple[Color, ...] = (
     (251, 155, 6),
     (252, 255, 164),
 )
-CELL_OPACITY = 84  # of 255, of the tint of a cell
-SCALE_OFFSET = 0.045  # how far each coarser scale is moved, in fractions of the frame
+CELL_OPACITY = 84  # of 255, for the tint of a cell
+SCALE_OFFSET = 0.045  # shift of each coarser scale, in fractions of the frame
 
 
 @dataclasses.dataclass(frozen=True)
 class Edge:
-    """One message of the graph: from node `source` to node `destination`.
+    """One message of the graph, from node `source` to node `destination`.
 
-    `weight` counts even shares: 1 is what each neighbour of the receiver would get if attention
-    were spread evenly. A corner has 4 neighbours and the whole frame 13, so bare attention weights
-    would always show the corners.
+    `weight` is a multiple of uniform attention: 1 if the receiver attends to all its neighbours
+    alike. A corner has 4 neighbours and the whole frame 13, so the largest raw attention weights
+    would always be those of the corners.
     """
 
     destination: int
@@ -46,13 +49,13 @@ class Edge:
 
 
 def strongest_edges(attention: np.ndarray, neighbours: np.ndarray, count: int) -> list[Edge]:
-    """The messages between neighbours that stand out most in one frame, the greatest first.
+    """Returns the messages of one frame with the greatest weights, in decreasing order.
 
     Args:
-      attention: weights `[i j]`, i destination, j source. Official masking gives weight to
-        pairs that are no neighbours too; these are left out.
+      attention: Weights `[i j]`, i destination, j source. Official masking also gives weight to
+        pairs that are not neighbours; these are left out.
       neighbours: bool `[i j]`.
-      count: how many at most.
+      count: Maximum number of messages.
     """
     destinations, sources = np.nonzero(neighbours)
     weights = (attention * neighbours.sum(axis=1, keepdims=True))[destinations, sources]
@@ -61,12 +64,12 @@ def strongest_edges(attention: np.ndarray, neighbours: np.ndarray, count: int) -
 
 
 def scale_color(order: int) -> Color:
-    """Colour of the nodes of the scale at place `order` of the graph's scales."""
+    """Colour of the nodes of the scale with index `order`."""
     return SCALE_COLORS[order % len(SCALE_COLORS)]
 
 
-def node_places(graph: RegionGraph) -> np.ndarray:
-    """Where the nodes are drawn: `y x` in fractions of the frame, float64 `[n 2]`, all distinct."""
+def node_places(graph: "RegionGraph") -> np.ndarray:
+    """Distinct places of the nodes, `y x` in fractions of the frame, float64 `[n 2]`."""
     places = graph.centers.copy()
     for order, nodes in enumerate(graph.scale_slices):
         places[nodes] += SCALE_OFFSET * order * np.array([-1.0, 1.0])
@@ -74,15 +77,15 @@ def node_places(graph: RegionGraph) -> np.ndarray:
 
 
 def draw_attention(
-    image: Image.Image, attention: np.ndarray, graph: RegionGraph, *, edges: int = 10
+    image: Image.Image, attention: np.ndarray, graph: "RegionGraph", *, edges: int = EDGES
 ) -> Image.Image:
     """Draws the strongest messages of one frame over an image.
 
     Args:
-      image: RGB, any size.
-      attention: weights `[i j]` of this frame.
-      graph: gives the regions' places.
-      edges: how many messages are drawn.
+      image: RGB, of any size.
+      attention: Weights `[i j]` of this frame.
+      graph: The regions.
+      edges: Number of messages drawn.
 
     Returns:
       A new RGB image of the same size.
@@ -93,24 +96,24 @@ def draw_attention(
 
 def graph_layer(
     size: tuple[int, int],
-    graph: RegionGraph,
+    graph: "RegionGraph",
     attention: np.ndarray | None,
     *,
-    edges: int = 10,
+    edges: int = EDGES,
     activity: np.ndarray | None = None,
 ) -> Image.Image:
-    """Regions and strongest messages of one frame, to be laid over it.
+    """Draws regions and strongest messages of one frame on a transparent layer.
 
     Args:
-      size: width and height in pixels.
-      graph: gives the regions' places.
-      attention: weights `[i j]` of this frame, or None to draw no message.
-      edges: how many messages are drawn.
-      activity: of the nodes, `[n]` in 0..1. If given, nodes and the cells of the finest grid have
-        its colour (`heat`); else nodes have that of their scale.
+      size: Width and height in pixels.
+      graph: The regions.
+      attention: Weights `[i j]` of this frame, or None to draw no message.
+      edges: Number of messages drawn.
+      activity: Activity of the nodes, `[n]` in 0..1. If given, it colours the nodes and the cells
+        of the finest grid (`heat`); otherwise the scale colours the nodes.
 
     Returns:
-      RGBA, transparent where nothing is drawn.
+      RGBA image of the given size.
     """
     scale = SUPERSAMPLING
     size = (size[0] * scale, size[1] * scale)
@@ -119,9 +122,9 @@ def graph_layer(
         _draw_cells(ImageDraw.Draw(layer), size, graph, activity)
     places = node_places(graph)[:, ::-1] * size  # [n 2], x y in pixels
     unit = size[1] / 220  # line widths are given for a frame 220 pixels high
-    heard = np.zeros(graph.num_nodes)  # [j]: what all neighbours together give to source j
+    received = np.zeros(graph.num_nodes)  # [j]: total attention to source j
     if attention is not None:
-        heard = np.where(graph.adjacency, attention, 0).sum(axis=0)
+        received = np.where(graph.adjacency, attention, 0).sum(axis=0)
         strongest = strongest_edges(attention, graph.adjacency, edges)
         for edge in reversed(strongest):  # the strongest last, on top
             opacity = round(255 * min(1.0, 0.18 + 0.82 * edge.weight / FULL_WEIGHT))
@@ -138,7 +141,7 @@ def graph_layer(
         for node in range(nodes.start, nodes.stop):
             color = scale_color(order) if activity is None else heat(float(activity[node]))
             x, y = places[node]
-            radius = unit * (2.2 + 1.7 * float(np.sqrt(heard[node])))
+            radius = unit * (2.2 + 1.7 * float(np.sqrt(received[node])))
             draw.ellipse(
                 (x - radius, y - radius, x + radius, y + radius),
                 fill=(*color, 255),
@@ -149,19 +152,17 @@ def graph_layer(
 
 
 def heat(value: float) -> Color:
-    """Colour of an activity in 0..1: from dark blue over purple and orange to pale yellow."""
-    place = min(max(value, 0.0), 1.0) * (len(HEAT_COLORS) - 1)
-    low = min(int(place), len(HEAT_COLORS) - 2)
-    share = place - low
-    pairs = zip(HEAT_COLORS[low], HEAT_COLORS[low + 1], strict=True)
-    red, green, blue = (round(a + share * (b - a)) for a, b in pairs)
+    """Colour of an activity in 0..1: dark blue, purple, orange, pale yellow."""
+    places = np.linspace(0, 1, len(HEAT_COLORS))
+    channels = zip(*HEAT_COLORS, strict=True)
+    red, green, blue = (round(float(np.interp(value, places, c))) for c in channels)
     return red, green, blue
 
 
 def _draw_cells(
-    draw: ImageDraw.ImageDraw, size: tuple[int, int], graph: RegionGraph, activity: np.ndarray
+    draw: ImageDraw.ImageDraw, size: tuple[int, int], graph: "RegionGraph", activity: np.ndarray
 ) -> None:
-    """Tints the cells of the finest grid by their activity, and rules the grid."""
+    """Tints the cells of the finest grid by their activity and draws the grid."""
     finest = graph.scale_slices[int(np.argmax(graph.scales))]
     for node in range(finest.start, finest.stop):
         y0, x0, y1, x1 = graph.boxes[node] * (size[1], size[0], size[1], size[0])
@@ -175,9 +176,9 @@ def _draw_cells(
 
 
 def _taper(source: np.ndarray, destination: np.ndarray, unit: float) -> list[tuple[float, float]]:
-    """Corners of a line from `source` to `destination`, thin at its start, thick at its end.
+    """Corners of a line from `source` to `destination` that widens towards its end.
 
-    It lies beside the straight connection, so that the messages of both directions can be seen.
+    It runs beside the straight connection, so that the messages of both directions are visible.
     """
     along = destination - source
     along = along / max(float(np.hypot(*along)), 1e-9)

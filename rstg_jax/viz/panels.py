@@ -1,34 +1,40 @@
-"""Pictures of single videos and of several: frames, animations, still sheets with captions."""
+"""Draws the frames of test videos with their predictions: panels, and still sheets of several."""
 
 import dataclasses
-import io
+import textwrap
 from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from rstg_jax.rstg.region_graph import RegionGraph
+from rstg_jax.errors import UserError
 from rstg_jax.viz.draw_graph import GROUND, Color, draw_attention
+
+if TYPE_CHECKING:  # so that drawing frames does not load JAX
+    from rstg_jax.rstg.region_graph import RegionGraph
 
 PAIR_COLOR: Color = (86, 211, 155)
 TEXT: Color = (230, 232, 236)
 MUTED: Color = (152, 162, 179)
 RIGHT_COLOR: Color = (86, 211, 155)
 WRONG_COLOR: Color = (255, 122, 89)
-FRAME_MS, LAST_FRAME_MS = 220, 900
+PICTURE_EXAMPLES, PICTURE_COLUMNS = 3, 6  # videos in a picture, frames of each
+PICTURE_SIDE = 180  # height of its frames in pixels
 
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-    """One video with what the network made of it.
+    """A video and the network's prediction.
 
     Attributes:
       video: uint8 `[t h w c]`, c is 1 or 3.
-      label: index of the true class.
-      probabilities: of every class, float `[classes]`.
-      attention: mean over rounds, float `[t i j]` (i destination, j source), or None for networks
+      label: Index of the true class.
+      probabilities: Of all classes, float `[classes]`.
+      attention: Mean over rounds, float `[t i j]` (i destination, j source), or None for networks
         without a space stage.
-      pair_boxes: boxes `y0 x0 y1 x1` of the synchronous pair in fractions of the frame, float
+      pair_boxes: Boxes `y0 x0 y1 x1` of the synchronous pair in fractions of the frame, float
         `[t 2 4]`, or None.
     """
 
@@ -62,23 +68,21 @@ def draw_boxes(image: Image.Image, boxes: np.ndarray) -> Image.Image:
     return image
 
 
-def panels(
-    example: Example, graph: RegionGraph | None, *, side: int, edges: int, boxes: bool = True
-) -> list[Image.Image]:
-    """The frames of one example: the video, and beside it the video under its attention.
+def panels(example: Example, graph: "RegionGraph | None", *, side: int) -> list[Image.Image]:
+    """Draws the frames of an example `side` pixels high, each beside itself with its attention.
 
-    Without attention there is the video alone. `side` is the height of a panel in pixels.
+    Without attention there is the video alone.
     """
     images = []
     for index, frame in enumerate(example.video):
         left = draw_frame(frame, side)
-        if boxes and example.pair_boxes is not None:
+        if example.pair_boxes is not None:
             left = draw_boxes(left, example.pair_boxes[index])
         if graph is None or example.attention is None:
             images.append(left)
             continue
         dimmed = draw_frame(frame, side, dim=0.55)
-        right = draw_attention(dimmed, example.attention[index], graph, edges=edges)
+        right = draw_attention(dimmed, example.attention[index], graph)
         both = Image.new("RGB", (left.width + right.width + 4, side), GROUND)
         both.paste(left, (0, 0))
         both.paste(right, (left.width + 4, 0))
@@ -86,62 +90,32 @@ def panels(
     return images
 
 
-def encode(frames: Sequence[Image.Image], kind: str = "WEBP", frame_ms: int | None = None) -> bytes:
-    """An endless animation as WebP or GIF bytes; the last frame stays longer.
+def write_picture(
+    path: str | Path, examples: Sequence[Example], graph: "RegionGraph | None", names: Sequence[str]
+) -> None:
+    """Writes a still picture (.png) of the first examples, see `strip`.
 
-    Args:
-      frames: RGB, of one size.
-      kind: "WEBP" or "GIF".
-      frame_ms: how long each other frame stays, in milliseconds; `FRAME_MS` if None.
+    Raises:
+      UserError: The suffix is another one, or there are no examples.
     """
-    buffer = io.BytesIO()
-    durations = [frame_ms or FRAME_MS] * (len(frames) - 1) + [LAST_FRAME_MS]
-    options = {"quality": 80, "method": 4, "minimize_size": True} if kind == "WEBP" else {}
-    frames[0].save(
-        buffer,
-        format=kind,
-        save_all=True,
-        append_images=list(frames[1:]),
-        duration=durations,
-        loop=0,
-        **options,
-    )
-    return buffer.getvalue()
-
-
-def gallery(
-    examples: Sequence[Example],
-    graph: RegionGraph | None,
-    names: Sequence[str],
-    *,
-    side: int,
-    edges: int,
-) -> list[Image.Image]:
-    """Frames of one animation that shows several examples side by side, each with its caption."""
-    columns = [panels(example, graph, side=side, edges=edges) for example in examples]
-    width, gap, caption = columns[0][0].width, 16, 46
-    total = (gap + len(columns) * (width + gap), side + 2 * gap + caption)
-    frames = []
-    for index in range(max(map(len, columns))):
-        sheet = Image.new("RGB", total, GROUND)
-        for column, (images, example) in enumerate(zip(columns, examples, strict=True)):
-            x = gap + column * (width + gap)
-            sheet.paste(images[min(index, len(images) - 1)], (x, gap))
-            _caption(ImageDraw.Draw(sheet), (x, gap + side + 10), example, names, width)
-        frames.append(sheet)
-    return frames
+    path = Path(path)
+    if path.suffix.lower() != ".png":
+        raise UserError(f"--picture={path}: the name must end in .png")
+    if not examples:
+        raise UserError(f"--picture={path}: there are no examples to draw; raise --examples")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    strip(examples[:PICTURE_EXAMPLES], graph, names).save(path, optimize=True)
 
 
 def strip(
     examples: Sequence[Example],
-    graph: RegionGraph | None,
+    graph: "RegionGraph | None",
     names: Sequence[str],
     *,
-    side: int,
-    edges: int,
-    columns: int = 6,
+    side: int = PICTURE_SIDE,
+    columns: int = PICTURE_COLUMNS,
 ) -> Image.Image:
-    """A still picture: one row an example, `columns` of its frames spread evenly over time."""
+    """Draws one row per example: `columns` frames spread evenly over time, and a caption."""
     gap, caption = 6, 46
     row_height = side + caption
     rows = []
@@ -154,7 +128,7 @@ def strip(
             if example.pair_boxes is not None:
                 image = draw_boxes(image, example.pair_boxes[time])
             if attention is not None and graph is not None:
-                image = draw_attention(image, attention, graph, edges=edges)
+                image = draw_attention(image, attention, graph)
             frames.append(image)
         rows.append(frames)
     width = max(sum(image.width + gap for image in frames) for frames in rows)
@@ -168,30 +142,14 @@ def strip(
     return sheet
 
 
-def shortened(draw: ImageDraw.ImageDraw, text: str, size: int, width: float) -> str:
-    """A text that is at most `width` pixels wide in letters of `size`, cut off with an ellipsis."""
+def fit_text(text: str, size: int, width: float, *, lines: int = 1) -> list[str]:
+    """Breaks a text into lines of at most `width` pixels; an ellipsis replaces the rest."""
     font = ImageFont.load_default(size)
-    if draw.textlength(text, font=font) <= width:
-        return text
-    while text and draw.textlength(f"{text}...", font=font) > width:
-        text = text[:-1]
-    return f"{text.rstrip()}..."
-
-
-def wrapped(
-    draw: ImageDraw.ImageDraw, text: str, size: int, width: float, *, lines: int
-) -> list[str]:
-    """Breaks a text into at most so many lines of at most `width` pixels, cut off if need be."""
-    font = ImageFont.load_default(size)
-    done = [""]
-    for word in text.split():
-        longer = f"{done[-1]} {word}".strip()
-        fits = not done[-1] or draw.textlength(longer, font=font) <= width
-        if fits or len(done) == lines:
-            done[-1] = longer
-        else:
-            done.append(word)
-    return [shortened(draw, line, size, width) for line in done]
+    for letters in range(len(text), 3, -1):
+        fitted = textwrap.wrap(text, letters, max_lines=lines, placeholder="...")
+        if all(font.getlength(line) <= width for line in fitted):
+            return fitted
+    return [text]
 
 
 def _caption(
@@ -213,5 +171,5 @@ def _caption(
         (f"truth {names[example.label]}", y + 17, MUTED, 13),
     )
     for text, top, ink, size in lines:
-        text = shortened(draw, text, size, width - 20)
+        (text,) = fit_text(text, size, width - 20)
         draw.text((x + 20, top), text, fill=ink, font=ImageFont.load_default(size))

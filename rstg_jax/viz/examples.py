@@ -1,0 +1,83 @@
+"""Test videos of a run with the predictions of its checkpoint."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from rstg_jax import data
+from rstg_jax.inference import protocols
+from rstg_jax.rstg.region_graph import RegionGraph
+from rstg_jax.training import checkpoint
+from rstg_jax.viz.clip_placement import network_time
+from rstg_jax.viz.panels import Example
+
+MAX_FRAMES = 16  # shown of a video
+
+# video `[b t h w c]` -> probabilities `[b classes]`, attention `[k b t i j]` or None
+Apply = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray | None]]
+
+
+def load_examples(
+    workdir: str | Path, step: str, count: int, overrides: Mapping[str, str] | None = None
+) -> tuple[list[Example], RegionGraph | None]:
+    """Predicts the first test examples with a checkpoint of the run.
+
+    Returns:
+      The examples, and the graph that their attention refers to (None without space stages).
+    """
+    loaded = checkpoint.load(workdir, step, overrides, devices=jax.devices()[:1])
+    settings = loaded.experiment.data
+    if not isinstance(settings, data.SyncMNISTConfig):
+        settings = protocols.with_protocol(settings, protocols.CENTER)
+    source = data.open_source(settings, "test")
+
+    @jax.jit
+    def forward(video):  # type: ignore[no-untyped-def]
+        logits, out = loaded.module.apply(loaded.variables, video, train=False)
+        return jax.nn.softmax(logits), out.get("attention")
+
+    examples = predict_examples(source, lambda video: jax.device_get(forward(video)), count)
+    if not examples or examples[0].attention is None:
+        return examples, None
+    return examples, RegionGraph(loaded.experiment.model.rstg.scales)
+
+
+def predict_examples(
+    source: data.Source, apply: Apply, count: int, batch_size: int = 4
+) -> list[Example]:
+    """Runs the first examples of a source through the network.
+
+    Args:
+      source: The split.
+      apply: The network.
+      count: Number of examples; fewer if the split is smaller.
+      batch_size: Examples per call; the last batch is padded, so that only one shape occurs.
+    """
+    examples = []
+    count = min(count, len(source))
+    for start in range(0, count, batch_size):
+        indices = np.minimum(np.arange(start, start + batch_size, dtype=np.int64), count - 1)
+        batch = source.batch(indices)
+        probabilities, attention = apply(batch["video"])
+        frames = batch["video"].shape[1]
+        shown = np.linspace(0, frames - 1, min(frames, MAX_FRAMES)).round().astype(int)
+        for row in range(min(batch_size, count - start)):
+            boxes = data.pair_boxes(batch, row, source.label_names)
+            examples.append(
+                Example(
+                    video=batch["video"][row][shown],
+                    label=int(batch["label"][row]),
+                    probabilities=np.asarray(probabilities[row]),
+                    attention=None if attention is None else _at(shown, frames, attention[:, row]),
+                    pair_boxes=None if boxes is None else boxes[shown],
+                )
+            )
+    return examples
+
+
+def _at(shown: np.ndarray, frames: int, attention: np.ndarray) -> np.ndarray:
+    """Attention in the frames `shown` of a clip, mean over rounds: `[k t i j]` -> `[shown i j]`."""
+    mean = np.mean(attention, axis=0)
+    return mean[[network_time(frame, frames, len(mean)) for frame in shown.tolist()]]
