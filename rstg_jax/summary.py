@@ -1,12 +1,12 @@
-"""What a configuration costs, before anything is run: parameters, multiply-accumulates, memory.
+"""Prints the cost of a configuration without running it: parameters, MACs, memory.
 
     python -m rstg_jax.summary --config=configs/sync_mnist.py:paper --depth=3
 
-MACs are those of all products and convolutions of one clip's forward pass. Activations are what a
-training step keeps of one clip for its backward pass: every array that the gradient asks for,
-before XLA fuses or recomputes any, an upper estimate of that part. Gradients and temporary arrays
-come on top: compiled for a CPU, steps of `demo`, `official` and `tiny` needed 1.1 to 1.4 times as
-much. Needs neither data nor the memory of the model.
+MACs (multiply-accumulates) count all products and convolutions of the forward pass of one clip.
+Activations are the arrays that a training step keeps per clip for the backward pass, before XLA
+fuses or recomputes any: an upper estimate. Gradients and temporary arrays come on top: compiled for
+a CPU, steps of `demo`, `official` and `tiny` needed 1.1 to 1.4 times as much. The command needs
+neither the data nor the memory of the model.
 """
 
 import argparse
@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import humanize
 import jax
 import jax.numpy as jnp
 from flax import traverse_util
@@ -29,21 +30,21 @@ from rstg_jax.training.experiment import Experiment
 
 Path = tuple[str, ...]
 FIGURES = ("parameters", "macs", "activation_bytes")
-ANY_LENGTH = 1000  # of training: no figure depends on it
+ANY_LENGTH = 1000  # of training: no count depends on it
 
 
 def summarise(experiment: Experiment, num_classes: int | None = None) -> dict[str, Any]:
-    """Counts everything that `main` prints.
+    """Computes everything that `main` prints.
 
     Args:
-      experiment: what to count.
-      num_classes: number of labels, for data that are not there to tell it.
+      experiment: The experiment.
+      num_classes: Number of labels; needed only if the data set is not available.
 
     Returns:
       `modules`: path such as "rstg_final/time" -> `FIGURES`, inner modules included, "" for all;
       `arrays`: path of each parameter -> shape; `fixed_bytes`: what a training step keeps
-      whatever the batch (weights in the compute type); `state_bytes`: weights, optimiser,
-      running statistics and averages; and what identifies the model.
+      whatever the batch size (weights in the compute dtype); `state_bytes`: weights, optimiser,
+      running statistics and averages; and fields that identify the model.
     """
     shape, classes = experiment.data.clip_shape, num_classes or experiment.data.num_classes
     module = classifier.build(experiment.model, classes)
@@ -80,7 +81,7 @@ def summarise(experiment: Experiment, num_classes: int | None = None) -> dict[st
 
 
 def kept(setup: steps.TrainSetup, state: Any, experiment: Experiment, size: int) -> Counter[str]:
-    """Bytes that the gradient of a batch of `size` clips keeps, by name stack."""
+    """Counts the bytes kept for the gradient of a batch of `size` clips, by name stack."""
 
     def pullback(params: Any, state: Any, batch: steps.Batch) -> Any:
         loss = functools.partial(
@@ -93,7 +94,7 @@ def kept(setup: steps.TrainSetup, state: Any, experiment: Experiment, size: int)
 
 
 def abstract_batch(experiment: Experiment, size: int) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes and types of what a training step reads."""
+    """Shapes and dtypes of the batch of a training step."""
     data = experiment.data
     frames, objects = data.clip_shape[0], getattr(data, "num_digits", 0)
     shapes = {
@@ -110,10 +111,10 @@ def abstract_batch(experiment: Experiment, size: int) -> dict[str, jax.ShapeDtyp
 
 
 def by_module(counts: Mapping[str, int], known: set[Path]) -> Counter[Path]:
-    """Sums over name stacks, of which only the names of modules that have parameters are kept.
+    """Sums counts by name stack over the modules with parameters.
 
-    A module may be called inside another one than its owner, as blocks inside a backbone are: a
-    name counts as one of the nearest module around it that owns such a name.
+    A module may be called inside a module that does not own it, as blocks inside a backbone are. A
+    name therefore refers to the nearest enclosing module that owns a module of this name.
     """
     total: Counter[Path] = Counter()
     for stack, number in counts.items():
@@ -128,7 +129,7 @@ def by_module(counts: Mapping[str, int], known: set[Path]) -> Counter[Path]:
 def inclusive(
     known: set[Path], order: Mapping[Path, int], *figures: Mapping[Path, int]
 ) -> dict[Path, list[int]]:
-    """Figures of each module with all that lie in it; parents first, then in the order given."""
+    """Counts of each module including its submodules; parents first, then in the order given."""
     first = {
         path[:end]: number
         for number, path in reversed(list(enumerate(order)))
@@ -146,8 +147,8 @@ def inclusive(
 
 
 def table(summary: Mapping[str, Any], depth: int) -> str:
-    """Renders modules down to `depth`, and at their place the arrays that lie not deeper."""
-    rows = [("", "parameters", "MACs a clip", "activations a clip")]
+    """Renders modules and their arrays down to `depth`."""
+    rows = [("", "parameters", "MACs per clip", "activations per clip")]
     modules = summary["modules"]
     for path, figures in modules.items():
         level = path.count("/") + 1 if path else 0
@@ -174,15 +175,10 @@ def table(summary: Mapping[str, Any], depth: int) -> str:
 
 
 def number(value: float, unit: str = "") -> str:
-    """A number with three digits or more and k, M, G or T; nothing for 0."""
+    """Formats a number with three digits and an SI prefix; an empty text for 0."""
     if not value:
         return ""
-    for prefix in ("", "k", "M", "G"):
-        if value < 1000:
-            digits = 0 if not prefix else 2 if value < 10 else 1
-            return f"{value:.{digits}f} {prefix}{unit}".rstrip()
-        value /= 1000
-    return f"{value:.2f} T{unit}"
+    return humanize.metric(value, unit) if value >= 1000 else f"{value:.0f} {unit}".rstrip()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -193,9 +189,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--config", required=True, metavar="FILE[:VARIANT]", help="what to count")
+    parser.add_argument("--config", required=True, metavar="FILE[:VARIANT]", help="configuration")
     parser.add_argument("--depth", type=int, default=2, metavar="N", help="levels (default 2)")
-    parser.add_argument("--classes", type=int, metavar="N", help="labels, if no data can tell")
+    parser.add_argument("--classes", type=int, metavar="N", help="labels, if the data are missing")
     parser.add_argument("--json", action="store_true", help="print everything as JSON instead")
     args, rest = parser.parse_known_args(argv)
     overrides = cli.config_overrides(rest, parser)
@@ -211,7 +207,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         f"Training with batches of {size}, all devices of the mesh together: "
         f"{number(summary['state_bytes'], 'B')} of weights, optimiser and averages;\n"
         f"{number(batch, 'B')} of activations for the backward pass, an upper estimate (before XLA "
-        "fuses or recomputes any),\nto which gradients and temporary arrays come."
+        "fuses or recomputes any);\ngradients and temporary arrays come on top."
     )
     return 0
 

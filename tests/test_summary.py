@@ -329,7 +329,7 @@ def test_data_that_cannot_tell_their_labels(monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(
-    ("value", "text"), [(0, ""), (7, "7"), (1234, "1.23 k"), (23.4e9, "23.4 G"), (2e13, "20.00 T")]
+    ("value", "text"), [(0, ""), (7, "7"), (1234, "1.23 k"), (23.4e9, "23.4 G"), (2e13, "20.0 T")]
 )
 def test_numbers(value, text):
     assert summary.number(value) == text

@@ -1,4 +1,4 @@
-"""What a run says while it goes: metrics.jsonl, TensorBoard events, lines or a live bar."""
+"""Output of a running job: metrics.jsonl, TensorBoard events, log lines or a live bar."""
 
 import contextlib
 import io
@@ -19,7 +19,7 @@ _log = logging.getLogger("rstg_jax")
 
 
 def truncate(path: Path, step: int) -> None:
-    """Removes what a killed run logged beyond `step`: later lines, and a line cut in half."""
+    """Removes lines after `step`, and an incomplete last line, as a killed run leaves them."""
     if not path.is_file():
         return
     kept = []
@@ -36,17 +36,17 @@ def truncate(path: Path, step: int) -> None:
 class MetricLog:
     """Appends metrics to WORKDIR/metrics.jsonl and to a TensorBoard event file.
 
-    Every record is flushed at once, before any checkpoint of its step is written, so that the
-    file is complete up to each checkpoint whenever the process dies.
+    Every record is flushed immediately, before a checkpoint of its step is written, so the file is
+    complete up to the last checkpoint whenever the process dies.
     """
 
     def __init__(self, workdir: Path, step: int, enabled: bool):
-        """Opens the files to go on after `step`; writes nothing unless `enabled`."""
+        """Opens the files to continue after `step`; writes nothing unless `enabled`."""
         self._file: io.FileIO | None = None
         if enabled:
             path = workdir / "metrics.jsonl"
             truncate(path, step)
-            # Unbuffered: what could not be written is not tried again when the file is closed.
+            # Unbuffered: closing the file does not retry a failed write.
             self._file = path.open("ab", buffering=0)
             self._events = tensorboardX.SummaryWriter(str(workdir), purge_step=step + 1)
 
@@ -54,7 +54,7 @@ class MetricLog:
         """Records the metrics of a split at a step.
 
         Raises:
-          UserError: the file cannot be written, as when the disk is full.
+          UserError: The file cannot be written, for example because the disk is full.
         """
         if self._file is None:
             return
@@ -77,7 +77,7 @@ class MetricLog:
 
 
 class Console:
-    """A live bar on a terminal, plain lines elsewhere, silence on all processes but the first."""
+    """Progress of training: a bar on a terminal, otherwise log lines; only on the first process."""
 
     def __init__(self, step: int, total: int, enabled: bool):
         self._enabled = enabled
@@ -96,7 +96,7 @@ class Console:
         self._total = total
 
     def advance(self, loss: float, top1: float, rate: float) -> None:
-        """Moves the bar by a step and shows the window's averages so far."""
+        """Advances the bar by one step and shows the averages of the current window."""
         if self._live:
             self._bar.set_postfix_str(
                 f"loss {loss:.4f}, top1 {top1:.1%}, {rate:.0f} videos/s", refresh=False
@@ -104,17 +104,19 @@ class Console:
             self._bar.update()
 
     def say(self, text: str) -> None:
-        """Prints a line without tearing the bar."""
+        """Prints a line above the bar."""
         if self._live:
             self._bar.write(text, file=sys.stderr)
         elif self._enabled:
             _log.info(text)
 
     def train_line(self, step: int, values: Mapping[str, float], left: int) -> None:
-        """A logged window, with `left` videos to go; on a terminal the bar says it already."""
+        """Logs a window, with `left` videos to go; on a terminal the bar shows it instead."""
         if not self._live:
             speed = values["examples_per_second"]
-            eta = duration(left / speed) if speed else "unknown"  # the first step compiles
+            eta = (
+                tqdm.format_interval(left / speed) if speed else "unknown"
+            )  # the first step compiles
             self.say(
                 f"step {step}/{self._total}  loss {values['loss']:.4f}  "
                 f"top1 {values['top1']:.1%}  {values['examples_per_second']:.0f} videos/s  "
@@ -122,7 +124,7 @@ class Console:
             )
 
     def test_line(self, step: int, values: Mapping[str, float]) -> None:
-        """An evaluation."""
+        """Logs an evaluation."""
         self.say(
             f"step {step}/{self._total}  test: loss {values['loss']:.4f}  "
             f"top1 {values['top1']:.2%}  top5 {values['top5']:.2%}  "
@@ -134,10 +136,10 @@ class Console:
 
 
 class Meter:
-    """Progress of a long job and the time left: a bar on a terminal, elsewhere a line a minute."""
+    """Progress of a long job: a bar on a terminal, otherwise one log line per minute."""
 
     def __init__(self, total: int, unit: str, enabled: bool = True, every: float = 60.0):
-        """Counts up to `total` things named `unit`; `every` is in seconds."""
+        """Counts up to `total` items of name `unit`; `every` is in seconds."""
         self._bar = tqdm(
             total=total,
             unit=f" {unit}",
@@ -156,27 +158,28 @@ class Meter:
         self._bar.close()
 
     def advance(self, count: int) -> None:
-        """Counts some more as done."""
+        """Marks `count` more items as done."""
         self._done += count
         self._bar.update(count)
         now = time.monotonic()
         if self._lines and self._done < self._total and now - self._told >= self._every:
             self._told = now
             rate = self._done / (now - self._start)
-            left = duration((self._total - self._done) / rate) if rate else "unknown"
+            seconds = (self._total - self._done) / rate if rate else 0.0
+            left = tqdm.format_interval(seconds) if rate else "unknown"
             _log.info("%d/%d %s  %.1f/s  ETA %s", self._done, self._total, self._unit, rate, left)
 
 
 class Clock:
-    """Wall time of the run, and of its current logging window."""
+    """Wall time of the run and of its current logging window."""
 
     def __init__(self, before: float = 0.0):
-        """Starts with the `before` seconds that earlier processes of the run took."""
+        """Starts at `before`, the seconds that earlier processes of the run took."""
         self._start = time.monotonic() - before
         self.reset()
 
     def reset(self) -> None:
-        """Begins another window."""
+        """Starts a new window."""
         self._window = time.monotonic()
         self._waited = 0.0
         self.examples = 0
@@ -186,30 +189,23 @@ class Clock:
         return time.monotonic() - self._start
 
     def rate(self) -> float:
-        """Videos a second in this window."""
+        """Videos per second in this window."""
         return self.examples / max(time.monotonic() - self._window, 1e-9)
 
     def waiting(self) -> float:
-        """Share of this window that was spent waiting for data."""
+        """Fraction of this window spent waiting for data."""
         return self._waited / max(time.monotonic() - self._window, 1e-9)
 
     @contextlib.contextmanager
     def excluded(self) -> Iterator[None]:
-        """Time inside (evaluating, saving, compiling) is no part of the window."""
+        """Excludes the time inside (evaluating, saving, compiling) from the window."""
         start = time.monotonic()
         yield
         self._window += time.monotonic() - start
 
     @contextlib.contextmanager
     def waiting_for_data(self) -> Iterator[None]:
-        """Time inside counts as waiting for data."""
+        """Counts the time inside as waiting for data."""
         start = time.monotonic()
         yield
         self._waited += time.monotonic() - start
-
-
-def duration(seconds: float) -> str:
-    """Formats seconds as h:mm:ss or m:ss."""
-    minutes, s = divmod(round(seconds), 60)
-    hours, m = divmod(minutes, 60)
-    return f"{hours}:{m:02}:{s:02}" if hours else f"{m}:{s:02}"

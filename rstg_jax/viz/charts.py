@@ -41,6 +41,7 @@ FONT = "DejaVu Sans"  # which Matplotlib ships, to measure texts; the page has i
 SVG = "http://www.w3.org/2000/svg"
 XLINK = "http://www.w3.org/1999/xlink"
 
+Style = dict[str, Any]  # keyword arguments of an artist
 Tooltips = dict[str, list[str]]  # gid of an artist -> text for each marker or patch in it
 
 
@@ -102,6 +103,7 @@ def draw_lines(
     axes: "Axes",
     lines: Sequence[Line],
     *,
+    name: str = "",
     percent: bool = False,
     logarithmic: bool = False,
     x_label: str = "training step",
@@ -112,26 +114,40 @@ def draw_lines(
     Args:
       axes: Empty axes.
       lines: The curves; those without points are left out.
+      name: Of these axes, unique in the figure.
       percent: Values are fractions, shown as 0% to 100%.
       logarithmic: For both axes. Steps and values must then be positive.
       x_label: Title of the horizontal axis.
       x_name: Name of a horizontal position in tooltips.
     """
-    from matplotlib import ticker
-
     tooltips: Tooltips = {}
     for number, line in enumerate(line for line in lines if len(line.steps)):
         label = f"{line.name} {_value(line.values[-1], percent)}" if line.name else "_"
-        marker = {"marker": "o", "markersize": 7, "markeredgewidth": 0} if line.markers else {}
-        style = {**STYLES[line.style], **marker, "label": label, "clip_on": False}
+        marker: Style = (
+            {"marker": "o", "markersize": 7, "markeredgewidth": 0} if line.markers else {}
+        )
+        style: Style = {**STYLES[line.style], **marker, "label": label, "clip_on": False}
         (drawn,) = axes.plot(line.steps, line.values, **style)
         if line.markers:
-            drawn.set_gid(f"{axes.get_title()} {number}")
+            drawn.set_gid(f"{name} {number}")
             tooltips[str(drawn.get_gid())] = [
                 f"{line.name}, {x_name} {step:,.0f}: {_value(value, percent)}"
                 for step, value in zip(line.steps, line.values, strict=True)
                 if math.isfinite(value)
             ]
+    _format_axes(axes, lines, percent=percent, logarithmic=logarithmic)
+    axes.set_xlabel(x_label, color=COLORS["muted"], fontsize=12)
+    named = [line for line in axes.lines if not str(line.get_label()).startswith("_")]
+    if named:
+        place: Style = {"loc": "lower right", "bbox_to_anchor": (1, 1), "ncols": len(named)}
+        axes.legend(handles=named, frameon=False, fontsize=12.5, labelcolor="linecolor", **place)
+    return tooltips
+
+
+def _format_axes(axes: "Axes", lines: Sequence[Line], *, percent: bool, logarithmic: bool) -> None:
+    """Scales the axes and draws their ticks and grid."""
+    from matplotlib import ticker
+
     if logarithmic:
         axes.set(xscale="log", yscale="log", xticks=next(line.steps for line in lines))
         axes.minorticks_off()
@@ -145,16 +161,10 @@ def draw_lines(
         if percent:
             axes.yaxis.set_major_formatter(ticker.PercentFormatter(1))
     axes.xaxis.set_major_formatter(ticker.StrMethodFormatter("{x:,.0f}"))
-    axes.set_xlabel(x_label, color=COLORS["muted"], fontsize=12)
     axes.tick_params(length=0, labelcolor=COLORS["muted"], labelsize=12)
     axes.grid(axis="y", color=COLORS["rule"], linewidth=1)
     axes.spines[:].set_visible(False)
     axes.set(facecolor="none", axisbelow=True)
-    named = [line for line in axes.lines if not str(line.get_label()).startswith("_")]
-    if named:
-        place = {"loc": "lower right", "bbox_to_anchor": (1, 1), "ncols": len(named)}
-        axes.legend(handles=named, frameon=False, fontsize=12.5, labelcolor="linecolor", **place)
-    return tooltips
 
 
 def confusion_chart(confusion: np.ndarray, names: Sequence[str]) -> str:
@@ -180,8 +190,13 @@ def confusion_chart(confusion: np.ndarray, names: Sequence[str]) -> str:
     axes = figure.add_axes((0, 0, 1, 1), xlim=(size - side / cell, size))
     axes.set(ylim=(size, size - side / cell))
     axes.set_axis_off()
-    square = {"width": 1 - 2 / cell, "height": 1 - 2 / cell, "linewidth": 0, "clip_on": False}
-    blank = {"facecolor": COLORS["rule"], "alpha": 0.35}
+    square: Style = {
+        "width": 1 - 2 / cell,
+        "height": 1 - 2 / cell,
+        "linewidth": 0,
+        "clip_on": False,
+    }
+    blank: Style = {"facecolor": COLORS["rule"], "alpha": 0.35}
     if not numbered:  # one background for all cells: there are tens of thousands
         axes.add_patch(Rectangle((0, 0), size, size, linewidth=0, clip_on=False, **blank))
     tooltips: Tooltips = {}
@@ -202,7 +217,12 @@ def confusion_chart(confusion: np.ndarray, names: Sequence[str]) -> str:
         tooltips[f"cell {row} {column}"] = [text]
         if numbered:
             ink, weight = ("on-strong", "bold") if share > 0.5 else ("ink", "normal")
-            style = {"color": COLORS[ink], "weight": weight, "size": font, "va": "center_baseline"}
+            style: Style = {
+                "color": COLORS[ink],
+                "weight": weight,
+                "size": font,
+                "va": "center_baseline",
+            }
             axes.text(column + 0.5, row + 0.5, f"{count}", ha="center", **style)
     _label_classes(axes, names, font, gap=8 / cell, rotated=label > cell - 4)
     return to_svg(figure, "confusion matrix", tooltips)
@@ -212,13 +232,13 @@ def _label_classes(
     axes: "Axes", names: Sequence[str], font: float, *, gap: float, rotated: bool
 ) -> None:
     """Names the rows and columns of a confusion matrix. Plain texts: ticks take seconds."""
-    style = {"color": COLORS["ink"], "size": font}
-    turned = {"rotation": 90, "ha": "center", "va": "bottom"}
-    upright = {"ha": "center", "va": "baseline"}
+    style: Style = {"color": COLORS["ink"], "size": font}
+    turned: Style = {"rotation": 90, "ha": "center", "va": "bottom"}
+    upright: Style = {"ha": "center", "va": "baseline"}
     for index, name in enumerate(names):
         axes.text(-gap, index + 0.5, name, ha="right", va="center_baseline", **style)
         axes.text(index + 0.5, -gap, name, **(turned if rotated else upright), **style)
-    muted = {"color": COLORS["muted"], "size": 13}
+    muted: Style = {"color": COLORS["muted"], "size": 13}
     middle, edge = len(names) / 2, axes.get_xlim()[0]
     axes.text(middle, edge, "predicted", ha="center", va="top", **muted)
     axes.text(edge, middle, "true", rotation=90, ha="left", va="center", **muted)
@@ -236,7 +256,7 @@ def to_svg(figure: "Figure", title: str, tooltips: Tooltips, *, themed: bool = T
     import matplotlib
 
     buffer = io.StringIO()
-    options = {
+    options: Any = {
         "svg.fonttype": "none",
         "svg.hashsalt": title,
         "text.parse_math": False,

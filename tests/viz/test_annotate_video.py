@@ -1,4 +1,4 @@
-"""Films of what a network attends to: where it is drawn, and that its numbers are the network's."""
+"""Annotated videos: positions, and that the numbers drawn are those of the network."""
 
 import dataclasses
 
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rstg_jax import animate, data, predict
+from rstg_jax import data, predict
 from rstg_jax.errors import UserError
 from rstg_jax.inference import video_input
 from rstg_jax.models import classifier
@@ -18,7 +18,7 @@ from rstg_jax.models.heads import GlobalPooling
 from rstg_jax.rstg.block import RSTGConfig
 from rstg_jax.rstg.region_graph import RegionGraph
 from rstg_jax.training import checkpoint, sharding, steps
-from rstg_jax.viz import annotate_video, draw_graph, panels
+from rstg_jax.viz import annotate_video, clip_placement, draw_graph, panels, video_writer
 from tests import clip_files, standins
 
 GRAPH = RegionGraph((3, 2, 1))
@@ -71,27 +71,27 @@ def frames_of(path):
 
 def test_frames_of_the_film_find_the_nearest_of_the_clip():
     clip = data.ClipConfig(frames=4, sampling="linspace", resize=40, crop=32)
-    found = annotate_video.place(data.FolderConfig(clip=clip), 10, (120, 60))
+    found = clip_placement.place(data.FolderConfig(clip=clip), 10, (120, 60))
     # linspace(0, 9, 4) = 0 3 6 9
     assert found.nearest.tolist() == [0, 0, 1, 1, 1, 2, 2, 2, 3, 3]
     assert np.flatnonzero(found.sampled).tolist() == [0, 3, 6, 9]
     assert found.frames == 4
     # 120x60 becomes 80x40, of which columns 24..56 and rows 4..36 are seen.
     np.testing.assert_allclose(found.box, (4 / 40, 24 / 80, 36 / 40, 56 / 80))
-    portrait = annotate_video.place(data.FolderConfig(clip=clip), 10, (60, 120)).box
+    portrait = clip_placement.place(data.FolderConfig(clip=clip), 10, (60, 120)).box
     np.testing.assert_allclose(portrait, (24 / 80, 4 / 40, 56 / 80, 36 / 40))
     # A film of two frames makes the clip 0 0 0 1: each of them shows the latest it was used for.
-    assert annotate_video.place(data.FolderConfig(clip=clip), 2, (60, 60)).nearest.tolist() == [
+    assert clip_placement.place(data.FolderConfig(clip=clip), 2, (60, 60)).nearest.tolist() == [
         2,
         3,
     ]
-    digits = annotate_video.place(data.SyncMNISTConfig(), 5, (64, 64))
+    digits = clip_placement.place(data.SyncMNISTConfig(), 5, (64, 64))
     assert digits.nearest.tolist() == [0, 1, 2, 3, 4] and digits.box == (0, 0, 1, 1)
 
 
 def test_pooled_frames():
-    assert [annotate_video.network_time(t, 8, 4) for t in range(8)] == [0, 0, 1, 1, 2, 2, 3, 3]
-    assert [annotate_video.network_time(t, 5, 5) for t in range(5)] == [0, 1, 2, 3, 4]
+    assert [clip_placement.network_time(t, 8, 4) for t in range(8)] == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert [clip_placement.network_time(t, 5, 5) for t in range(5)] == [0, 1, 2, 3, 4]
 
 
 # --- what -----------------------------------------------------------------------------------------
@@ -189,9 +189,9 @@ def test_several_videos_go_into_a_directory(tmp_path):
     assert [path.name for path in paths] == ["x.mp4", "x~2.mp4", "test-3.mp4", "x~3.mp4"]
     assert out.is_dir() and {path.parent for path in paths} == {out}
     assert annotate_video.output_paths(tmp_path / "one.gif", ["a.webm"]) == [tmp_path / "one.gif"]
-    with pytest.raises(UserError, match=r"one\.mp4 is one film for 2 videos; name a directory"):
+    with pytest.raises(UserError, match=r"one\.mp4 is one file for 2 videos; name a directory"):
         annotate_video.output_paths(tmp_path / "one.mp4", ["a.mp4", "b.mp4"])
-    with pytest.raises(UserError, match=r"cannot animate to '\.avi' files"):
+    with pytest.raises(UserError, match=r"cannot write '\.avi' files"):
         annotate_video.output_paths(tmp_path / "one.avi", ["a.mp4"])
     with pytest.raises(UserError, match="there is no such directory"):
         annotate_video.output_paths(tmp_path / "no" / "one.mp4", ["a.mp4"])
@@ -205,19 +205,18 @@ def test_nothing_is_left_of_a_film_whose_frames_break_off(tmp_path):
         raise UserError("frame 1 is damaged")
 
     with pytest.raises(UserError, match="frame 1 is damaged"):
-        animate.write(frames(), tmp_path / "x.mp4", 5)
+        video_writer.write(frames(), tmp_path / "x.mp4", 5)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_long_names_are_broken_and_cut():
-    draw = annotate_video.ImageDraw.Draw(Image.new("RGB", (9, 9)))
     name = "Pretending to put something behind something without letting it drop down at all"
-    lines = panels.wrapped(draw, name, 15, 150, lines=3)
+    lines = panels.fit_text(name, 15, 150, lines=3)
     assert len(lines) == 3 and lines[2].endswith("...")
     font = annotate_video.ImageFont.load_default(15)
-    assert max(draw.textlength(line, font=font) for line in lines) <= 150
+    assert max(font.getlength(line) for line in lines) <= 150
     assert name.startswith(" ".join(lines).removesuffix("..."))
-    assert panels.wrapped(draw, "Throwing it", 15, 200, lines=3) == ["Throwing it"]
+    assert panels.fit_text("Throwing it", 15, 200, lines=3) == ["Throwing it"]
 
 
 def test_without_a_graph_the_labels_are_drawn_and_it_is_said(workdir, capsys):

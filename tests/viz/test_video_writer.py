@@ -3,8 +3,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageSequence
 
-from rstg_jax import animate, data
+from rstg_jax import animate, cli, data
 from rstg_jax.errors import UserError
+from rstg_jax.viz import video_writer
 
 CONFIG = data.SyncMNISTConfig(test_source="online", num_digits=3, num_test=5)
 
@@ -26,7 +27,7 @@ def video() -> np.ndarray:
 @pytest.mark.parametrize("size", [128, 63])
 def test_animation_shows_the_video(tmp_path, video, kind, size):
     path = tmp_path / f"x.{kind}"
-    animate.save(video, path, size=size)
+    video_writer.save(video, path, size=size)
     frames = frames_of(path)
     side = size if kind in ("gif", "webp") else size // 2 * 2
     assert frames.shape == (10, side, side, 3)
@@ -39,19 +40,19 @@ def test_animation_shows_the_video(tmp_path, video, kind, size):
 
 def test_boxes_are_drawn(tmp_path, video):
     boxes = np.tile(np.array([[0.25, 0.5, 0.5, 0.75]]), (10, 1, 1))
-    animate.save(np.zeros_like(video), tmp_path / "x.gif", boxes=boxes, size=64)
+    video_writer.save(np.zeros_like(video), tmp_path / "x.gif", boxes=boxes, size=64)
     frames = frames_of(tmp_path / "x.gif").max(-1)
     rows, columns = np.nonzero(frames[0])
     assert (rows.min(), rows.max(), columns.min(), columns.max()) == (16, 31, 32, 47)
     assert not frames[0, 20:28, 36:44].any()  # an outline
     with pytest.raises(ValueError, match="zip"):
-        animate.save(video, tmp_path / "y.gif", boxes=boxes[:3])
+        video_writer.save(video, tmp_path / "y.gif", boxes=boxes[:3])
 
 
 def test_colour(tmp_path):
     video = np.zeros((2, 8, 8, 3), np.uint8)
     video[..., 0] = 255
-    animate.save(video, tmp_path / "x.webp", size=32)
+    video_writer.save(video, tmp_path / "x.webp", size=32)
     red, green, blue = frames_of(tmp_path / "x.webp").mean((0, 1, 2))
     assert red > 240
     assert max(green, blue) < 15
@@ -59,7 +60,8 @@ def test_colour(tmp_path):
 
 def test_command(tmp_path, capsys):
     out = tmp_path / "x.gif"
-    animate.main([f"--out={out}", "--index=2", "--num_digits=3", "--num_test=5", "--boxes"])
+    flags = [f"--out={out}", "--index=2", "--num_digits=3", "--num_test=5", "--boxes"]
+    assert animate.main(flags) == 0
     label = data.open_source(CONFIG, "test").batch(np.array([2]))["label"][0]
     name = data.open_source(CONFIG, "test").label_names[label]
     assert f"example 2 of the test split, label {name}" in capsys.readouterr().out
@@ -78,9 +80,7 @@ def test_command(tmp_path, capsys):
     ],
 )
 def test_bad_command(args, message, capsys):
-    with pytest.raises(SystemExit) as stop:
-        animate.main(args)
-    assert stop.value.code == 2
+    assert cli.run(lambda: animate.main(args)) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ")
     assert message in error
@@ -89,4 +89,4 @@ def test_bad_command(args, message, capsys):
 def test_bad_videos(tmp_path, video):
     for bad in (video[0], video.astype(np.float32), video[:, :, :, :0], video[:0]):
         with pytest.raises(UserError, match="video"):
-            animate.save(bad, tmp_path / "x.gif")
+            video_writer.save(bad, tmp_path / "x.gif")
