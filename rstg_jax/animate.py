@@ -18,8 +18,7 @@ from rstg_jax.data.sync_mnist import generator
 from rstg_jax.errors import UserError
 from rstg_jax.viz import video_writer
 
-DATA_FLAGS = {"digits_from": str, "mnist_dir": str, "data_dir": str}
-DATA_FLAGS |= dict.fromkeys(("num_digits", "num_test", "num_train", "seed"), int)
+DATA_FLAGS = ("digits_from", "mnist_dir", "data_dir", "num_digits", "num_test", "num_train", "seed")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -37,8 +36,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--fps", type=int, default=video_writer.FPS, help="frames per second")
     default = SyncMNISTConfig(test_source="online")
     parser.add_argument("--source", choices=("online", "tfds"), default=default.test_source)
-    for name, kind in DATA_FLAGS.items():
-        parser.add_argument(f"--{name}", type=kind, default=getattr(default, name))
+    for name in DATA_FLAGS:
+        value = getattr(default, name)
+        kind = int if isinstance(value, int) else str
+        parser.add_argument(f"--{name}", type=kind, default=value)
     args = parser.parse_args(argv)
 
     fields = {name: getattr(args, name) for name in DATA_FLAGS}

@@ -155,13 +155,15 @@ def _format_axes(axes: "Axes", lines: Sequence[Line], *, percent: bool, logarith
         axes.yaxis.set_major_formatter(ticker.StrMethodFormatter("{x:g}"))
     else:
         axes.set_xlim(left=0)
-        axes.set_ylim(0, 1 if percent else None)
+        values = [value for line in lines for value in line.values if math.isfinite(value)]
+        highest = 1 if percent else max(values, default=1) or 1
+        y_ticks = ticker.MaxNLocator(5).tick_values(0, highest)
+        axes.set(yticks=y_ticks, ylim=(0, y_ticks[-1]))
         axes.xaxis.set_major_locator(ticker.MaxNLocator(5, integer=True))
-        axes.yaxis.set_major_locator(ticker.MaxNLocator(5))
         if percent:
             axes.yaxis.set_major_formatter(ticker.PercentFormatter(1))
     axes.xaxis.set_major_formatter(ticker.StrMethodFormatter("{x:,.0f}"))
-    axes.tick_params(length=0, labelcolor=COLORS["muted"], labelsize=12)
+    axes.tick_params(length=0, pad=6, labelcolor=COLORS["muted"], labelsize=12)
     axes.grid(axis="y", color=COLORS["rule"], linewidth=1)
     axes.spines[:].set_visible(False)
     axes.set(facecolor="none", axisbelow=True)
@@ -287,6 +289,8 @@ def to_svg(figure: "Figure", title: str, tooltips: Tooltips, *, themed: bool = T
 
 def smooth(values: Sequence[float], window: int) -> np.ndarray:
     """Centred moving average over an odd number of values, fewer at both ends; same length."""
+    if not len(values):
+        return np.zeros(0)
     kernel = np.ones(window // 2 * 2 + 1)
     sums, counts = (np.convolve(v, kernel, "same") for v in (values, np.ones(len(values))))
     return sums / counts

@@ -102,7 +102,7 @@ def encode_video(
     fps: int | Fraction,
     codec: str,
     *,
-    options: Mapping[str, str] | None = None,
+    codec_options: Mapping[str, str] | None = None,
     threads: int = 0,
     **container: Any,
 ) -> None:
@@ -113,7 +113,7 @@ def encode_video(
       path: File to write.
       fps: Frames per second.
       codec: FFmpeg's name of the encoder.
-      options: Of the encoder.
+      codec_options: Of the encoder.
       threads: Of the encoder; 0 lets it choose.
       **container: Further arguments of `av.open`.
     """
@@ -122,7 +122,7 @@ def encode_video(
     images: Iterator[Image.Image] = iter(frames)
     first = next(images)
     with av.open(str(path), "w", **container) as output:
-        stream: Any = output.add_stream(codec, rate=fps, options=dict(options or {}))
+        stream: Any = output.add_stream(codec, rate=fps, options=dict(codec_options or {}))
         # yuv420p, which every player can show, stores chroma at half the size: it must be even.
         stream.width, stream.height = (length // 2 * 2 for length in first.size)
         stream.pix_fmt = "yuv420p"

@@ -17,12 +17,12 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-import av
 import numpy as np
 import tqdm
 from PIL import Image, ImageDraw, ImageFont
 
 from rstg_jax.errors import UserError
+from rstg_jax.viz.video_writer import VIDEO_CODECS, encode_video
 from tfds_builders import processes as processes_lib
 from tfds_builders.something_something import demo_actions
 from tfds_builders.something_something.demo_actions import ACTIONS, FPS, Action
@@ -126,15 +126,11 @@ def _write(
 
 def write_webm(path: pathlib.Path, frames: np.ndarray) -> None:
     """Writes uint8 [t h w 3] as VP9."""
+    images = map(Image.fromarray, frames)
     # Without "bitexact" every file gets a random number.
-    with av.open(str(path), "w", format="webm", options={"fflags": "+bitexact"}) as film:
-        stream = film.add_stream("libvpx-vp9", rate=FPS, options=_VP9)
-        stream.height, stream.width = frames.shape[1:3]
-        stream.pix_fmt = "yuv420p"
-        stream.codec_context.thread_count = 1
-        for frame in frames:
-            film.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-        film.mux(stream.encode())
+    container = {"format": "webm", "options": {"fflags": "+bitexact"}}
+    codec = VIDEO_CODECS[".webm"]
+    encode_video(images, path, FPS, codec, codec_options=_VP9, threads=1, **container)
 
 
 def write_jpegs(folder: pathlib.Path, frames: np.ndarray) -> None:
