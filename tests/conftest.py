@@ -1,4 +1,8 @@
-"""Eight virtual CPU devices for the whole suite; must be said before JAX is imported."""
+"""Settings of the whole suite, made before JAX and rstg_jax are imported.
+
+There are eight virtual CPU devices, and the shape annotations of the method and its layers are
+checked at every call.
+"""
 
 import atexit
 import os
@@ -6,6 +10,7 @@ import shutil
 import tempfile
 
 import pytest
+from jaxtyping import install_import_hook
 
 # Most of the suite's time is compilation: without LLVM's optimisations that takes a third less.
 os.environ["XLA_FLAGS"] = (
@@ -24,6 +29,8 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = _cache
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+
+install_import_hook(["rstg_jax.rstg", "rstg_jax.layers"], "beartype.beartype")
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Convolution and pooling of frames, lowered in the way that is fast on the backend at hand."""
+"""Convolution and pooling of frames and clips, with a faster lowering on CPUs."""
 
 from typing import Literal
 
@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from rstg_jax.errors import UserError
+from rstg_jax.layers.array_types import Array, Float, Shaped
 from rstg_jax.layers.linear import linear
 
 Lowering = Literal["auto", "xla", "matmul"]
@@ -14,22 +15,22 @@ Padding = Literal["SAME", "VALID"]
 
 
 def multiplies(lowering: Lowering) -> bool:
-    """Whether a lowering is "matmul" here: "auto" is, on CPUs."""
+    """Whether to lower to matrix products; "auto" does so on CPUs."""
     return lowering == "matmul" or (lowering == "auto" and jax.default_backend() == "cpu")
 
 
 class Conv2D(nn.Module):
-    """3x3-like convolution of every frame with bias; parameters as in `nn.Conv`.
+    """Convolution of every frame with a square kernel and a bias; parameters as in `nn.Conv`.
 
     Attributes:
       features: output channels.
       kernel: rows and columns of the kernel.
       stride: step along rows and columns.
       padding: "SAME" or "VALID".
-      lowering: "xla" is XLA's convolution. "matmul" joins shifted slices of the map and multiplies
-        once: on CPUs, where XLA's convolution of few channels and its gradients run far below the
-        matrix-product peak, this is several times faster; it needs `kernel**2` times the memory of
-        the input. "auto" takes "matmul" on CPUs.
+      lowering: "xla" is XLA's convolution. "matmul" concatenates shifted slices of the map and
+        multiplies once. On CPUs this is several times faster, because XLA's convolution of few
+        channels and its gradients run far below the peak of matrix products; it needs `kernel**2`
+        times the memory of the input. "auto" is "matmul" on CPUs and "xla" elsewhere.
     """
 
     features: int
@@ -39,8 +40,8 @@ class Conv2D(nn.Module):
     lowering: Lowering = "auto"
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """`[b h w c]` -> `[b h' w' features]`."""
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 f"]:
+        """Convolves every frame."""
         shape = (self.kernel, self.kernel, x.shape[-1], self.features)
         kernel = self.param("kernel", nn.initializers.he_normal(), shape).astype(x.dtype)
         bias = self.param("bias", nn.initializers.zeros, (self.features,)).astype(x.dtype)
@@ -52,17 +53,17 @@ class Conv2D(nn.Module):
 class Conv3D(nn.Module):
     """Convolution over frames, rows and columns, without bias by default.
 
-    Frames are padded so that their number stays (divided by the stride), as everywhere in the
-    networks that this is for.
+    Inputs are padded by half a kernel on every side, as in all networks that use this layer.
 
     Attributes:
       features: output channels.
       kernel: frames, rows and columns of the kernel.
       stride: steps along the same axes.
-      bias: add one.
-      lowering: "xla" is one convolution of three axes. "matmul" joins the frames under the kernel
-        along channels, so that what is left is a convolution of single frames, and for kernels of
-        one pixel a matrix product; several times faster on CPUs. "auto" takes it there.
+      bias: whether there is a bias.
+      lowering: "xla" is one convolution over three axes. "matmul" concatenates the frames under the
+        kernel along channels, which leaves a convolution of single frames, or a matrix product if
+        the kernel is one pixel wide; it is several times faster on CPUs. "auto" is "matmul" on CPUs
+        and "xla" elsewhere.
     """
 
     features: int
@@ -72,8 +73,8 @@ class Conv3D(nn.Module):
     lowering: Lowering = "auto"
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """`[b t h w c]` -> `[b t' h' w' features]`."""
+    def __call__(self, x: Float[Array, "b t h w c"]) -> Float[Array, "b t2 h2 w2 f"]:
+        """Convolves clips."""
         init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
         shape = (*self.kernel, x.shape[-1], self.features)
         kernel = self.param("kernel", init, shape).astype(x.dtype)
@@ -84,15 +85,23 @@ class Conv3D(nn.Module):
         return x + self.param("bias", nn.initializers.zeros, (self.features,)).astype(x.dtype)
 
 
-def conv3d(x: jax.Array, kernel: jax.Array, stride: tuple[int, int, int]) -> jax.Array:
-    """XLA's convolution of `[b t h w c]` with kernel `[kt kh kw c f]`, padded by half a kernel."""
+def conv3d(
+    x: Float[Array, "b t h w c"],
+    kernel: Float[Array, "kt kh kw c f"],
+    stride: tuple[int, int, int],
+) -> Float[Array, "b t2 h2 w2 f"]:
+    """XLA's convolution over three axes, padded by half a kernel."""
     return jax.lax.conv_general_dilated(
         x, kernel, stride, _half(kernel.shape[:3]), dimension_numbers=("NDHWC", "DHWIO", "NDHWC")
     )
 
 
-def conv3d_by_frames(x: jax.Array, kernel: jax.Array, stride: tuple[int, int, int]) -> jax.Array:
-    """The same numbers as `conv3d` from convolutions of single frames."""
+def conv3d_by_frames(
+    x: Float[Array, "b t h w c"],
+    kernel: Float[Array, "kt kh kw c f"],
+    stride: tuple[int, int, int],
+) -> Float[Array, "b t2 h2 w2 f"]:
+    """The same result as `conv3d` from convolutions of single frames."""
     frames, rows, columns, channels, features = kernel.shape
     step = stride[0]
     x = jnp.pad(x, ((0, 0), _half((frames,))[0], (0, 0), (0, 0), (0, 0)))
@@ -114,15 +123,19 @@ def _half(kernel: tuple[int, ...]) -> list[tuple[int, int]]:
     return [(size // 2, size // 2) for size in kernel]
 
 
-def conv(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding) -> jax.Array:
-    """XLA's convolution, `[b h w c]` with kernel `[k k c f]`."""
+def conv(
+    x: Float[Array, "b h w c"], kernel: Float[Array, "k k c f"], stride: int, padding: Padding
+) -> Float[Array, "b h2 w2 f"]:
+    """XLA's convolution of every frame."""
     return jax.lax.conv_general_dilated(
         x, kernel, (stride, stride), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
 
 
-def conv_as_matmul(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding) -> jax.Array:
-    """The same numbers as `conv`: shifted strided slices joined along channels, one product."""
+def conv_as_matmul(
+    x: Float[Array, "b h w c"], kernel: Float[Array, "k k c f"], stride: int, padding: Padding
+) -> Float[Array, "b h2 w2 f"]:
+    """The same result as `conv` from one product of shifted slices, concatenated by channels."""
     size, _, _, features = kernel.shape
     pads = jax.lax.padtype_to_pads(x.shape[1:3], (size, size), (stride, stride), padding)
     x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
@@ -136,30 +149,33 @@ def conv_as_matmul(x: jax.Array, kernel: jax.Array, stride: int, padding: Paddin
 
 
 def max_pool3d(
-    x: jax.Array,
+    x: Shaped[Array, "b t h w c"],
     window: tuple[int, int, int],
     stride: tuple[int, int, int],
     padding: int = 0,
-) -> jax.Array:
-    """Maximum over frames, rows and columns of `[b t h w c]`.
+) -> Shaped[Array, "b t2 h2 w2 c"]:
+    """Maximum over windows of frames, rows and columns.
 
     Args:
-      x: what to pool.
+      x: clips.
       window: frames, rows and columns.
-      stride: along the same axes.
-      padding: rows and columns added on every side, which never win.
+      stride: steps along the same axes.
+      padding: rows and columns of -inf on every side.
+
+    Raises:
+      UserError: the clips are smaller than the window.
     """
     pads = ((0, 0), (padding, padding), (padding, padding))
     if min(x.shape[axis + 1] + sum(pads[axis]) - window[axis] for axis in range(3)) < 0:
-        raise UserError(f"model.backbone: {list(x.shape[1:4])} is too small to pool by {window}")
+        raise UserError(f"feature map {list(x.shape[1:4])} is too small to pool by {window}")
     return nn.max_pool(x, window, stride, pads)
 
 
-def max_pool(x: jax.Array) -> jax.Array:
-    """2x2 maximum with stride 2, odd last rows and columns dropped, `[b h w c]`.
+def max_pool(x: Shaped[Array, "b h w c"]) -> Shaped[Array, "b h2 w2 c"]:
+    """2x2 maximum with stride 2; drops odd last rows and columns.
 
-    A maximum of four slices: its gradient is elementwise, where the gradient of a window reduction
-    is a slow scatter on CPUs. Ties send their gradient in equal parts to all maxima.
+    This is a maximum of four slices, whose gradient is elementwise; the gradient of a window
+    reduction is a slow scatter on CPUs. Equal maxima share the gradient equally.
     """
     height, width = (side // 2 * 2 for side in x.shape[1:3])
     rows = jnp.maximum(x[:, 0:height:2], x[:, 1:height:2])

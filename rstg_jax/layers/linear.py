@@ -1,29 +1,48 @@
-"""Linear layers on arrays with many axes, lowered in the way that is fast on the devices at hand.
+"""Linear layers with a faster matrix layout on a single CPU device.
 
-The gradient of a product over several axes makes XLA's CPU compiler move the contracted axes of
-large arrays to one end; a product of two plain matrices is differentiated as it is. On a single CPU
-device arrays are therefore flattened to matrices first. On several devices flattening would merge
-the sharded batch axis with others, and activations would have to be gathered.
+XLA's CPU compiler transposes large arrays to differentiate a product over several axes, but not
+to differentiate a product of two plain matrices. On a single CPU device arrays are therefore
+flattened to matrices first. On several devices flattening would merge the sharded batch axis with
+others, and activations would have to be gathered.
 """
 
 import math
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from rstg_jax.layers.array_types import Array, Float, Shaped
+
 kernel_init = nn.initializers.glorot_uniform()
 
 
+class Dense(NamedTuple):
+    """Weights of one linear layer.
+
+    Attributes:
+      kernel: `[in out]`.
+      bias: `[out]`.
+    """
+
+    kernel: jax.Array
+    bias: jax.Array
+
+
 def flattens() -> bool:
-    """Whether products are of plain matrices: on a single CPU device."""
+    """Whether arrays are flattened to matrices: on a single CPU device."""
     return jax.default_backend() == "cpu" and jax.device_count() == 1
 
 
-def linear(x: jax.Array, kernel: jax.Array, bias: jax.Array | None = None) -> jax.Array:
-    """`x @ kernel + bias` for `x` `[... in]` and a kernel `[in out]`, `[... out]`."""
+def linear(
+    x: Float[Array, "*batch in"],
+    kernel: Float[Array, "in out"],
+    bias: Float[Array, " out"] | None = None,
+) -> Float[Array, "*batch out"]:
+    """Returns `x @ kernel + bias`."""
     if not flattens():
         return x @ kernel if bias is None else x @ kernel + bias
     rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1]) @ kernel
@@ -31,8 +50,10 @@ def linear(x: jax.Array, kernel: jax.Array, bias: jax.Array | None = None) -> ja
     return rows.reshape(*x.shape[:-1], kernel.shape[-1])
 
 
-def constant_product(matrix: np.ndarray, x: jax.Array) -> jax.Array:
-    """Combines rows of `x` `[m ...]` by a constant 0/1 matrix `[k m]`, in full precision."""
+def constant_product(
+    matrix: Shaped[np.ndarray, "k m"], x: Float[Array, "m *batch"]
+) -> Float[Array, "k *batch"]:
+    """Combines the rows of `x` by a constant 0/1 matrix, in full precision."""
     constant, precision = jnp.asarray(matrix, x.dtype), jax.lax.Precision.HIGHEST
     if not flattens():
         return jnp.tensordot(constant, x, 1, precision=precision)
@@ -42,19 +63,29 @@ def constant_product(matrix: np.ndarray, x: jax.Array) -> jax.Array:
 
 
 class DenseWeights(nn.Module):
-    """Kernel and bias of one linear layer, handed out instead of applied."""
+    """Declares the kernel and the bias of one linear layer and returns them."""
 
     shape: tuple[int, int]
 
     @nn.compact
-    def __call__(self) -> tuple[jax.Array, jax.Array]:
+    def __call__(self) -> Dense:
         kernel = self.param("kernel", kernel_init, self.shape)
-        return kernel, self.param("bias", nn.initializers.zeros, self.shape[1:])
+        return Dense(kernel, self.param("bias", nn.initializers.zeros, self.shape[1:]))
 
 
-def dense_weights(
-    module: nn.Module, name: str, shape: tuple[int, int], dtype: Any
-) -> tuple[jax.Array, jax.Array]:
-    """Declares the linear layer `name` below `module`; kernel `[in out]` and bias, in `dtype`."""
+class DenseGroup(nn.Module):
+    """Declares several linear layers under one name and returns their weights by name."""
+
+    shapes: Mapping[str, tuple[int, int]]
+
+    @nn.compact
+    def __call__(self, dtype: Any) -> dict[str, Dense]:
+        return {
+            name: dense_weights(self, name, shape, dtype) for name, shape in self.shapes.items()
+        }
+
+
+def dense_weights(module: nn.Module, name: str, shape: tuple[int, int], dtype: Any) -> Dense:
+    """Declares the linear layer `name` as a child of `module`; returns its weights in `dtype`."""
     kernel, bias = DenseWeights(shape, name=name, parent=module)()
-    return kernel.astype(dtype), bias.astype(dtype)
+    return Dense(kernel.astype(dtype), bias.astype(dtype))

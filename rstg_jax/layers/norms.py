@@ -1,8 +1,10 @@
-"""Normalisation layers whose statistics run over chosen axes, always computed in float32."""
+"""Norms with statistics over chosen axes, always computed in float32."""
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+
+from rstg_jax.layers.array_types import Array, Float
 
 # TensorFlow 1's `contrib.layers.layer_norm` and `tf.layers.batch_normalization` defaults.
 OFFICIAL_LAYER_NORM_EPSILON = 1e-12
@@ -14,10 +16,11 @@ class LayerNorm(nn.Module):
     """Layer norm with gain and bias per feature and statistics over `axes`.
 
     Attributes:
-      axes: axes of the mean and variance. `(-1,)` normalises each token by itself; the official
-        code takes every axis but the batch, so nodes (and before the graph, frames) share them.
+      axes: of the mean and the variance. `(-1,)` normalises each token independently. The official
+        code reduces every axis but the batch, so that nodes (and before the graph, frames) share
+        statistics.
       epsilon: added to the variance.
-      gain: have a learned gain; the bias is always there.
+      gain: whether there is a learned gain; there always is a bias.
     """
 
     axes: tuple[int, ...] = (-1,)
@@ -25,27 +28,27 @@ class LayerNorm(nn.Module):
     gain: bool = True
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Normalises `x` `[... d]`; same shape and dtype."""
+    def __call__(self, x: Float[Array, "*batch d"]) -> Float[Array, "*batch d"]:
+        """Normalises `x`, in its dtype."""
         mean, variance = _moments(x, self.axes)
         init = nn.initializers.ones if self.gain else None
         return _affine(self, x, mean, variance, self.epsilon, init)
 
 
 class BatchNorm(nn.Module):
-    """Batch norm whose training statistics are kept apart for each frame, as in the official graph.
+    """Batch norm with training statistics per frame, as in the official graph.
 
-    The official code builds one normalisation op per frame that shares its variables; each op
-    updates the moving statistics. Here all frames are normalised at once and the moving statistics
-    take the updates in frame order (statistics that keep several frames are one update each).
+    The official code builds one op per frame. These ops share their variables, and each updates the
+    moving statistics. Here all frames are normalised at once and then update the moving statistics
+    in frame order: one update per entry of the axes that the statistics keep.
 
     Attributes:
-      axes: axes of the batch statistics of `x`.
-      unbiased: put the unbiased batch variance into the moving variance. TensorFlow's fused kernel
+      axes: of the batch statistics of `x`.
+      unbiased: the moving variance tracks the unbiased batch variance. TensorFlow's fused kernel
         does so for arrays of rank 4 in the official layout, its plain kernel does not.
       epsilon: added to the variance.
-      momentum: share of the moving statistics that an update keeps.
-      zero: start with a gain of 0 instead of 1.
+      momentum: weight of the old moving statistics in an update.
+      zero: the initial gain is 0 instead of 1.
     """
 
     axes: tuple[int, ...]
@@ -55,8 +58,8 @@ class BatchNorm(nn.Module):
     zero: bool = False
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        """Normalises `x` `[... d]`; same shape and dtype."""
+    def __call__(self, x: Float[Array, "*batch d"], *, train: bool) -> Float[Array, "*batch d"]:
+        """Normalises `x`, in its dtype."""
         features = x.shape[-1]
         init = nn.initializers.zeros if self.zero else nn.initializers.ones
         moving_mean = self.variable("batch_stats", "mean", jnp.zeros, (features,), jnp.float32)
@@ -73,7 +76,7 @@ class BatchNorm(nn.Module):
         return _affine(self, x, mean, variance, self.epsilon, init)
 
     def _track(self, moving: nn.Variable, batch: jax.Array) -> None:
-        """Applies one exponential moving update for each row (frame) of `batch`."""
+        """Applies one exponential moving update per row (frame) of `batch`."""
         rows = batch.reshape(-1, batch.shape[-1])
         steps = len(rows)
         weights = (1 - self.momentum) * self.momentum ** jnp.arange(steps - 1, -1, -1.0)
@@ -81,7 +84,7 @@ class BatchNorm(nn.Module):
 
 
 def _moments(x: jax.Array, axes: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
-    """Mean and (biased) variance in float32, reduced axes kept."""
+    """Mean and biased variance in float32, with the reduced axes as 1."""
     x = x.astype(jnp.float32)
     mean = x.mean(axes, keepdims=True)
     return mean, jnp.square(x - mean).mean(axes, keepdims=True)
@@ -95,8 +98,9 @@ def _affine(
     epsilon: float,
     gain_init: nn.initializers.Initializer | None,
 ) -> jax.Array:
-    """Applies the statistics and the module's learned gain `scale` (if any) and `bias`."""
-    # The gain comes last: times the deviation first, its gradient would be another large array.
+    """Applies the statistics, and the parameters `scale` (if any) and `bias` of the module."""
+    # The gain comes last: multiplied into the deviation first, its gradient would need one more
+    # large array.
     y = (x.astype(jnp.float32) - mean) * jax.lax.rsqrt(variance + epsilon)
     if gain_init is not None:
         y = y * module.param("scale", gain_init, (x.shape[-1],), jnp.float32)

@@ -1,22 +1,23 @@
-"""The plan of a block: which stages run in which order, and every other choice."""
+"""All choices of a block, above all its plan: which stages run in which order."""
 
 import dataclasses
 from typing import Literal
 
 from rstg_jax.errors import UserError
-from rstg_jax.rstg.message_passing import Attention, Masking
-from rstg_jax.rstg.recurrent_cells import Cell
 from rstg_jax.rstg.region_graph import RegionGraph
 
 Stage = Literal["time", "space", "spacetime"]
+Attention = Literal["additive", "dot"]
+Masking = Literal["exclude", "multiply"]
+Cell = Literal["lstm", "gru"]
+
 STAGES = ("time", "space", "spacetime")
 REMAT = (*STAGES, "messages")
-ROUND: tuple[Stage, ...] = ("time", "space")  # what one iteration of the paper's plan consists of
-OF_NEIGHBOURS = ("exclude", "none")  # masking and norm that know of neighbours only
+ROUND: tuple[Stage, ...] = ("time", "space")  # one iteration of the paper's plan
 
 
 def stage_plan(iterations: int) -> tuple[Stage, ...]:
-    """The paper's plan for K iterations: K times (time, space), then one last time stage."""
+    """Returns the paper's plan for K iterations: K times (time, space), then a last time stage."""
     if iterations < 1:
         raise UserError(f"K = {iterations} iterations: the block needs at least 1")
     return ROUND * iterations + ("time",)
@@ -24,19 +25,19 @@ def stage_plan(iterations: int) -> tuple[Stage, ...]:
 
 @dataclasses.dataclass(frozen=True)
 class RSTGConfig:
-    """Every choice of the block; `presets` has the official and the modern combination.
+    """Configuration of a block; `presets` has the official and the modern combination.
 
     Attributes:
       dim: node features d. Pooled features of another width are projected to it.
       scales: grids of regions, see `RegionGraph`.
-      stages: the plan, any sequence of "time", "space" and "spacetime" (a space stage whose
-        messages also come from the same region in the frames before and after, see
-        `rstg_jax.rstg.spacetime`). Stages of one kind share weights, but a time stage at the very
-        end has its own. See `stage_plan`.
+      stages: the plan, any sequence of "time", "space" and "spacetime" (a space stage that also
+        sends messages from each region to itself in the frames before and after, see
+        `rstg_jax.rstg.spacetime`). Stages of one kind share weights, except that a time stage at
+        the very end has its own. See `stage_plan`.
       attention: "additive" (GAT-like) or "dot".
       num_heads: attention heads ("dot" only); must divide `dim`.
       masking: "exclude" non-neighbours, or "multiply" the logits by the adjacency (official).
-      positions: give the messages the position maps of both ends.
+      positions: messages depend on the position maps of sender and receiver.
       update_layers: layers of the update MLP, 1 or 2.
       update_per_scale: separate update weights for each scale.
       input_batch_norm: batch norm of the nodes before the graph (official SyncMNIST setting).
@@ -45,14 +46,15 @@ class RSTGConfig:
       residual: pre-norm skip connections around time stage and update, norms per token; the
         published block has none.
       cell: recurrent cell of the time stages, "lstm" or "gru".
-      forget_bias: initial bias of the gate that keeps the cell's state.
-      two_biases: the LSTMs' bias as the sum of two trained vectors, as in cuDNN (official).
-      schedule: order of the computation, "stage" or "wavefront"; the numbers are the same. See
-        `rstg_jax.rstg`.
+      forget_bias: initial bias of the gate that keeps the state of the cell.
+      two_biases: parametrizes the bias of an LSTM as the sum of two vectors, as cuDNN does
+        (official).
+      schedule: order of the computation, "stage" or "wavefront", with the same results. See
+        `rstg_jax.rstg.schedules`.
       message_frames: frames of a space stage whose messages are computed at once (rounded down to a
-        divisor of the clip's frames); 0 chooses by device, see `rstg_jax.rstg.frame_chunks`.
-      remat: what is computed again in the backward pass instead of being kept: inner values of
-        whole kinds of stages, such as ("space",), or only its largest part, ("messages",).
+        divisor of the clip length); 0 chooses by device, see `rstg_jax.rstg.frame_chunks`.
+      remat: activations that the backward pass recomputes instead of storing: those of whole kinds
+        of stages, such as ("space",), or only the largest ones, ("messages",).
     """
 
     dim: int = 64
@@ -75,52 +77,54 @@ class RSTGConfig:
     remat: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        for wrong, message in (*self._bad_values(), *self._bad_combinations()):
+            if wrong:
+                raise UserError(message)
+        RegionGraph(self.scales)  # checks the scales
+
+    def _bad_values(self) -> list[tuple[bool, str]]:
+        """Conditions on single fields, each with its error message."""
+        names = ", ".join(STAGES)
         unknown = [stage for stage in self.stages if stage not in STAGES]
         undivided = self.num_heads < 1 or self.dim % self.num_heads != 0
-        complaints = [
+        return [
             (self.dim < 1, f"dim {self.dim} must be at least 1"),
-            (not self.stages, f"stages is empty: give at least one of {', '.join(STAGES)}"),
-            (bool(unknown), f"unknown stage {unknown[:1]} in stages; use {', '.join(STAGES)}"),
+            (not self.stages, f"stages is empty: give at least one of {names}"),
+            (bool(unknown), f"unknown stage {unknown[:1]} in stages; use {names}"),
             (undivided, f"num_heads {self.num_heads} does not divide dim {self.dim}"),
+            (self.update_layers not in (1, 2), f"update_layers {self.update_layers} is not 1 or 2"),
+            (bool(set(self.remat) - set(REMAT)), f"remat takes {', '.join(REMAT)}"),
+            (self.message_frames < 0, f"message_frames {self.message_frames} is negative"),
+        ]
+
+    def _bad_combinations(self) -> list[tuple[bool, str]]:
+        """Conditions on several fields, each with its error message."""
+        normed = self.post_norm != "none"
+        chunked = self.message_frames > 0 or "messages" in self.remat
+        return [
             (
                 self.num_heads > 1 and self.attention == "additive",
                 "several heads need attention 'dot'",
             ),
-            (self.update_layers not in (1, 2), f"update_layers {self.update_layers} is not 1 or 2"),
+            (self.residual and normed, "residual has its own norms: set post_norm 'none'"),
             (
-                self.residual and self.post_norm != "none",
-                "residual has its own norms: set post_norm 'none'",
-            ),
-            (
-                "spacetime" in self.stages and (self.masking, self.post_norm) != OF_NEIGHBOURS,
+                "spacetime" in self.stages and (self.masking != "exclude" or normed),
                 "the stage 'spacetime' needs masking 'exclude' and post_norm 'none'",
             ),
-            (self.cell == "gru" and self.two_biases, "two_biases are those of the cell 'lstm'"),
-        ]
-        complaints += [
-            (bool(set(self.remat) - set(REMAT)), f"remat takes {', '.join(REMAT)}"),
-            (self.message_frames < 0, f"message_frames {self.message_frames} is negative"),
-            (
-                (bool(self.message_frames) or "messages" in self.remat)
-                and self.post_norm != "none",
-                "message_frames and remat 'messages' need post_norm 'none'",
-            ),
+            (self.cell == "gru" and self.two_biases, "two_biases needs cell 'lstm'"),
+            (chunked and normed, "message_frames and remat 'messages' need post_norm 'none'"),
             (
                 self.schedule == "wavefront" and not self.rounds,
                 f"schedule 'wavefront' needs a plan that is {ROUND} several times and then at most "
                 "one 'time'",
             ),
         ]
-        for wrong, sentence in complaints:
-            if wrong:
-                raise UserError(f"RSTG configuration: {sentence}")
-        RegionGraph(self.scales)  # checks the scales
 
     @property
     def rounds(self) -> int:
-        """How often the plan repeats (time, space), if that and one last time stage are all of it.
+        """Repetitions of (time, space) if the plan is these and at most one last time stage.
 
-        0 for any other plan: then rounds do not all do the same.
+        0 for any other plan, whose rounds do not share their computation.
         """
         rounds = self.stages.count("space")
         return rounds if self.stages in (ROUND * rounds, (*ROUND * rounds, "time")) else 0

@@ -1,7 +1,7 @@
-"""A function of single frames over a long clip, a few frames at a time.
+"""Applies a function of single frames to a long clip, a few frames at a time.
 
-Messages are the block's largest arrays: 90 or 196 edges a frame where there are 14 nodes. A few
-frames of them fit a CPU's cache, where all frames would go through memory in every pass.
+Messages are the largest arrays of the block: 90 or 196 edges per frame of 14 nodes. A few frames of
+them fit into a CPU's cache; those of a whole clip would pass through main memory again and again.
 """
 
 from collections.abc import Callable
@@ -9,18 +9,19 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from rstg_jax.layers.array_types import Array, Shaped
 from rstg_jax.layers.linear import flattens
 
 CACHED_BYTES = 3_500_000  # of one array in a chunk; measured best from 1.5 to 3.5 MB
-RECOMPUTED_BELOW = 256  # narrower products cost less than keeping and reading what they gave
+RECOMPUTED_BELOW = 256  # features; narrower products are cheaper to recompute than to store
 
 
 def frames_at_once(wanted: int, frames: int, frame_bytes: int) -> int:
-    """How many frames make a chunk: the largest divisor of `frames` that is not above `wanted`.
+    """Returns the frames per chunk: the largest divisor of `frames` that is at most `wanted`.
 
     Args:
-      wanted: 0 chooses by device: what the cache of a CPU holds, all on anything else.
-      frames: of the clip.
+      wanted: 0 chooses by device: as many as fit into the cache of a CPU, all on other devices.
+      frames: length of the clip.
       frame_bytes: size of the largest array of one frame.
     """
     if not wanted:
@@ -28,13 +29,15 @@ def frames_at_once(wanted: int, frames: int, frame_bytes: int) -> int:
     return max(count for count in range(1, min(wanted, frames) + 1) if frames % count == 0)
 
 
-def in_chunks(function: Callable[..., jax.Array], count: int, *arrays: jax.Array) -> jax.Array:
-    """`function(*arrays)` of arrays `[m t ...]`, `count` frames at a time.
+def map_frames(
+    function: Callable[..., jax.Array], count: int, *arrays: Shaped[Array, "_ t ..."]
+) -> Shaped[Array, "_ t ..."]:
+    """Computes `function(*arrays)` in chunks of `count` frames.
 
     Args:
-      function: treats every frame by itself; returns `[k t ...]`.
-      count: frames of a chunk; divides t.
-      arrays: the frames are their second axis.
+      function: takes arrays `[m t ...]`, treats every frame independently, returns `[k t ...]`.
+      count: frames per chunk, a divisor of t.
+      *arrays: frames are the second axis.
     """
     frames = arrays[0].shape[1]
     if count == frames:

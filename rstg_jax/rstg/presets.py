@@ -1,22 +1,23 @@
-"""Named combinations of the block's choices.
+"""Named configurations of the block.
 
-`official` reproduces the authors' TensorFlow-1 release number for number. `modern` keeps the method
-and makes the sensible choices: attention over real neighbours only, scaled logits, one norm per
-token (so nothing looks at future frames), pre-norm skip connections and a forget-gate bias of 1.
+`official` reproduces the authors' TensorFlow-1 release number for number. `modern` is the same
+method with choices that are usual today: attention over real neighbours only, scaled logits, norms
+per token (so that no output depends on future frames), pre-norm skip connections and a forget-gate
+bias of 1.
 """
 
 from typing import Any, Literal
 
-from rstg_jax.rstg.block import RSTGConfig, stage_plan
+from rstg_jax.rstg.config import RSTGConfig, stage_plan
 
-# The released graph has three inner time stages, however many iterations are asked for.
+# The released graph has three inner time stages, whatever the number of iterations.
 OFFICIAL_INNER_TIME_STAGES = 3
 
 
 def official(
     dataset: Literal["sync_mnist", "something_something"], iterations: int = 3, **fields: Any
 ) -> RSTGConfig:
-    """The released settings for one of the paper's data sets; `fields` replace single choices."""
+    """Returns the released settings for a data set of the paper; `fields` replace single ones."""
     settings: dict[str, Any] = {
         "dim": 512,
         "stages": official_stages(iterations),
@@ -34,7 +35,7 @@ def official(
 
 
 def official_stages(iterations: int) -> tuple[str, ...]:
-    """The plan that the released code runs: no inner time stage after the third."""
+    """Returns the plan that the released code runs, without inner time stages after the third."""
     plan = stage_plan(iterations)
     start = 2 * OFFICIAL_INNER_TIME_STAGES
     late = tuple(stage for stage in plan[start:-1] if stage == "space")
@@ -42,5 +43,5 @@ def official_stages(iterations: int) -> tuple[str, ...]:
 
 
 def modern(iterations: int = 3, **fields: Any) -> RSTGConfig:
-    """The recommended block; `fields` replace single choices."""
+    """Returns the recommended configuration; `fields` replace single ones."""
     return RSTGConfig(**{"stages": stage_plan(iterations)} | fields)

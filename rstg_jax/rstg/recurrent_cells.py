@@ -1,65 +1,67 @@
-"""Time stages: recurrent cells `(carry, x) -> (carry, y)` and their scan over frames.
+"""Recurrent cells `(carry, x) -> (carry, y)` and their scan over frames.
 
 Source: paper section 3.3. Every node runs the same cell on its own state; no messages are sent.
 """
 
 import functools
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from rstg_jax.layers.array_types import Array, Float
 from rstg_jax.layers.linear import linear
+from rstg_jax.rstg.config import Cell
 
-Cell = Literal["lstm", "gru"]
-Carry = tuple[jax.Array, ...]  # LSTM: memory and output; GRU: output; each [... d]
+__all__ = ["Carry", "Cell", "FrameRNN", "glorot_per_gate", "gru_cell", "lstm_cell", "scan_lstm"]
+
+Carry = tuple[jax.Array, ...]  # LSTM: c and h; GRU: h; each [... d]
 GATES = {"lstm": 4, "gru": 3}
 STATES = {"lstm": 2, "gru": 1}
 
 
 def lstm_cell(
-    recurrent_kernel: jax.Array, carry: Carry, projected: jax.Array
-) -> tuple[Carry, jax.Array]:
+    recurrent_kernel: Float[Array, "d 4*d"], carry: Carry, projected: Float[Array, "*batch 4*d"]
+) -> tuple[Carry, Float[Array, "*batch d"]]:
     """One LSTM step.
 
     Args:
-      recurrent_kernel: `[d 4d]`, gate columns in the order input, candidate, forget, output.
-      carry: memory and previous output, each `[... d]`.
-      projected: input product plus bias, `[... 4d]`.
+      recurrent_kernel: gate columns in the order i, g, f, o.
+      carry: cell state c and output h of the frame before, each `[... d]`.
+      projected: input product plus bias.
 
     Returns:
-      The new carry and the output `[... d]`.
+      The new carry and the output h.
     """
-    carry, (output, *_) = _lstm_step(recurrent_kernel, carry, projected)
-    return carry, output
+    carry, (h, *_) = _lstm_step(recurrent_kernel, carry, projected)
+    return carry, h
 
 
 def _lstm_step(
     recurrent_kernel: jax.Array, carry: Carry, projected: jax.Array
 ) -> tuple[Carry, tuple[jax.Array, ...]]:
-    """New carry; output, its `tanh(memory)`, the memory before, and the gates after activation."""
-    memory, output = carry
-    gates = projected + linear(output, recurrent_kernel)
-    write, candidate, keep, show = jnp.split(gates, 4, axis=-1)
-    write, keep, show = nn.sigmoid(write), nn.sigmoid(keep), nn.sigmoid(show)
-    candidate = jnp.tanh(candidate)
-    new = keep * memory + write * candidate
-    shown = jnp.tanh(new)
-    output = show * shown
-    return (new, output), (output, shown, memory, write, candidate, keep, show)
+    """New carry; new h, `tanh` of the new c, the old c, and the gates after activation."""
+    c, h = carry
+    i, g, f, o = jnp.split(projected + linear(h, recurrent_kernel), 4, axis=-1)
+    i, f, o = nn.sigmoid(i), nn.sigmoid(f), nn.sigmoid(o)
+    g = jnp.tanh(g)
+    new_c = f * c + i * g
+    tanh_c = jnp.tanh(new_c)
+    h = o * tanh_c
+    return (new_c, h), (h, tanh_c, c, i, g, f, o)
 
 
 @jax.custom_jvp
 def scan_lstm(
-    recurrent_kernel: jax.Array, carry: Carry, projected: jax.Array
-) -> tuple[Carry, jax.Array]:
-    """Runs `lstm_cell` over all frames, `[t ... 4d]` -> the last carry and `[t ... d]`.
+    recurrent_kernel: Float[Array, "d 4*d"], carry: Carry, projected: Float[Array, "t *batch 4*d"]
+) -> tuple[Carry, Float[Array, "t *batch d"]]:
+    """Runs `lstm_cell` over all frames; returns the last carry and all outputs.
 
-    Its derivative is written out so that the kernel's tangent, hence its gradient, is ONE product
-    of all frames: JAX's own would add up the gradient of a `[d 4d]` kernel frame by frame. Forward
-    and reverse mode work, of any order.
+    The derivative is written out so that the tangent of the kernel, and hence its gradient, is ONE
+    product of all frames. JAX's own derivative adds up the gradient of a `[d 4d]` kernel frame by
+    frame. Forward and reverse mode work, of any order.
     """
     step = functools.partial(lstm_cell, recurrent_kernel)
     return jax.lax.scan(step, carry, projected)
@@ -71,62 +73,65 @@ def _scan_lstm_jvp(primals: tuple, tangents: tuple) -> tuple:
     d_kernel, d_carry, d_projected = tangents
 
     def forward(carry: Carry, x: jax.Array) -> tuple[Carry, tuple[jax.Array, jax.Array]]:
-        carry, (output, shown, memory, write, candidate, keep, show) = _lstm_step(kernel, carry, x)
-        by_gate = (  # derivatives of the memory by three gates, of the output by the fourth
-            candidate * write * (1 - write),
-            write * (1 - candidate * candidate),
-            memory * keep * (1 - keep),
-            shown * show * (1 - show),
+        carry, (h, tanh_c, c, i, g, f, o) = _lstm_step(kernel, carry, x)
+        by_gate = (  # derivatives of the new c by i, g, f before activation, and of h by o
+            g * i * (1 - i),
+            i * (1 - g * g),
+            c * f * (1 - f),
+            tanh_c * o * (1 - o),
         )
-        factors = (*by_gate, keep, show * (1 - shown * shown))
-        return carry, (output, jnp.concatenate(factors, axis=-1))
+        factors = (*by_gate, f, o * (1 - tanh_c * tanh_c))  # of c by the old c, of h by the new c
+        return carry, (h, jnp.concatenate(factors, axis=-1))
 
-    last, (outputs, factors) = jax.lax.scan(forward, carry, projected)
-    before = jnp.concatenate([carry[1][None], outputs[:-1]])
-    d_gates = d_projected + linear(before, d_kernel)
+    last, (h, factors) = jax.lax.scan(forward, carry, projected)
+    h_before = jnp.concatenate([carry[1][None], h[:-1]])
+    d_gates = d_projected + linear(h_before, d_kernel)
 
     def tangent(d_carry: Carry, x: tuple[jax.Array, jax.Array]) -> tuple[Carry, jax.Array]:
-        d_memory, d_output = d_carry
+        d_c, d_h = d_carry
         d_gates, factors = x
-        d_gates = d_gates + linear(d_output, kernel)
-        *by_gate, keep, through = jnp.split(factors, 6, axis=-1)
-        d_write, d_candidate, d_keep, d_show = (
+        d_gates = d_gates + linear(d_h, kernel)
+        *by_gate, c_by_c, h_by_c = jnp.split(factors, 6, axis=-1)
+        d_i, d_g, d_f, d_o = (
             factor * d for factor, d in zip(by_gate, jnp.split(d_gates, 4, axis=-1), strict=True)
         )
-        d_memory = keep * d_memory + d_write + d_candidate + d_keep
-        d_output = through * d_memory + d_show
-        return (d_memory, d_output), d_output
+        d_c = c_by_c * d_c + d_i + d_g + d_f
+        d_h = h_by_c * d_c + d_o
+        return (d_c, d_h), d_h
 
     d_last, d_outputs = jax.lax.scan(tangent, d_carry, (d_gates, factors))
-    return (last, outputs), (d_last, d_outputs)
+    return (last, h), (d_last, d_outputs)
 
 
 def gru_cell(
-    recurrent_kernel: jax.Array, recurrent_bias: jax.Array, carry: Carry, projected: jax.Array
-) -> tuple[Carry, jax.Array]:
+    recurrent_kernel: Float[Array, "d 3*d"],
+    recurrent_bias: Float[Array, " d"],
+    carry: Carry,
+    projected: Float[Array, "*batch 3*d"],
+) -> tuple[Carry, Float[Array, "*batch d"]]:
     """One GRU step, in cuDNN's form: the reset gate acts on the recurrent product.
 
     Args:
-      recurrent_kernel: `[d 3d]`, gate columns in the order reset, keep, candidate.
-      recurrent_bias: of the candidate's recurrent product, `[d]`.
-      carry: previous output, `[... d]`.
-      projected: input product plus bias, `[... 3d]`.
+      recurrent_kernel: gate columns in the order r (reset), z (update), n (candidate).
+      recurrent_bias: of the candidate's recurrent product.
+      carry: output h of the frame before, `[... d]`.
+      projected: input product plus bias.
 
     Returns:
-      The new carry and the output `[... d]`.
+      The new carry and the output h.
     """
-    (output,) = carry
-    recurrent = linear(output, recurrent_kernel)
-    reset, keep, candidate = jnp.split(projected, 3, axis=-1)
-    from_reset, from_keep, from_candidate = jnp.split(recurrent, 3, axis=-1)
-    reset, keep = nn.sigmoid(reset + from_reset), nn.sigmoid(keep + from_keep)
-    candidate = jnp.tanh(candidate + reset * (from_candidate + recurrent_bias))
-    output = keep * output + (1 - keep) * candidate
-    return (output,), output
+    (h,) = carry
+    recurrent = linear(h, recurrent_kernel)
+    r, z, n = jnp.split(projected, 3, axis=-1)
+    r_h, z_h, n_h = jnp.split(recurrent, 3, axis=-1)
+    r, z = nn.sigmoid(r + r_h), nn.sigmoid(z + z_h)
+    n = jnp.tanh(n + r * (n_h + recurrent_bias))
+    h = z * h + (1 - z) * n
+    return (h,), h
 
 
 def glorot_per_gate(key: jax.Array, shape: tuple[int, int], gates: int = 4) -> jax.Array:
-    """Glorot-uniform `[in gates*d]` kernel with the limit of ONE gate, as cuDNN's LSTM starts."""
+    """Glorot-uniform `[in gates*d]` kernel with the limit of ONE gate, as in cuDNN's LSTM."""
     fan_in, columns = shape
     limit = (6 / (fan_in + columns // gates)) ** 0.5
     return jax.random.uniform(key, shape, jnp.float32, -limit, limit)
@@ -141,10 +146,10 @@ class FrameRNN(nn.Module):
     Attributes:
       dim: number of features d.
       cell: "lstm" or "gru".
-      forget_bias: start value of the bias of the gate that keeps the state (LSTM's forget gate,
-        GRU's update gate); the official code has 0.
-      two_biases: keep the LSTM's bias as two vectors that are both trained, as cuDNN does: their
-        sum then moves at twice the rate.
+      forget_bias: initial bias of the gate that keeps the state (f of the LSTM, z of the GRU);
+        0 in the official code.
+      two_biases: parametrizes the bias of the LSTM as the sum of two trained vectors, as cuDNN
+        does; the sum then moves at twice the rate.
     """
 
     dim: int
@@ -153,15 +158,17 @@ class FrameRNN(nn.Module):
     two_biases: bool = False
 
     @nn.compact
-    def __call__(self, nodes: jax.Array, carry: Carry | None = None) -> tuple[jax.Array, Carry]:
-        """Runs `[n t b d]` nodes through the cell.
+    def __call__(
+        self, nodes: Float[Array, "n t b c"], carry: Carry | None = None
+    ) -> tuple[Float[Array, "n t b d"], Carry]:
+        """Runs the cell over the frames of every node.
 
         Args:
           nodes: inputs of all frames.
-          carry: state before the first frame, arrays `[n b d]`; zero if None.
+          carry: before the first frame, arrays `[n b d]`; None is zero.
 
         Returns:
-          Outputs of the same shape, and the state after the last frame.
+          Outputs of all frames, and the carry after the last one.
         """
         frames = jnp.swapaxes(nodes, 0, 1)  # [t n b d]: the scan wants frames first
         run, input_kernel, bias = self._weights(nodes.shape[-1], nodes.dtype)
@@ -175,10 +182,10 @@ class FrameRNN(nn.Module):
     def _weights(self, width: int, dtype: Any) -> tuple[Callable[..., Any], jax.Array, jax.Array]:
         """The scan `(carry, projected) -> (carry, y)`; kernel and bias of the input product."""
         gates = GATES[self.cell]
-        kept = 2 if self.cell == "lstm" else 1  # place of the gate that keeps the state
+        keep = 2 if self.cell == "lstm" else 1  # position of the gate that keeps the state: f, z
 
         def bias_init(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-            gate = slice(kept * self.dim, (kept + 1) * self.dim)
+            gate = slice(keep * self.dim, (keep + 1) * self.dim)
             return jnp.zeros(shape).at[gate].set(self.forget_bias)
 
         def param(name: str, init: Callable[..., jax.Array], *shape: int) -> jax.Array:

@@ -1,6 +1,6 @@
-"""The region graph: which image regions are nodes, which are neighbours, how maps become nodes.
+"""The region graph: regions of an image as nodes, their neighbours, and pooling of maps to nodes.
 
-Every array here is a NumPy constant that depends on sizes only; the model closes over them.
+Every array here is a NumPy constant that depends on sizes only.
 Source: paper section 3.1 and the constants of the official code (`get_adjacency`, area resizing).
 """
 
@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterator
 
 import numpy as np
+from jaxtyping import Bool, Float32, Float64, Int
 
 from rstg_jax.errors import UserError
 
@@ -29,9 +30,9 @@ class RegionGraph:
     Attributes:
       scales: rows (= columns) of each grid; the paper uses `(3, 2, 1)`, 14 nodes and 45 edges.
       map_size: height and width of the feature map that is pooled into the nodes.
-      frame_size: height and width in pixels on which the official code rounds its cells down
-        before it compares them (this changes the edges with five or more scales). `None`
-        compares the exact cells.
+      frame_size: height and width of the frame in pixels. The official code rounds cells down to
+        whole pixels before it compares them, which changes the edges with five or more scales.
+        `None` compares the exact cells.
     """
 
     scales: tuple[int, ...] = (3, 2, 1)
@@ -40,11 +41,11 @@ class RegionGraph:
 
     def __post_init__(self) -> None:
         if not self.scales:
-            raise UserError("graph.scales is empty: give at least one grid size, such as (3, 2, 1)")
+            raise UserError("scales is empty: give at least one grid size, such as (3, 2, 1)")
         if any(scale < 1 for scale in self.scales):
-            raise UserError(f"graph.scales {self.scales}: every grid size must be at least 1")
+            raise UserError(f"scales {self.scales}: every grid size must be at least 1")
         if min(self.map_size) < 1:
-            raise UserError(f"graph.map_size {self.map_size}: height and width must be positive")
+            raise UserError(f"map_size {self.map_size}: height and width must be positive")
 
     @property
     def num_nodes(self) -> int:
@@ -61,8 +62,8 @@ class RegionGraph:
         )
 
     @functools.cached_property
-    def boxes(self) -> np.ndarray:
-        """Cells as `y0, x0, y1, x1` in fractions of the frame, float64 `[n 4]`."""
+    def boxes(self) -> Float64[np.ndarray, "n 4"]:
+        """Cells as `y0, x0, y1, x1` in fractions of the frame."""
         return np.array(
             [
                 (row / scale, column / scale, (row + 1) / scale, (column + 1) / scale)
@@ -71,15 +72,15 @@ class RegionGraph:
         )
 
     @functools.cached_property
-    def centers(self) -> np.ndarray:
-        """Centres of the cells as `y, x` in fractions of the frame, float64 `[n 2]`."""
+    def centers(self) -> Float64[np.ndarray, "n 2"]:
+        """Centres of the cells as `y, x` in fractions of the frame."""
         return (self.boxes[:, :2] + self.boxes[:, 2:]) / 2
 
     @functools.cached_property
-    def pixel_boxes(self) -> np.ndarray:
-        """Cells as `y0, x0, y1, x1` in whole pixels, int64 `[n 4]`.
+    def pixel_boxes(self) -> Int[np.ndarray, "n 4"]:
+        """Cells as `y0, x0, y1, x1` in whole pixels.
 
-        With `frame_size` the cell side is rounded down as in the official code; without it the
+        With `frame_size` the side of a cell is rounded down as in the official code. Without it the
         frame is as wide as the least common multiple of the scales, so that nothing is rounded.
         """
         exact = math.lcm(*self.scales)
@@ -90,8 +91,8 @@ class RegionGraph:
         return np.concatenate([starts, starts + sides], axis=1)
 
     @functools.cached_property
-    def adjacency(self) -> np.ndarray:
-        """Symmetric neighbourhood with a zero diagonal, bool `[n n]`."""
+    def adjacency(self) -> Bool[np.ndarray, "n n"]:
+        """Symmetric neighbourhood with a zero diagonal."""
         start, end = self.pixel_boxes[:, :2], self.pixel_boxes[:, 2:]
         overlap = np.minimum(end[:, None], end[None]) - np.maximum(start[:, None], start[None])
         meets = (overlap >= 0).all(axis=-1)
@@ -99,8 +100,8 @@ class RegionGraph:
         return meets & ~only_corner & ~np.eye(self.num_nodes, dtype=bool)
 
     @functools.cached_property
-    def pool(self) -> np.ndarray:
-        """Area average of a map over each cell, float32 `[n h w]`; each node's weights sum to 1."""
+    def pool(self) -> Float32[np.ndarray, "n h w"]:
+        """Area average of a map over each cell; the weights of each node sum to 1."""
         height, width = self.map_size
         grids = [
             np.einsum("ih,jw->ijhw", area_weights(height, scale), area_weights(width, scale))
@@ -110,8 +111,8 @@ class RegionGraph:
         return np.concatenate(flat).astype(np.float32)
 
     @functools.cached_property
-    def unpool(self) -> np.ndarray:
-        """Area resizing of each scale's grid to the map, summed over scales, float32 `[h w n]`."""
+    def unpool(self) -> Float32[np.ndarray, "h w n"]:
+        """Area resizing of the grid of each scale to the map, summed over scales."""
         height, width = self.map_size
         grids = [
             np.einsum("hi,wj->hwij", area_weights(scale, height), area_weights(scale, width))
@@ -121,11 +122,11 @@ class RegionGraph:
         return np.concatenate(flat, axis=-1).astype(np.float32)
 
     @functools.cached_property
-    def position_maps(self) -> np.ndarray:
-        """Gaussian heat map of each cell on a 6x6 grid, flattened, float32 `[n 36]`.
+    def position_maps(self) -> Float32[np.ndarray, "n 36"]:
+        """Gaussian heat map of each cell on a flattened 6x6 grid.
 
-        The grid is cut into `6 // scale` wide blocks; the un-normalised Gaussian is centred in
-        the node's block and zero outside it (official behaviour). Scales above 6 give zeros.
+        The grid is cut into blocks of side `6 // scale`. The Gaussian is not normalised, centred in
+        the block of the node and zero outside it (official). Scales above 6 give zeros.
         """
         maps = np.zeros((self.num_nodes, POSITION_GRID, POSITION_GRID), np.float32)
         for node, (scale, row, column) in enumerate(self._cells()):
@@ -143,12 +144,12 @@ class RegionGraph:
                     yield scale, row, column
 
 
-def area_weights(size_in: int, size_out: int) -> np.ndarray:
-    """Weights that resize one axis by area, float32 `[size_out size_in]`; rows sum to 1.
+def area_weights(size_in: int, size_out: int) -> Float32[np.ndarray, "{size_out} {size_in}"]:
+    """Weights that resize one axis by area; rows sum to 1.
 
     Output cell `o` averages the input interval `[o, o + 1] * size_in / size_out`; fractional
     pixels count by their overlap. The interval ends are rounded to float32 as in TensorFlow's
-    `ResizeArea`, so that enlarged maps agree with the official constants beyond 1e-6.
+    `ResizeArea`; otherwise enlarged maps would differ from the official constants by over 1e-6.
     """
     scale = np.float32(size_in) / np.float32(size_out)
     cells = np.arange(size_out, dtype=np.float32)[:, None]

@@ -1,78 +1,82 @@
-"""The homogeneous baseline: one graph over all frames, space and time edges treated alike.
+"""Space and time edges in one graph over all frames: the homogeneous baseline.
 
-Source: poster, "RSTG Homogeneous". A region's neighbours are its neighbours in the same frame and
-itself in the frame before and after; send, gather and update are those of
-`rstg_jax.rstg.message_passing` with one softmax over all of them. Nothing recurs, so news travels
-one frame a round.
+Source: poster, "RSTG Homogeneous". The neighbours of a region are its neighbours in the same frame
+and the same region in the frames before and after. Send, gather and update are those of
+`rstg_jax.rstg.message_passing`, with one softmax over all neighbours. Without recurrence,
+information travels one frame per round.
 """
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
 
+from rstg_jax.layers.array_types import Array, Bool, Float, Float32, Shaped
+from rstg_jax.rstg.config import Attention
 from rstg_jax.rstg.message_passing import (
+    AttentionWeights,
     Edges,
-    Gather,
-    Send,
-    Weights,
-    additive_logits,
-    dot_logits,
-    masked_softmax,
+    attention_weights,
+    endpoints,
+    in_gather,
 )
 
-# The same region one frame before and one frame after: how far to move it along the frames.
-SHIFTS = (1, -1)
+SHIFTS = (1, -1)  # from the frame before, from the frame after
 
 
-def across_frames(edges: Edges) -> Edges:
-    """Adds edges from what `SpaceTimeSend` sends from the frame before, then from that after."""
-    nodes = np.arange(edges.nodes)
-    beside = [nodes + edges.nodes * (1 + slot) for slot in range(len(SHIFTS))]
+def add_frame_edges(edges: Edges) -> Edges:
+    """Adds edges from the same region in the frame before, then in the frame after.
+
+    Their senders are rows of `with_neighbouring_frames`.
+    """
+    n = edges.num_nodes
+    nodes = np.arange(n)
+    frames = range(1, 1 + len(SHIFTS))
     return Edges(
-        np.concatenate([edges.source, *beside]),
-        np.concatenate([edges.destination, *[nodes for _ in SHIFTS]]),
-        edges.nodes,
+        np.concatenate([edges.senders, *[nodes + n * frame for frame in frames]]),
+        np.concatenate([edges.receivers, *[nodes for _ in frames]]),
+        n,
     )
 
 
-class SpaceTimeSend(Send):
-    """Sources are the nodes of a frame, then those of the frame before, then those after."""
-
-    def _sources(self, source: jax.Array) -> jax.Array:
-        return jnp.concatenate([source, *[shift(source, by) for by in SHIFTS]])
+def with_neighbouring_frames(nodes: Float[Array, "n t b d"]) -> Float[Array, "m t b d"]:
+    """Nodes of each frame, followed by those of the frame before and of the frame after."""
+    return jnp.concatenate([nodes, *[shift(nodes, by) for by in SHIFTS]])
 
 
-class SpaceTimeGather(Gather):
-    """Attention over neighbours in the frame and the region itself in the frames beside it."""
+@in_gather
+def attend_across_frames(
+    weights: AttentionWeights,
+    nodes: Float[Array, "n t b d"],
+    adjacency: Bool[np.ndarray, "n n"],
+    kind: Attention,
+    num_heads: int,
+) -> Float32[Array, "n j t b h"]:
+    """Attention of each node to the nodes of its frame, then to itself before and after.
 
-    @nn.compact
-    def __call__(
-        self, nodes: jax.Array, adjacency: np.ndarray, edges: Edges
-    ) -> tuple[jax.Array, jax.Array, Weights | None]:
-        """As `Gather`, for edges of `across_frames`; the attention is that inside frames."""
-        count, frames = nodes.shape[:2]
-        destination, source = self._endpoints(nodes)
-        beside = jnp.stack([shift(source, by) for by in SHIFTS], axis=1)  # [n 2 t b h ...]
-        score = additive_logits if self.kind == "additive" else dot_logits
-        exists = np.array([[0 <= t - by < frames for t in range(frames)] for by in SHIFTS])  # [2 t]
-        everyone = jnp.ones(count + len(SHIFTS), nodes.dtype)
+    Returns:
+      `[n n+2 t b h]`.
+    """
+    n, t = nodes.shape[:2]
+    receivers, senders = endpoints(weights, nodes, kind, num_heads)
+    itself = jnp.stack([shift(senders, by) for by in SHIFTS], axis=1)  # [n 2 t b h ...]
+    exists = [[0 <= frame - by < t for frame in range(t)] for by in SHIFTS]  # [2 t]
+    neighbours = np.concatenate(
+        [
+            np.broadcast_to(adjacency[..., None], (n, n, t)),
+            np.broadcast_to(np.array(exists), (n, len(SHIFTS), t)),
+        ],
+        axis=1,
+    )
 
-        def attend(one: jax.Array, itself: jax.Array, row: jax.Array) -> jax.Array:
-            logits = score(one, jnp.concatenate([source, itself]), everyone, "exclude")
-            inside = jnp.broadcast_to(row[:, None], (count, frames))
-            allowed = jnp.concatenate([inside, exists])[..., None, None]  # [n + 2 t 1 1]
-            return masked_softmax(logits, allowed)
+    def attend_one(receiver: jax.Array, itself: jax.Array, neighbours: jax.Array) -> jax.Array:
+        others = jnp.concatenate([senders, itself])
+        return attention_weights(receiver, others, neighbours, kind, "exclude")
 
-        attention = jax.vmap(attend)(destination, beside, jnp.asarray(adjacency, jnp.float32))
-        # Behind the nodes of the frame each destination compares itself, once before, once after.
-        slot = np.where(edges.source < count, edges.source, count - 1 + edges.source // count)
-        weights = attention[edges.destination, slot].astype(nodes.dtype)
-        return attention[:, :count], weights, self._projection(nodes)
+    return jax.vmap(attend_one)(receivers, itself, jnp.asarray(neighbours, nodes.dtype))
 
 
-def shift(x: jax.Array, by: int) -> jax.Array:
-    """Moves `[n t ...]` along the frames, zeros moving in."""
+def shift(x: Shaped[Array, "n t *rest"], by: int) -> Shaped[Array, "n t *rest"]:
+    """Moves an array along the frames and fills with zeros."""
     pad = [(0, 0)] * x.ndim
     pad[1] = (max(by, 0), max(-by, 0))
     length = x.shape[1]

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from rstg_jax.layers import linear
-from rstg_jax.rstg import presets
-from rstg_jax.rstg.block import RSTG
+from rstg_jax.rstg import RSTG, presets
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(4, 3, 2, 5)).astype(np.float32)

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from rstg_jax.errors import UserError
-from rstg_jax.rstg import presets
-from rstg_jax.rstg.block import RSTG, RSTGConfig, stage_plan, to_map, to_vec
+from rstg_jax.rstg import RSTG, RSTGConfig, presets, stage_plan, to_map, to_vec
 
 FEATURES = np.random.default_rng(0).normal(size=(2, 4, 6, 5, 7)).astype(np.float32)
 
@@ -46,6 +45,7 @@ def test_impossible_configurations_are_refused_in_one_sentence(choices, sentence
     with pytest.raises(UserError, match=sentence) as error:
         RSTGConfig(**choices)
     assert "\n" not in str(error.value)
+    assert "model." not in str(error.value)  # the config system adds the section
 
 
 def test_no_iterations_are_refused():

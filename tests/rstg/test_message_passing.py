@@ -103,25 +103,26 @@ def test_stage_is_the_loop(preset, attention, heads, positions):
 def test_permuting_nodes_permutes_the_stage():
     permutation = np.array([3, 0, 4, 1, 2])
 
-    class Shuffled:
+    class Shuffled(RegionGraph):
         """The same graph with its nodes in another order."""
 
-        num_nodes = 5
-        scale_slices = GRAPH.scale_slices
         adjacency = GRAPH.adjacency[permutation][:, permutation]
         position_maps = GRAPH.position_maps[permutation]
 
     config = presets.modern(dim=6, scales=(2, 1))
     variables = SpaceStage(config, GRAPH).init(jax.random.key(0), NODES, train=False)
     plain, _ = SpaceStage(config, GRAPH).apply(variables, NODES, train=False)
-    shuffled, _ = SpaceStage(config, Shuffled()).apply(variables, NODES[permutation], train=False)
+    shuffled, _ = SpaceStage(config, Shuffled((2, 1), (4, 4))).apply(
+        variables, NODES[permutation], train=False
+    )
     np.testing.assert_allclose(shuffled, plain[permutation], atol=1e-6)
     assert np.abs(plain - plain[permutation]).max() > 0.1
 
 
 def test_a_node_without_neighbours_receives_nothing():
-    logits = jnp.ones((3, 1, 2, 1))
-    weights = attention_weights(logits, jnp.zeros(3), "exclude")
+    scores = jnp.ones((3, 1, 2, 1))
+    weights = attention_weights(scores[0], scores, jnp.zeros((3, 1)), "additive", "exclude")
+    assert weights.shape == scores.shape
     assert (np.asarray(weights) == 0).all()
     config = presets.modern(dim=6, scales=(1,))
     step = SpaceStage(config, RegionGraph((1,), (4, 4)))

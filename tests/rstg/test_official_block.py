@@ -11,8 +11,7 @@ import pytest
 
 from rstg_jax.convert.official_block import convert_block
 from rstg_jax.errors import UserError
-from rstg_jax.rstg import presets
-from rstg_jax.rstg.block import RSTG, RSTGConfig, to_map, to_vec
+from rstg_jax.rstg import RSTG, RSTGConfig, presets, to_map, to_vec
 from tests.golden import load
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden"

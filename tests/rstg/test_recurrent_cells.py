@@ -14,19 +14,17 @@ def sigmoid(x):
 def looped_lstm(input_kernel, recurrent_kernel, bias, frames):
     """`[t ... d]` -> outputs of every frame, float64, gate by gate."""
     d = recurrent_kernel.shape[0]
-    names = ("input", "candidate", "forget", "output")
     w, u, b = (
-        {name: part[..., k * d : (k + 1) * d] for k, name in enumerate(names)}
+        {gate: part[..., k * d : (k + 1) * d] for k, gate in enumerate("igfo")}
         for part in (input_kernel, recurrent_kernel, bias)
     )
-    memory = output = np.zeros((*frames.shape[1:-1], d))
+    c = h = np.zeros((*frames.shape[1:-1], d))
     outputs = []
     for x in frames.astype(np.float64):
-        gate = {name: x @ w[name] + output @ u[name] + b[name] for name in names}
-        keep, write = sigmoid(gate["forget"]), sigmoid(gate["input"])
-        memory = keep * memory + write * np.tanh(gate["candidate"])
-        output = sigmoid(gate["output"]) * np.tanh(memory)
-        outputs.append(output)
+        i, g, f, o = (x @ w[gate] + h @ u[gate] + b[gate] for gate in "igfo")
+        c = sigmoid(f) * c + sigmoid(i) * np.tanh(g)
+        h = sigmoid(o) * np.tanh(c)
+        outputs.append(h)
     return np.stack(outputs)
 
 
@@ -57,14 +55,14 @@ def test_scan_and_python_loop_agree_in_values_carry_and_gradients():
     def looped(kernel, carry, projected):
         outputs = []
         for frame in projected:
-            carry, output = lstm_cell(kernel, carry, frame)
-            outputs.append(output)
+            carry, h = lstm_cell(kernel, carry, frame)
+            outputs.append(h)
         return carry, jnp.stack(outputs)
 
     def objective(run):
         def value(*inputs):
-            (memory, output), outputs = run(*inputs)
-            return (outputs * weights).sum() + (memory**2).sum() + output.sum()
+            (c, h), outputs = run(*inputs)
+            return (outputs * weights).sum() + (c**2).sum() + h.sum()
 
         return value
 
@@ -105,14 +103,14 @@ def test_gru_is_the_loop():
     assert weights["bias"].tolist() == [0.0] * 4 + [1.0] * 4 + [0.0] * 4
     weights["recurrent_bias"] += np.arange(4) / 4
     variables = {"params": {name: jnp.float32(value) for name, value in weights.items()}}
-    output, expected = np.zeros((3, 2, 4)), []
+    h, expected = np.zeros((3, 2, 4)), []
     for x in np.swapaxes(nodes, 0, 1):
         given = np.split(x @ weights["input_kernel"] + weights["bias"], 3, -1)
-        recurrent = np.split(output @ weights["recurrent_kernel"], 3, -1)
-        reset, keep = (sigmoid(given[gate] + recurrent[gate]) for gate in (0, 1))
-        new = np.tanh(given[2] + reset * (recurrent[2] + weights["recurrent_bias"]))
-        output = keep * output + (1 - keep) * new
-        expected.append(output)
+        recurrent = np.split(h @ weights["recurrent_kernel"], 3, -1)
+        r, z = (sigmoid(given[gate] + recurrent[gate]) for gate in (0, 1))
+        n = np.tanh(given[2] + r * (recurrent[2] + weights["recurrent_bias"]))
+        h = z * h + (1 - z) * n
+        expected.append(h)
     got = stage.apply(variables, nodes)[0]
     np.testing.assert_allclose(np.swapaxes(got, 0, 1), expected, atol=1e-6)
 

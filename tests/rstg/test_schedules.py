@@ -8,8 +8,7 @@ import pytest
 from rstg_jax.errors import UserError
 from rstg_jax.layers import linear
 from rstg_jax.models import flops
-from rstg_jax.rstg import frame_chunks, presets
-from rstg_jax.rstg.block import RSTG, RSTGConfig, init_state
+from rstg_jax.rstg import RSTG, RSTGConfig, frame_chunks, init_state, presets
 
 FEATURES = np.random.default_rng(0).normal(size=(2, 6, 4, 5, 7)).astype(np.float32)
 BLOCKS = {

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from rstg_jax.errors import UserError
-from rstg_jax.rstg import presets
-from rstg_jax.rstg.block import RSTG, RSTGConfig
+from rstg_jax.rstg import RSTG, RSTGConfig, presets
 from rstg_jax.rstg.region_graph import RegionGraph
 from rstg_jax.rstg.stages import SpaceStage
 
@@ -55,7 +54,7 @@ def looped(weights: dict, nodes: np.ndarray, graph: RegionGraph, kind: str, num_
     return out
 
 
-@pytest.mark.parametrize(("kind", "heads"), [("additive", 1), ("dot", 1), ("dot", 3)])
+@pytest.mark.parametrize(("kind", "num_heads"), [("additive", 1), ("dot", 1), ("dot", 3)])
 @pytest.mark.parametrize("frames", [1, 4])
 def test_a_round_is_the_loop(kind, num_heads, frames):
     config = RSTGConfig(dim=6, scales=(2, 1), attention=kind, num_heads=num_heads, residual=False)

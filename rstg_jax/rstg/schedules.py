@@ -1,0 +1,152 @@
+"""Orders in which the stages of a plan can run over the frames of a clip; all agree in the result.
+
+Stage k at frame t needs stage k at t-1 and stage k-1 at t only. The paper loops over frames. Two
+other orders have larger matrix products:
+
+- "stage" runs one stage after the other over ALL frames.
+- "wavefront" runs the diagonals t + k. All K rounds of a diagonal share their weights and are one
+  product, so that there are T + K - 1 steps instead of T * K.
+
+Both take the state of a video so far and return the state after the clip, for streaming.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rstg_jax.layers.array_types import Array, Float, Float32
+from rstg_jax.rstg.config import RSTGConfig
+from rstg_jax.rstg.recurrent_cells import STATES, Carry
+from rstg_jax.rstg.region_graph import RegionGraph
+from rstg_jax.rstg.stages import SpaceStage, State, TimeStage, make_stage
+
+
+class Stages(NamedTuple):
+    """The modules of a plan. Those that the plan does not call have no weights."""
+
+    time: TimeStage
+    last_time: TimeStage
+    space: SpaceStage
+    spacetime: SpaceStage
+
+
+def make_stages(config: RSTGConfig, graph: RegionGraph) -> Stages:
+    """Creates the stages as children of the Linen module that calls this."""
+    kinds: dict[str, Any] = {name: name for name in Stages._fields} | {"last_time": "time"}
+    modules: dict[str, Any] = {
+        name: make_stage(kind, config, graph, name=name) for name, kind in kinds.items()
+    }
+    return Stages(**modules)
+
+
+def run_stages(
+    config: RSTGConfig,
+    stages: Stages,
+    nodes: Float[Array, "n t b d"],
+    state: State | None,
+    train: bool,
+    done: int = 0,
+) -> tuple[Float[Array, "n t b d"], list[Float32[Array, "n n t b h"]], State]:
+    """Runs the plan stage after stage, each over all frames.
+
+    Args:
+      config: of the block.
+      stages: the modules.
+      nodes: input of the first stage to run.
+      state: before the first frame, of the time stages that run; None is zero.
+      train: batch norm uses and updates statistics of the batch.
+      done: number of stages of the plan to skip, because they have run already.
+
+    Returns:
+      Nodes, attention of every space stage, state after the last frame.
+    """
+    attention: list[jax.Array] = []
+    after: State = ()
+    for number, kind in list(enumerate(config.stages, start=1))[done:]:
+        if kind == "time":
+            stage = stages.last_time if number == len(config.stages) else stages.time
+            nodes, carry = stage(nodes, state and state[len(after)])
+            after += (carry,)
+        else:
+            nodes, weights = (stages.space if kind == "space" else stages.spacetime)(nodes, train)
+            attention.append(weights)
+    return nodes, attention, after
+
+
+def run_wavefront(
+    config: RSTGConfig,
+    graph: RegionGraph,
+    variables: Mapping[str, Mapping[str, Any]],
+    nodes: Float[Array, "n t b d"],
+    state: State | None,
+) -> tuple[Float[Array, "n t b d"], list[Float32[Array, "n n t b h"]], State]:
+    """Runs all (time, space) rounds of the plan along the diagonals t + k.
+
+    At step s round k is at frame s - k, and takes what round k-1 computed one step before. Rounds
+    take the axis of the frames, `[n k b d]`.
+
+    Args:
+      config: of the block; its plan has `config.rounds` rounds.
+      graph: the regions.
+      variables: of the block.
+      nodes: input of the first round.
+      state: before the first frame; None is zero.
+
+    Returns:
+      Nodes after the last round, attention of every round, state of every round.
+    """
+    rounds, (n, t, b, d) = config.rounds, nodes.shape
+    time = make_stage("time", config, graph, parent=None)
+    space = make_stage("space", config, graph, parent=None)
+    round_number = np.arange(rounds)[None, :, None, None]
+
+    def variables_of(name: str) -> dict[str, Any]:
+        return {kind: tree[name] for kind, tree in variables.items() if name in tree}
+
+    def step(
+        before: tuple[jax.Array, Carry], x: tuple[jax.Array, jax.Array]
+    ) -> tuple[tuple[jax.Array, Carry], tuple[jax.Array, jax.Array]]:
+        outputs, carry = before  # of round k, one step ago
+        s, frame = x
+        inputs = jnp.concatenate([frame[:, None], outputs[:, :-1]], axis=1)
+        # One frame of every round: the rounds join the clips, [n 1 k*b d].
+        flat_inputs = inputs.reshape(n, 1, rounds * b, d)
+        flat_carry = tuple(c.reshape(n, rounds * b, d) for c in carry)
+        moved, flat_carry = time.apply(variables_of("time"), flat_inputs, flat_carry)
+        active = (s - round_number >= 0) & (s - round_number < t)  # the round is at a frame
+        carry = tuple(
+            jnp.where(active, new.reshape(old.shape), old)
+            for new, old in zip(flat_carry, carry, strict=True)
+        )
+        moved = moved.reshape(n, rounds, b, d)
+        outputs, attention = space.apply(variables_of("space"), moved, False)
+        return (outputs, carry), (outputs[:, -1], attention)
+
+    frames = jnp.pad(jnp.swapaxes(nodes, 0, 1), ((0, rounds - 1), (0, 0), (0, 0), (0, 0)))
+    zero = jnp.zeros_like(nodes, shape=(n, rounds, b, d))
+    if state is None:
+        carry: Carry = (zero,) * STATES[config.cell]
+    else:
+        carry = tuple(jnp.stack(part, axis=1) for part in zip(*state[:rounds], strict=True))
+    steps = jnp.arange(t + rounds - 1)
+    (_, carry), (outputs, attention) = jax.lax.scan(step, (zero, carry), (steps, frames))
+    by_round = _attention_by_round(attention, rounds, t)
+    after = tuple(tuple(part[:, k] for part in carry) for k in range(rounds))
+    return jnp.swapaxes(outputs[rounds - 1 :], 0, 1), by_round, after
+
+
+def _attention_by_round(attention: jax.Array, rounds: int, t: int) -> list[jax.Array]:
+    """Attention of all steps `[s i j k b h]` -> of each round k, `[i j t b h]`."""
+    return [jnp.moveaxis(attention[k : k + t, :, :, k], 0, 2) for k in range(rounds)]
+
+
+def mean_attention(
+    attention: Sequence[Float32[Array, "n n t b h"]],
+) -> Float32[Array, "k b t n n"] | None:
+    """Stacks the attention of all space stages, mean over heads; None without space stages."""
+    if not attention:
+        return None
+    return jnp.einsum("kijtbh->kbtij", jnp.stack(attention)) / attention[0].shape[-1]
