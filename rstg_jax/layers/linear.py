@@ -28,8 +28,8 @@ class Dense(NamedTuple):
       bias: `[out]`.
     """
 
-    kernel: jax.Array
-    bias: jax.Array
+    kernel: Array
+    bias: Array
 
 
 def flattens() -> bool:

@@ -75,7 +75,7 @@ class BatchNorm(nn.Module):
             self._track(moving_variance, variance * correction)
         return _affine(self, x, mean, variance, self.epsilon, init)
 
-    def _track(self, moving: nn.Variable, batch: jax.Array) -> None:
+    def _track(self, moving: nn.Variable, batch: Array) -> None:
         """Applies one exponential moving update per row (frame) of `batch`."""
         rows = batch.reshape(-1, batch.shape[-1])
         steps = len(rows)
@@ -83,7 +83,7 @@ class BatchNorm(nn.Module):
         moving.value = self.momentum**steps * moving.value + weights @ rows
 
 
-def _moments(x: jax.Array, axes: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
+def _moments(x: Array, axes: tuple[int, ...]) -> tuple[Array, Array]:
     """Mean and biased variance in float32, with the reduced axes as 1."""
     x = x.astype(jnp.float32)
     mean = x.mean(axes, keepdims=True)
@@ -92,12 +92,12 @@ def _moments(x: jax.Array, axes: tuple[int, ...]) -> tuple[jax.Array, jax.Array]
 
 def _affine(
     module: nn.Module,
-    x: jax.Array,
-    mean: jax.Array,
-    variance: jax.Array,
+    x: Array,
+    mean: Array,
+    variance: Array,
     epsilon: float,
     gain_init: nn.initializers.Initializer | None,
-) -> jax.Array:
+) -> Array:
     """Applies the statistics, and the parameters `scale` (if any) and `bias` of the module."""
     # The gain comes last: multiplied into the deviation first, its gradient would need one more
     # large array.

@@ -12,7 +12,6 @@ or frame by frame, or chunk by chunk, in constant memory and time per frame:
 
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
@@ -37,8 +36,8 @@ class RSTGOutput(NamedTuple):
         `[k b t i j]`; `None` without space stages.
     """
 
-    nodes: jax.Array
-    attention: jax.Array | None
+    nodes: Array
+    attention: Array | None
 
 
 class RSTG(nn.Module):
@@ -82,16 +81,16 @@ class RSTG(nn.Module):
 
     @nn.compact
     def _encode_process_decode(
-        self, features: jax.Array, state: State | None, train: bool
+        self, features: Array, state: State | None, train: bool
     ) -> tuple[RSTGOutput, State]:
-        """Both methods above; None starts without a state."""
+        """Runs the block from a state, or from zero if it is None; returns the state after it."""
         graph = RegionGraph(self.config.scales, (features.shape[2], features.shape[3]))
         nodes = self._encode(features, graph, train)  # [n t b d]
         nodes, attention, state = self._process(nodes, graph, state, train)
         nodes = self._decode(nodes, channels=features.shape[-1])  # [b t n d]
         return RSTGOutput(nodes, schedules.mean_attention(attention)), state
 
-    def _encode(self, features: jax.Array, graph: RegionGraph, train: bool) -> jax.Array:
+    def _encode(self, features: Array, graph: RegionGraph, train: bool) -> Array:
         """Pools each region, projects to `dim` and normalises; nodes go first, `[n t b d]`."""
         config = self.config
         nodes = jnp.einsum("nhw,bthwc->ntbc", graph.pool.astype(features.dtype), features)
@@ -103,13 +102,13 @@ class RSTG(nn.Module):
         return post_norm(config, "graph_norm", nodes, train, unbiased=True, frames_together=True)
 
     def _process(
-        self, nodes: jax.Array, graph: RegionGraph, state: State | None, train: bool
-    ) -> tuple[jax.Array, list[jax.Array], State]:
+        self, nodes: Array, graph: RegionGraph, state: State | None, train: bool
+    ) -> tuple[Array, list[Array], State]:
         """Runs the plan; returns nodes, attention of the space stages, and the state after them."""
         config, done = self.config, 0
-        attention: list[jax.Array] = []
+        attention: list[Array] = []
         after: State = ()
-        # Linen declares weights where a stage is called, so that at the start all stages are.
+        # Linen creates the weights of a stage when it is called: initialization calls every stage.
         if config.schedule == "wavefront" and not self.is_initializing():
             if train and config.post_norm == "batch":
                 raise UserError("schedule 'wavefront' cannot train with post_norm 'batch'")
@@ -123,7 +122,7 @@ class RSTG(nn.Module):
         )
         return nodes, attention + late_attention, after + late
 
-    def _decode(self, nodes: jax.Array, channels: int) -> jax.Array:
+    def _decode(self, nodes: Array, channels: int) -> Array:
         """Normalises and projects back if configured; clips go first, `[b t n d]`."""
         if self.config.residual:
             nodes = LayerNorm(name="output_norm")(nodes)

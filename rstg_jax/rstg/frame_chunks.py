@@ -30,7 +30,7 @@ def frames_at_once(wanted: int, frames: int, frame_bytes: int) -> int:
 
 
 def map_frames(
-    function: Callable[..., jax.Array], count: int, *arrays: Shaped[Array, "_ t ..."]
+    function: Callable[..., Array], count: int, *arrays: Shaped[Array, "_ t ..."]
 ) -> Shaped[Array, "_ t ..."]:
     """Computes `function(*arrays)` in chunks of `count` frames.
 
@@ -43,7 +43,7 @@ def map_frames(
     if count == frames:
         return function(*arrays)
 
-    def split(x: jax.Array) -> jax.Array:
+    def split(x: Array) -> Array:
         return jnp.moveaxis(x.reshape(len(x), frames // count, count, *x.shape[2:]), 1, 0)
 
     chunks = jax.lax.map(lambda chunk: function(*chunk), tuple(split(x) for x in arrays))

@@ -209,7 +209,7 @@ def attend(
     receivers, senders = endpoints(weights, nodes, kind, num_heads)
     neighbours = jnp.asarray(adjacency, nodes.dtype)[..., None]  # [i j 1]
 
-    def attend_one(receiver: jax.Array, neighbours: jax.Array) -> jax.Array:
+    def attend_one(receiver: Array, neighbours: Array) -> Array:
         return attention_weights(receiver, senders, neighbours, kind, masking)
 
     return jax.vmap(attend_one)(receivers, neighbours)

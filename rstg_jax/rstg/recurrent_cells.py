@@ -17,7 +17,7 @@ from rstg_jax.rstg.config import Cell
 
 __all__ = ["Carry", "Cell", "FrameRNN", "glorot_per_gate", "gru_cell", "lstm_cell", "scan_lstm"]
 
-Carry = tuple[jax.Array, ...]  # LSTM: c and h; GRU: h; each [... d]
+Carry = tuple[Array, ...]  # LSTM: c and h; GRU: h; each [... d]
 GATES = {"lstm": 4, "gru": 3}
 STATES = {"lstm": 2, "gru": 1}
 
@@ -40,8 +40,8 @@ def lstm_cell(
 
 
 def _lstm_step(
-    recurrent_kernel: jax.Array, carry: Carry, projected: jax.Array
-) -> tuple[Carry, tuple[jax.Array, ...]]:
+    recurrent_kernel: Array, carry: Carry, projected: Array
+) -> tuple[Carry, tuple[Array, ...]]:
     """New carry; new h, `tanh` of the new c, the old c, and the gates after activation."""
     c, h = carry
     i, g, f, o = jnp.split(projected + linear(h, recurrent_kernel), 4, axis=-1)
@@ -72,7 +72,7 @@ def _scan_lstm_jvp(primals: tuple, tangents: tuple) -> tuple:
     kernel, carry, projected = primals
     d_kernel, d_carry, d_projected = tangents
 
-    def forward(carry: Carry, x: jax.Array) -> tuple[Carry, tuple[jax.Array, jax.Array]]:
+    def forward(carry: Carry, x: Array) -> tuple[Carry, tuple[Array, Array]]:
         carry, (h, tanh_c, c, i, g, f, o) = _lstm_step(kernel, carry, x)
         by_gate = (  # derivatives of the new c by i, g, f before activation, and of h by o
             g * i * (1 - i),
@@ -87,7 +87,7 @@ def _scan_lstm_jvp(primals: tuple, tangents: tuple) -> tuple:
     h_before = jnp.concatenate([carry[1][None], h[:-1]])
     d_gates = d_projected + linear(h_before, d_kernel)
 
-    def tangent(d_carry: Carry, x: tuple[jax.Array, jax.Array]) -> tuple[Carry, jax.Array]:
+    def tangent(d_carry: Carry, x: tuple[Array, Array]) -> tuple[Carry, Array]:
         d_c, d_h = d_carry
         d_gates, factors = x
         d_gates = d_gates + linear(d_h, kernel)
@@ -130,7 +130,7 @@ def gru_cell(
     return (h,), h
 
 
-def glorot_per_gate(key: jax.Array, shape: tuple[int, int], gates: int = 4) -> jax.Array:
+def glorot_per_gate(key: Array, shape: tuple[int, int], gates: int = 4) -> Array:
     """Glorot-uniform `[in gates*d]` kernel with the limit of ONE gate, as in cuDNN's LSTM."""
     fan_in, columns = shape
     limit = (6 / (fan_in + columns // gates)) ** 0.5
@@ -179,16 +179,16 @@ class FrameRNN(nn.Module):
         carry, outputs = run(carry, projected)
         return jnp.swapaxes(outputs, 0, 1), carry
 
-    def _weights(self, width: int, dtype: Any) -> tuple[Callable[..., Any], jax.Array, jax.Array]:
+    def _weights(self, width: int, dtype: Any) -> tuple[Callable[..., Any], Array, Array]:
         """The scan `(carry, projected) -> (carry, y)`; kernel and bias of the input product."""
         gates = GATES[self.cell]
         keep = 2 if self.cell == "lstm" else 1  # position of the gate that keeps the state: f, z
 
-        def bias_init(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+        def bias_init(key: Array, shape: tuple[int, ...]) -> Array:
             gate = slice(keep * self.dim, (keep + 1) * self.dim)
             return jnp.zeros(shape).at[gate].set(self.forget_bias)
 
-        def param(name: str, init: Callable[..., jax.Array], *shape: int) -> jax.Array:
+        def param(name: str, init: Callable[..., Array], *shape: int) -> Array:
             return self.param(name, init, shape).astype(dtype)
 
         kernel_init = functools.partial(glorot_per_gate, gates=gates)

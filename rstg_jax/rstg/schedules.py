@@ -63,7 +63,7 @@ def run_stages(
     Returns:
       Nodes, attention of every space stage, state after the last frame.
     """
-    attention: list[jax.Array] = []
+    attention: list[Array] = []
     after: State = ()
     for number, kind in list(enumerate(config.stages, start=1))[done:]:
         if kind == "time":
@@ -107,8 +107,8 @@ def run_wavefront(
         return {kind: tree[name] for kind, tree in variables.items() if name in tree}
 
     def step(
-        before: tuple[jax.Array, Carry], x: tuple[jax.Array, jax.Array]
-    ) -> tuple[tuple[jax.Array, Carry], tuple[jax.Array, jax.Array]]:
+        before: tuple[Array, Carry], x: tuple[Array, Array]
+    ) -> tuple[tuple[Array, Carry], tuple[Array, Array]]:
         outputs, carry = before  # of round k, one step ago
         s, frame = x
         inputs = jnp.concatenate([frame[:, None], outputs[:, :-1]], axis=1)
@@ -138,7 +138,7 @@ def run_wavefront(
     return jnp.swapaxes(outputs[rounds - 1 :], 0, 1), by_round, after
 
 
-def _attention_by_round(attention: jax.Array, rounds: int, t: int) -> list[jax.Array]:
+def _attention_by_round(attention: Array, rounds: int, t: int) -> list[Array]:
     """Attention of all steps `[s i j k b h]` -> of each round k, `[i j t b h]`."""
     return [jnp.moveaxis(attention[k : k + t, :, :, k], 0, 2) for k in range(rounds)]
 

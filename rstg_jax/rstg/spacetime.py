@@ -68,7 +68,7 @@ def attend_across_frames(
         axis=1,
     )
 
-    def attend_one(receiver: jax.Array, itself: jax.Array, neighbours: jax.Array) -> jax.Array:
+    def attend_one(receiver: Array, itself: Array, neighbours: Array) -> Array:
         others = jnp.concatenate([senders, itself])
         return attention_weights(receiver, others, neighbours, kind, "exclude")
 

@@ -69,7 +69,7 @@ class SpaceWeights(NamedTuple):
     send: SendWeights
     attention: AttentionWeights
     project: Dense | None
-    gather_bias: jax.Array
+    gather_bias: Array
     update: tuple[tuple[slice, tuple[Dense, ...]], ...]
 
 
@@ -102,7 +102,7 @@ class SpaceStage(nn.Module):
             senders = spacetime.with_neighbouring_frames(senders)
         attention = self._attend(w.attention, x)  # [i j t b h]
 
-        def send_and_gather(terms: jax.Array, attention: jax.Array) -> jax.Array:
+        def send_and_gather(terms: Array, attention: Array) -> Array:
             messages = send(w.send.second, terms, edges)  # [e t b d]
             messages = post_norm(config, "message_norm", messages, train, unbiased=True)
             return gather(messages, attention, edges)  # [h*n t b d]
@@ -157,12 +157,12 @@ class SpaceStage(nn.Module):
             ),
         )
 
-    def _positions(self, dtype: Any) -> jax.Array:
+    def _positions(self, dtype: Any) -> Array:
         """Position maps `[n 1 1 p]`; p is 0 without positions."""
         maps = self.graph.position_maps
         return jnp.asarray(maps if self.config.positions else maps[:, :0], dtype)[:, None, None]
 
-    def _attend(self, weights: AttentionWeights, x: jax.Array) -> jax.Array:
+    def _attend(self, weights: AttentionWeights, x: Array) -> Array:
         """Attention of all nodes, `[i j t b h]`."""
         config, adjacency = self.config, self.graph.adjacency
         if self.across_frames:
@@ -173,7 +173,7 @@ class SpaceStage(nn.Module):
             weights, x, adjacency, config.attention, config.masking, config.num_heads
         )
 
-    def _map_frames(self, function: Any, *arrays: jax.Array, edges: Edges) -> jax.Array:
+    def _map_frames(self, function: Any, *arrays: Array, edges: Edges) -> Array:
         """Maps `function` over a few frames at a time, and stores or recomputes what is inside."""
         config, (_, frames, b, d) = self.config, arrays[0].shape
         count = frames
