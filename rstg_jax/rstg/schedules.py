@@ -68,7 +68,7 @@ def run_stages(
     for number, kind in list(enumerate(config.stages, start=1))[done:]:
         if kind == "time":
             stage = stages.last_time if number == len(config.stages) else stages.time
-            nodes, carry = stage(nodes, state and state[len(after)])
+            nodes, carry = stage(nodes, None if state is None else state[len(after)])
             after += (carry,)
         else:
             nodes, weights = (stages.space if kind == "space" else stages.spacetime)(nodes, train)
@@ -106,20 +106,18 @@ def run_wavefront(
     def variables_of(name: str) -> dict[str, Any]:
         return {kind: tree[name] for kind, tree in variables.items() if name in tree}
 
-    def step(
-        before: tuple[Array, Carry], x: tuple[Array, Array]
-    ) -> tuple[tuple[Array, Carry], tuple[Array, Array]]:
+    def step(before: tuple[Array, Carry], x: tuple[Array, Array]) -> tuple[Any, Any]:
         outputs, carry = before  # of round k, one step ago
         s, frame = x
         inputs = jnp.concatenate([frame[:, None], outputs[:, :-1]], axis=1)
         # One frame of every round: the rounds join the clips, [n 1 k*b d].
         flat_inputs = inputs.reshape(n, 1, rounds * b, d)
         flat_carry = tuple(c.reshape(n, rounds * b, d) for c in carry)
-        moved, flat_carry = time.apply(variables_of("time"), flat_inputs, flat_carry)
+        moved, new_carry = time.apply(variables_of("time"), flat_inputs, flat_carry)
         active = (s - round_number >= 0) & (s - round_number < t)  # the round is at a frame
         carry = tuple(
             jnp.where(active, new.reshape(old.shape), old)
-            for new, old in zip(flat_carry, carry, strict=True)
+            for new, old in zip(new_carry, carry, strict=True)
         )
         moved = moved.reshape(n, rounds, b, d)
         outputs, attention = space.apply(variables_of("space"), moved, False)
