@@ -72,9 +72,9 @@ def edges_of(adjacency: Bool[np.ndarray, "n n"], masking: Masking) -> Edges:
 
 # --- one node, one edge ---------------------------------------------------------------------------
 #
-# Elementwise functions and linear layers are mapped over nodes and edges by leading axes rather
-# than by `jax.vmap`, which would hide from `linear` how many rows there are: see the figure at
-# `rstg_jax.layers.linear`.
+# Attention is mapped over receivers by `jax.vmap`. Functions with linear layers take all nodes or
+# edges as a leading axis instead: under `jax.vmap`, `linear` would see one of them and could not
+# flatten them all to one matrix, see `rstg_jax.layers.linear`.
 
 
 @in_send
