@@ -155,7 +155,8 @@ class BilinearResize:
         self._x_matrix = scipy.sparse.csr_array(self._x.matrix.astype(self.dtype))
         # The second pass of every x at once, [y (permuted) x] <- [x (permuted) y].
         back = np.eye(out_size[1], dtype=self.dtype)[np.argsort(self._x.order)]
-        both = scipy.sparse.kron(back, self._y.matrix.astype(self.dtype), format="csr")
+        y_matrix = scipy.sparse.csr_array(self._y.matrix.astype(self.dtype))
+        both = scipy.sparse.kron(scipy.sparse.csr_array(back), y_matrix, format="csr")
         y_first = np.arange(both.shape[0]).reshape(out_size[1], -1).T.reshape(-1)
         self._y_matrix = scipy.sparse.csr_array(both.astype(self.dtype)[y_first])
         self._y_back = np.argsort(self._y.order)
