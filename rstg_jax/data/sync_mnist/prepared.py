@@ -52,7 +52,8 @@ class PreparedSyncMNIST:
         if not (directory / "dataset_info.json").is_file():
             raise UserError(
                 f"{directory}: no prepared SyncMNIST; make it with `{build_command(config)}`, or "
-                f"set data.{split}_source=online"
+                f"set data.{split}_source=online; `make demo` trains a small variant without "
+                "prepared data"
             )
         import tensorflow_datasets as tfds
 

@@ -93,7 +93,8 @@ def open_builder(config: SomethingSomethingConfig) -> Any:
         )
         raise UserError(
             f"{directory}: no prepared Something-Something; {source}, then prepare it with "
-            f"`{build_command(config)}`"
+            f"`{build_command(config)}`; `make smt-demo` runs every step, from drawn clips to "
+            "predictions, without the download"
         )
     import tensorflow_datasets as tfds
 
