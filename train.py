@@ -1,6 +1,6 @@
-"""Trains a model; starting again in the same workdir resumes.
+"""Trains a model. The same command resumes a run that was stopped.
 
-python train.py --config=configs/sync_mnist.py:demo --workdir=/tmp/demo
+python train.py --config=configs/sync_mnist.py:demo --workdir=runs/demo
 """
 
 import argparse
@@ -8,56 +8,59 @@ import os
 import shlex
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
-from rstg_jax import cli
+from rstg_jax import cli, config
 
 EPILOG = """\
 Any key of the config can be changed:
   --config.train.batch_size=64 --config.optim.clip_norm=none --config.mesh.fsdp=4
 
 Several machines: start the same command on each, with --coordinator, --num_processes and
---process_id; or with --cluster where JAX can find these itself (TPU pods, Slurm, Open MPI).
+--process_id, or with --cluster where JAX finds these itself (TPU pods, Slurm, Open MPI).
 
 SIGINT (Ctrl-C) or SIGTERM finishes the step, saves and exits with status 0; a second Ctrl-C
 stops at once. The workdir receives config.json, metrics.jsonl, TensorBoard events, checkpoints/
-and, at the end, result.json. A finished run starts its evaluation again and trains no more.
+and, at the end, result.json. If the run has finished, the command only evaluates it again.
 """
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Returns the parser of the command line."""
     parser = argparse.ArgumentParser(
         description=(__doc__ or "").strip(),
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     parser.add_argument("--config", required=True, metavar="FILE[:VARIANT]", help="what to train")
-    parser.add_argument("--workdir", required=True, metavar="DIR", help="where everything goes")
+    parser.add_argument(
+        "--workdir",
+        metavar="DIR",
+        help="where the run is stored (default: runs/CONFIG/VARIANT); a run in it is resumed",
+    )
     cli.add_process_flags(parser)
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Reads flags, joins the processes, loads the config and trains."""
-    parser = make_parser()
-    args, rest = parser.parse_known_args(argv)
-    # Imports come after the flags, so that --help and mistyped flags answer at once.
-    from rstg_jax import config
+    """Trains; returns the exit status."""
+    args, overrides = cli.parse(make_parser(), argv)
+    # Late, because it loads JAX: --help and mistyped flags should answer at once.
     from rstg_jax.training import train_loop
 
-    overrides = cli.config_overrides(rest, parser)
     experiment = config.override(config.load(args.config), overrides)
+    workdir = args.workdir
+    if workdir is None:
+        workdir = str(Path("runs", config.run_name(args.config)))
+        print(f"no --workdir given: the run is in {workdir}", file=sys.stderr)
     cli.join_processes(args)
     cli.keep_compiled_programs()
-    result = train_loop.train(experiment, args.workdir)
+    result = train_loop.train(experiment, workdir)
     if "stopped_at" in result:
         command = shlex.join([os.path.basename(sys.executable), *sys.argv])
         print(f"to resume: {command}", file=sys.stderr)
     else:
-        print(
-            f"test top1 {result['top1']:.2%}, top5 {result['top5']:.2%}, {args.workdir}/result.json"
-        )
+        print(f"test top1 {result['top1']:.2%}, top5 {result['top5']:.2%}, {workdir}/result.json")
     return 0
 
 

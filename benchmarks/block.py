@@ -14,9 +14,10 @@ import argparse
 import dataclasses
 import json
 import re
+import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -286,15 +287,15 @@ def table(rows: list[dict[str, Any]]) -> Iterator[str]:
         )
 
 
-def main() -> None:
-    """Prints the table."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns the exit status."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--only", default="", metavar="REGEX", help="cases with such names")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--no_compile", action="store_true", help="leave torch.compile out")
     parser.add_argument("--quick", action="store_true", help="two tiny cases, once")
     parser.add_argument("--json", type=Path, help="write the figures to this file, too")
-    flags = parser.parse_args()
+    flags = parser.parse_args(argv)
     try:
         import torch
     except ImportError as error:
@@ -315,7 +316,8 @@ def main() -> None:
         rows += new
         if flags.json:
             flags.json.write_text(json.dumps({"machine": about, "rows": rows}, indent=1) + "\n")
+    return 0
 
 
 if __name__ == "__main__":
-    cli.run_or_exit(main)
+    sys.exit(cli.run(main))

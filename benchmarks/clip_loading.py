@@ -19,8 +19,9 @@ import dataclasses
 import functools
 import io
 import json
+import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -211,20 +212,21 @@ def table(rows: list[dict[str, Any]]) -> Iterator[str]:
         )
 
 
-def main() -> None:
-    """Prints the table."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns the exit status."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--clips", type=int, default=4)
     parser.add_argument("--length", type=int, default=48, help="frames of a stored clip")
     parser.add_argument("--frames", type=int, default=32, help="frames of a loaded clip")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--json", type=Path, help="write the figures to this file, too")
-    flags = parser.parse_args()
+    flags = parser.parse_args(argv)
     rows = [measured(case, flags) for case in CASES]
     print("\n".join(table(rows)))
     if flags.json:
         flags.json.write_text(json.dumps(rows, indent=1) + "\n")
+    return 0
 
 
 if __name__ == "__main__":
-    cli.run_or_exit(main)
+    sys.exit(cli.run(main))

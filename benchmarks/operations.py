@@ -16,7 +16,8 @@ XLA       half of the floating-point operations that the compiler counts in the 
 
 import argparse
 import json
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -179,11 +180,11 @@ def parts_table(rows: list[dict[str, Any]]) -> Iterator[str]:
         )
 
 
-def main() -> None:
-    """Prints the tables."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns the exit status."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--json", type=Path, help="write the figures to this file, too")
-    flags = parser.parse_args()
+    flags = parser.parse_args(argv)
     chosen = blocks()
     rows = [counted(name, block) for name, block in chosen.items()]
     pieces = parts(chosen[PARTS_OF])
@@ -191,7 +192,8 @@ def main() -> None:
     if flags.json:
         figures = {"jax": jax.__version__, "blocks": rows, "parts": pieces}
         flags.json.write_text(json.dumps(figures, indent=1) + "\n")
+    return 0
 
 
 if __name__ == "__main__":
-    cli.run_or_exit(main)
+    sys.exit(cli.run(main))

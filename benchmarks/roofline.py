@@ -21,6 +21,8 @@ import argparse
 import dataclasses
 import json
 import math
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -90,12 +92,12 @@ def estimate(
     }
 
 
-def main() -> None:
-    """Prints the table."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns the exit status."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--batch", type=int, default=8, help="clips a chip")
     parser.add_argument("--json", type=Path, help="write the figures to this file, too")
-    flags = parser.parse_args()
+    flags = parser.parse_args(argv)
     rows = []
     print(
         f"{'ESTIMATE for batches of ' + str(flags.batch) + ' a chip':<34}{'chips':<15}"
@@ -120,7 +122,8 @@ def main() -> None:
             )
     if flags.json:
         flags.json.write_text(json.dumps(rows, indent=1) + "\n")
+    return 0
 
 
 if __name__ == "__main__":
-    cli.run_or_exit(main)
+    sys.exit(cli.run(main))

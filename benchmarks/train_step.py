@@ -8,7 +8,9 @@ timed in turns with the step: on shared machines only the ratio means something.
 """
 
 import argparse
+import sys
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -20,13 +22,12 @@ from rstg_jax.models import flops as costs
 from rstg_jax.training import sharding, steps
 
 
-def main() -> None:
-    """Prints the table."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns the exit status."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--config", default="configs/sync_mnist.py:demo")
     parser.add_argument("--repeats", type=int, default=20)
-    flags, rest = parser.parse_known_args()
-    changes = cli.config_overrides(rest, parser)
+    flags, changes = cli.parse(parser, argv)
     experiment = config.override(config.load(flags.config), changes)
 
     source = data.open_source(experiment.data, "train")
@@ -65,7 +66,8 @@ def main() -> None:
     ]
     for name, value in rows:
         print(f"{name:<28}{value}")
+    return 0
 
 
 if __name__ == "__main__":
-    cli.run_or_exit(main)
+    sys.exit(cli.run(main))

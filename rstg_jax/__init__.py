@@ -1,6 +1,29 @@
-"""Recurrent space-time graph networks for video in JAX and Flax.
+"""Recurrent space-time graph networks for video, in JAX and Flax.
 
-Start with `rstg_jax.rstg.RSTG` and `rstg_jax.rstg.presets` for the block,
-`rstg_jax.models.classifier` for whole classifiers and `rstg_jax.training.train_loop.train` for
-training.
+The names below are the public interface of the block; everything else is imported from its module:
+`rstg_jax.models.classifier` builds whole classifiers, `rstg_jax.training.train_loop.train` trains
+them. Importing this package alone does not load JAX.
 """
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rstg_jax.rstg import RSTG, RSTGConfig, init_state, presets, to_map, to_vec
+
+__all__ = ["RSTG", "RSTGConfig", "init_state", "presets", "to_map", "to_vec"]
+
+
+def __getattr__(name: str) -> Any:
+    """Imports a public name when it is first used."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name == "presets":
+        return importlib.import_module("rstg_jax.rstg.presets")
+    value = getattr(importlib.import_module("rstg_jax.rstg"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

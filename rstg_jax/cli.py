@@ -1,34 +1,118 @@
-"""What the command lines share: config overrides, and errors as one line."""
+"""Shared by all commands: flags, config overrides, one-line errors.
+
+Commands end with ``sys.exit(cli.run(main))`` where ``main(argv=None)`` returns the exit status.
+"""
 
 import argparse
 import logging
 import os
 import platform
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from rstg_jax import config
+from rstg_jax.config_values import OFF, ON
 from rstg_jax.errors import UserError
 
+CONFIG_FLAG = re.compile(r"--?(no)?config\.([^=]*)(=.*)?", re.DOTALL)
+BOOLEANS = ("true", "false", "1", "0")
 
-def config_overrides(rest: Sequence[str], parser: argparse.ArgumentParser) -> dict[str, str]:
-    """Turns ``--config.KEY=VALUE`` (or ``--config.KEY VALUE``) into a dict; refuses the rest."""
+
+def parse(
+    parser: argparse.ArgumentParser, argv: Sequence[str] | None = None, *, files: bool = False
+) -> tuple[argparse.Namespace, dict[str, str]]:
+    """Parses the flags of a command, adds ``--import`` and reads config overrides.
+
+    An override is written ``--config.KEY=VALUE`` or ``--config.KEY VALUE``; for a boolean also
+    ``--config.KEY`` and ``--noconfig.KEY``. One dash is as good as two. Words after ``--`` are not
+    flags.
+
+    Args:
+      parser: the flags of the command; an unknown flag ends the process with its usage.
+      argv: the words of the command line; those of this process if None.
+      files: whether the command also takes words that are not flags. A word after a boolean
+        ``--config.KEY`` is then one of these, unless it is true, false, 1 or 0.
+
+    Returns:
+      The flags, and dotted key -> text for `config.override`.
+    """
+    parser.allow_abbrev = False
+    _add_import_flag(parser)
+    words = list(sys.argv[1:] if argv is None else argv)
+    end = words.index("--") if "--" in words else len(words)
+    words, after = words[:end], words[end + 1 :]
+    if after and not files:
+        parser.error(f"unrecognised argument {after[0]!r}")
+    rest, changes = _split(words, parser, is_boolean=_is_boolean(words) if files else None)
+    args, unknown = parser.parse_known_args([*rest, "--", *after] if after else rest)
+    if unknown:
+        parser.error(f"unrecognised argument {unknown[0]!r}")
+    config.import_modules(args.modules)
+    return args, changes
+
+
+def _split(
+    words: Sequence[str],
+    parser: argparse.ArgumentParser,
+    is_boolean: Callable[[str], bool] | None,
+) -> tuple[list[str], dict[str, str]]:
+    """Separates config overrides from the other words of a command line."""
+    rest: list[str] = []
     changes: dict[str, str] = {}
-    words = iter(rest)
-    for word in words:
-        key, equals, value = word.partition("=")
-        if not key.startswith("--config."):
-            parser.error(f"unrecognised argument {word!r}")
-        if not equals:
-            value = next(words, "")
-            if not value or value.startswith("--"):
-                parser.error(f"{key} needs a value: {key}=VALUE")
-        changes[key.removeprefix("--config.")] = value
-    return changes
+    position = 0
+    while position < len(words):
+        word = words[position]
+        position += 1
+        match = CONFIG_FLAG.fullmatch(word)
+        if match is None:
+            rest.append("-" + word if re.match(r"-config(=|$)", word) else word)
+            continue
+        no, key, value = match.groups()
+        if no and value:
+            parser.error(f"{word}: --noconfig.{key} takes no value")
+        if no or value:
+            changes[key] = OFF if no else value[1:]
+            continue
+        following = words[position] if position < len(words) else "--"
+        is_flag = following.startswith("--") or CONFIG_FLAG.fullmatch(following)
+        if is_flag or (is_boolean and following.lower() not in BOOLEANS and is_boolean(key)):
+            changes[key] = ON
+        else:
+            changes[key] = following
+            position += 1
+    return rest, changes
+
+
+def _is_boolean(words: Sequence[str]) -> Callable[[str], bool]:
+    """Returns a function that looks up whether a key of an `Experiment` is boolean."""
+
+    def look_up(key: str) -> bool:
+        from rstg_jax.training.experiment import Experiment  # late: it loads JAX
+
+        # A module may define the class that has the key.
+        finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+        _add_import_flag(finder)
+        config.import_modules(finder.parse_known_args(list(words))[0].modules)
+        return config.is_boolean(Experiment, key)
+
+    return look_up
+
+
+def _add_import_flag(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--import",
+        dest="modules",
+        action="append",
+        default=[],
+        metavar="MODULE",
+        help="import a module that defines data sets or backbones; may be repeated",
+    )
 
 
 def add_process_flags(parser: argparse.ArgumentParser) -> None:
-    """Adds the flags by which the processes of several machines find each other."""
+    """Adds the flags with which the processes of several machines find each other."""
     parser.add_argument("--coordinator", metavar="HOST:PORT", help="address of process 0")
     parser.add_argument("--num_processes", type=int, metavar="N", help="number of processes")
     parser.add_argument("--process_id", type=int, metavar="I", help="this process, from 0")
@@ -36,10 +120,8 @@ def add_process_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def join_processes(args: argparse.Namespace) -> None:
-    """Joins the other processes if the flags of `add_process_flags` say so."""
-    from rstg_jax.training import (
-        sharding,  # late, for flags should be answered before JAX is loaded
-    )
+    """Joins the other processes if the flags of `add_process_flags` are given."""
+    from rstg_jax.training import sharding  # late: it loads JAX
 
     several = (args.coordinator, args.num_processes, args.process_id)
     if args.cluster or any(value is not None for value in several):
@@ -47,12 +129,13 @@ def join_processes(args: argparse.Namespace) -> None:
 
 
 def keep_compiled_programs() -> None:
-    """Keeps what is compiled in a directory, so that the same command later starts sooner.
+    """Caches compiled programs on disk, so that the next start of a command skips compilation.
 
-    JAX_COMPILATION_CACHE_DIR names another directory than that in the user's cache; empty, none is
-    used. Programs for a CPU may use instructions that another machine lacks: each has its own.
+    The cache is in the user's cache directory, or in JAX_COMPILATION_CACHE_DIR if that is set; an
+    empty value disables it. Programs for a CPU may use instructions that another CPU lacks, so each
+    machine has its own cache of these.
     """
-    import jax  # late, for flags should be answered before JAX is loaded
+    import jax  # late: --help and mistyped flags should answer at once
 
     if "JAX_COMPILATION_CACHE_DIR" in os.environ:
         return
@@ -62,22 +145,11 @@ def keep_compiled_programs() -> None:
     jax.config.update("jax_compilation_cache_dir", str(directory))
 
 
-def run_or_exit(command: Callable[[], object]) -> None:
-    """`run` for a command that returns nothing: leaves the process unless all went well."""
-
-    def main() -> int:
-        command()
-        return 0
-
-    if status := run(main):
-        sys.exit(status)
-
-
 def run(main: Callable[[], int]) -> int:
-    """Runs a command; a `UserError` becomes the line ``error: ...`` and status 2."""
+    """Runs a command; a `UserError` is printed as ``error: ...`` and gives status 2."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("rstg_jax").setLevel(logging.INFO)
-    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax tells of every file it writes
+    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax logs every file that it writes
     try:
         return main()
     except UserError as error:

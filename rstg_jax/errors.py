@@ -1,5 +1,5 @@
-"""The one exception for mistakes that the user can mend."""
+"""The exception for mistakes that the user can fix."""
 
 
 class UserError(ValueError):
-    """Bad input: the message is one line that names the file, key or value and what to do."""
+    """Raised for invalid input; the message is one line that says how to fix it."""

@@ -219,8 +219,7 @@ def make_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
     parser = make_parser()
-    args, rest = parser.parse_known_args(argv)
-    overrides = cli.config_overrides(rest, parser)
+    args, overrides = cli.parse(parser, argv)
     cli.join_processes(args)
     cli.keep_compiled_programs()
     loaded = checkpoint.load(args.workdir, args.step, overrides)

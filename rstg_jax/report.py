@@ -27,10 +27,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--workdir", required=True, help="directory of the training run")
     parser.add_argument("--examples", type=int, default=12, help="test videos shown (12)")
     parser.add_argument("--picture", metavar="FILE.png", help="also draw the first three of them")
-    args, rest = parser.parse_known_args(argv)
+    args, overrides = cli.parse(parser, argv)
     if args.examples < 0:
         parser.error(f"--examples={args.examples} cannot be negative")
-    overrides = cli.config_overrides(rest, parser)
     record = html_report.read_record(args.workdir)
     step = str(record.result["steps"])  # the metrics are those of the last step
     examples, graph = load_examples(args.workdir, step, args.examples, overrides)

@@ -193,8 +193,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--depth", type=int, default=2, metavar="N", help="levels (default 2)")
     parser.add_argument("--classes", type=int, metavar="N", help="labels, if the data are missing")
     parser.add_argument("--json", action="store_true", help="print everything as JSON instead")
-    args, rest = parser.parse_known_args(argv)
-    overrides = cli.config_overrides(rest, parser)
+    args, overrides = cli.parse(parser, argv)
     summary = summarise(config.override(config.load(args.config), overrides), args.classes)
     if args.json:
         print(json.dumps(summary, indent=1))

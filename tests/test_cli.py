@@ -1,6 +1,9 @@
-"""What the command lines share."""
+"""Shared by the command lines: config overrides, lazy imports, the compilation cache."""
 
+import argparse
 import platform
+import subprocess
+import sys
 from pathlib import Path
 
 import jax
@@ -8,7 +11,12 @@ import jax.numpy as jnp
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
-from rstg_jax import cli
+from rstg_jax import cli, config
+from rstg_jax.errors import UserError
+from rstg_jax.training.experiment import Experiment, TrainConfig
+
+ROOT = Path(__file__).parent.parent
+RESIDUAL, BATCH = "model.rstg.residual", "train.batch_size"
 
 
 @pytest.fixture
@@ -40,3 +48,135 @@ def test_the_environment_decides(cache, monkeypatch, directory):
     before = jax.config.jax_compilation_cache_dir
     cli.keep_compiled_programs()
     assert jax.config.jax_compilation_cache_dir == before
+
+
+def parser(*, files: bool = False) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="command")
+    parser.add_argument("--config")
+    parser.add_argument("--json", action="store_true")
+    if files:
+        parser.add_argument("videos", nargs="+")
+    return parser
+
+
+@pytest.mark.parametrize(
+    ("words", "changes"),
+    [
+        ([f"--config.{BATCH}=4"], {BATCH: "4"}),
+        ([f"--config.{BATCH}", "4"], {BATCH: "4"}),
+        ([f"-config.{BATCH}=4"], {BATCH: "4"}),
+        ([f"-config.{BATCH}", "4", "--json"], {BATCH: "4"}),
+        (["--config.optim.b1", "-1"], {"optim.b1": "-1"}),
+        (["--config.name="], {"name": ""}),
+        (["--config.name=a=b\nc"], {"name": "a=b\nc"}),
+        ([f"--config.{RESIDUAL}"], {RESIDUAL: "true"}),
+        ([f"-config.{RESIDUAL}", "--json"], {RESIDUAL: "true"}),
+        ([f"--config.{RESIDUAL}", "false"], {RESIDUAL: "false"}),
+        ([f"--noconfig.{RESIDUAL}"], {RESIDUAL: "false"}),
+        ([f"-noconfig.{RESIDUAL}", f"--config.{BATCH}=4"], {RESIDUAL: "false", BATCH: "4"}),
+        ([f"--config.{RESIDUAL}", f"-config.{BATCH}=4"], {RESIDUAL: "true", BATCH: "4"}),
+        (["--json", "--"], {}),
+        (["--", "--"], None),
+        (["--", f"--config.{BATCH}=4"], None),
+        ([f"--noconfig.{RESIDUAL}=true"], None),
+        (["--jsn"], None),
+        (["--conf=x"], None),
+    ],
+)
+def test_spelling_of_overrides(words, changes, capsys):
+    """None: the command refuses the words."""
+    if changes is None:
+        with pytest.raises(SystemExit) as stop:
+            cli.parse(parser(), words)
+        assert stop.value.code == 2
+        assert "usage: command" in capsys.readouterr().err
+    else:
+        assert cli.parse(parser(), words)[1] == changes
+
+
+@pytest.mark.parametrize(
+    ("words", "videos", "changes"),
+    [
+        (["a.mp4", f"--config.{BATCH}", "4"], ["a.mp4"], {BATCH: "4"}),
+        ([f"--config.{BATCH}", "4", "a.mp4"], ["a.mp4"], {BATCH: "4"}),
+        ([f"--config.{RESIDUAL}", "a.mp4"], ["a.mp4"], {RESIDUAL: "true"}),
+        ([f"--config.{RESIDUAL}", "False", "a.mp4"], ["a.mp4"], {RESIDUAL: "False"}),
+        ([f"--noconfig.{RESIDUAL}", "a.mp4"], ["a.mp4"], {RESIDUAL: "false"}),
+        (["a.mp4", f"--config.{BATCH}=4", "b.mp4"], ["a.mp4", "b.mp4"], {BATCH: "4"}),
+        (["--config.data.path", "a", "b.mp4"], ["b.mp4"], {"data.path": "a"}),
+        (["--", "-a.mp4", "--json"], ["-a.mp4", "--json"], {}),
+    ],
+)
+def test_overrides_beside_file_names(words, videos, changes):
+    args, found = cli.parse(parser(files=True), words, files=True)
+    assert (args.videos, found) == (videos, changes)
+
+
+def test_a_switch_needs_a_boolean_key():
+    experiment = Experiment("x", TrainConfig(total_steps=1))
+    changed = config.override(experiment, cli.parse(parser(), [f"--noconfig.{RESIDUAL}"])[1])
+    assert changed.model.rstg.residual is False
+    for word, message in (
+        (f"--config.{BATCH}", f"'{BATCH}' needs a value: --config.{BATCH}=VALUE"),
+        ("--config.model.rstg", "'model.rstg' needs a value"),
+        (f"--noconfig.{BATCH}", f"'{BATCH}' is not a boolean: --noconfig.{BATCH} cannot set it"),
+        ("--noconfig.name", "'name' is not a boolean"),
+    ):
+        with pytest.raises(UserError, match=message):
+            config.override(experiment, cli.parse(parser(), [word])[1])
+
+
+def test_import_flag_makes_classes_known(tmp_path, monkeypatch):
+    (tmp_path / "my_backbone.py").write_text(
+        "import dataclasses\n"
+        "from rstg_jax.models.backbones.simple_cnn import SimpleCNNConfig\n"
+        "@dataclasses.dataclass(frozen=True)\n"
+        "class MyBackbone(SimpleCNNConfig):\n"
+        "    fast: bool = False\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    experiment = Experiment("x", TrainConfig(total_steps=1))
+    with pytest.raises(UserError, match=r"no class 'MyBackbone'.*--import=MODULE"):
+        config.override(experiment, {"model.backbone": "MyBackbone"})
+    words = ["--import=my_backbone", "--config.model.backbone=MyBackbone"]
+    words += ["--config.model.backbone.fast", "a.mp4"]
+    args, changes = cli.parse(parser(files=True), words, files=True)
+    assert args.videos == ["a.mp4"]
+    backbone = config.override(experiment, changes).model.backbone
+    assert (type(backbone).__name__, backbone.fast) == ("MyBackbone", True)
+    with pytest.raises(UserError, match="--import=no_such: no module 'no_such'"):
+        cli.parse(parser(), ["--import=no_such"])
+
+
+@pytest.mark.parametrize(
+    ("code", "status"),
+    [
+        ("import rstg_jax", 0),
+        ("import train; train.main(['--help'])", 0),
+        ("import train; train.main(['--config=configs/smt.py', '--wrkdir=x'])", 2),
+        ("import train; train.main(['--config=x', '--config.train.batch_size', '4', '-x'])", 2),
+    ],
+)
+def test_answers_without_loading_jax(code, status):
+    script = (
+        "import atexit, os, sys\n"
+        "atexit.register(lambda: os._exit(9) if {'jax', 'flax'} & set(sys.modules) else None)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script + code], cwd=ROOT, capture_output=True, text=True, timeout=240
+    )
+    assert done.returncode == status, done.stderr
+
+
+def test_public_names():
+    import rstg_jax
+    from rstg_jax import RSTG, RSTGConfig, init_state, presets, to_map, to_vec
+    from rstg_jax.rstg import RSTG as Same
+    from rstg_jax.rstg import presets as same_presets
+
+    assert RSTG is Same and presets is same_presets
+    assert callable(init_state) and callable(to_map) and callable(to_vec)
+    assert RSTG(RSTGConfig()).config == RSTGConfig()
+    assert set(rstg_jax.__all__) <= set(dir(rstg_jax))
+    with pytest.raises(AttributeError, match="has no attribute 'Rstg'"):
+        rstg_jax.Rstg  # noqa: B018

@@ -79,8 +79,56 @@ def test_override_of_a_union_and_of_keys_that_fit_only_together():
     assert new.model.attention == Simple(0.1)
     new = config.override(Root(), {"model.attention.heads": "3", "model.attention.dim": "6"})
     assert new.model.attention == Dot(3, 6)
-    with pytest.raises(UserError, match=r"model\.attention.*heads=3 does not divide dim=8"):
+    message = r"^config section 'model\.attention': heads=3 does not divide dim=8$"
+    with pytest.raises(UserError, match=message):
         config.override(Root(), {"model.attention.heads": "3"})
+    with pytest.raises(UserError, match=message):
+        config.from_dict(Root, {"model": {"attention": {"class": "Dot", "heads": 3}}})
+
+
+@dataclasses.dataclass(frozen=True)
+class Optim:
+    rate: float = 1.0
+
+    def __post_init__(self):
+        if self.rate < 0:
+            raise UserError(f"rate={self.rate} must not be negative")
+
+
+@dataclasses.dataclass(frozen=True)
+class Outer:
+    optim: Optim = Optim()
+    limit: float = 2.0
+
+    def __post_init__(self):
+        if self.optim.rate > self.limit:
+            raise UserError(f"optim.rate={self.optim.rate} is above limit={self.limit}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Top:
+    outer: Outer = Outer()
+
+
+@pytest.mark.parametrize(
+    ("cls", "changes", "message"),
+    [
+        (Top, {"outer.optim.rate": "-1"}, "config section 'outer.optim': rate=-1.0 must not be"),
+        (Top, {"outer.limit": "0"}, "config section 'outer': optim.rate=1.0 is above limit=0.0"),
+        (Outer, {"limit": "0"}, "optim.rate=1.0 is above limit=0.0"),
+    ],
+)
+def test_a_section_that_refuses_its_values_is_named_once(cls, changes, message):
+    with pytest.raises(UserError) as refused:
+        config.override(cls(), changes)
+    assert str(refused.value).startswith(message)
+    key, value = next(iter(changes.items()))
+    plain: object = float(value)
+    for name in reversed(key.split(".")):
+        plain = {name: plain}
+    with pytest.raises(UserError) as again:
+        config.from_dict(cls, plain)
+    assert str(again.value) == str(refused.value)
 
 
 @pytest.mark.parametrize(

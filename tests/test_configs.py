@@ -9,8 +9,9 @@ import jax
 import numpy as np
 import pytest
 
+import train
 from configs import smt, sync_mnist
-from rstg_jax import config
+from rstg_jax import cli, config
 from rstg_jax.errors import UserError
 from rstg_jax.models import classifier
 from rstg_jax.models.backbones.resnet3d import ResNet3DConfig
@@ -18,6 +19,7 @@ from rstg_jax.models.heads import RNNHead
 from rstg_jax.training import sharding, steps, train_loop
 from rstg_jax.training.experiment import Experiment
 from rstg_jax.training.sharding import MeshConfig
+from tests import standins
 
 ROOT = Path(__file__).parent.parent
 SMALL = {
@@ -103,6 +105,56 @@ def test_paper_variants_name_the_data_that_they_miss(tmp_path):
     experiment = config.override(sync_mnist.get_config("paper"), missing)
     with pytest.raises(UserError, match="no prepared SyncMNIST; make it with"):
         train_loop.train(experiment, tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("spec", "workdir", "command", "instead"),
+    [
+        (
+            "configs/smt.py",
+            "runs/smt/map_res3_4",
+            "python -m tfds_builders.something_something.build --manual_dir=DIR --config=v1",
+            "make smt-demo",
+        ),
+        (
+            "configs/sync_mnist.py:paper",
+            "runs/sync_mnist/paper",
+            "python -m tfds_builders.sync_mnist.build --config=digits5",
+            "make demo",
+        ),
+    ],
+)
+def test_without_data_there_is_one_error(
+    spec, workdir, command, instead, tmp_path, monkeypatch, capsys
+):
+    """The command as the documentation has it, on a machine without prepared data."""
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert cli.run(lambda: train.main([f"--config={spec}"])) == 2
+    said, error = capsys.readouterr().err.splitlines()
+    assert said == f"no --workdir given: the run is in {workdir}"
+    assert error.startswith(f"error: {tmp_path}/home/tensorflow_datasets/")
+    assert f"`{command}" in error and f"`{instead}`" in error
+    assert not (tmp_path / "runs").exists()
+
+
+def test_default_workdir_is_resumed(tmp_path, monkeypatch, capsys):
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "from tests import standins\n"
+        "def get_config(variant='short'):\n"
+        "    return standins.experiment(total_steps=2)\n"
+    )
+    standins.install(monkeypatch)
+    monkeypatch.chdir(tmp_path)
+    assert train.main(["--config=mine.py"]) == 0
+    result = json.loads((tmp_path / "runs/mine/short/result.json").read_text())
+    assert result["steps"] == 2
+    assert "runs/mine/short/result.json" in capsys.readouterr().out
+    assert train.main(["--config=mine.py:short"]) == 0
+    assert "resuming after step 2" in capsys.readouterr().err
+    assert config.run_name("mine.py:long") == "mine/long"
 
 
 def test_command_lines_end_to_end(tmp_path):

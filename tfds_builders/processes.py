@@ -1,6 +1,7 @@
-"""Work in several processes, and commands that do it."""
+"""Runs work in several processes and stops them together."""
 
 import concurrent.futures
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -12,40 +13,38 @@ from typing import TypeVar
 
 import absl.logging
 
-from rstg_jax import cli
 from rstg_jax.errors import UserError
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 
-def run_command(
-    command: Callable[[], object], after_stop: str = "the same command goes on from here"
-) -> None:
-    """Runs a command that uses `in_processes`; Ctrl-C and SIGTERM stop all its processes."""
-    # TFDS warns of every configuration that is not a published one.
+@contextlib.contextmanager
+def stoppable(next_step: str = "run the same command again to resume") -> Iterator[None]:
+    """Within this context Ctrl-C and SIGTERM stop `in_processes` and end with status 130.
+
+    Args:
+      next_step: what the message tells the user to do next.
+    """
+    # TFDS warns about every configuration that is not a published one.
     absl.logging.set_verbosity(absl.logging.ERROR)
-
-    def resumable() -> None:
-        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-        try:
-            command()
-        except KeyboardInterrupt:
-            print(f"\nStopped; {after_stop}.", file=sys.stderr)
-            sys.exit(130)
-        finally:
-            signal.signal(signal.SIGTERM, before)
-
-    cli.run_or_exit(resumable)
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    except KeyboardInterrupt:
+        print(f"\nStopped; {next_step}.", file=sys.stderr)
+        sys.exit(130)
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def in_processes(
     function: Callable[[Task], Result], tasks: Sequence[Task], processes: int
 ) -> Iterator[Result]:
-    """Results of a function in any order; with one process, made in this one.
+    """Yields the results of a function in any order; with one process, computes them in this one.
 
     Raises:
-      UserError: If a process dies, such as for want of memory.
+      UserError: A process died, probably because it ran out of memory.
     """
     if processes == 1 or len(tasks) == 1:
         yield from map(function, tasks)
@@ -54,7 +53,7 @@ def in_processes(
     pool = concurrent.futures.ProcessPoolExecutor(
         min(processes, len(tasks)),
         multiprocessing.get_context("spawn"),
-        _leave_the_end_to_parent,
+        _exit_with_parent,
     )
     before = set(multiprocessing.active_children())
     try:
@@ -63,8 +62,8 @@ def in_processes(
             yield future.result()
     except BrokenProcessPool as e:
         raise UserError(
-            f"one of {processes} processes died, perhaps for want of memory; the next run resumes, "
-            "with fewer --processes if need be"
+            f"one of {processes} processes died, probably out of memory; run the command again to "
+            "resume, with fewer --processes if memory is short"
         ) from e
     except BaseException:
         for child in set(multiprocessing.active_children()) - before:
@@ -74,8 +73,8 @@ def in_processes(
         pool.shutdown(cancel_futures=True)
 
 
-def _leave_the_end_to_parent() -> None:
-    """Ctrl-C in a terminal reaches all processes; this one ends when its parent does, however."""
+def _exit_with_parent() -> None:
+    """Ignores Ctrl-C, which reaches all processes of a terminal, and exits with the parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
 

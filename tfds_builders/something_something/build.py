@@ -13,9 +13,11 @@ import dataclasses
 import functools
 import json
 import pathlib
+import sys
 from collections.abc import Sequence
 from typing import Any
 
+from rstg_jax import cli
 from rstg_jax.data.video.something_something import SomethingSomethingConfig, prepared_dir
 from rstg_jax.errors import UserError
 from tfds_builders import processes as processes_lib
@@ -121,7 +123,8 @@ def _check(
     return {"broken_clips": len(broken), "tolerance": tolerance}
 
 
-def _command(args: list[str] | None) -> None:
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns the exit status."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0], allow_abbrev=False)
     names = ", ".join(something_something.NAMES)
     parser.add_argument("--config", default="v2", help=names)
@@ -133,23 +136,20 @@ def _command(args: list[str] | None) -> None:
     for name in ("short_side", "quality"):
         default = getattr(something_something, name.upper())
         parser.add_argument(f"--{name}", type=int, default=default)
-    flags = parser.parse_args(args)
+    flags = parser.parse_args(argv)
     config = SomethingSomethingBuilderConfig.of(
         flags.config, store=flags.store, short_side=flags.short_side, quality=flags.quality
     )
-    build(
-        config,
-        flags.manual_dir,
-        flags.data_dir,
-        processes=flags.processes,
-        tolerance=flags.tolerance,
-    )
-
-
-def main(args: list[str] | None = None) -> None:
-    """The command."""
-    processes_lib.run_command(lambda: _command(args))
+    with processes_lib.stoppable():
+        build(
+            config,
+            flags.manual_dir,
+            flags.data_dir,
+            processes=flags.processes,
+            tolerance=flags.tolerance,
+        )
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(cli.run(main))

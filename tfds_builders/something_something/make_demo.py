@@ -14,6 +14,7 @@ import dataclasses
 import functools
 import json
 import pathlib
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,6 +22,7 @@ import numpy as np
 import tqdm
 from PIL import Image, ImageDraw, ImageFont
 
+from rstg_jax import cli
 from rstg_jax.errors import UserError
 from rstg_jax.viz.video_writer import VIDEO_CODECS, encode_video
 from tfds_builders import processes as processes_lib
@@ -194,7 +196,8 @@ def picture(seed: int, height: int) -> Image.Image:
     return sheet
 
 
-def _command(args: list[str] | None) -> None:
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns the exit status."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0], allow_abbrev=False)
     parser.add_argument("--out", type=pathlib.Path, required=True, help="directory to write to")
     parser.add_argument("--layout", choices=LAYOUTS, default="v2")
@@ -203,20 +206,17 @@ def _command(args: list[str] | None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--picture", type=pathlib.Path, help="also draws a sheet of all classes")
-    flags = vars(parser.parse_args(args))
+    flags = vars(parser.parse_args(argv))
     file = flags.pop("picture")
-    make_demo(flags.pop("out"), **flags)
+    with processes_lib.stoppable("delete what was written and start again"):
+        make_demo(flags.pop("out"), **flags)
     if file:
         try:
             picture(flags["seed"], flags["height"]).save(file)
         except (OSError, ValueError) as e:
             raise UserError(f"{file}: cannot be written ({e})") from e
-
-
-def main(args: list[str] | None = None) -> None:
-    """The command."""
-    processes_lib.run_command(lambda: _command(args), "delete what was written and start again")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(cli.run(main))

@@ -10,7 +10,10 @@ import argparse
 import functools
 import pathlib
 import re
+import sys
+from collections.abc import Sequence
 
+from rstg_jax import cli
 from rstg_jax.data import SyncMNISTConfig
 from rstg_jax.data.sync_mnist.digits import SOURCES
 from rstg_jax.data.sync_mnist.generator import SPLITS
@@ -50,7 +53,7 @@ def build(data: SyncMNISTConfig, *, processes: int = 1, shard_size: int = SHARD)
     return shards.prepare(plan, builder, metadata, processes=processes)
 
 
-def _parse(args: list[str] | None) -> tuple[SyncMNISTConfig, int]:
+def _parse(argv: Sequence[str] | None) -> tuple[SyncMNISTConfig, int]:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0], allow_abbrev=False)
     default = SyncMNISTConfig(digits_from="tfds")
     parser.add_argument("--config", default="digits5", help="digits3, digits5 (default), ...")
@@ -62,7 +65,7 @@ def _parse(args: list[str] | None) -> tuple[SyncMNISTConfig, int]:
         parser.add_argument(f"--{name}", type=int, default=getattr(default, name))
     parser.add_argument("--none_probability", type=float, default=default.none_probability)
     parser.add_argument("--classes", default="0,1,2,3,4,5,6,7,8,9", help="such as 1,4,7")
-    flags = vars(parser.parse_args(args))
+    flags = vars(parser.parse_args(argv))
     processes = flags.pop("processes")
     try:
         classes = tuple(int(c) for c in flags.pop("classes").split(","))
@@ -75,15 +78,13 @@ def _parse(args: list[str] | None) -> tuple[SyncMNISTConfig, int]:
     return SyncMNISTConfig(num_digits=int(number[1]), classes=classes, **flags), processes
 
 
-def _command(args: list[str] | None) -> None:
-    data, processes = _parse(args)
-    build(data, processes=processes)
-
-
-def main(args: list[str] | None = None) -> None:
-    """The command."""
-    processes_lib.run_command(lambda: _command(args))
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns the exit status."""
+    data, processes = _parse(argv)
+    with processes_lib.stoppable():
+        build(data, processes=processes)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(cli.run(main))

@@ -12,7 +12,9 @@ writes OUT/videos.npy, uint8 [10000 10 64 64], and OUT/labels.npy, int32 [10000]
 
 import argparse
 import pathlib
+import sys
 import zipfile
+from collections.abc import Sequence
 
 import numpy as np
 import tqdm
@@ -80,15 +82,16 @@ def _read_paths(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]
     return images, coords, synchronous
 
 
-def main(args: list[str] | None = None) -> None:
-    """The command."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns the exit status."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0], allow_abbrev=False)
     parser.add_argument("paths", type=pathlib.Path, help="the file of paths (.npz)")
     parser.add_argument("--mnist_dir", required=True, help="with MNIST's four IDX files")
     parser.add_argument("--out", type=pathlib.Path, required=True, help="directory to write to")
-    flags = parser.parse_args(args)
-    cli.run_or_exit(lambda: render(flags.paths, flags.mnist_dir, flags.out))
+    flags = parser.parse_args(argv)
+    render(flags.paths, flags.mnist_dir, flags.out)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(cli.run(main))
