@@ -1,19 +1,21 @@
-# Two commands: `make demo` (install, train, evaluate, report) and `make test`. Needs Python 3.11+ and nothing else;
-# another interpreter is chosen with `make demo PYTHON=python3.12`.
+# Main commands: `make demo` (install, train, evaluate, report) and `make test`. They need Python 3.11
+# or newer; `make demo PYTHON=python3.12` uses another interpreter.
 PYTHON ?= python3
 VENV := .venv
+NEWEST := .venv-newest
 BIN := $(VENV)/bin
 WORKDIR := demo
 CLIPS := smt-demo
 
-.PHONY: .usage demo smt-demo test peers
+.PHONY: .usage demo smt-demo test test-newest peers
 .DEFAULT_GOAL := .usage
 
 .usage:
 	@echo "make demo        install, train on moving digits for about seven minutes, write $(WORKDIR)/report.html"
 	@echo "make smt-demo    the same for drawn Something-Something clips, about 9 minutes, $(CLIPS)/run/report.html"
 	@echo "make test        install, check style and types, run the tests"
-	@echo "make peers       install PyTorch networks (2.3 GB) that make test then compares with"
+	@echo "make test-newest run a few tests with the newest releases: make test-newest PYTHON=python3.12"
+	@echo "make peers       install PyTorch networks (2.3 GB), so that make test compares with them"
 
 demo: $(VENV)/.installed
 	$(BIN)/python train.py --config=configs/sync_mnist.py:demo --workdir=$(WORKDIR)
@@ -21,16 +23,16 @@ demo: $(VENV)/.installed
 	$(BIN)/python -m rstg_jax.report --workdir=$(WORKDIR)
 	@echo "Open $(CURDIR)/$(WORKDIR)/report.html in a browser."
 
-# The whole path of Something-Something, from a download (drawn here) to films of predictions.
+# All steps for Something-Something, from the download (drawn here) to videos of the predictions.
 smt-demo: $(VENV)/.installed $(CLIPS)/download
 	$(BIN)/python -m tfds_builders.something_something.build --config=v2_demo --manual_dir=$(CLIPS)/download \
 	  --data_dir=$(CLIPS)/data --processes=2
 	$(BIN)/python train.py --config=configs/smt.py:demo --workdir=$(CLIPS)/run --config.data.data_dir=$(CLIPS)/data
 	$(BIN)/python -m rstg_jax.evaluate --workdir=$(CLIPS)/run
-	$(BIN)/python -m rstg_jax.predict --workdir=$(CLIPS)/run --visualise=$(CLIPS)/films \
+	$(BIN)/python -m rstg_jax.predict --workdir=$(CLIPS)/run --visualise=$(CLIPS)/videos \
 	  $$(ls $(CLIPS)/download/20bn-something-something-v2/*.webm | head -n 6)
 	$(BIN)/python -m rstg_jax.report --workdir=$(CLIPS)/run
-	@echo "Open $(CURDIR)/$(CLIPS)/run/report.html in a browser; films are in $(CURDIR)/$(CLIPS)/films."
+	@echo "Open $(CURDIR)/$(CLIPS)/run/report.html in a browser; annotated videos are in $(CURDIR)/$(CLIPS)/videos."
 
 $(CLIPS)/download: | $(VENV)/.installed
 	rm -rf $@.part
@@ -43,10 +45,14 @@ test: $(VENV)/.installed-dev
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -n auto --dist worksteal
 
-# Networks that others wrote in PyTorch; with them `make test` runs the comparisons that it skips otherwise.
+# A few minutes of tests in an environment of its own. JAX 0.11 and newer need Python 3.12.
+test-newest: $(NEWEST)/.installed
+	$(NEWEST)/bin/python -m pytest -m stack -n auto --dist worksteal
+
+# Networks by other authors in PyTorch; without them `make test` skips the comparisons.
 peers: $(VENV)/.installed-torch
 
-# The stamps are newer than what they were made from, so a second run installs nothing.
+# Each stamp is newer than the files it depends on, so a second run installs nothing.
 $(VENV)/.installed: $(VENV)/.created requirements.txt pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
@@ -58,6 +64,13 @@ $(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.txt
 
 $(VENV)/.installed-torch: $(VENV)/.installed-dev requirements-torch.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-torch.txt
+	@touch $@
+
+$(NEWEST)/.installed: requirements-newest.txt pyproject.toml
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 12))' || \
+	  { echo "error: the newest JAX needs Python 3.12: make test-newest PYTHON=python3.12"; exit 1; }
+	"$(PYTHON)" -m venv --clear $(NEWEST)
+	$(NEWEST)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-newest.txt
 	@touch $@
 
 $(VENV)/.created:

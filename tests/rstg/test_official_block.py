@@ -98,6 +98,7 @@ def test_forward(case, order):
         assert_close(back, golden["out_eval/map_BTHWC"], 1e-5, "to_map")
 
 
+@pytest.mark.stack
 @pytest.mark.parametrize("case", TRAINED)
 def test_training_mode_and_moving_statistics(case):
     golden, config, features, variables = setup(case)

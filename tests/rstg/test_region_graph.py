@@ -45,6 +45,7 @@ def test_position_maps_are_the_official_ones(count):
     np.testing.assert_allclose(RegionGraph(scales(count)).position_maps, expected, atol=1e-6)
 
 
+@pytest.mark.stack
 def test_area_weights_are_the_official_filters():
     names = [name for name in CONSTANTS if name.startswith("filter/")]
     assert len(names) == 56

@@ -37,6 +37,7 @@ def pillow(images: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 # ---------------------------------------------------------------- rendering
 
 
+@pytest.mark.stack
 @pytest.mark.parametrize("num_digits", [3, 5])
 def test_render_equals_official_generator(num_digits):
     golden = np.load(GOLDEN / f"sync_mnist_render_{num_digits}digits.npz")
@@ -69,6 +70,7 @@ def test_render_of_many_blocks_equals_one_by_one(digits):
         np.testing.assert_array_equal(together[i], alone[0])
 
 
+@pytest.mark.stack
 @pytest.mark.parametrize(
     "sizes",
     [
@@ -285,6 +287,7 @@ def test_seed_and_split_matter(digits):
     assert len(set(draws)) == 4
 
 
+@pytest.mark.stack
 def test_bytes_are_for_ever(digits):
     # Whoever changes this number makes all prepared data and resumed runs another data set.
     trajectories = generator.sample(
