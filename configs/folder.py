@@ -1,15 +1,15 @@
-"""Your own videos: one directory a label, or a csv file of `path;label` lines.
+"""Your own videos: one directory per label, or a csv file of `path;label` lines.
 
     python train.py --config=configs/folder.py --config.data.path=VIDEOS --workdir=DIR
     python -m rstg_jax.predict --workdir=DIR clip.mp4
 
 VIDEOS/waving/a.mp4, VIDEOS/jumping/b.mov, ... in any container, codec, size and orientation that
-PyAV reads; a fifth of them is set apart for testing, or give `--config.data.test_path`. Mirrored
-clips have left and right swapped in the names of their labels, where there are such names.
+PyAV reads. A fifth of them is held out for testing, unless `--config.data.test_path` names others.
+If a clip is mirrored, left and right are swapped in its label.
 
-small    A per-frame CNN on 112x112 and RSTG on its last map, from scratch; for a CPU. How well it
-         does depends on your videos and has not been measured on a known set.
-tiny     Seconds, for the tests, which train it to tell three real films apart.
+small    A per-frame CNN on 112x112 and RSTG on its last map, from scratch; for a CPU. Its accuracy
+         depends on your videos and has not been measured on a public data set.
+tiny     Takes seconds; the tests train it to classify three real videos.
 """
 
 from rstg_jax import config
@@ -23,7 +23,7 @@ from rstg_jax.training.optim import OptimizerConfig
 
 
 def small() -> Experiment:
-    """From scratch on few videos; the recipe is a first guess."""
+    """Training from scratch on few videos; the hyperparameters are not tuned."""
     return Experiment(
         name="folder small",
         model=ModelConfig(
@@ -66,7 +66,7 @@ def small() -> Experiment:
 
 
 def tiny() -> Experiment:
-    """Everything at its smallest."""
+    """The smallest sizes, for the tests."""
     return config.override(
         small(),
         {

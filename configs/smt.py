@@ -1,11 +1,11 @@
-"""Something-Something: what happens between hands and things, told by time alone.
+"""Something-Something: actions with objects that only the order of the frames distinguishes.
 
     python train.py --config=configs/smt.py:VARIANT --workdir=DIR
 
-demo             Twelve drawn classes (`make_demo`, 1,200 clips), a small network that looks at
-                 single frames, and RSTG that adds to its last map (to-map). Thirty epochs, 7
-                 minutes on 2 CPU cores: 87.5% top-1 of 240 clips (chance 8.3%). The same without
-                 RSTG (`"--config.model.rstg_at=()"`) 52.1%. `make smt-demo` does everything.
+demo             Twelve drawn classes (`make_demo`, 1,200 clips), a small per-frame network, and
+                 RSTG added to its last map (to-map). Thirty epochs, 7 minutes on 2 CPU cores: 87.5%
+                 top-1 on 240 clips (chance 8.3%); without RSTG (`"--config.model.rstg_at=()"`)
+                 52.1%. `make smt-demo` prepares the data, trains and evaluates.
 to_vec           I3D-R50 and RSTG on its last map; published for v1: 47.7% top-1, 77.9% top-5.
 map_res2         RSTG inside I3D-R50 after res2; published 46.9%, 76.8%.
 map_res3         After res3; published 47.7%, 77.8%.
@@ -15,19 +15,19 @@ i3d, nl_i3d      I3D-R50 alone, and with five non-local blocks; published 41.6%,
                  44.4%, 76.0%.
 c2d, c2d_rstg    A ResNet on single frames alone, and with RSTG on its last map; published
                  31.7%, 64.7% and 42.8%, 73.6%.
-tiny             Seconds, for the tests.
+tiny             Takes seconds, for the tests.
 
 All but `demo` and `tiny` follow the released settings: the official block and network, 32 frames of
-224x224, loss summed, Nesterov at a constant rate for batch 2 a device. They train on
+224x224, a summed loss, Nesterov momentum at a constant rate for batch 2 per device. They train on
 `--config.data.version=v1` (default) or `v2`, prepared by `tfds_builders.something_something.build`.
-None of them has been trained by us. By the operations of `python -m rstg_jax.summary` a clip of
-`map_res3_4` takes 1.0 TFLOP forward and backward; an epoch of v1's 86,017 clips is then about
-half an hour on eight GPUs at 50 TFLOP/s each, an estimate.
+None of them has been trained with this code yet. According to `python -m rstg_jax.summary`, a clip
+of `map_res3_4` takes 1.0 TFLOP forward and backward. An epoch of the 86,017 clips of v1 would then
+take about half an hour on eight GPUs at 50 TFLOP/s each; this is an estimate.
 
-Initial weights: I3D variants begin with Kinetics I3D-R50, C2D variants with ImageNet ResNet-50:
-convert them with `python -m rstg_jax.convert.torch FILE --arch=slowfast_i3d_r50 --out=WEIGHTS` (or
-`imagenet_c2d_r50`) and give `--config.train.init_from=WEIGHTS`, with graphs also
-`--config.train.init_fresh=params/rstg`: they start fresh, as the classifier does.
+Initial weights: I3D variants start from Kinetics I3D-R50, C2D variants from ImageNet ResNet-50.
+Convert these with `python -m rstg_jax.convert.torch FILE --arch=slowfast_i3d_r50 --out=WEIGHTS` (or
+`imagenet_c2d_r50`) and add `--config.train.init_from=WEIGHTS`; variants with RSTG also need
+`--config.train.init_fresh=params/rstg`, because the blocks start from scratch, as the classifier.
 """
 
 from typing import Any
@@ -45,10 +45,10 @@ from rstg_jax.training.optim import OptimizerConfig
 
 
 def demo() -> Experiment:
-    """For two CPU cores.
+    """A small model for two CPU cores.
 
-    Of a frame the network sees the difference to the clip's mean frame: that something moved, but
-    not in which order.
+    The per-frame network sees the difference between a frame and the clip's mean frame: it shows
+    that something moved, but not in which order.
     """
     return Experiment(
         name="something-something demo",
@@ -114,7 +114,7 @@ def published(name: str, kind: resnet3d.Kind = "i3d", **model: Any) -> Experimen
 
 
 def tiny() -> Experiment:
-    """Everything at its smallest, on the same data as `demo`."""
+    """The smallest sizes, on the same data as `demo`."""
     return config.override(
         demo(),
         {

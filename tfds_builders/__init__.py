@@ -1,1 +1,1 @@
-"""Builders of TFDS data sets; each needs no TensorFlow."""
+"""TFDS builders; none of them needs TensorFlow."""

@@ -1,11 +1,12 @@
-"""Prepares a data set of TFDS shard after shard, in several processes, and resumes.
+"""Prepares a TFDS data set shard by shard, in several processes, and resumes after interruptions.
 
-TFDS's own `download_and_prepare` works in one process and starts anew when interrupted. Here each
-shard holds a fixed range of examples and is written under a temporary name first, so that a shard
-under its own name is whole; a second run makes those that are missing. The directory gets its own
-name when all of them are there. The bytes of a shard depend on its examples alone.
+TFDS's own `download_and_prepare` uses one process and starts from the beginning after an
+interruption. Here each shard contains a fixed range of examples and is written under a temporary
+name, so a shard under its final name is complete; the next run writes the missing ones. The
+directory gets its final name when all shards exist. The bytes of a shard depend only on its
+examples.
 
-An example that cannot be made is `Skipped`: a list beside the shard keeps which and why.
+An example that cannot be made is `Skipped` and listed, with the reason, in a file beside the shard.
 """
 
 import dataclasses
@@ -32,6 +33,7 @@ Example = dict[str, Any]
 Metadata = dict[str, str | int | float]
 
 _NOTE = "building.json"
+_RESUME = "run the same command again to resume"
 _SKIPPED = ".skipped.jsonl"
 _UNITS = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"))
 
@@ -41,12 +43,12 @@ class Skipped:
     """An example that cannot be made.
 
     Attributes:
-      split: Where it is missing.
+      split: Its split.
       id: Its name.
-      file: What it should have been made of.
-      reason: The kind of fault, a few words that are counted.
-      detail: What exactly was found.
-      state: Of the file, in any form that JSON can hold: another state is worth another try.
+      file: The file it would have been made from.
+      reason: The kind of fault in a few words; equal ones are counted.
+      detail: The details of the fault.
+      state: State of the file as JSON; if it has changed, the example is tried again.
     """
 
     split: str
@@ -62,10 +64,10 @@ class Shard:
     """A file of a split and the examples in it.
 
     Attributes:
-      path: Of the file.
-      split: That it is a part of.
-      size: Number of examples, those that will be skipped included.
-      examples: Makes them; goes to another process.
+      path: Path of the file.
+      split: Its split.
+      size: Number of examples, including those that will be skipped.
+      examples: Makes the examples; is sent to another process.
     """
 
     path: pathlib.Path
@@ -75,11 +77,11 @@ class Shard:
 
     @property
     def list_of_skipped(self) -> pathlib.Path:
-        """File that is there if any example was skipped."""
+        """Path of the list of skipped examples; it exists if there are any."""
         return self.path.with_name(self.path.name + _SKIPPED)
 
     def skipped(self) -> list[Skipped]:
-        """Examples that a finished shard lacks."""
+        """Returns the skipped examples of a finished shard."""
         if not self.list_of_skipped.exists():
             return []
         lines = self.list_of_skipped.read_text().splitlines()
@@ -91,17 +93,17 @@ class Plan:
     """A data set to prepare.
 
     Attributes:
-      target: Directory that it gets.
-      name: Of the data set, in the names of files.
+      target: Directory of the prepared data set.
+      name: Name of the data set, used in file names.
       sizes: Number of examples of each split.
       shard_size: Number of examples in a shard.
-      examples: (split, first, end) -> what makes examples first..end-1.
-      features: Makes the features; goes to other processes.
-      description: What must be the same when an interrupted run is resumed.
-      noun: What an example is, in messages.
-      sample: Number of examples made to learn how much disk is needed.
-      options: Of the array_record writer.
-      state_of: What `Skipped.state` would be now.
+      examples: (split, first, end) -> a function that makes examples first..end-1.
+      features: Makes the features; is sent to other processes.
+      description: Properties that must not change when an interrupted run is resumed.
+      noun: Word for the examples in messages.
+      sample: Number of examples made to estimate the disk space.
+      options: Options of the array_record writer.
+      state_of: Returns the current value of `Skipped.state`.
     """
 
     target: pathlib.Path
@@ -113,18 +115,18 @@ class Plan:
     description: Metadata
     noun: str = "videos"
     sample: int = 128
-    # One record a group, as TFDS does, is what random access wants; zstd:1 is as small as the
-    # default level for raw pixels and twice as fast.
+    # One record per group, as in TFDS, suits random access. For raw pixels zstd:1 compresses as
+    # well as the default level and is twice as fast.
     options: str = "group_size:1,zstd:1"
     state_of: Callable[[Skipped], Any] = lambda skipped: skipped.state
 
     @property
     def partial(self) -> pathlib.Path:
-        """Directory of an unfinished run."""
+        """Directory while the preparation is unfinished."""
         return self.target.with_name(f"{self.target.name}.partial")
 
     def shards(self) -> list[Shard]:
-        """All shards, split after split."""
+        """Returns all shards, one split after the other."""
         result = []
         for split, total in self.sizes.items():
             count = -(-total // self.shard_size)
@@ -137,10 +139,10 @@ class Plan:
 
 
 def is_there(target: pathlib.Path) -> bool:
-    """Whether a data set was prepared before; says so."""
+    """Returns whether a data set is already prepared, and prints a line if it is."""
     there = (target / "dataset_info.json").is_file()
     if there:
-        print(f"{target} is there already.")
+        print(f"{target} already exists.")
     return there
 
 
@@ -149,9 +151,9 @@ def builder_of(
     config: tfds.core.BuilderConfig,
     data_dir: str | pathlib.Path,
 ) -> tfds.core.DatasetBuilder:
-    """A builder of a configuration, which may be equal to a published one.
+    """Returns the builder of a configuration, which may be equal to a published one.
 
-    TFDS wants the name of a published one and refuses another object of the same name.
+    For a published one TFDS requires its name and rejects another object of the same name.
     """
     published = config.name in cls.builder_configs
     return cls(config=config.name if published else config, data_dir=data_dir)
@@ -168,15 +170,15 @@ def prepare(
     """Prepares a data set and returns its directory.
 
     Args:
-      plan: What to make.
-      builder: Describes it; its splits and metadata are filled in.
-      metadata: What results record about the data.
-      processes: Work at the same time.
-      check: Looks at what was skipped before the data set gets its name; may raise or tell more
-        metadata.
+      plan: The data set to prepare.
+      builder: Its builder; splits and metadata are filled in.
+      metadata: Recorded in results.
+      processes: Number of parallel processes.
+      check: Called with the skipped examples before the data set gets its final name; may raise, or
+        return more metadata.
 
     Raises:
-      UserError: If the disk is too small, or an interrupted run of other data is in the way.
+      UserError: The disk is too small, or there is an interrupted run of other data.
     """
     if processes < 1:
         raise UserError(f"--processes={processes} must be at least 1")
@@ -189,18 +191,20 @@ def prepare(
                 shard.path.unlink(missing_ok=True)
         missing = [shard for shard in shards if not shard.path.exists()]
         if missing:
-            _state_disk_need(plan, missing)
+            _check_disk_space(plan, missing)
             _write_all(plan, shards, missing, processes)
         more = check([skipped for shard in shards for skipped in shard.skipped()])
         _finish(plan, builder, {**metadata, **more}, shards)
     except OSError as e:
-        raise UserError(f"{e.filename or plan.partial}: {e.strerror}; the next run resumes") from e
+        raise UserError(
+            f"{e.filename or plan.partial}: {e.strerror}; run the same command again to resume"
+        ) from e
     print(f"{plan.target} is ready.")
     return plan.target
 
 
 def _claim(plan: Plan) -> None:
-    """Says in a file what is being built, or checks that an interrupted run built the same."""
+    """Records in a file what is being built, or checks that an interrupted run built the same."""
     note = plan.partial / _NOTE
     description = {**plan.description, "shard_size": plan.shard_size}
     for leftover in plan.partial.glob("*.tmp"):
@@ -214,8 +218,8 @@ def _claim(plan: Plan) -> None:
         note.write_text(json.dumps(description))
 
 
-def _state_disk_need(plan: Plan, missing: Sequence[Shard]) -> None:
-    """Prints the disk need, measured on a sample, and refuses to start where it does not fit."""
+def _check_disk_space(plan: Plan, missing: Sequence[Shard]) -> None:
+    """Prints the disk space needed, measured on a sample; raises if it is not available."""
     total = sum(shard.size for shard in missing)
     with tempfile.TemporaryDirectory(".tmp", dir=plan.partial) as scratch:
         examples = functools.partial(_first, missing[0].examples, plan.sample)
@@ -247,7 +251,7 @@ def _first(examples: Callable[[], Iterable[Example | Skipped]], count: int) -> I
 def write_shard(
     shard: Shard, features: Callable[[], tfds.features.FeaturesDict], options: str
 ) -> Shard:
-    """Writes a shard under a temporary name and then gives it its own."""
+    """Writes a shard under a temporary name and then renames it."""
     serialize = features().serialize_example
     temporary = shard.path.with_name(f"{shard.path.name}.{os.getpid()}.tmp")
     writer = ArrayRecordWriter(str(temporary), options)
@@ -257,13 +261,15 @@ def write_shard(
             if isinstance(example, Skipped):
                 skipped.append(example)
                 continue
-            # Once more through the message: its map of features has no order of its own.
+            # Serialise again, because the feature map of the message has no fixed order.
             message = tf_example_pb2.Example.FromString(serialize(example))
             writer.write(message.SerializeToString(deterministic=True))
         writer.close()
     except RuntimeError as e:  # array_record's, such as of a full disk
         temporary.unlink(missing_ok=True)
-        raise UserError(f"{shard.path}: cannot be written ({e}); the next run resumes") from e
+        raise UserError(
+            f"{shard.path}: cannot be written ({e}); run the same command again to resume"
+        ) from e
     shard.list_of_skipped.unlink(missing_ok=True)
     if skipped:
         lines = [json.dumps(dataclasses.asdict(one)) + "\n" for one in skipped]
@@ -284,7 +290,7 @@ def _write_all(plan: Plan, shards: list[Shard], missing: list[Shard], processes:
 def _finish(
     plan: Plan, builder: tfds.core.DatasetBuilder, metadata: Metadata, shards: list[Shard]
 ) -> None:
-    """Checks the shards, describes them the way TFDS does and names the directory."""
+    """Checks the shards, writes TFDS's description of them and renames the directory."""
     lengths = {shard.path: shard.size - len(shard.skipped()) for shard in shards}
     check_shards([str(path) for path in lengths], list(lengths.values()))
     template = tfds.core.ShardedFileTemplate(

@@ -158,7 +158,7 @@ def test_interrupted_build_goes_on(built, tmp_path, monkeypatch, capsys):
     assert shards(config) == shards(built)
     assert not list(prepared.prepared_dir(config).glob("*tmp*"))
     build.build(config, shard_size=SHARD)
-    assert "is there already" in capsys.readouterr().out
+    assert "already exists" in capsys.readouterr().out
 
 
 def test_disk_too_small(tmp_path, monkeypatch, capsys):

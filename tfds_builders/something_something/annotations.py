@@ -1,13 +1,13 @@
 """Reads the annotation files of Something-Something V1 and V2 as they are downloaded.
 
 V1, beside `20bn-something-something-v1/<id>/00001.jpg ...`:
-  something-something-v1-labels.csv                a class a line; the line's number is its index
+  something-something-v1-labels.csv                one class per line, in the order of the indices
   something-something-v1-{train,validation}.csv    id;class
   something-something-v1-test.csv                  id
 
-V2, beside `20bn-something-something-v2/<id>.webm`, either of two schemes, in `labels/` or not:
+V2, beside `20bn-something-something-v2/<id>.webm`, in one of two schemes, in `labels/` or not:
   {labels,train,validation,test}.json, something-something-v2-{labels,...}.json
-  test-answers.csv, something-something-v2-test-answers.csv    id;class, where it is there
+  test-answers.csv, something-something-v2-test-answers.csv    id;class, optional
 Classes are the templates without brackets; `labels.json` gives their indices.
 """
 
@@ -24,19 +24,19 @@ from rstg_jax.errors import UserError
 
 SPLITS = ("train", "validation", "test")
 VERSIONS = ("v1", "v2")
-_SHOWN = 12  # names of files that a message lists
+_SHOWN = 12  # file names that a message lists
 
 
 @dataclasses.dataclass(frozen=True)
 class Annotation:
-    """What is known of a clip.
+    """Annotation of a clip.
 
     Attributes:
       id: Name of its file or folder.
-      label: Index of its class; -1 in a test split without answers, None where one is due.
+      label: Index of its class; -1 in a test split without answers, else None if missing.
       template: Name of its class, in V2's training and validation splits with brackets.
-      placeholders: What was annotated in place of the brackets.
-      caption: The template filled in, as annotated.
+      placeholders: The words annotated for the brackets.
+      caption: The annotated caption, the template with its brackets filled in.
     """
 
     id: str
@@ -48,12 +48,12 @@ class Annotation:
 
 @dataclasses.dataclass(frozen=True)
 class Annotations:
-    """All that the files say.
+    """Contents of all annotation files.
 
     Attributes:
-      folder: Of the clips.
+      folder: Folder of the clips.
       label_names: Names of the classes in the order of their indices.
-      clips: Of each split.
+      clips: Clips of each split.
     """
 
     folder: pathlib.Path
@@ -61,7 +61,7 @@ class Annotations:
     clips: dict[str, list[Annotation]]
 
     def file(self, clip: Annotation) -> pathlib.Path:
-        """The clip's file (V2) or folder (V1)."""
+        """Returns the file (V2) or folder (V1) of a clip."""
         suffix = ".webm" if self.folder.name.endswith("v2") else ""
         return self.folder / f"{clip.id}{suffix}"
 
@@ -85,8 +85,8 @@ def read(version: str, manual_dir: pathlib.Path) -> Annotations:
     """Reads and checks the annotation files of "v1" or "v2".
 
     Raises:
-      UserError: If a file or the folder of clips is missing, or an annotation is wrong; it names
-        file and id.
+      UserError: A file or the folder of clips is missing, or an annotation is wrong; the message
+        names file and id.
     """
     folder = manual_dir / f"20bn-something-something-{version}"
     files = _find(version, manual_dir, folder)
@@ -106,7 +106,7 @@ def read(version: str, manual_dir: pathlib.Path) -> Annotations:
 
 
 def _candidates(version: str, kind: str) -> list[str]:
-    """Where an annotation file may lie."""
+    """Returns the possible places of an annotation file."""
     if version == "v1":
         return [f"something-something-v1-{kind}.csv"]
     ending = "csv" if kind == "test-answers" else "json"

@@ -1,11 +1,11 @@
-"""Prepares Something-Something in several processes; an interrupted run is resumed.
+"""Prepares Something-Something in several processes; resumes after an interruption.
 
     python -m tfds_builders.something_something.build --config=v2 --manual_dir=DIR --data_dir=DIR
         [--processes=N] [--tolerance=0.001] [--store=frames|video] [--short_side=256] [--quality=95]
 
-`tfds_builders.shards` says how. Clips that cannot be used are listed, with the reason, in
-`broken_clips.jsonl` in the directory of the data set, or of the unfinished one if there are too
-many. When such clips have been repaired, the same command tries their shards again and no others.
+See `tfds_builders.shards` for how the data are written. Clips that cannot be used are listed, with
+the reason, in `broken_clips.jsonl` in the directory of the data set (in that of the unfinished one
+if there are too many). After clips have been repaired, the same command rewrites only their shards.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from tfds_builders.something_something.something_something import SomethingSomet
 
 SHARD = 128  # clips: about 150 MB of frames of V2
 REPORT = "broken_clips.jsonl"
-_SAMPLE = 32  # clips read to learn how much disk is needed
+_SAMPLE = 32  # clips read to estimate the disk space
 
 
 def build(
@@ -44,8 +44,8 @@ def build(
     """Prepares a configuration and returns the directory of the data set.
 
     Raises:
-      UserError: If the download is not whole, an annotation is wrong, more clips than tolerated
-        are broken, the disk is too small, or an interrupted run of other data is in the way.
+      UserError: The download is incomplete, an annotation is wrong, more clips than tolerated are
+        broken, the disk is too small, or there is an interrupted run of other data.
     """
     target = prepared_dir(SomethingSomethingConfig(config.name, str(data_dir)))
     if shards.is_there(target):
@@ -58,7 +58,7 @@ def build(
     metadata = something_something.metadata(config, found)
 
     def examples(split: str, first: int, end: int) -> Any:
-        # The clips of the shard alone go to another process.
+        # Only the clips of the shard are sent to the other process.
         alone = dataclasses.replace(found, clips={})
         some = found.clips[split][first:end]
         return functools.partial(something_something.examples, config, alone, split, some)
@@ -73,7 +73,7 @@ def build(
         description=metadata,
         noun="clips",
         sample=_SAMPLE,
-        options="group_size:1,uncompressed",  # JPEG and VP9 do not get smaller
+        options="group_size:1,uncompressed",  # JPEG and VP9 cannot be compressed further
         state_of=lambda skipped: clips.state(pathlib.Path(skipped.file)),
     )
     check = functools.partial(_check, plan.partial, found.total, tolerance)
@@ -85,7 +85,7 @@ def build(
 
 
 def _absent(found: Annotations) -> list[Skipped]:
-    """Clips of which one look into the directory tells that they cannot be used."""
+    """Returns the clips that have no label or no file."""
     there = {path.name for path in found.folder.iterdir()}
     result = []
     for split, some in found.clips.items():
@@ -104,7 +104,7 @@ def _absent(found: Annotations) -> list[Skipped]:
 def _check(
     directory: pathlib.Path, total: int, tolerance: float, broken: Sequence[Skipped]
 ) -> Metadata:
-    """Lists broken clips in a file and refuses too many of them."""
+    """Lists broken clips in a file and raises if there are too many."""
     report = directory / REPORT
     report.unlink(missing_ok=True)
     if broken:
@@ -128,8 +128,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0], allow_abbrev=False)
     names = ", ".join(something_something.NAMES)
     parser.add_argument("--config", default="v2", help=names)
-    parser.add_argument("--manual_dir", required=True, help="with what was downloaded")
-    parser.add_argument("--data_dir", default=SomethingSomethingConfig().data_dir, help="of TFDS")
+    parser.add_argument("--manual_dir", required=True, help="directory of the official download")
+    parser.add_argument("--data_dir", default=SomethingSomethingConfig().data_dir, help="for TFDS")
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--tolerance", type=float, default=something_something.TOLERANCE)
     parser.add_argument("--store", choices=something_something.STORES, default="frames")

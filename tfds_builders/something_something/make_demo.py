@@ -1,12 +1,12 @@
-"""Writes a small Something-Something of drawn clips, in the layout of the official download.
+"""Draws a small Something-Something in the layout of the official download.
 
     python -m tfds_builders.something_something.make_demo --out=DIR [--layout=v1|v2] [--clips=N]
         [--height=N] [--seed=N] [--processes=N] [--picture=FILE]
 
-Objects, hands and backgrounds are drawn; what they do are twelve of the real classes that take
-time to tell apart (`demo_actions`). V2 is VP9 at 12 frames a second with json files, V1 folders of
-JPEGs with csv files. Clip i of a split is a function of (seed, split, i) and the height alone.
-The default 1,488 clips take 2.5 minutes of one core's time and 27 MB.
+Objects, hands and backgrounds are drawn. The actions are twelve of the real classes that only the
+order of frames distinguishes (`demo_actions`). V2 is VP9 at 12 frames per second with json files,
+V1 folders of JPEGs with csv files. Clip i of a split depends only on (seed, split, i) and height.
+The default of 1,488 clips takes 2.5 minutes on one core and 27 MB.
 """
 
 import argparse
@@ -32,8 +32,8 @@ from tfds_builders.something_something.demo_actions import ACTIONS, FPS, Action
 LAYOUTS = ("v1", "v2")
 SPLITS = ("train", "validation", "test")
 CLIPS, HEIGHT = 1200, 112  # for training; pixels
-# The fastest setting of VP9: 39 clips/s a core at a height of 112, five times as fast as the
-# default one, for files half as large again.
+# The fastest setting of VP9: 39 clips/s per core at a height of 112, five times as fast as the
+# default, with files 1.5 times as large.
 _VP9 = {"deadline": "realtime", "cpu-used": "8", "crf": "32", "b": "0"}
 _JPEG_QUALITY = 90
 _SHEET_FRAMES, _SHEET_TEXT = 8, 15
@@ -41,7 +41,7 @@ _SHEET_FRAMES, _SHEET_TEXT = 8, 15
 
 @dataclasses.dataclass(frozen=True)
 class Clip:
-    """A clip to be made.
+    """A clip to draw.
 
     Attributes:
       split: One of `SPLITS`.
@@ -181,7 +181,7 @@ def _annotate_v1(out: pathlib.Path, clips: Sequence[Clip], names: dict[Clip, lis
 
 
 def picture(seed: int, height: int) -> Image.Image:
-    """A sheet with the first training clip of each class, a row of frames each."""
+    """Draws a sheet with the first training clip of each class, one row of frames per class."""
     width = round(height * 16 / 9)
     step = height + _SHEET_TEXT
     sheet = Image.new("RGB", (_SHEET_FRAMES * (width + 2), len(ACTIONS) * step), "white")
@@ -201,11 +201,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0], allow_abbrev=False)
     parser.add_argument("--out", type=pathlib.Path, required=True, help="directory to write to")
     parser.add_argument("--layout", choices=LAYOUTS, default="v2")
-    parser.add_argument("--clips", type=int, default=CLIPS, help="for training; 24%% more besides")
+    parser.add_argument("--clips", type=int, default=CLIPS, help="for training; tests add 24%%")
     parser.add_argument("--height", type=int, default=HEIGHT, help="pixels; official: 240, V1 100")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--processes", type=int, default=1)
-    parser.add_argument("--picture", type=pathlib.Path, help="also draws a sheet of all classes")
+    parser.add_argument("--picture", type=pathlib.Path, help="also draw a sheet of all classes")
     flags = vars(parser.parse_args(argv))
     file = flags.pop("picture")
     with processes_lib.stoppable("delete what was written and start again"):

@@ -1,9 +1,9 @@
-"""Prepares SyncMNIST in several processes; an interrupted run is resumed.
+"""Prepares SyncMNIST in several processes; resumes after an interruption.
 
     python -m tfds_builders.sync_mnist.build --config=digits5 --data_dir=DIR [--mnist_dir=DIR]
         [--processes=N] [--num_train=N] [--num_test=N] [--seed=N] ...
 
-`tfds_builders.shards` says how.
+See `tfds_builders.shards` for how the data are written.
 """
 
 import argparse
@@ -23,17 +23,17 @@ from tfds_builders import processes as processes_lib
 from tfds_builders import shards
 from tfds_builders.sync_mnist import sync_mnist
 
-SHARD = 4096  # examples in a shard: about 30 MB
+SHARD = 4096  # examples per shard: about 30 MB
 
 
 def build(data: SyncMNISTConfig, *, processes: int = 1, shard_size: int = SHARD) -> pathlib.Path:
     """Prepares `data` in `data.data_dir` and returns the directory of the data set.
 
-    The bytes of a shard depend on `data` and `shard_size` alone.
+    The bytes of a shard depend only on `data` and `shard_size`.
 
     Raises:
-      UserError: If digits are missing, the disk is too small, or an interrupted run of other data
-        is in the way.
+      UserError: Digits are missing, the disk is too small, or there is an interrupted run of other
+        data.
     """
     target = prepared_dir(data)
     if shards.is_there(target):
@@ -57,8 +57,8 @@ def _parse(argv: Sequence[str] | None) -> tuple[SyncMNISTConfig, int]:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0], allow_abbrev=False)
     default = SyncMNISTConfig(digits_from="tfds")
     parser.add_argument("--config", default="digits5", help="digits3, digits5 (default), ...")
-    parser.add_argument("--data_dir", default=default.data_dir, help="of TFDS")
-    parser.add_argument("--mnist_dir", default="", help="with MNIST's four IDX files")
+    parser.add_argument("--data_dir", default=default.data_dir, help="data directory of TFDS")
+    parser.add_argument("--mnist_dir", default="", help="directory of the MNIST files")
     parser.add_argument("--digits_from", choices=SOURCES, default=default.digits_from)
     parser.add_argument("--processes", type=int, default=1)
     for name in ("num_train", "num_test", "num_frames", "frame_size", "seed"):

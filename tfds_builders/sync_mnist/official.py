@@ -1,13 +1,13 @@
-"""Renders the published test set of SyncMNIST from the file of its paths.
+"""Renders the published test set of SyncMNIST from its file of paths.
 
     python -m tfds_builders.sync_mnist.official PATHS.npz --mnist_dir=DIR --out=DIR
 
 writes OUT/videos.npy, uint8 [10000 10 64 64], and OUT/labels.npy, int32 [10000]. PATHS.npz holds
 
-  coords_digits   [1 b t n 2]  (row, column) of each sprite's top left corner, the pair first
+  coords_digits   [1 b t n 2]  (row, column) of the top left corner of each sprite, the pair first
   ind_digits      [1 b n]      index of each digit among MNIST's test images
   sincron_prob    [1 b]        1 where the pair is synchronous, 0 where there is none
-  digit_position, set_digits, label_of_pair, label_random, num_classes are not needed
+  digit_position, set_digits, label_of_pair, label_random and num_classes are not used
 """
 
 import argparse
@@ -24,14 +24,14 @@ from rstg_jax.data.sync_mnist import digits as digits_lib
 from rstg_jax.data.sync_mnist import generator
 from rstg_jax.errors import UserError
 
-_CHUNK = 200  # videos rendered at once
+_CHUNK = 200  # videos rendered at a time
 
 
 def render(paths_file: pathlib.Path, mnist_dir: str, out: pathlib.Path) -> None:
-    """Writes videos and labels of all the paths in a file.
+    """Writes the videos and labels of all paths in a file.
 
     Raises:
-      UserError: If a file is missing or damaged, or does not fit the others.
+      UserError: A file is missing, damaged or inconsistent with the others.
     """
     images, coords, synchronous = _read_paths(paths_file)
     digits = digits_lib.load("idx", "test", mnist_dir=mnist_dir)
@@ -85,8 +85,8 @@ def _read_paths(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0], allow_abbrev=False)
-    parser.add_argument("paths", type=pathlib.Path, help="the file of paths (.npz)")
-    parser.add_argument("--mnist_dir", required=True, help="with MNIST's four IDX files")
+    parser.add_argument("paths", type=pathlib.Path, help="file of paths (.npz)")
+    parser.add_argument("--mnist_dir", required=True, help="directory of the MNIST files")
     parser.add_argument("--out", type=pathlib.Path, required=True, help="directory to write to")
     flags = parser.parse_args(argv)
     render(flags.paths, flags.mnist_dir, flags.out)

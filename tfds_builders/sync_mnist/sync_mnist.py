@@ -22,22 +22,22 @@ _CITATION = """\
   year = {2019},
 }
 """
-_CHUNK = 256  # videos made at once
+_CHUNK = 256  # videos generated at a time
 
 
 @dataclasses.dataclass(eq=False)
 class SyncMNISTBuilderConfig(tfds.core.BuilderConfig):
-    """A SyncMNIST to prepare; `of` names it.
+    """Configuration of the builder; `of` gives it its name.
 
     Attributes:
-      data: What to make. Its sources and directory of TFDS are not looked at.
+      data: The data to generate; its sources and its TFDS directory are ignored.
     """
 
     data: SyncMNISTConfig = dataclasses.field(default_factory=SyncMNISTConfig)
 
     @classmethod
     def of(cls, data: SyncMNISTConfig) -> "SyncMNISTBuilderConfig":
-        """Wraps a configuration under the name by which readers look for it."""
+        """Wraps a configuration and names it as readers expect."""
         description = (
             f"{data.num_digits} moving digits out of {len(data.classes)} classes, "
             f"{data.num_train} training and {data.num_test} test videos, seed {data.seed}."
@@ -46,11 +46,11 @@ class SyncMNISTBuilderConfig(tfds.core.BuilderConfig):
 
 
 class SyncMNIST(tfds.core.GeneratorBasedBuilder):
-    """Videos of handwritten digits; the label says which two move together.
+    """Videos of handwritten digits; the label is the pair that moves together.
 
-    Example i of a split is a function of (seed, split, i) and of the digit images alone. For a
-    large set use `python -m tfds_builders.sync_mnist.build`, which writes the same files in several
-    processes and resumes.
+    Example i of a split depends only on (seed, split, i) and the digit images. For a large set use
+    `python -m tfds_builders.sync_mnist.build`, which writes the same files in several processes
+    and resumes after an interruption.
     """
 
     VERSION = tfds.core.Version(VERSION)
@@ -59,12 +59,12 @@ class SyncMNIST(tfds.core.GeneratorBasedBuilder):
         SyncMNISTBuilderConfig.of(SyncMNISTConfig(digits_from="tfds", num_digits=n)) for n in (3, 5)
     ]
     builder_config: SyncMNISTBuilderConfig
-    # There are no checksums beside this file. To look for them, TFDS would import a package that
-    # it does not install.
+    # There are no checksums beside this file; TFDS would import a package that it does not install
+    # to look for them.
     code_path = None
 
     def __init__(self, *, file_format: str | None = None, **kwargs: Any):
-        # TFDS's own default, tfrecord, needs TensorFlow.
+        # The default of TFDS, tfrecord, needs TensorFlow.
         super().__init__(file_format=file_format or "array_record", **kwargs)
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -76,7 +76,7 @@ class SyncMNIST(tfds.core.GeneratorBasedBuilder):
             supervised_keys=("video", "label"),
             homepage="https://arxiv.org/abs/1904.05582",
             citation=_CITATION,
-            disable_shuffling=True,  # examples are independent as they come
+            disable_shuffling=True,  # examples are independent of each other
             metadata=tfds.core.MetadataDict(),
         )
 
@@ -93,7 +93,7 @@ class SyncMNIST(tfds.core.GeneratorBasedBuilder):
 
 
 def features(data: SyncMNISTConfig) -> tfds.features.FeaturesDict:
-    """Features of an example; `encoding="bytes"` is ten times faster than lists of numbers."""
+    """Returns the features of an example; `encoding="bytes"` is ten times faster than lists."""
     t, n, size = data.num_frames, data.num_digits, data.frame_size
 
     def tensor(shape: tuple[int, ...], dtype: type) -> tfds.features.Tensor:
@@ -114,18 +114,18 @@ def features(data: SyncMNISTConfig) -> tfds.features.FeaturesDict:
 
 
 def split_size(data: SyncMNISTConfig, split: str) -> int:
-    """Videos in a split."""
+    """Returns the number of videos in a split."""
     return data.num_train if split == "train" else data.num_test
 
 
 @functools.lru_cache(maxsize=2)
 def _source(data: SyncMNISTConfig, split: str) -> OnlineSyncMNIST:
-    """Kept, since it takes a third of a second to look through all of MNIST."""
+    """Cached, because indexing all of MNIST takes a third of a second."""
     return OnlineSyncMNIST(data, split)
 
 
 def metadata(data: SyncMNISTConfig) -> dict[str, str | int | float]:
-    """What results record about the data."""
+    """Returns the description of the data that results record."""
     result: dict[str, str | int | float] = {}
     for split in generator.SPLITS:
         provenance = dict(_source(data, split).provenance)
@@ -138,7 +138,7 @@ def metadata(data: SyncMNISTConfig) -> dict[str, str | int | float]:
 
 
 def examples(data: SyncMNISTConfig, split: str, first: int, end: int) -> Iterator[Example]:
-    """Examples first..end-1 of a split, ready to be encoded."""
+    """Yields examples first..end-1 of a split, ready to be encoded."""
     source = _source(data, split)
     for start in range(first, end, _CHUNK):
         batch = source.batch(np.arange(start, min(start + _CHUNK, end)))
