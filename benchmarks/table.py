@@ -126,8 +126,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--workdirs", type=Path, required=True, help="directory of all runs")
     parser.add_argument("--rows", default=",".join(table_page.VARIANTS), help="all if absent")
     parser.add_argument("--seeds", default="0", help="numbers; a row's seeds follow one another")
-    args, flags = parser.parse_known_args(argv)
-    cli.config_overrides(flags, parser)  # refuses mistyped flags before anything is trained
+    args, overrides = cli.parse(parser, argv)
+    flags = [f"--import={module}" for module in args.modules]
+    flags += [f"--config.{key}={value}" for key, value in overrides.items()]
     rows, seeds = args.rows.split(","), [int(seed) for seed in args.seeds.split(",")]
     if unknown := sorted(set(rows) - set(table_page.VARIANTS)):
         parser.error(f"--rows={unknown[0]}: choose from {', '.join(table_page.VARIANTS)}")

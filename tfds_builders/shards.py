@@ -196,9 +196,7 @@ def prepare(
         more = check([skipped for shard in shards for skipped in shard.skipped()])
         _finish(plan, builder, {**metadata, **more}, shards)
     except OSError as e:
-        raise UserError(
-            f"{e.filename or plan.partial}: {e.strerror}; run the same command again to resume"
-        ) from e
+        raise UserError(f"{e.filename or plan.partial}: {e.strerror}; {_RESUME}") from e
     print(f"{plan.target} is ready.")
     return plan.target
 
@@ -267,9 +265,7 @@ def write_shard(
         writer.close()
     except RuntimeError as e:  # array_record's, such as of a full disk
         temporary.unlink(missing_ok=True)
-        raise UserError(
-            f"{shard.path}: cannot be written ({e}); run the same command again to resume"
-        ) from e
+        raise UserError(f"{shard.path}: cannot be written ({e}); {_RESUME}") from e
     shard.list_of_skipped.unlink(missing_ok=True)
     if skipped:
         lines = [json.dumps(dataclasses.asdict(one)) + "\n" for one in skipped]

@@ -57,15 +57,15 @@ def test_layout_of_the_official_download(demo):
     assert len(set(ids)) == 48
 
 
-def test_films_are_what_was_drawn(demo):
+def test_videos_are_what_was_drawn(demo):
     shapes = []
     for clip in make_demo.plan(24, seed=0):
-        with av.open(str(demo / V2 / f"{clip.id}.webm")) as film:
-            stream = film.streams.video[0]
+        with av.open(str(demo / V2 / f"{clip.id}.webm")) as container:
+            stream = container.streams.video[0]
             assert stream.codec_context.name in ("vp9", "libvpx-vp9")
             assert stream.average_rate == 12
-            video = np.stack([f.to_ndarray(format="rgb24") for f in film.decode(stream)])
-        drawn, _ = clip.film(seed=0, height=48)
+            video = np.stack([f.to_ndarray(format="rgb24") for f in container.decode(stream)])
+        drawn, _ = clip.video(seed=0, height=48)
         assert video.shape == drawn.shape
         assert np.abs(video.astype(int) - drawn).mean() < 10  # measured: 3.4 to 7.6
         shapes.append(video.shape)
@@ -81,7 +81,7 @@ def test_a_seed_gives_the_same_bytes_in_any_number_of_processes(demo, tmp_path):
         assert path.read_bytes() == (tmp_path / "again" / path.relative_to(demo)).read_bytes()
     clips = make_demo.plan(24, seed=0)
     one, other, validation = (
-        clip.film(seed, 32)[0].mean((1, 2)).ravel()[:36]
+        clip.video(seed, 32)[0].mean((1, 2)).ravel()[:36]
         for clip, seed in ((clips[0], 0), (clips[0], 1), (clips[24], 0))
     )
     assert np.abs(one - other).max() > 1
@@ -97,7 +97,7 @@ def test_layout_of_v1(tmp_path):
     clips = {clip.id: clip for clip in make_demo.plan(12, seed=0)}
     for line in lines[:4]:
         id_, name = line.split(";")
-        drawn, _ = clips[id_].film(seed=0, height=48)
+        drawn, _ = clips[id_].video(seed=0, height=48)
         assert clips[id_].action.name == name
         files = sorted((tmp_path / "20bn-something-something-v1" / id_).iterdir())
         assert [f.name for f in files] == [f"{k:05d}.jpg" for k in range(1, len(drawn) + 1)]
@@ -117,7 +117,7 @@ def test_picture_of_all_classes(tmp_path):
         assert sheet.size == (8 * (57 + 2), 12 * (32 + 15))
         row = np.asarray(sheet).reshape(12, 47, -1, 3)[:, 15:]
     clip = make_demo.plan(12, seed=0)[5]
-    drawn, _ = clip.film(seed=0, height=32)
+    drawn, _ = clip.video(seed=0, height=32)
     width = drawn.shape[2]
     np.testing.assert_array_equal(row[5, :, :width], drawn[0])
     np.testing.assert_array_equal(row[5, :, 7 * 59 :][:, :width], drawn[-1])
@@ -144,7 +144,7 @@ def test_mistakes(tmp_path, capsys):
 def test_the_one_is_the_other_run_backwards(pair):
     for seed in range(3):
         (forth, _), (back, _) = (
-            demo_actions.film(action, np.random.default_rng(seed), 48) for action in pair
+            demo_actions.video(action, np.random.default_rng(seed), 48) for action in pair
         )
         # The camera's noise differs. Measured: 6.2 at the most, and at least 12 the other way.
         assert forth.shape == back.shape
@@ -156,7 +156,7 @@ def foreground(action: demo_actions.Action, clips: int, split: int) -> np.ndarra
     """What differs from the clip's median in 10 frames, float [clip frame 64]."""
     result = []
     for k in range(clips):
-        video, _ = demo_actions.film(
+        video, _ = demo_actions.video(
             action, np.random.default_rng([5, split, ACTIONS.index(action), k]), 32
         )
         t, h, w, _ = video.shape

@@ -83,8 +83,8 @@ def written(directory: pathlib.Path) -> dict[str, bytes]:
 
 
 def decoded(content: bytes) -> np.ndarray:
-    with av.open(io.BytesIO(content)) as film:
-        return np.stack([f.to_ndarray(format="rgb24") for f in film.decode(video=0)])
+    with av.open(io.BytesIO(content)) as container:
+        return np.stack([f.to_ndarray(format="rgb24") for f in container.decode(video=0)])
 
 
 def pictures(frames) -> np.ndarray:
@@ -151,7 +151,7 @@ def test_v1_keeps_the_files(downloads, tmp_path):
             assert len(example["placeholders"]) == 0
 
 
-def test_films_as_they_are(downloads, tmp_path):
+def test_videos_as_they_are(downloads, tmp_path):
     directory = prepare(downloads["v2"], tmp_path, settings={"store": "video"})
     assert directory.parent.name == "v2-video"
     for example in examples(directory, "validation"):
@@ -281,18 +281,18 @@ def test_bad_command_line(downloads, tmp_path, capsys):
 
 
 def unknown_length(content: bytes) -> bytes:
-    """A film as it is written to a pipe: its header does not say how long the file is."""
+    """A video as it is written to a pipe: its header does not say how long the file is."""
     place = content.index(b"\x18\x53\x80\x67") + 4
     return content[:place] + b"\x01" + b"\xff" * 7 + content[place + 8 :]
 
 
-def empty_film() -> bytes:
+def empty_video() -> bytes:
     buffer = io.BytesIO()
-    with av.open(buffer, "w", format="webm") as film:
-        stream = film.add_stream("libvpx-vp9", rate=12)
+    with av.open(buffer, "w", format="webm") as container:
+        stream = container.add_stream("libvpx-vp9", rate=12)
         stream.width = stream.height = 48
         stream.pix_fmt = "yuv420p"
-        film.start_encoding()
+        container.start_encoding()
     return buffer.getvalue()
 
 
@@ -305,34 +305,34 @@ FILM_DAMAGE = {
     "one byte short": (lambda c: c[:-1], "truncated", "bytes of"),
     "half, length unknown": (lambda c: unknown_length(c)[: len(c) // 2], "truncated", "end at"),
     "empty": (lambda c: b"", "truncated", "0 bytes"),
-    "no film": (lambda c: b"<html>" * 200, "unreadable", "Invalid data"),
-    "no frames": (lambda c: empty_film(), "no frames", ""),
+    "no video": (lambda c: b"<html>" * 200, "unreadable", "Invalid data"),
+    "no frames": (lambda c: empty_video(), "no frames", ""),
     "half, then zeros": (preallocated, "truncated", "end at"),
     "gone": (None, "missing", "no such file"),
 }
 
 
 @pytest.mark.parametrize("damage", FILM_DAMAGE)
-def test_broken_film(downloads, tmp_path, damage):
+def test_broken_video(downloads, tmp_path, damage):
     change, reason, detail = FILM_DAMAGE[damage]
     source = max((downloads["v2"] / V2).iterdir(), key=lambda p: p.stat().st_size)
     file = tmp_path / "1.webm"
     if change:
         file.write_bytes(change(source.read_bytes()))
-    for as_film in (True, False):
+    for as_video in (True, False):
         with pytest.raises(clips.BrokenClipError) as error:
-            clips.read_film(file, as_film=as_film, short_side=0, quality=95)
+            clips.read_video(file, as_video=as_video, short_side=0, quality=95)
         assert reason in error.value.reason
         assert detail in error.value.detail
 
 
-def test_whole_films_are_not_taken_for_broken_ones(downloads, tmp_path):
+def test_whole_videos_are_not_taken_for_broken_ones(downloads, tmp_path):
     for source in (downloads["v2"] / V2).iterdir():
         content = source.read_bytes()
         assert clips.segment_end(content) == len(content)
         (tmp_path / "1.webm").write_bytes(unknown_length(content))
         assert clips.segment_end(unknown_length(content)) is None
-        clip = clips.read_film(tmp_path / "1.webm", as_film=True, short_side=0, quality=95)
+        clip = clips.read_video(tmp_path / "1.webm", as_video=True, short_side=0, quality=95)
         assert clip.num_frames == len(decoded(content))
 
 
@@ -383,7 +383,7 @@ def test_broken_clips_are_counted_listed_and_tried_again(v2, built, tmp_path, ca
     # Found by a look into the directory, before any clip is read.
     lost = lost_file.read_bytes()
     lost_file.unlink()
-    monkeypatch.setattr(clips, "read_film", None)
+    monkeypatch.setattr(clips, "read_video", None)
     with pytest.raises(UserError, match=r"1 of 48 clips .*: 1 missing"):
         prepare(v2, tmp_path, tolerance=0.02)
     monkeypatch.undo()
@@ -421,7 +421,7 @@ def test_broken_clips_are_counted_listed_and_tried_again(v2, built, tmp_path, ca
 
 def test_nothing_readable_stops_at_once(v2, tmp_path):
     for file in (v2 / V2).iterdir():
-        file.write_text("no film")
+        file.write_text("no video")
     with pytest.raises(UserError, match=r"none of the first 10 clips can be read; .*Invalid data"):
         prepare(v2, tmp_path)
 

@@ -1,10 +1,10 @@
-"""Reads single clips of Something-Something and finds out whether they are whole.
+"""Reads single clips of Something-Something and checks that they are complete.
 
-What can be found: a webm file that is shorter than its header says, to the byte; one whose header
-does not say, if the frames end clearly before the duration that is written; data that cannot be
-decoded. A file that was cut off while it was being encoded, before its header was completed, looks
-like a shorter clip. In a folder of frames: numbers that are left out and pictures that are cut off
-or cannot be decoded, but not frames that are missing at the end.
+Detected are: a webm file that is shorter than its header states, to the byte; one without a stated
+size whose frames end clearly before the stated duration; data that cannot be decoded. A file that
+was cut off during encoding, before its header was complete, looks like a shorter clip. In a folder
+of frames, missing numbers and truncated or undecodable images are detected, but not frames that are
+missing at the end.
 """
 
 import dataclasses
@@ -15,14 +15,14 @@ from typing import Any
 import av
 from PIL import Image, UnidentifiedImageError
 
-FPS = 12.0  # of every published clip
-# Encoders write durations with different care; more than both is missing in a clip cut off.
+FPS = 12.0  # frame rate of every published clip
+# Encoders round durations differently; a truncated clip lacks more than both of these.
 _LATE_FRAMES, _LATE_SHARE = 3, 0.1
 _EBML, _SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
 
 
 class BrokenClipError(Exception):
-    """A clip that cannot be used: the kind of fault, and what was found."""
+    """Raised for a clip that cannot be used; has the kind of fault and its details."""
 
     def __init__(self, reason: str, detail: str):
         super().__init__(f"{reason}: {detail}")
@@ -32,23 +32,23 @@ class BrokenClipError(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Clip:
-    """A whole clip.
+    """A complete clip.
 
     Attributes:
-      frames: JPEG files, none if the clip is kept as a film.
-      num_frames: Of the clip.
-      fps: Frames a second.
-      film: The clip's own file, empty if it is kept as frames.
+      frames: JPEG files; empty if the clip is stored as a video.
+      num_frames: Number of frames.
+      fps: Frames per second.
+      video: The video file; empty if the clip is stored as frames.
     """
 
     frames: list[bytes]
     num_frames: int
     fps: float
-    film: bytes = b""
+    video: bytes = b""
 
 
 def state(path: pathlib.Path) -> Any:
-    """Changes when a file or the files of a folder do; None if there is nothing."""
+    """Returns a value that changes with the file or folder; None if it does not exist."""
     if not path.exists():
         return None
     files = sorted(path.iterdir()) if path.is_dir() else [path]
@@ -57,7 +57,7 @@ def state(path: pathlib.Path) -> Any:
 
 
 def read_folder(folder: pathlib.Path) -> Clip:
-    """A clip of V1 with the bytes of its own files.
+    """Reads a clip of V1, with the bytes of its files.
 
     Raises:
       BrokenClipError: If it is not whole.
@@ -88,12 +88,12 @@ def read_folder(folder: pathlib.Path) -> Clip:
     return Clip(frames, len(frames), FPS)
 
 
-def read_film(path: pathlib.Path, *, as_film: bool, short_side: int, quality: int) -> Clip:
+def read_video(path: pathlib.Path, *, as_video: bool, short_side: int, quality: int) -> Clip:
     """A clip of V2, decoded once.
 
     Args:
       path: The webm file.
-      as_film: Keep its bytes and not the frames.
+      as_video: Keep its bytes and not the frames.
       short_side: Frames whose shorter side is longer than this are reduced to it; 0 for never.
       quality: Of the JPEGs, 1..95 as Pillow counts.
 
@@ -109,20 +109,20 @@ def read_film(path: pathlib.Path, *, as_film: bool, short_side: int, quality: in
         raise BrokenClipError("truncated", f"{len(content):,} bytes{whole}")
     frames, count = [], 0
     try:
-        with av.open(io.BytesIO(content), mode="r") as film:
-            if not film.streams.video:
+        with av.open(io.BytesIO(content), mode="r") as container:
+            if not container.streams.video:
                 raise BrokenClipError("no frames", "no video in it")
-            stream = film.streams.video[0]
+            stream = container.streams.video[0]
             stream.codec_context.thread_count = 1  # clips are what goes on side by side
             fps = float(stream.average_rate or stream.guessed_rate or FPS)
-            seconds = film.duration / av.time_base if film.duration else 0.0
+            seconds = container.duration / av.time_base if container.duration else 0.0
             last = 0.0
-            for frame in film.decode(stream):
+            for frame in container.decode(stream):
                 count += 1
                 last = (frame.time if frame.time is not None else last + 1 / fps) + 1 / fps
-                if not as_film:
+                if not as_video:
                     frames.append(_jpeg(frame, short_side, quality))
-            others = len(film.streams) > 1  # may go on for longer
+            others = len(container.streams) > 1  # may go on for longer
     except av.EOFError as e:
         raise BrokenClipError("no frames", "the file ends where they should begin") from e
     except (av.FFmpegError, ValueError) as e:
@@ -132,7 +132,7 @@ def read_film(path: pathlib.Path, *, as_film: bool, short_side: int, quality: in
     if seconds - last > max(_LATE_FRAMES / fps, _LATE_SHARE * seconds) and not others:
         detail = f"{count} frames end at {last:.2f} s of {seconds:.2f} s"
         raise BrokenClipError("truncated", detail)
-    return Clip(frames, count, fps, content if as_film else b"")
+    return Clip(frames, count, fps, content if as_video else b"")
 
 
 def _reason(error: Exception) -> str:

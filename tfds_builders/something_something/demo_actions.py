@@ -275,7 +275,7 @@ PAIRS: tuple[tuple[Action, Action], ...] = (
 ACTIONS = tuple(sorted((a for pair in PAIRS for a in pair), key=lambda action: action.name))
 
 
-def film(action: Action, rng: Random, height: int) -> tuple[np.ndarray, list[str]]:
+def video(action: Action, rng: Random, height: int) -> tuple[np.ndarray, list[str]]:
     """A clip, uint8 [t h w 3], and the names of what is in it, in the template's order."""
     # Codecs like even sides.
     aspect = rng.choice([4 / 3, 16 / 9]) if rng.random() >= PORTRAIT else 9 / 16

@@ -58,10 +58,10 @@ class Clip:
         """What happens: every class equally often."""
         return ACTIONS[self.index % len(ACTIONS)]
 
-    def film(self, seed: int, height: int) -> tuple[np.ndarray, list[str]]:
+    def video(self, seed: int, height: int) -> tuple[np.ndarray, list[str]]:
         """Frames uint8 [t h w 3] and names of the objects."""
         rng = np.random.default_rng([seed, SPLITS.index(self.split), self.index])
-        return demo_actions.film(self.action, rng, height)
+        return demo_actions.video(self.action, rng, height)
 
 
 def plan(num_train: int, seed: int) -> list[Clip]:
@@ -118,7 +118,7 @@ def make_demo(
 def _write(
     clip: Clip, folder: pathlib.Path, layout: str, height: int, seed: int
 ) -> tuple[Clip, list[str]]:
-    frames, names = clip.film(seed, height)
+    frames, names = clip.video(seed, height)
     if layout == "v2":
         write_webm(folder / f"{clip.id}.webm", frames)
     else:
@@ -187,7 +187,7 @@ def picture(seed: int, height: int) -> Image.Image:
     sheet = Image.new("RGB", (_SHEET_FRAMES * (width + 2), len(ACTIONS) * step), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(_SHEET_TEXT - 4)
     for row, clip in enumerate(plan(len(ACTIONS), seed)[: len(ACTIONS)]):
-        frames, names = clip.film(seed, height)
+        frames, names = clip.video(seed, height)
         text = f"{clip.action.name}: {', '.join(names)} ({len(frames)} frames)"
         draw.text((2, row * step), text, "black", font)
         shown = np.linspace(0, len(frames) - 1, _SHEET_FRAMES).astype(int)

@@ -14,7 +14,7 @@ from tfds_builders.shards import Example, Metadata, Skipped
 from tfds_builders.something_something import annotations, clips
 from tfds_builders.something_something.annotations import Annotation, Annotations
 
-NAMES = {"v1": "v1", "v2": "v2", "v2_demo": "v2"}  # of a configuration, and what it reads
+NAMES = {"v1": "v1", "v2": "v2", "v2_demo": "v2"}  # configuration -> layout of the download
 STORES = ("frames", "video")
 SHORT_SIDE, QUALITY = 256, 95
 TOLERANCE = 0.001  # share of clips that may be broken
@@ -33,15 +33,15 @@ _CITATION = """\
 
 @dataclasses.dataclass(eq=False)
 class SomethingSomethingBuilderConfig(tfds.core.BuilderConfig):
-    """What to read and how to keep it; `of` names it.
+    """Configuration of the builder; `of` gives it its name.
 
     Attributes:
       reads: Layout of the download, "v1" or "v2".
-      store: "frames": every frame as a JPEG file; of V1 the very files of the download. "video":
-        the webm files of the download (V2 only).
-      short_side: Frames of V2 whose shorter side is longer than this are reduced to it; none is
-        ever enlarged. 0 keeps all as they are.
-      quality: Of the JPEGs of V2, 1..95 as Pillow counts.
+      store: "frames": every frame as a JPEG file; for V1 the files of the download, unchanged.
+        "video": the webm files of the download (V2 only).
+      short_side: Frames of V2 with a longer short side are reduced to this one; none is enlarged.
+        0 leaves all as they are.
+      quality: JPEG quality for V2, 1..95 as in Pillow.
     """
 
     reads: str = "v2"
@@ -51,10 +51,10 @@ class SomethingSomethingBuilderConfig(tfds.core.BuilderConfig):
 
     @classmethod
     def of(cls, name: str = "v2", **settings: Any) -> "SomethingSomethingBuilderConfig":
-        """A configuration; its name is `name` and what differs from the defaults.
+        """Returns a configuration named `name`, plus the settings that are not defaults.
 
         Raises:
-          UserError: If a setting has no such value or does not fit the others.
+          UserError: A setting is invalid or does not fit the others.
         """
         if name not in NAMES:
             raise UserError(f"--config={name} must be one of {', '.join(NAMES)}")
@@ -72,10 +72,10 @@ class SomethingSomethingBuilderConfig(tfds.core.BuilderConfig):
             if settings.get(k, default) != default
         ]
         if config.reads == "v1" and (parts or config.store == "video"):
-            raise UserError("V1 is kept as it is: --store, --short_side, --quality are for V2")
+            raise UserError("V1 is stored unchanged: --store, --short_side, --quality are for V2")
         if config.store == "video":
             if parts:
-                raise UserError("--store=video keeps films as they are: no --short_side, --quality")
+                raise UserError("--store=video stores videos unchanged: no --short_side, --quality")
             parts = ["video"]
         config.name = "-".join([name, *parts])
         config.description = f"Something-Something {config.reads.upper()}, {config.store}."
@@ -83,15 +83,15 @@ class SomethingSomethingBuilderConfig(tfds.core.BuilderConfig):
 
 
 class SomethingSomething(tfds.core.GeneratorBasedBuilder):
-    """Clips of people who act on things; labels are templates such as "Moving something up".
+    """Clips of actions with objects; labels are templates such as "Moving something up".
 
-    The licence forbids redistribution: `manual_dir` holds what was downloaded. For the whole set
+    The licence forbids redistribution: `manual_dir` holds the official download. For the whole set
     use `python -m tfds_builders.something_something.build`, which writes the same examples in
-    several processes, resumes, and lists clips that are broken. `v2_demo` is what
+    several processes, resumes and lists broken clips. `v2_demo` reads the clips that
     `python -m tfds_builders.something_something.make_demo` draws.
 
-    Where TensorFlow is installed, `file_format="tfrecord"` and `download_and_prepare` make what
-    `as_dataset` reads; `info.features.deserialize_example` parses records of either format.
+    With TensorFlow installed, `file_format="tfrecord"` and `download_and_prepare` write files for
+    `as_dataset`; `info.features.deserialize_example` parses records of either format.
     """
 
     VERSION = tfds.core.Version(VERSION)
@@ -106,12 +106,12 @@ class SomethingSomething(tfds.core.GeneratorBasedBuilder):
         "something-something-v2-*.json."
     )
     builder_config: SomethingSomethingBuilderConfig
-    # There are no checksums beside this file. To look for them, TFDS would import a package that
-    # it does not install.
+    # There are no checksums beside this file; TFDS would import a package that it does not install
+    # to look for them.
     code_path = None
 
     def __init__(self, *, file_format: str | None = None, **kwargs: Any):
-        # TFDS's own default, tfrecord, needs TensorFlow.
+        # The default of TFDS, tfrecord, needs TensorFlow.
         super().__init__(file_format=file_format or "array_record", **kwargs)
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -196,7 +196,7 @@ def examples(
             continue
         yield {
             "id": annotation.id,
-            config.store: clip.film if config.store == "video" else clip.frames,
+            config.store: clip.video if config.store == "video" else clip.frames,
             "num_frames": clip.num_frames,
             "fps": clip.fps,
             "label": annotation.label,
@@ -213,9 +213,9 @@ def _read(
         raise clips.BrokenClipError("unlabelled", "its annotation names no class")
     if config.reads == "v1":
         return clips.read_folder(file)
-    return clips.read_film(
+    return clips.read_video(
         file,
-        as_film=config.store == "video",
+        as_video=config.store == "video",
         short_side=config.short_side,
         quality=config.quality,
     )
