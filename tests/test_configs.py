@@ -139,7 +139,8 @@ def test_without_data_there_is_one_error(
     assert not (tmp_path / "runs").exists()
 
 
-def test_default_workdir_is_resumed(tmp_path, monkeypatch, capsys):
+def test_default_workdir_is_resumed(tmp_path, monkeypatch, capsys, caplog):
+    caplog.set_level("INFO", logger="rstg_jax")
     path = tmp_path / "mine.py"
     path.write_text(
         "from tests import standins\n"
@@ -153,7 +154,7 @@ def test_default_workdir_is_resumed(tmp_path, monkeypatch, capsys):
     assert result["steps"] == 2
     assert "runs/mine/short/result.json" in capsys.readouterr().out
     assert train.main(["--config=mine.py:short"]) == 0
-    assert "resuming after step 2" in capsys.readouterr().err
+    assert "resuming after step 2" in caplog.text
     assert config.run_name("mine.py:long") == "mine/long"
 
 
