@@ -1,4 +1,4 @@
-"""Every command explains itself."""
+"""Every command prints its flags with --help."""
 
 import runpy
 import sys
@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-ROOMS = ("rstg_jax", "tfds_builders", "benchmarks")
+FOLDERS = ("rstg_jax", "tfds_builders", "benchmarks")
 COMMANDS = sorted(
     ".".join(path.relative_to(ROOT).with_suffix("").parts)
     for path in [
         ROOT / "train.py",
-        *(file for room in ROOMS for file in (ROOT / room).rglob("*.py")),
+        *(file for folder in FOLDERS for file in (ROOT / folder).rglob("*.py")),
     ]
     if '__name__ == "__main__"' in path.read_text()
 )
