@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import machine
-from rstg_jax import cli, config, data
+from rstg_jax import cli, config
 from rstg_jax.models import classifier
 from rstg_jax.models import flops as costs
 from rstg_jax.training import sharding, steps
@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     flags, changes = cli.parse(parser, argv)
     experiment = config.override(config.load(flags.config), changes)
 
-    source = data.open_source(experiment.data, "train")
+    source = experiment.data.open("train")
     module = classifier.build(experiment.model, len(source.label_names))
     setup = steps.make_setup(module, experiment.loss, experiment.optim, 1000)
     mesh = sharding.make_mesh(experiment.mesh)

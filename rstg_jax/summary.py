@@ -96,7 +96,7 @@ def kept(setup: steps.TrainSetup, state: Any, experiment: Experiment, size: int)
 def abstract_batch(experiment: Experiment, size: int) -> dict[str, jax.ShapeDtypeStruct]:
     """Shapes and dtypes of the batch of a training step."""
     data = experiment.data
-    frames, objects = data.clip_shape[0], getattr(data, "num_digits", 0)
+    frames, objects = data.clip_shape[0], data.num_objects
     shapes = {
         "video": (data.clip_shape, jnp.uint8),
         "label": ((), jnp.int32),

@@ -76,7 +76,7 @@ def install(monkeypatch, train=None, test=None):
     train = Source(size=data.ENDLESS) if train is None else train
     sources = {"train": train, "test": Source("test") if test is None else test}
     monkeypatch.setattr(classifier, "build", lambda config, classes: Model(classes))
-    monkeypatch.setattr(data, "open_source", lambda config, split, **_: sources[split])
+    monkeypatch.setattr(data.SyncMNISTConfig, "open", lambda config, split: sources[split])
 
 
 def experiment(mesh=None, optim=None, **fields):
@@ -94,6 +94,7 @@ def experiment(mesh=None, optim=None, **fields):
     return Experiment(
         name="stand-in",
         train=TrainConfig(**defaults | fields),
+        data=data.SyncMNISTConfig(num_frames=3, frame_size=32),
         optim=optim or OptimizerConfig(learning_rate=0.01, ema_decay=0.9, clip_norm=1.0),
         mesh=mesh or MeshConfig(data=1),
     )

@@ -278,7 +278,8 @@ def run(monkeypatch, capsys, *flags):
     def refuse(*_, **__):
         raise AssertionError("data was opened")
 
-    monkeypatch.setattr(data, "open_source", refuse)
+    for settings in (data.SyncMNISTConfig, data.SomethingSomethingConfig, data.FolderConfig):
+        monkeypatch.setattr(settings, "open", refuse)
     monkeypatch.setattr(sys, "argv", ["summary", *flags])
     status = cli.run(summary.main)
     captured = capsys.readouterr()

@@ -25,7 +25,7 @@ import tqdm
 from array_record.python.array_record_module import ArrayRecordWriter
 from tensorflow_datasets.proto import tf_example_pb2
 
-from rstg_jax.data.sync_mnist.prepared import check_shards
+from rstg_jax.data.array_records import check_shards
 from rstg_jax.errors import UserError
 from tfds_builders import processes as processes_lib
 

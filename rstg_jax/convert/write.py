@@ -1,4 +1,4 @@
-"""Converted weights become an ordinary checkpoint, as of a run before its first step."""
+"""Writes converted weights as an ordinary checkpoint, of a run before its first step."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -10,13 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from rstg_jax import config, data
+from rstg_jax import config, data, files
 from rstg_jax.errors import UserError
 from rstg_jax.models import classifier
-from rstg_jax.training import checkpoint, run, steps
+from rstg_jax.training import checkpoint, steps
 from rstg_jax.training.experiment import Experiment
 
-TOTAL_STEPS = 1  # of schedules that nobody will follow; the optimiser's state does not depend on it
+TOTAL_STEPS = 1  # the checkpoint is never trained on; no array depends on it
 
 _log = logging.getLogger(__name__)
 
@@ -74,7 +74,7 @@ def write(
     }
     with checkpoint.Checkpoints(out) as checkpoints:
         checkpoints.save(0, state, checkpoint.plain(meta), top1=None)
-    run.write_json(Path(out) / "config.json", config.to_dict(experiment))
+    files.write_json(Path(out) / "config.json", config.to_dict(experiment))
 
 
 def check_free(out: str | Path) -> None:
@@ -104,7 +104,7 @@ def label_names(
             raise UserError(f"cannot read label names from {path}: {error}") from error
     else:
         try:
-            source = None if data_config is None else data.open_source(data_config, "test")
+            source = None if data_config is None else data_config.open("test")
         except UserError as error:
             _log.warning("labels are named by their numbers, because %s", error)
             source = None

@@ -4,6 +4,7 @@ from rstg_jax.data.batches import (
     ENDLESS,
     AugmentedSource,
     Batch,
+    EncodedSource,
     OnDevice,
     Source,
     checked_batch,
@@ -12,8 +13,8 @@ from rstg_jax.data.batches import (
     train_batches,
     video_shape,
 )
-from rstg_jax.data.sources import DataConfig, open_source
-from rstg_jax.data.sync_mnist.config import SyncMNISTConfig, pair_boxes
+from rstg_jax.data.dataset import DataConfig, Placement
+from rstg_jax.data.sync_mnist.config import SyncMNISTConfig
 from rstg_jax.data.sync_mnist.online import OnlineSyncMNIST
 from rstg_jax.data.video.clip_transforms import ClipConfig
 from rstg_jax.data.video.folder import FolderConfig
@@ -25,16 +26,16 @@ __all__ = [
     "Batch",
     "ClipConfig",
     "DataConfig",
+    "EncodedSource",
     "FolderConfig",
     "OnDevice",
     "OnlineSyncMNIST",
+    "Placement",
     "SomethingSomethingConfig",
     "Source",
     "SyncMNISTConfig",
     "checked_batch",
     "eval_batches",
-    "open_source",
-    "pair_boxes",
     "refuse_endless",
     "train_batches",
     "video_shape",

@@ -8,22 +8,23 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from rstg_jax.data.video.decode import Encoded
 from rstg_jax.errors import UserError
 
 Batch = dict[str, np.ndarray]
 
 ENDLESS = 1 << 62  # the length of a source without end
 _STRETCH = 1 << 40  # examples of an endless source that one training seed may use
-_NO_EPOCH = (1 << 64) - 1  # in the place of an epoch, for random bits that do not shuffle
+_NO_EPOCH = (1 << 64) - 1  # stands for the epoch in random bits that do not shuffle
 
 
 class Source(Protocol):
-    """Labelled videos by index; one whose labels are unknown (-1) has `labelled = False`.
+    """Labelled videos by index. A source with unknown labels (-1) has `labelled = False`.
 
     Attributes:
-      name: What it is, for people.
+      name: A name for messages.
       label_names: Name of each label.
-      provenance: Where the videos are from, to be recorded in every result.
+      provenance: Where the videos come from, to be recorded in every result.
     """
 
     name: str
@@ -31,7 +32,7 @@ class Source(Protocol):
     provenance: dict[str, str | int | float]
 
     def __len__(self) -> int:
-        """Number of examples, `ENDLESS` if every index gives one."""
+        """Number of examples; `ENDLESS` if every index is one."""
 
     def batch(self, indices: np.ndarray) -> Batch:
         """Examples int64 [b] -> {video: uint8 [b t h w c], label: int32 [b], ...}."""
@@ -39,10 +40,10 @@ class Source(Protocol):
 
 @runtime_checkable
 class AugmentedSource(Source, Protocol):
-    """A source whose examples differ each time that training sees them.
+    """A source that augments its examples for training.
 
     Attributes:
-      num_draws: random 64-bit words that make one augmentation.
+      num_draws: Number of random 64-bit words for one augmentation.
     """
 
     num_draws: int
@@ -52,11 +53,19 @@ class AugmentedSource(Source, Protocol):
 
 
 @runtime_checkable
+class EncodedSource(Source, Protocol):
+    """A source of encoded videos, which can be shown as they are."""
+
+    def encoded(self, index: int) -> Encoded:
+        """The video of an example before anything is done to it."""
+
+
+@runtime_checkable
 class OnDevice(Source, Protocol):
     """A source whose training videos are made by a JAX function, from their addresses.
 
     Attributes:
-      constants: Arrays that the function needs; every device holds them whole.
+      constants: Arrays that the function needs, replicated on all devices.
       fed: Names of the arrays of an address.
     """
 
@@ -64,10 +73,10 @@ class OnDevice(Source, Protocol):
     fed: tuple[str, ...]
 
     def address(self, indices: np.ndarray) -> Batch:
-        """What the function needs to know of the examples int64 [b]; arrays with `b` leading."""
+        """Arguments of `make` for the examples int64 [b]: arrays with leading axis `b`."""
 
     def make(self, constants: Any, address: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The function, to be jitted: {video, label, ...} as of `batch`."""
+        """Makes {video, label, ...} as `batch` does; a pure function to jit."""
 
 
 def checked_batch(source: Source, indices: np.ndarray) -> Batch:
@@ -103,8 +112,8 @@ def train_batches(
 ) -> Generator[Batch]:
     """Endless training batches; the batch of a step is a function of (source, seed, step) alone.
 
-    A finite source is shuffled anew every epoch, every example once an epoch (a batch may straddle
-    two epochs). An endless source is read in order, from a place that `seed` chooses.
+    A finite source is shuffled anew for every epoch and gives every example once per epoch (a batch
+    may straddle two epochs). An endless source is read in order, from a place that `seed` chooses.
 
     Args:
       source: Where the examples are.
@@ -114,11 +123,11 @@ def train_batches(
       process_index: This process yields rows `[i * n, (i + 1) * n)` of each batch, n = batch_size /
         process_count.
       process_count: Number of processes.
-      prefetch: Batches made ahead in a thread; 0 makes each when it is asked for.
+      prefetch: Number of batches prepared ahead in a thread; 0 prepares each on demand.
 
     Yields:
-      {video, label, mask: float32 [b] of ones, ...}, with the arrays of an address in the place of
-      videos and labels if the source is `OnDevice`. Closing the iterator ends the thread.
+      {video, label, mask: float32 [b] of ones, ...}; of an `OnDevice` source the arrays of its
+      addresses in place of videos and labels. Closing the iterator ends the thread.
     """
     rows = _rows(source, batch_size, process_index, process_count)
 
@@ -134,7 +143,7 @@ def train_batches(
 
 
 def train_examples(source: Source, positions: np.ndarray, seed: int) -> Batch:
-    """The examples at some positions of the training order of `seed`, varied if they can be."""
+    """The examples at some positions of the training order of `seed`, augmented if they can be."""
     indices = train_indices(len(source), positions, seed)
     if not isinstance(source, AugmentedSource):
         return checked_batch(source, indices)
@@ -157,8 +166,8 @@ def eval_batches(
 ) -> Generator[Batch]:
     """Every example of a finite source once, in order, in batches of equal size.
 
-    The last batch is filled up with repetitions of the last example whose `mask` is 0. Every
-    process yields the same number of batches. Arguments are those of `train_batches`.
+    The last batch is padded with copies of the last example whose `mask` is 0. Every process yields
+    the same number of batches. Arguments are those of `train_batches`.
 
     Yields:
       {video, label, mask: float32 [b], index: int32 [b] in the source, ...}.
@@ -181,12 +190,12 @@ def refuse_endless(source: Source) -> None:
     """Raises `UserError` for a source that has no last example."""
     if len(source) >= ENDLESS:
         raise UserError(
-            f"{source.name} is endless: it has no end, there is no way to evaluate all of it"
+            f"{source.name} is endless: it has no end, so it cannot be evaluated as a whole"
         )
 
 
 def train_indices(length: int, positions: np.ndarray, seed: int) -> np.ndarray:
-    """Which examples stand at the given positions of the training order of `seed`, int64 [b]."""
+    """The examples at the given positions of the training order of `seed`, int64 [b]."""
     if length >= ENDLESS:
         return positions + seed % (ENDLESS // _STRETCH) * _STRETCH
     epochs, places = np.divmod(positions, length)
@@ -215,7 +224,7 @@ def random_bits(positions: np.ndarray, seed: int, count: int) -> np.ndarray:
 def _rows(source: Source, batch_size: int, process_index: int, process_count: int) -> np.ndarray:
     """Rows of each global batch that belong to this process, int64 [b]."""
     if not len(source):
-        raise UserError(f"{source.name} is empty: no batch can be made of it")
+        raise UserError(f"{source.name} is empty")
     if batch_size < 1 or batch_size % process_count:
         raise UserError(
             f"batch_size={batch_size} must be a positive multiple of the {process_count} processes"
@@ -227,7 +236,7 @@ def _rows(source: Source, batch_size: int, process_index: int, process_count: in
 def _ahead(
     make: Callable[[int], Batch], start: int, stop: int | None, prefetch: int
 ) -> Generator[Batch]:
-    """Yields make(start), make(start + 1), ... with `prefetch` of them made ahead in one thread."""
+    """Yields make(start), make(start + 1), ..., `prefetch` of them computed ahead in a thread."""
     step = start
     if not prefetch:
         while stop is None or step < stop:

@@ -9,14 +9,12 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from rstg_jax.errors import UserError
-from rstg_jax.models.backbones.resnet3d import ResNet3D, ResNet3DConfig
-from rstg_jax.models.backbones.simple_cnn import SimpleCNN, SimpleCNNConfig
-from rstg_jax.models.heads import GlobalPooling, NodePooling, Recurrent, RNNHead
+from rstg_jax.models.backbones import BackboneConfig, SimpleCNNConfig
+from rstg_jax.models.heads import REGION_OUTPUTS, HeadConfig, NodePooling
 from rstg_jax.rstg import presets
 from rstg_jax.rstg.block import RSTG, RSTGConfig, RSTGOutput
 from rstg_jax.rstg.region_graph import RegionGraph
 from rstg_jax.rstg.residual import BranchNorm, MapBranch, VectorBranch
-from rstg_jax.training import region_loss
 
 FINAL = "final"  # the place behind the whole backbone
 
@@ -43,10 +41,10 @@ class ModelConfig:
       dtype: of the computation; parameters, norms, softmax and logits stay float32.
     """
 
-    backbone: SimpleCNNConfig | ResNet3DConfig = dataclasses.field(default_factory=SimpleCNNConfig)
+    backbone: BackboneConfig = dataclasses.field(default_factory=SimpleCNNConfig)
     rstg: RSTGConfig = dataclasses.field(default_factory=presets.modern)
     rstg_at: tuple[str, ...] = (FINAL,)
-    head: NodePooling | GlobalPooling | RNNHead = dataclasses.field(default_factory=NodePooling)
+    head: HeadConfig = dataclasses.field(default_factory=NodePooling)
     branch_norm: BranchNorm = "token"
     readout: Literal["mean", "last"] = "mean"
     dropout_rate: float = 0.0
@@ -55,18 +53,19 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         if not 0 <= self.dropout_rate < 1:
-            raise UserError(f"model.dropout_rate={self.dropout_rate} must be in [0, 1)")
+            raise UserError(f"dropout_rate={self.dropout_rate} must be in [0, 1)")
         if self.region_classes < 0:
-            raise UserError(f"model.region_classes={self.region_classes} cannot be negative")
+            raise UserError(f"region_classes={self.region_classes} cannot be negative")
         names = list(self.resolved)
         if len(set(names)) < len(names):
-            raise UserError(f"model.rstg_at {self.rstg_at} names a place twice")
-        if isinstance(self.head, NodePooling) and FINAL not in names:
-            raise UserError("model.head=NodePooling reads a block at model.rstg_at 'final'")
-        if isinstance(self.head, RNNHead) and FINAL in names:
-            raise UserError("model.head=RNNHead has no use for a block at 'final'")
+            raise UserError(f"rstg_at {self.rstg_at} names a place twice")
+        head = type(self.head).__name__
+        if self.head.final_block == "nodes" and FINAL not in names:
+            raise UserError(f"head={head} reads a block at rstg_at 'final'")
+        if self.head.final_block == "unused" and FINAL in names:
+            raise UserError(f"head={head} has no use for a block at 'final'")
         if self.region_classes and not names:
-            raise UserError("model.region_classes needs a block: model.rstg_at is empty")
+            raise UserError("region_classes needs a block: rstg_at is empty")
 
     @property
     def resolved(self) -> tuple[str, ...]:
@@ -137,18 +136,16 @@ class VideoClassifier(nn.Module):
             return apply
 
         inside = {place: branch_at(place) for place in config.resolved if place != FINAL}
-        dtype, name = jnp.dtype(config.dtype), "backbone"
-        if isinstance(config.backbone, ResNet3DConfig):
-            return ResNet3D(config.backbone, dtype, name=name)(video, train=train, after=inside)
-        return SimpleCNN(config.backbone, dtype, name=name)(video, train=train, after=inside)
+        backbone = config.backbone.build(jnp.dtype(config.dtype), name="backbone")
+        return backbone(video, train=train, after=inside)
 
     def _read(self, features: jax.Array, graphs: dict[str, RSTGOutput], train: bool) -> jax.Array:
-        """What the head says of every frame, float32 `[b t d]`."""
-        config, head, name = self.config, self.config.head, block_name(FINAL)
-        if isinstance(head, RNNHead):
-            return Recurrent(head, name="head")(features)
-        if isinstance(head, NodePooling):
-            graphs[FINAL] = RSTG(config.rstg, head.project_back, name=name)(features, train=train)
+        """The vectors that the classifier reads, float32 `[b t d]`."""
+        config, name = self.config, block_name(FINAL)
+        head = config.head.build("head")
+        if config.head.final_block == "nodes":
+            block = RSTG(config.rstg, config.head.projects_back, name=name)
+            graphs[FINAL] = block(features, train=train)
             return head(graphs[FINAL].nodes)
         vectors = head(features)
         if FINAL in config.rstg_at:
@@ -158,7 +155,7 @@ class VideoClassifier(nn.Module):
 
     def _regions(self, nodes: jax.Array, graph: RegionGraph) -> jax.Array:
         """The auxiliary head: a linear layer for each scale."""
-        outputs = self.config.region_classes * region_loss.OUTPUTS
+        outputs = self.config.region_classes * REGION_OUTPUTS
         heads = [
             nn.Dense(outputs, name=f"regions{number}")(nodes[:, :, where])
             for number, where in enumerate(graph.scale_slices)

@@ -1,7 +1,8 @@
-"""Heads: what the classifier reads of every frame, `[b t d]`."""
+"""Heads: they make the vectors that the classifier reads, one per frame, `[b t d]`."""
 
+import abc
 import dataclasses
-from typing import Literal
+from typing import ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -11,27 +12,68 @@ from flax import linen as nn
 from rstg_jax.errors import UserError
 from rstg_jax.rstg.recurrent_cells import Cell, FrameRNN
 
+FinalBlock = Literal["nodes", "vector", "unused"]
+# Outputs of the auxiliary head for each class of objects: presence logit, place y x, motion y x.
+REGION_OUTPUTS = 5
+
 
 @dataclasses.dataclass(frozen=True)
-class NodePooling:
-    """To-vec: the nodes of the block at the place "final".
+class HeadConfig(abc.ABC):
+    """Configuration of a head.
+
+    Class attributes:
+      final_block: use of a block at the place "final". "nodes": required, the head reads its nodes
+        `[b t n d]`; the other heads read the last feature volume `[b t h w c]`. "vector": optional,
+        its vector is added to the head's. "unused": not allowed.
+    """
+
+    final_block: ClassVar[FinalBlock]
+
+    @property
+    def projects_back(self) -> bool:
+        """Whether nodes are projected back to the width of the features before they are read."""
+        return False
+
+    @abc.abstractmethod
+    def build(self, name: str) -> nn.Module:
+        """The module, which maps nodes or features to float32 `[b t d]`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class NodePooling(HeadConfig):
+    """To-vec: pools the nodes of the block at the place "final".
 
     Attributes:
       node_sum: "sum" over nodes (official), or their "mean".
       project_back: project the nodes back to the width of the features first (official).
     """
 
+    final_block: ClassVar[FinalBlock] = "nodes"
+
     node_sum: Literal["sum", "mean"] = "sum"
     project_back: bool = False
+
+    @property
+    def projects_back(self) -> bool:
+        return self.project_back
+
+    def build(self, name: str) -> "NodePool":
+        return NodePool(self, name=name)
+
+
+class NodePool(nn.Module):
+    """The module of a `NodePooling`; it has no parameters."""
+
+    config: NodePooling
 
     def __call__(self, nodes: jax.Array) -> jax.Array:
         """Nodes `[b t n d]` -> `[b t d]`, float32."""
         nodes = nodes.astype(jnp.float32)
-        return nodes.sum(axis=2) if self.node_sum == "sum" else nodes.mean(axis=2)
+        return nodes.sum(axis=2) if self.config.node_sum == "sum" else nodes.mean(axis=2)
 
 
 @dataclasses.dataclass(frozen=True)
-class GlobalPooling:
+class GlobalPooling(HeadConfig):
     """The mean of the last feature map, for C2D, I3D and networks with RSTG inside (to-map).
 
     Attributes:
@@ -40,7 +82,18 @@ class GlobalPooling:
         pixels alike.
     """
 
+    final_block: ClassVar[FinalBlock] = "vector"
+
     pool_window: int = 0
+
+    def build(self, name: str) -> "GlobalPool":
+        return GlobalPool(self, name=name)
+
+
+class GlobalPool(nn.Module):
+    """The module of a `GlobalPooling`; it has no parameters."""
+
+    config: GlobalPooling
 
     def __call__(self, features: jax.Array) -> jax.Array:
         """Features `[b t h w c]` -> `[b t c]`, float32.
@@ -48,27 +101,27 @@ class GlobalPooling:
         Raises:
           UserError: the map is smaller than the window.
         """
-        features = features.astype(jnp.float32)
-        if not self.pool_window:
+        features, window = features.astype(jnp.float32), self.config.pool_window
+        if not window:
             return features.mean(axis=(2, 3))
-        if min(features.shape[2:4]) < self.pool_window:
+        if min(features.shape[2:4]) < window:
             raise UserError(
-                f"model.head.pool_window={self.pool_window} is larger than the feature map of "
+                f"pool_window={window} is larger than the feature map of "
                 f"{features.shape[2]}x{features.shape[3]}: give larger frames, or 0"
             )
-        rows, columns = (self._weights(size) for size in features.shape[2:4])
+        rows, columns = (window_weights(size, window) for size in features.shape[2:4])
         return jnp.einsum("bthwc,h,w->btc", features, rows, columns)
 
-    def _weights(self, size: int) -> np.ndarray:
-        """Share of each row in the mean of all windows, float32 `[size]`; they sum to 1."""
-        windows = size - self.pool_window + 1
-        count = np.convolve(np.ones(windows), np.ones(self.pool_window))
-        return (count / count.sum()).astype(np.float32)
+
+def window_weights(size: int, window: int) -> np.ndarray:
+    """Share of each of `size` rows in the mean of all windows, float32 `[size]`; they sum to 1."""
+    count = np.convolve(np.ones(size - window + 1), np.ones(window))
+    return (count / count.sum()).astype(np.float32)
 
 
 @dataclasses.dataclass(frozen=True)
-class RNNHead:
-    """The poster's baselines without a graph: one vector a frame, then a recurrent cell.
+class RNNHead(HeadConfig):
+    """The poster's baselines without a graph: one vector per frame, then a recurrent cell.
 
     Attributes:
       vector: how a map becomes a vector: its "mean" (Mean + LSTM), or 3x3 convolutions until one
@@ -77,13 +130,18 @@ class RNNHead:
       dim: features of the cell, and channels of the convolutions.
     """
 
+    final_block: ClassVar[FinalBlock] = "unused"
+
     vector: Literal["mean", "conv"] = "mean"
     cell: Cell = "lstm"
     dim: int = 512
 
+    def build(self, name: str) -> "VectorRNN":
+        return VectorRNN(self, name=name)
 
-class Recurrent(nn.Module):
-    """The network of a `RNNHead`."""
+
+class VectorRNN(nn.Module):
+    """The module of an `RNNHead`."""
 
     config: RNNHead
 

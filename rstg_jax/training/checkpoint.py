@@ -5,8 +5,6 @@ names, shape of a clip, sums of the unfinished logging window, metrics, provenan
 The data position is the step (see `rstg_jax.data.train_batches`). The latest `keep` checkpoints
 are kept, and the best by top-1 on the test split even when it is older than these. Saving is
 asynchronous; a checkpoint exists only once it is whole.
-
-The same config must be used to resume, but for the keys in `HARMLESS`.
 """
 
 import contextlib
@@ -26,38 +24,28 @@ from jax.sharding import Mesh
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from rstg_jax import config as config_lib
-from rstg_jax import data
+from rstg_jax import data as data_lib
 from rstg_jax.errors import UserError
 from rstg_jax.models import classifier
 from rstg_jax.training import sharding, steps
 from rstg_jax.training.experiment import Experiment
 
-# What may differ between a run and its resumption: how long, how often, on which devices. A longer
-# cosine schedule changes the rate from here on, hence is not the run that it would have been.
-HARMLESS = (
-    "name",
-    "mesh.",
-    "train.total_",
-    "train.eval_",
-    "train.log_every",
-    "train.checkpoint_every",
-    "train.keep",
-    "train.max_queued_steps",
-    "data.mnist_dir",
-    "data.data_dir",
-    "data.path",
-    "data.test_path",
-    "data.workers",
-    "data.clip.spatial_views",
-    "data.clip.temporal_views",
-    "data.clip.view_size",
-)
-
 _log = logging.getLogger(__name__)
 
 
-class Loaded(NamedTuple):
-    """What a checkpoint alone gives: enough to evaluate or predict."""
+class TrainedModel(NamedTuple):
+    """A model from a checkpoint alone, ready to evaluate or predict.
+
+    Attributes:
+      experiment: configuration of its run.
+      module: the network.
+      variables: its weights and statistics.
+      abstract: shapes, types and shardings of the whole training state.
+      mesh: devices that hold the variables.
+      label_names: name of each class.
+      step: of the checkpoint.
+      meta: JSON part of the checkpoint.
+    """
 
     experiment: Experiment
     module: nn.Module
@@ -68,9 +56,18 @@ class Loaded(NamedTuple):
     step: int
     meta: dict[str, Any]
 
-    def with_data(self, config: data.DataConfig) -> "Loaded":
+    @property
+    def data(self) -> data_lib.DataConfig:
+        """Configuration of its data."""
+        return self.experiment.data
+
+    def with_data(self, config: data_lib.DataConfig) -> "TrainedModel":
         """The same model for other data."""
         return self._replace(experiment=dataclasses.replace(self.experiment, data=config))
+
+    def with_protocol(self, protocol: str | None) -> "TrainedModel":
+        """The same model tested by a protocol of its data set; unchanged if None."""
+        return self if protocol is None else self.with_data(self.data.with_protocol(protocol))
 
 
 class Checkpoints:
@@ -113,10 +110,10 @@ class Checkpoints:
         except UserError as error:
             if kind is None:
                 raise
-            _log.warning("%s", error)  # the exception under way says more
+            _log.warning("%s", error)  # the first exception is the cause
 
     def close(self) -> None:
-        """Waits for what is being written and frees the threads."""
+        """Waits for the last save and frees the threads."""
         with self._explained(self._writing):
             self._manager.close()
 
@@ -146,7 +143,7 @@ class Checkpoints:
     def save(
         self, step: int, state: steps.TrainState, meta: Mapping[str, Any], top1: float | None
     ) -> None:
-        """Starts to save; the arrays are copied before this returns.
+        """Starts to save; the arrays have been copied when it returns.
 
         Args:
           step: the number of updates made.
@@ -172,7 +169,7 @@ class Checkpoints:
             )
 
     def wait(self) -> None:
-        """Blocks until what was started is written; raises `UserError` if it could not be."""
+        """Waits until the last save is written; raises `UserError` if it failed."""
         with self._explained(self._writing):
             self._manager.wait_until_finished()
             self._manager.check_for_errors()
@@ -192,7 +189,7 @@ class Checkpoints:
             )["state"]
 
     def shapes(self, step: int) -> dict[str, Any]:
-        """What a state consists of, as nested dicts whose leaves have a shape; reads no array."""
+        """Shapes of the arrays of a state, as nested dicts whose leaves have a `shape`."""
         with self._readable(step):
             stored = ocp.PyTreeCheckpointer().metadata(self.path / str(step) / "state")
             return stored.item_metadata.tree
@@ -243,40 +240,9 @@ class Checkpoints:
             ) from error
 
     def latest_whole(self) -> int | None:
-        """The newest step that is whole on disk, whatever the manager believes."""
+        """The newest complete checkpoint on disk; the manager also counts failed ones."""
         found = [int(p.name) for p in self.path.glob("*") if p.name.isdecimal()]
         return max(found, default=None)
-
-
-def check_same(
-    experiment: Experiment,
-    provenance: Mapping[str, Any],
-    meta: Mapping[str, Any],
-    workdir: str | Path,
-) -> None:
-    """Raises `UserError` naming every harmful difference to a checkpoint's config or data.
-
-    A key that the checkpoint does not know yet had the value that is its default now.
-    """
-    there = meta["config"]
-    try:
-        there = config_lib.to_dict(config_lib.from_dict(Experiment, there))
-    except UserError as error:
-        _log.info("the checkpoint's config is of another version: %s", error)
-    differences = [
-        line
-        for line in config_lib.diff(there, config_lib.to_dict(experiment))
-        if not line.startswith(HARMLESS)
-    ]
-    # Data may have moved, but not changed.
-    differences += [
-        line for line in config_lib.diff(meta["data"], dict(provenance)) if "sha256" in line
-    ]
-    if differences:
-        raise UserError(
-            f"{workdir} holds a checkpoint of another config (there != here): "
-            f"{'; '.join(differences)}; use another --workdir, or the same config"
-        )
 
 
 def load(
@@ -284,14 +250,15 @@ def load(
     which: str = "last",
     overrides: Mapping[str, str] | None = None,
     devices: list[jax.Device] | None = None,
-) -> Loaded:
+) -> TrainedModel:
     """Loads a checkpoint for evaluation or prediction.
 
     Args:
-      workdir: of the training run.
+      workdir: directory of the training run.
       which: ``last``, ``best`` (by top-1 on the test split) or a step.
       overrides: dotted config keys to change, such as where the data lies.
-      devices: to load onto, data-parallel. By default all, as in training if that still fits.
+      devices: where to put the model, data-parallel; by default all devices, on the mesh of the
+        training if that still fits.
 
     Raises:
       UserError: no such checkpoint.
@@ -309,7 +276,7 @@ def load(
         abstract = steps.abstract_state(setup, tuple(meta["video_shape"]), mesh)
         state = checkpoints.restore(step, abstract)
     names = tuple(meta["label_names"])
-    return Loaded(experiment, module, state.variables, abstract, mesh, names, step, meta)
+    return TrainedModel(experiment, module, state.variables, abstract, mesh, names, step, meta)
 
 
 def plain(value: Any) -> Any:
@@ -317,8 +284,8 @@ def plain(value: Any) -> Any:
     return json.loads(json.dumps(value, default=lambda v: np.asarray(v).tolist()))
 
 
-def _top1(figures: Mapping[str, float]) -> float:
-    return figures["top1"]
+def _top1(metrics: Mapping[str, float]) -> float:
+    return metrics["top1"]
 
 
 def _first_line(error: BaseException) -> str:

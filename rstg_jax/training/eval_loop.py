@@ -1,7 +1,6 @@
 """Runs a model over a whole split, each example exactly once, on any devices and processes.
 
-The index of an example goes through the devices with it, so that what comes back finds its name
-wherever the devices put it.
+Each example carries its index, so outputs can be matched whatever the device layout.
 """
 
 import contextlib
@@ -14,19 +13,20 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from rstg_jax import data
-from rstg_jax.training import logs, sharding, steps
+from rstg_jax.errors import UserError
+from rstg_jax.training import logs, metrics, sharding, steps
 
 EvalStep = Callable[[Mapping[str, Any], steps.Batch], tuple[steps.Sums, Mapping[str, jax.Array]]]
 
 
 class BatchOutput(NamedTuple):
-    """What one batch gave.
+    """Outputs of one batch.
 
     Attributes:
-      sums: of `steps.eval_step`, over all processes.
-      ranking: of `steps.eval_step`, rows of all processes.
+      sums: from `steps.eval_step`, over all processes.
+      ranking: from `steps.eval_step`, rows of all processes.
       indices: of this process's rows in the source, int32 `[b]`.
-      ids: of these, `[b]`; None if the source names no videos.
+      ids: names of these rows, `[b]`; None if the source names no videos.
     """
 
     sums: dict[str, np.ndarray]
@@ -49,6 +49,64 @@ class Predictions(NamedTuple):
     probabilities: np.ndarray
 
 
+def open_split(config: data.DataConfig, split: str) -> data.Source:
+    """Opens a split and refuses an empty one."""
+    source = config.open(split)
+    if len(source) == 0:
+        raise UserError(f"the {split} split of {source.name} is empty")
+    return source
+
+
+def labelled(source: data.Source) -> bool:
+    """Whether the labels of a split are known."""
+    return getattr(source, "labelled", True)
+
+
+def provenance(source: data.Source) -> dict[str, Any]:
+    """Name of a source and origin of its videos, to be recorded."""
+    return {"name": source.name, **source.provenance}
+
+
+def eval_batch_size(max_clips: int, mesh: Mesh, views: int = 1) -> int:
+    """Number of videos in an evaluation batch, such that their views are about `max_clips`.
+
+    Rounded up to a multiple of the devices: padding is masked, so no metric changes.
+    """
+    pieces = int(np.lcm(sharding.batch_devices(mesh), jax.process_count()))
+    return -(-max_clips // (views * pieces)) * pieces
+
+
+def evaluate(
+    eval_step: EvalStep,
+    variables: Mapping[str, Any],
+    source: data.Source,
+    mesh: Mesh,
+    batch_size: int,
+    stop: Callable[[], bool] = lambda: False,
+) -> dict[str, Any] | None:
+    """Evaluates a model on all examples of a source, each exactly once.
+
+    Args:
+      eval_step: from `steps.jit_eval_step`.
+      variables: of the model.
+      source: the split.
+      mesh: the mesh.
+      batch_size: global; the last batch is padded and masked.
+      stop: called between batches; the evaluation is given up when it returns True.
+
+    Returns:
+      ``loss``, ``top1``, ``top5`` (floats), ``examples`` (int) and ``confusion``
+      (int64 `[true predicted]`); None if given up.
+    """
+    totals: dict[str, Any] = {}
+    with contextlib.closing(run(eval_step, variables, source, mesh, batch_size)) as parts:
+        for part in parts:
+            if stop():
+                return None
+            totals = metrics.add(totals, part.sums)
+    return metrics.finalize(totals)
+
+
 def run(
     eval_step: EvalStep,
     variables: Mapping[str, Any],
@@ -56,15 +114,7 @@ def run(
     mesh: Mesh,
     batch_size: int,
 ) -> Generator[BatchOutput]:
-    """Computes a split batch by batch, each example exactly once.
-
-    Args:
-      eval_step: from `steps.jit_eval_step`.
-      variables: the model's.
-      source: the split.
-      mesh: where to compute.
-      batch_size: global; the last batch is padded and masked.
-    """
+    """Yields the outputs of a model on a split, batch by batch; arguments as in `evaluate`."""
     first = jax.process_index() == 0
     batches = data.eval_batches(
         source,
@@ -92,10 +142,7 @@ def run(
 
 
 def collect(parts: Sequence[BatchOutput], length: int) -> Predictions:
-    """Puts the rankings of all batches in the order of a source of `length` examples.
-
-    Rows are placed by the index that went through the devices with them, wherever these put them.
-    """
+    """Puts the rankings of all batches in the order of a source of `length` examples."""
     rows = {
         key: np.concatenate([part.ranking[key] for part in parts])
         for key in ("index", "label", "probability")

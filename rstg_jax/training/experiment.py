@@ -1,9 +1,9 @@
-"""The configuration of one experiment: one section a room, each section's class beside its code."""
+"""The configuration of an experiment; each section's class lies beside the code it configures."""
 
 import dataclasses
 import re
 
-from rstg_jax.data import ENDLESS, FolderConfig, SomethingSomethingConfig, SyncMNISTConfig
+from rstg_jax.data import ENDLESS, DataConfig, SyncMNISTConfig
 from rstg_jax.errors import UserError
 from rstg_jax.models.classifier import ModelConfig
 from rstg_jax.training.losses import LossConfig
@@ -120,9 +120,7 @@ class Experiment:
     name: str
     train: TrainConfig
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
-    data: SyncMNISTConfig | SomethingSomethingConfig | FolderConfig = dataclasses.field(
-        default_factory=SyncMNISTConfig
-    )
+    data: DataConfig = dataclasses.field(default_factory=SyncMNISTConfig)
     loss: LossConfig = dataclasses.field(default_factory=LossConfig)
     optim: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
@@ -130,11 +128,11 @@ class Experiment:
     def __post_init__(self) -> None:
         if not self.loss.region_weight:
             return
-        if not isinstance(self.data, SyncMNISTConfig):
-            raise UserError("loss.region_weight above 0 needs data that know where objects are")
-        classes = len(self.data.classes)
+        classes = self.data.num_object_classes
+        if not classes:
+            raise UserError("loss.region_weight above 0 needs data with known places of objects")
         if self.model.region_classes != classes:
             raise UserError(
                 f"model.region_classes={self.model.region_classes} must be {classes}, the number "
-                "of digit classes, for a loss.region_weight above 0"
+                "of object classes in the data, for a loss.region_weight above 0"
             )

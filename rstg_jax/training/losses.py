@@ -8,6 +8,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from rstg_jax.models.heads import REGION_OUTPUTS
 from rstg_jax.training import region_loss
 
 
@@ -40,7 +41,7 @@ class LossConfig:
 
     @property
     def batch_keys(self) -> tuple[str, ...]:
-        """The arrays of a batch that training reads; the others stay on the context."""
+        """The arrays of a batch that training reads; the others are not sent to the devices."""
         objects = ("object_class", "object_center") if self.region_weight else ()
         return ("video", "label", "mask", *objects)
 
@@ -92,7 +93,7 @@ def objective(
         per_frame = cross_entropy(frames, labels, config.label_smoothing)  # [b t]
         loss = loss + config.frame_weight * per_frame.mean(1)
     if config.region_weight > 0:
-        classes = out["regions"].shape[-1] // region_loss.OUTPUTS
+        classes = out["regions"].shape[-1] // REGION_OUTPUTS
         objects = (batch["object_class"], batch["object_center"])
         target = region_loss.targets(out["boxes"], *objects, classes)
         loss = loss + config.region_weight * region_loss.loss(out["regions"], target)

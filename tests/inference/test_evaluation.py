@@ -16,7 +16,7 @@ import pytest
 
 from rstg_jax import cli, data, evaluate, predict
 from rstg_jax.errors import UserError
-from rstg_jax.inference import class_metrics, protocols, video_input
+from rstg_jax.inference import class_metrics, evaluation, video_input
 from rstg_jax.models import classifier
 from rstg_jax.training import checkpoint, eval_loop, logs, train_loop
 from tests import clip_files, standin_evaluate, standins
@@ -179,10 +179,10 @@ def test_views_are_averaged_as_a_plain_loop_would(films, devices, capsys):
     assert result["protocol"] == "3x2" and result["examples"] == 9
 
     loaded = checkpoint.load(run)
-    settings = protocols.with_protocol(loaded.experiment.data, "3x2")
+    settings = loaded.data.with_protocol("3x2")
     confusion, loss = np.zeros((3, 3), int), 0.0
     for path in paths:
-        views = video_input.read(path, settings, ())
+        views = video_input.read(path, settings)
         assert views.shape == (6, 4, 32, 32, 3)
         one_by_one = [
             loaded.module.apply(loaded.variables, view[None], train=False)[0][0] for view in views
@@ -234,33 +234,33 @@ def test_protocols_and_their_names():
         "11x2": (11, 2, None),
         "3x1": (3, 1, None),
     }.items():
-        chosen = protocols.with_protocol(data.FolderConfig(clip=clip), given)
+        chosen = data.FolderConfig(clip=clip).with_protocol(given)
         views = (chosen.clip.spatial_views, chosen.clip.temporal_views, chosen.clip.view_size)
         assert views == wanted
-        assert protocols.name(chosen) == given
+        assert chosen.protocol == given
     small = data.FolderConfig(clip=data.ClipConfig(resize=128, crop=112))
-    assert protocols.with_protocol(small, "dense").clip.view_size == 128
+    assert small.with_protocol("dense").clip.view_size == 128
     odd = data.FolderConfig(clip=dataclasses.replace(clip, spatial_views=3, view_size=240))
-    assert protocols.name(odd) == "3x1-240" and protocols.with_protocol(odd, None) == odd
-    assert protocols.name(data.SyncMNISTConfig()) == ""
+    assert odd.protocol == "3x1-240"
+    assert data.SyncMNISTConfig().protocol == ""
     for wrong in ("3x0", "full", "3", "x2"):
-        with pytest.raises(UserError, match=f"--protocol={wrong}: choose center, dense or NxM"):
-            protocols.with_protocol(small, wrong)
-    with pytest.raises(UserError, match="a model of SyncMNIST sees videos once"):
-        protocols.with_protocol(data.SyncMNISTConfig(), "center")
+        with pytest.raises(UserError, match=f"protocol={wrong}: choose center, dense or NxM"):
+            small.with_protocol(wrong)
+    with pytest.raises(UserError, match="protocol=center: videos of SyncMNISTConfig are seen once"):
+        data.SyncMNISTConfig().with_protocol("center")
 
 
 def test_splits_have_the_names_of_their_data_set():
     official = data.SomethingSomethingConfig(version="v1")
-    assert protocols.with_split(official, None) == (official, "test", "validation")
+    assert official.with_split(None) == (official, "test", "validation")
     tested = dataclasses.replace(official, test_split="test")
-    assert protocols.with_split(official, "test") == (tested, "test", "test")
-    assert protocols.with_split(tested, "validation") == (official, "test", "validation")
-    assert protocols.with_split(tested, "train") == (tested, "train", "train")
+    assert official.with_split("test") == (tested, "test", "test")
+    assert tested.with_split("validation") == (official, "test", "validation")
+    assert tested.with_split("train") == (tested, "train", "train")
     folder = data.FolderConfig("a")
-    assert protocols.with_split(folder, None) == (folder, "test", "test")
+    assert folder.with_split(None) == (folder, "test", "test")
     with pytest.raises(UserError, match="no validation split in these data: choose train or test"):
-        protocols.with_split(folder, "validation")
+        folder.with_split("validation")
 
 
 # --- tables ---------------------------------------------------------------------------------------
@@ -304,15 +304,14 @@ def test_submission_lines():
     assert text == "7;20;10;0;30;40\n12;0;40;10;30;20\n"
 
 
-def test_submission_numbers_are_those_of_the_data_sets_own_file(workdir, monkeypatch):
+def test_submission_numbers_are_those_of_the_data_sets_own_file(monkeypatch):
     def opened(config, split):
         assert (config.test_split, config.label_order, split) == ("test", "file", "test")
         return types.SimpleNamespace(label_names=("c", "a", "b"))
 
-    monkeypatch.setattr(data, "open_source", opened)
+    monkeypatch.setattr(data.SomethingSomethingConfig, "open", opened)
     settings = data.SomethingSomethingConfig(version="v1", label_order="sorted")
-    loaded = checkpoint.load(workdir).with_data(settings)
-    assert evaluate.submission_numbers(loaded, "test") == {"c": 0, "a": 1, "b": 2}
+    assert evaluation.submission_numbers(settings, "test") == {"c": 0, "a": 1, "b": 2}
 
 
 def test_long_evaluations_say_how_long_they_will_take(monkeypatch, caplog):

@@ -1,5 +1,6 @@
 """Prediction on files of every kind and on ranges of the test set."""
 
+import dataclasses
 import json
 
 import av
@@ -10,13 +11,24 @@ from PIL import Image
 
 from rstg_jax import data, predict
 from rstg_jax.errors import UserError
-from rstg_jax.inference import video_input
+from rstg_jax.inference import predictor, video_input
 from rstg_jax.training import checkpoint
 from tests import standins
 
 
+@dataclasses.dataclass(frozen=True)
+class Whole(data.DataConfig):
+    """Whole videos of any size."""
+
+    clip_shape: tuple[int, int, int, int] = (1, 1, 1, 1)
+    num_classes: int = 1
+
+    def open(self, split):
+        raise NotImplementedError
+
+
 def read(path, height, width, channels):
-    return video_input.read(path, data.SyncMNISTConfig(), (0, height, width, channels))
+    return video_input.read(path, Whole((0, height, width, channels)))
 
 
 def write(folder, video):
@@ -67,7 +79,8 @@ def test_every_kind_of_file_gives_the_same_frames(tmp_path):
 
 def test_probabilities_are_the_softmax_of_the_logits(workdir):
     loaded = checkpoint.load(workdir)
-    record = next(predict.predict(loaded, ["test:3"], top=7))
+    videos = predictor.Videos(loaded)
+    record = next(predictor.predict(loaded, videos, videos.find(["test:3"]), top=7))
     batch = standins.Source("test").batch(np.array([3]))
     logits, _ = loaded.module.apply(loaded.variables, batch["video"], train=False)
     p = np.asarray(jax.nn.softmax(logits[0]))
@@ -136,8 +149,8 @@ def test_a_directory_stands_for_its_videos_and_one_of_images_is_a_video(workdir,
     (root / "notes.txt").write_text("x")
     (root / "b" / "cut.mp4").write_bytes(b"nothing")
     names = [str(root / name) for name in ("a.npy", "b/cut.mp4", "b/frames", "b/z.npy")]
-    assert predict.expand(str(root)) == names
-    assert predict.expand(str(root / "a.npy")) == [str(root / "a.npy")]
+    assert predictor.expand(str(root)) == names
+    assert predictor.expand(str(root / "a.npy")) == [str(root / "a.npy")]
     assert predict.main([f"--workdir={workdir}", "--json", str(root)]) == 1
     out, err = capsys.readouterr()
     records = json.loads(out)

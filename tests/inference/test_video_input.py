@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 
 from configs import folder
-from rstg_jax import config, data, evaluate, predict
+from rstg_jax import config, data, predict
 from rstg_jax.errors import UserError
-from rstg_jax.inference import video_input
-from rstg_jax.training import checkpoint, train_loop
+from rstg_jax.inference import predictor, video_input
+from rstg_jax.training import checkpoint, eval_loop, train_loop
 from tests import clip_files
 
 PIECES = 10  # of each real film
@@ -54,8 +54,8 @@ def test_small_variant_loads_and_needs_only_a_path():
     assert config.from_dict(
         type(experiment), json.loads(json.dumps(config.to_dict(experiment)))
     ) == (experiment)
-    with pytest.raises(UserError, match=r"set data\.path to a directory of videos"):
-        data.open_source(experiment.data, "train")
+    with pytest.raises(UserError, match=r"set path to a directory of videos"):
+        experiment.data.open("train")
 
 
 def test_films_are_learned(trained):
@@ -69,11 +69,11 @@ def test_predict_equals_evaluate(trained, capsys):
     """Every test file as a file on the command line, and as an example of the test split."""
     root, result = trained
     loaded = checkpoint.load(root / "run")
-    source = evaluate.open_split(loaded.experiment, "test")
+    source = eval_loop.open_split(loaded.data, "test")
     batch = source.batch(np.arange(len(source)))
     files = [str(root / "videos" / name) for name in batch["id"]]
     for file, video in zip(files, batch["video"], strict=True):
-        read = video_input.read(file, loaded.experiment.data, tuple(loaded.meta["video_shape"]))
+        read = video_input.read(file, loaded.data)
         np.testing.assert_array_equal(read, video)
     assert predict.main([f"--workdir={root / 'run'}", "--json", *files]) == 0
     records = json.loads(capsys.readouterr().out)
@@ -87,13 +87,15 @@ def test_views_are_averaged_as_logits(trained):
     views = {"data.clip.spatial_views": "3", "data.clip.temporal_views": "2"}
     loaded = checkpoint.load(root / "run", overrides=views)
     file = root / "videos" / "bikes" / "3.mp4"
-    video = video_input.read(file, loaded.experiment.data, tuple(loaded.meta["video_shape"]))
+    video = video_input.read(file, loaded.data)
     assert video.shape == (6, 4, 32, 32, 3)
     apply = jax.jit(functools.partial(loaded.module.apply, train=False))
     logits = np.asarray(apply(loaded.variables, video)[0])
     exponents = np.exp(logits.mean(0))
     wanted = exponents / exponents.sum()
-    for prediction in next(predict.predict(loaded, [str(file)]))["predictions"]:
+    videos = predictor.Videos(loaded)
+    record = next(predictor.predict(loaded, videos, videos.find([str(file)])))
+    for prediction in record["predictions"]:
         number = loaded.label_names.index(prediction["label"])
         assert prediction["probability"] == pytest.approx(wanted[number], rel=1e-4, abs=1e-6)
 
@@ -111,11 +113,10 @@ def test_every_kind_of_file_gives_the_same_clip(tmp_path):
     images[0].save(
         tmp_path / "a.webp", save_all=True, append_images=images[1:], lossless=True, duration=80
     )
-    shape = CLIPS.clip_shape
-    first = video_input.read(tmp_path / "a.npy", CLIPS, shape)
+    first = video_input.read(tmp_path / "a.npy", CLIPS)
     assert first.shape == (4, 24, 24, 3)
     for name in ("frames", "a.webp"):
-        np.testing.assert_array_equal(video_input.read(tmp_path / name, CLIPS, shape), first)
+        np.testing.assert_array_equal(video_input.read(tmp_path / name, CLIPS), first)
     # 60x40 becomes 48x32; frames 0, 2, 5 and 8; the centre.
     for frame, index in zip(first, (0, 2, 5, 8), strict=True):
         whole = np.asarray(images[index].resize((48, 32), Image.Resampling.BICUBIC)).astype(int)
@@ -125,16 +126,16 @@ def test_every_kind_of_file_gives_the_same_clip(tmp_path):
 def test_whole_videos_keep_all_frames(tmp_path):
     images = clip_files.pictures(9, 60, 40)
     (tmp_path / "a.mp4").write_bytes(clip_files.film(images, "libx264", "mp4", bf="2"))
-    got = video_input.read(tmp_path / "a.mp4", data.SyncMNISTConfig(), (10, 20, 30, 1))
-    assert got.shape == (9, 20, 30, 1)
+    got = video_input.read(tmp_path / "a.mp4", data.SyncMNISTConfig(frame_size=20))
+    assert got.shape == (9, 20, 20, 1)
     every = [Image.fromarray(f) for f in clip_files.decode_all(tmp_path / "a.mp4")]
-    grey = every[8].convert("L").resize((30, 20), Image.Resampling.BILINEAR)
+    grey = every[8].convert("L").resize((20, 20), Image.Resampling.BILINEAR)
     np.testing.assert_array_equal(got[8, ..., 0], np.asarray(grey))
 
 
 def test_real_films_of_any_length(tmp_path):
     for name in clip_files.REAL:
-        clip = video_input.read(clip_files.real(name), CLIPS, CLIPS.clip_shape)
+        clip = video_input.read(clip_files.real(name), CLIPS)
         assert clip.shape == (4, 24, 24, 3) and clip.std() > 20
 
 
@@ -150,4 +151,4 @@ def test_files_are_named(tmp_path, name, message):
     for bad in ("a.webm", "b.doc"):
         (tmp_path / bad).write_bytes(b"this is no film")
     with pytest.raises(UserError, match=f"{name}: {message}"):
-        video_input.read(tmp_path / name, CLIPS, CLIPS.clip_shape)
+        video_input.read(tmp_path / name, CLIPS)

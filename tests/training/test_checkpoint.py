@@ -13,7 +13,7 @@ import pytest
 
 from rstg_jax import config
 from rstg_jax.errors import UserError
-from rstg_jax.training import checkpoint, sharding, steps
+from rstg_jax.training import checkpoint, resume, sharding, steps
 from rstg_jax.training.checkpoint import Checkpoints
 from rstg_jax.training.losses import LossConfig
 from rstg_jax.training.optim import OptimizerConfig
@@ -96,15 +96,15 @@ def test_another_config_is_refused_and_the_difference_named():
         mesh=MeshConfig(2, 2, 2),
         train=dataclasses.replace(there.train, total_steps=99, log_every=1, keep=7),
     )
-    checkpoint.check_same(here, data, meta, "dir")
+    resume.check_same(here, data, meta, "dir")
     del meta["config"]["loss"]["frame_start"]  # a key that came later, at its default
-    checkpoint.check_same(here, data, meta, "dir")
+    resume.check_same(here, data, meta, "dir")
     other = {"train": {"digits_sha256": "b", "digits": 5}}
     with pytest.raises(UserError, match=r"train\.digits_sha256: a != b"):
-        checkpoint.check_same(here, other, meta, "dir")
+        resume.check_same(here, other, meta, "dir")
     here = dataclasses.replace(here, optim=OptimizerConfig(learning_rate=0.5, ema_decay=0.9))
     with pytest.raises(UserError) as error:
-        checkpoint.check_same(here, data, meta, "dir")
+        resume.check_same(here, data, meta, "dir")
     assert "optim.learning_rate: 0.01 != 0.5; optim.clip_norm: 1.0 != None" in str(error.value)
     assert "mesh" not in str(error.value)
 

@@ -11,7 +11,6 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from configs import sync_mnist
-from rstg_jax import data
 from rstg_jax.errors import UserError
 from rstg_jax.models import classifier
 from rstg_jax.training import sharding, steps
@@ -27,7 +26,7 @@ BATCH = 16
 def five_steps(mesh_config):
     """Losses of five updates of the real model, on real videos, and the state after them."""
     experiment = sync_mnist.tiny()
-    source = data.open_source(experiment.data, "train")
+    source = experiment.data.open("train")
     module = classifier.build(experiment.model, len(source.label_names))
     mesh = sharding.make_mesh(mesh_config)
     # Not Adam: a bias that softmax ignores has a gradient of rounding noise, which it blows up.

@@ -8,10 +8,10 @@ import jax
 import numpy as np
 import pytest
 
-from rstg_jax import config, evaluate
+from rstg_jax import config
 from rstg_jax.data import ENDLESS
 from rstg_jax.errors import UserError
-from rstg_jax.training import checkpoint, sharding, steps, train_loop
+from rstg_jax.training import checkpoint, eval_loop, sharding, steps, train_loop
 from rstg_jax.training.experiment import Experiment, TrainConfig
 from rstg_jax.training.optim import OptimizerConfig
 from rstg_jax.training.sharding import MeshConfig
@@ -95,7 +95,7 @@ def test_resuming_is_exact_even_in_the_middle_of_a_window(tmp_path, monkeypatch)
 def test_a_signal_during_an_evaluation_owes_it_to_the_next_process(tmp_path, monkeypatch):
     experiment = standins.experiment(total_steps=20, eval_every=10, eval_batch_size=8)
     train_loop.train(experiment, tmp_path / "whole")
-    original, calls = evaluate.evaluate, []
+    original, calls = eval_loop.evaluate, []
 
     def interrupted(*args):
         calls.append(0)
@@ -103,7 +103,7 @@ def test_a_signal_during_an_evaluation_owes_it_to_the_next_process(tmp_path, mon
             os.kill(os.getpid(), signal.SIGINT)
         return original(*args)
 
-    monkeypatch.setattr(evaluate, "evaluate", interrupted)
+    monkeypatch.setattr(eval_loop, "evaluate", interrupted)
     before = signal.getsignal(signal.SIGINT)
     assert train_loop.train(experiment, tmp_path / "cut") == {"stopped_at": 10}
     assert [r["split"] for r in lines(tmp_path / "cut")] == ["train", "train"]
@@ -128,8 +128,8 @@ def test_a_finished_run_gives_its_result_again(tmp_path):
 
 def test_best_is_kept_when_it_is_older_than_the_latest(tmp_path, monkeypatch):
     scores = iter([0.5, 0.9, 0.6, 0.7, 0.8, 0.8])
-    original = evaluate.evaluate
-    monkeypatch.setattr(evaluate, "evaluate", lambda *a: original(*a) | {"top1": next(scores)})
+    original = eval_loop.evaluate
+    monkeypatch.setattr(eval_loop, "evaluate", lambda *a: original(*a) | {"top1": next(scores)})
     experiment = standins.experiment(total_steps=12, eval_every=2, checkpoint_every=2, keep=1)
     result = train_loop.train(experiment, tmp_path)
     assert result["best"] == {"step": 4, "top1": 0.9}
@@ -148,8 +148,8 @@ def test_evaluation_counts_every_example_once_on_any_mesh(eval_batch_size):
         abstract = steps.abstract_state(setup, (3, 32, 32, 1), mesh)
         state = steps.create_state(setup, (3, 32, 32, 1), 0, mesh)
         eval_step = steps.jit_eval_step(module, mesh, abstract)
-        size = evaluate.eval_batch_size(eval_batch_size, mesh)
-        figures.append(evaluate.evaluate(eval_step, state.variables, source, mesh, size))
+        size = eval_loop.eval_batch_size(eval_batch_size, mesh)
+        figures.append(eval_loop.evaluate(eval_step, state.variables, source, mesh, size))
     batch = source.batch(np.arange(37))
     logits, _ = module.apply(jax.device_get(state.variables), batch["video"], train=False)
     for got in figures:

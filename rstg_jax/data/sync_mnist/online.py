@@ -1,11 +1,16 @@
 """SyncMNIST made on the spot."""
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from rstg_jax.data.batches import ENDLESS, Batch
 from rstg_jax.data.sync_mnist import digits as digits_lib
 from rstg_jax.data.sync_mnist import generator
-from rstg_jax.data.sync_mnist.config import SyncMNISTConfig, object_arrays
+from rstg_jax.data.sync_mnist.objects import object_arrays
+
+if TYPE_CHECKING:
+    from rstg_jax.data.sync_mnist.config import SyncMNISTConfig
 
 
 class OnlineSyncMNIST:
@@ -14,7 +19,7 @@ class OnlineSyncMNIST:
     Training has no end; testing has `config.num_test` examples.
     """
 
-    def __init__(self, config: SyncMNISTConfig, split: str):
+    def __init__(self, config: "SyncMNISTConfig", split: str):
         self.spec = config.spec
         self.name = f"SyncMNIST {split} split, made online"
         self.label_names = self.spec.label_names
@@ -42,7 +47,7 @@ class OnlineSyncMNIST:
 
 
 def provenance(
-    config: SyncMNISTConfig, split: str, digits: generator.Digits
+    config: "SyncMNISTConfig", split: str, digits: generator.Digits
 ) -> dict[str, str | int | float]:
     """What determines videos that are made on the spot."""
     return {

@@ -1,22 +1,25 @@
-"""Data as TFDS has prepared them, read without TensorFlow; SyncMNIST's own."""
+"""SyncMNIST as `tfds_builders.sync_mnist` has prepared it."""
 
 import dataclasses
 import pathlib
-from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from rstg_jax.data import array_records
 from rstg_jax.data.batches import Batch
-from rstg_jax.data.sync_mnist.config import SyncMNISTConfig, object_arrays
+from rstg_jax.data.sync_mnist.objects import object_arrays
 from rstg_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from rstg_jax.data.sync_mnist.config import SyncMNISTConfig
 
 VERSION = "1.0.0"
 # Fields that change neither a video nor the number of videos, and those that name the directory.
 _NOT_IN_NAME = ("mnist_dir", "train_source", "test_source", "data_dir", "num_digits")
 
 
-def prepared_name(config: SyncMNISTConfig) -> str:
+def prepared_name(config: "SyncMNISTConfig") -> str:
     """TFDS's name of a configuration: "digits5", and what differs from the published set.
 
     Digits from TFDS and from a directory are the same MNIST and have one name.
@@ -34,7 +37,7 @@ def prepared_name(config: SyncMNISTConfig) -> str:
     return name
 
 
-def prepared_dir(config: SyncMNISTConfig) -> pathlib.Path:
+def prepared_dir(config: "SyncMNISTConfig") -> pathlib.Path:
     """Where the prepared data of a configuration lie."""
     data_dir = pathlib.Path(config.data_dir).expanduser()
     return data_dir / "sync_mnist" / prepared_name(config) / VERSION
@@ -47,12 +50,12 @@ class PreparedSyncMNIST:
       UserError: If the data are not there, are not what `config` asks for or are damaged.
     """
 
-    def __init__(self, config: SyncMNISTConfig, split: str):
+    def __init__(self, config: "SyncMNISTConfig", split: str):
         directory = prepared_dir(config)
         if not (directory / "dataset_info.json").is_file():
             raise UserError(
                 f"{directory}: no prepared SyncMNIST; make it with `{build_command(config)}`, or "
-                f"set data.{split}_source=online; `make demo` trains a small variant without "
+                f"set {split}_source=online; `make demo` trains a small variant without "
                 "prepared data"
             )
         import tensorflow_datasets as tfds
@@ -63,11 +66,11 @@ class PreparedSyncMNIST:
         if names != config.spec.label_names:
             raise UserError(f"{directory}: its labels {names} are not those of the configuration")
         info = builder.info.splits[split]
-        check_shards([str(f) for f in info.filepaths], info.shard_lengths)
+        array_records.check_shards([str(f) for f in info.filepaths], info.shard_lengths)
         self._videos = builder.as_data_source(split=split)
         self._length = info.num_examples
         self._directory = directory
-        self._law = config.spec
+        self._spec = config.spec
         self.name = f"SyncMNIST {split} split in {directory}"
         self.label_names = names
         self.provenance: dict[str, str | int | float] = {
@@ -83,19 +86,19 @@ class PreparedSyncMNIST:
 
     def batch(self, indices: np.ndarray) -> Batch:
         """Examples int64 [b] -> {video, label} and `object_arrays`."""
-        examples = read_examples(self._videos, indices.tolist(), self._directory)
+        examples = array_records.read_examples(self._videos, indices.tolist(), self._directory)
         return {
             "video": np.stack([e["video"] for e in examples]),
             "label": np.array([e["label"] for e in examples], np.int32),
             **object_arrays(
-                self._law,
+                self._spec,
                 np.stack([e["digits"] for e in examples]),
                 np.stack([e["coordinates"] for e in examples]),
             ),
         }
 
 
-def build_command(config: SyncMNISTConfig) -> str:
+def build_command(config: "SyncMNISTConfig") -> str:
     """The command that prepares a configuration."""
     parts = [f"python -m tfds_builders.sync_mnist.build --config=digits{config.num_digits}"]
     parts.append(f"--data_dir={config.data_dir}")
@@ -110,44 +113,3 @@ def build_command(config: SyncMNISTConfig) -> str:
         text = ",".join(map(str, value)) if isinstance(value, tuple) else value
         parts.append(f"--{field.name}={text}")
     return " ".join(parts)
-
-
-def read_examples(
-    videos: Any, indices: Sequence[int], directory: pathlib.Path
-) -> list[dict[str, Any]]:
-    """Some examples of TFDS's data source that lies in `directory`.
-
-    Raises:
-      UserError: If they cannot be read.
-    """
-    try:
-        examples: list[dict[str, Any]] = videos.__getitems__(list(indices))
-    except (RuntimeError, ValueError, IndexError) as e:  # array_record's
-        raise UserError(f"{directory}: cannot be read ({e}); delete it and prepare it again") from e
-    return examples
-
-
-def check_shards(paths: list[str], lengths: list[int]) -> None:
-    """Opens every shard and compares its number of records.
-
-    Raises:
-      UserError: Names the first shard that is missing or damaged.
-    """
-    from array_record.python.array_record_module import ArrayRecordReader
-
-    for path, length in zip(paths, lengths, strict=True):
-        try:
-            reader = ArrayRecordReader(path)
-            found = reader.num_records()
-            reader.close()
-        except (RuntimeError, ValueError, OSError) as e:
-            first_line = str(e).splitlines()[0] if str(e) else type(e).__name__
-            raise UserError(
-                f"{path}: the shard is damaged or missing ({first_line}); delete its directory and "
-                "prepare the data again"
-            ) from e
-        if found != length:
-            raise UserError(
-                f"{path}: the shard has {found} records, not {length}; delete its directory and "
-                "prepare the data again"
-            )

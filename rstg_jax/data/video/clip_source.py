@@ -1,7 +1,6 @@
 """Batches of clips from a split of encoded videos."""
 
 import concurrent.futures
-import os
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
@@ -10,6 +9,7 @@ import numpy as np
 from rstg_jax.data.batches import Batch
 from rstg_jax.data.video import clip_transforms, decode, label_flip
 from rstg_jax.errors import UserError
+from rstg_jax.machine import num_cores
 
 _MAX_WORKERS = 16
 
@@ -34,7 +34,7 @@ class Clips(Protocol):
 
 
 class ClipSource:
-    """Batches of clips, decoded in threads; satisfies `AugmentedSource`.
+    """Batches of clips, decoded in threads; satisfies `AugmentedSource` and `EncodedSource`.
 
     Whatever the number of threads, the batch is the same. A video that cannot be decoded ends the
     run with its name; none is ever left out in silence.
@@ -64,7 +64,7 @@ class ClipSource:
         self.labelled, self.num_draws = labelled, config.num_draws
         self._split, self._config = split, config
         self._mirrored = label_flip.mirrored_labels(self.label_names)
-        threads = min(_cores(), _MAX_WORKERS) if workers is None else workers
+        threads = min(num_cores(), _MAX_WORKERS) if workers is None else workers
         # Threads start when they are needed and end with the source.
         pool = concurrent.futures.ThreadPoolExecutor(threads, "clips") if threads > 1 else None
         self._map = pool.map if pool else map
@@ -72,9 +72,9 @@ class ClipSource:
     def __len__(self) -> int:
         return len(self._split)
 
-    def clip(self, index: int) -> Clip:
-        """The encoded video of an example."""
-        return self._split.load([index])[0]
+    def encoded(self, index: int) -> decode.Encoded:
+        """The video of an example as it is stored."""
+        return self._split.load([index])[0].encoded
 
     def batch(self, indices: np.ndarray) -> Batch:
         """Examples as in testing.
@@ -137,10 +137,3 @@ def _batch(
         "label": np.asarray(labels, np.int32),
         "id": np.array([clip.id for clip in loaded]),
     }
-
-
-def _cores() -> int:
-    """Cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

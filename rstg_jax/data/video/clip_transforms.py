@@ -50,22 +50,24 @@ class ClipConfig:
     def __post_init__(self) -> None:
         for key in ("frames", "stride", "resize", "crop", "spatial_views", "temporal_views"):
             if getattr(self, key) < 1:
-                raise UserError(f"data.clip.{key}={getattr(self, key)} must be at least 1")
+                raise UserError(f"{key}={getattr(self, key)} must be at least 1")
         for key in ("crop", "view_size"):
             if (getattr(self, key) or 1) > self.resize:
-                raise UserError(
-                    f"data.clip.{key}={getattr(self, key)} is larger than "
-                    f"data.clip.resize={self.resize}"
-                )
+                raise UserError(f"{key}={getattr(self, key)} is larger than resize={self.resize}")
         if any(not 0 < scale <= 1 for scale in self.crop_scales):
-            raise UserError(f"data.clip.crop_scales={self.crop_scales} must be in (0, 1]")
+            raise UserError(f"crop_scales={self.crop_scales} must be in (0, 1]")
         if not 0 <= self.brightness <= 1:
-            raise UserError(f"data.clip.brightness={self.brightness} must be in [0, 1]")
+            raise UserError(f"brightness={self.brightness} must be in [0, 1]")
 
     @property
     def clip_shape(self) -> tuple[int, int, int, int]:
-        """What a model sees of one video in training: `(t, h, w, c)`."""
+        """Shape of one training clip, `(t, h, w, c)`."""
         return (self.frames, self.crop, self.crop, 3)
+
+    @property
+    def test_size(self) -> int:
+        """Side of the crops in testing."""
+        return self.view_size or self.crop
 
     @property
     def views(self) -> int:
@@ -100,7 +102,7 @@ def testing_views(frames: decode.Frames, config: ClipConfig) -> np.ndarray:
         for view in range(config.temporal_views)
     ]
     wanted, places = np.unique(np.stack(samplings), return_inverse=True)  # places [views t]
-    side = config.view_size or config.crop
+    side = config.test_size
 
     def boxes(size: crops.Size) -> list[crops.Box]:
         return crops.view_boxes(size, side, config.spatial_views)

@@ -1,6 +1,7 @@
-"""Single frames out of encoded videos: only what is wanted is decoded."""
+"""Opens encoded videos of any kind and decodes the frames that are asked for."""
 
 import contextlib
+import fractions
 import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ import av
 import numpy as np
 from PIL import Image, ImageSequence
 
-from rstg_jax.data.video.seek import FilmFrames, readable
+from rstg_jax.data.video.seek import VideoFrames, readable
 from rstg_jax.errors import UserError
 
 # JPEG images in memory, a video file in memory, or a path (see `opened`).
@@ -26,7 +27,14 @@ _DAMAGE = (av.FFmpegError, OSError, EOFError, SyntaxError)
 
 
 class Frames(Protocol):
-    """The frames of an opened video."""
+    """The frames of an opened video.
+
+    Attributes:
+      fps: Frames per second, or None if that is not known.
+    """
+
+    @property
+    def fps(self) -> fractions.Fraction | None: ...
 
     def __len__(self) -> int:
         """Number of frames."""
@@ -37,6 +45,8 @@ class Frames(Protocol):
 
 class Images:
     """Frames that are decoded already; satisfies `Frames`."""
+
+    fps = None
 
     def __init__(self, images: Sequence[Image.Image]):
         self._images = images
@@ -51,6 +61,8 @@ class Images:
 
 class Stills:
     """Encoded images, such as JPEG, in memory or on disk; satisfies `Frames`."""
+
+    fps = None
 
     def __init__(self, encoded: Sequence[bytes | Path]):
         self._encoded = encoded
@@ -92,7 +104,7 @@ def opened(encoded: Encoded) -> Iterator[Frames]:
             with av.open(readable(encoded), "r") as container:
                 if not container.streams.video:
                     raise UserError("has no video stream")
-                yield _not_empty(FilmFrames(encoded, container))
+                yield _not_empty(VideoFrames(encoded, container))
         else:
             yield _not_empty(_of_path(encoded))
     except _DAMAGE as error:
@@ -101,7 +113,7 @@ def opened(encoded: Encoded) -> Iterator[Frames]:
 
 
 def _of_path(path: Path) -> Frames:
-    """Frames of anything but a film."""
+    """Frames of anything but a video file."""
     kind = path.suffix.lower()
     if path.is_dir():
         return Stills(sorted(file for file in path.iterdir() if file.suffix.lower() in STILLS))

@@ -6,17 +6,19 @@ import dataclasses
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import tqdm
 
+from rstg_jax import files
+from rstg_jax.data.dataset import check_split
 from rstg_jax.data.video import decode
+from rstg_jax.data.video.clip_dataset import ClipDataConfig
 from rstg_jax.data.video.clip_source import Clip, ClipSource
-from rstg_jax.data.video.clip_transforms import ClipConfig
 from rstg_jax.errors import UserError
+from rstg_jax.machine import num_cores
 
 EXTENSIONS = (*decode.VIDEO_EXTENSIONS, ".gif")
 _INDEX = ".rstg_jax_index.json"
@@ -26,7 +28,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
-class FolderConfig:
+class FolderConfig(ClipDataConfig):
     """Videos of your own.
 
     Attributes:
@@ -37,35 +39,32 @@ class FolderConfig:
         files alone, so that added videos never move others.
       extensions: Of the files that are taken for videos; others are left alone.
       max_broken: Largest share of videos that cannot be opened; they are named and left out.
-      clip: Frames, crops and augmentation.
-      workers: Threads that decode; as many as cores, but no more than 16, if None.
     """
+
+    may_differ: ClassVar[tuple[str, ...]] = ("path", "test_path", *ClipDataConfig.may_differ)
 
     path: str = ""
     test_path: str = ""
     test_share: float = 0.2
     extensions: tuple[str, ...] = EXTENSIONS
     max_broken: float = 0.001
-    clip: ClipConfig = dataclasses.field(default_factory=ClipConfig)
-    workers: int | None = None
 
     def __post_init__(self) -> None:
         if not self.test_path and not 0 < self.test_share < 1:
             raise UserError(
-                f"data.test_share={self.test_share} must be between 0 and 1 without data.test_path"
+                f"test_share={self.test_share} must be between 0 and 1 without test_path"
             )
         if not 0 <= self.max_broken < 1:
-            raise UserError(f"data.max_broken={self.max_broken} must be in [0, 1)")
-
-    @property
-    def clip_shape(self) -> tuple[int, int, int, int]:
-        """What a model sees of one video in training: `(t, h, w, c)`."""
-        return self.clip.clip_shape
+            raise UserError(f"max_broken={self.max_broken} must be in [0, 1)")
 
     @property
     def num_classes(self) -> int:
-        """Number of labels; looks for the files but opens none."""
+        """Number of labels; lists the files but opens none."""
         return len(labels(self))
+
+    def open(self, split: str) -> ClipSource:
+        check_split(split)
+        return open_folder(self, split)
 
 
 class Video(NamedTuple):
@@ -145,7 +144,7 @@ def listed(path: str, extensions: Sequence[str]) -> list[Video]:
       UserError: If there are none, or a line cannot be understood.
     """
     if not path:
-        raise UserError("set data.path to a directory of videos or a csv file of path;label lines")
+        raise UserError("set path to a directory of videos or a csv file of path;label lines")
     root = Path(path).expanduser()
     if root.is_dir():
         videos = _of_directory(root, extensions)
@@ -153,7 +152,7 @@ def listed(path: str, extensions: Sequence[str]) -> list[Video]:
     elif root.is_file():
         videos, wanted = _of_csv(root), "lines of `path;label`"
     else:
-        raise UserError(f"{path}: no such directory or csv file (data.path, data.test_path)")
+        raise UserError(f"{path}: no such directory or csv file (path, test_path)")
     if not videos:
         raise UserError(f"{path}: holds no video; expected are {wanted}")
     return sorted(videos, key=lambda video: video.name)
@@ -209,7 +208,7 @@ def without_broken(videos: Sequence[Video], root: str, max_broken: float) -> lis
     stamps = {video: _stamp(video.path) for video in videos}
     new = [v for v in videos if known.get(str(v.path), ("", ""))[0] != stamps[v]]
     with (
-        concurrent.futures.ThreadPoolExecutor() as pool,
+        concurrent.futures.ThreadPoolExecutor(num_cores()) as pool,
         tqdm.tqdm(total=len(new), unit=" videos", desc=f"opening {root}", disable=None) as bar,
     ):
         for video, reason in zip(new, pool.map(_what_is_wrong, new), strict=True):
@@ -225,7 +224,7 @@ def without_broken(videos: Sequence[Video], root: str, max_broken: float) -> lis
     told = f"{root}: {len(broken)} of {len(videos)} videos cannot be used ({names}{more})"
     if len(broken) > max_broken * len(videos):
         raise UserError(
-            f"{told}; remove or replace them, or raise data.max_broken={max_broken:g} above "
+            f"{told}; remove or replace them, or raise max_broken={max_broken:g} above "
             f"{len(broken) / len(videos):.2g}"
         )
     _log.warning("%s and are left out", told)
@@ -262,9 +261,7 @@ def _read_index(file: Path) -> dict[str, tuple[str, str]]:
 
 
 def _write_index(file: Path, known: dict[str, tuple[str, str]]) -> None:
-    part = file.with_suffix(f".{os.getpid()}.part")
     try:
-        part.write_text(json.dumps(known, indent=0))
-        part.replace(file)
-    except OSError as error:
-        _log.warning("%s cannot be written (%s); the videos are opened anew each time", file, error)
+        files.write_json(file, known)
+    except UserError as error:
+        _log.warning("%s; the videos are opened anew each time", error)

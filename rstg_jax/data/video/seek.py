@@ -6,6 +6,7 @@ wanted one, and only wanted frames are converted to RGB. No container has to see
 read, which costs next to nothing.
 """
 
+import fractions
 import io
 import math
 from collections.abc import Iterator, Sequence
@@ -22,12 +23,14 @@ from rstg_jax.errors import UserError
 # (VP8 has packets that are never shown.)
 _COUNTABLE = ("av1", "libdav1d", "h264", "hevc", "mjpeg", "vp9")
 _KEEP_PACKETS = 256 << 20  # bytes of one file that are held in memory rather than read twice
+_MAX_FPS = 120  # a higher rate is a default that the container made up
 
 
-class FilmFrames:
+class VideoFrames:
     """An opened video file; satisfies `decode.Frames`.
 
     Attributes:
+      fps: Frames per second, or None if the file does not know them.
       decoded: Frames that have been decoded so far, wanted or not.
     """
 
@@ -37,6 +40,8 @@ class FilmFrames:
         self._stream = container.streams.video[0]
         # Several clips are decoded at once; threads inside one decoder would only add to them.
         self._stream.codec_context.thread_count = 1
+        rate = self._stream.average_rate
+        self.fps = fractions.Fraction(rate) if rate and rate <= _MAX_FPS else None
         self.decoded = 0
         self._packets: list[Any] | None = []
         held = 0
@@ -129,12 +134,12 @@ class FilmFrames:
 
 
 def readable(source: bytes | Path) -> io.BytesIO | str:
-    """What PyAV opens."""
+    """The source as PyAV takes it."""
     return io.BytesIO(source) if isinstance(source, bytes) else str(source)
 
 
 def _upright(frame: Any) -> Image.Image:
-    """A decoded frame in RGB, turned as the file asks for (telephones film so)."""
+    """A decoded frame in RGB, turned as the file says (phones record that way)."""
     # PyAV's own `to_image` makes the same bytes in twice the time.
     array = np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90))
     return Image.fromarray(np.ascontiguousarray(array))

@@ -4,13 +4,14 @@ import dataclasses
 import pathlib
 import re
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 
-from rstg_jax.data.sync_mnist import prepared
+from rstg_jax.data import array_records
+from rstg_jax.data.dataset import check_split
+from rstg_jax.data.video.clip_dataset import ClipDataConfig
 from rstg_jax.data.video.clip_source import Clip, ClipSource
-from rstg_jax.data.video.clip_transforms import ClipConfig
 from rstg_jax.errors import UserError
 
 VERSION = "1.0.0"
@@ -19,7 +20,7 @@ DEMO = "v2_demo"
 
 
 @dataclasses.dataclass(frozen=True)
-class SomethingSomethingConfig:
+class SomethingSomethingConfig(ClipDataConfig):
     """Which Something-Something, where it lies and what clips to make of it.
 
     Attributes:
@@ -29,28 +30,21 @@ class SomethingSomethingConfig:
       test_split: What is tested on: "validation", or "test", whose labels may be unknown.
       label_order: Numbers of the labels: their order in the data set's own "file" of labels, or
         their names "sorted", as in some other projects.
-      clip: Frames, crops and augmentation.
-      workers: Threads that decode; as many as cores, but no more than 16, if None.
     """
+
+    may_differ: ClassVar[tuple[str, ...]] = ("data_dir", *ClipDataConfig.may_differ)
 
     version: str = "v2"
     data_dir: str = "~/tensorflow_datasets"
     test_split: Literal["validation", "test"] = "validation"
     label_order: Literal["file", "sorted"] = "file"
-    clip: ClipConfig = dataclasses.field(default_factory=ClipConfig)
-    workers: int | None = None
 
     def __post_init__(self) -> None:
         if self.version.split("-")[0] not in (*OFFICIAL, DEMO):
             raise UserError(
-                f"data.version={self.version!r} must be v1, v2 or v2_demo, or one of these with "
+                f"version={self.version!r} must be v1, v2 or v2_demo, or one of these with "
                 "settings, such as v2-video"
             )
-
-    @property
-    def clip_shape(self) -> tuple[int, int, int, int]:
-        """What a model sees of one video in training: `(t, h, w, c)`."""
-        return self.clip.clip_shape
 
     @property
     def num_classes(self) -> int:
@@ -59,6 +53,21 @@ class SomethingSomethingConfig:
             return 174
         builder = open_builder(self)
         return int(builder.info.features["label"].num_classes)
+
+    def open(self, split: str) -> ClipSource:
+        check_split(split)
+        return open_something_something(self, split)
+
+    def with_split(self, split: str | None) -> tuple[Self, str, str]:
+        split = split or self.test_split
+        if split == "validation":
+            return dataclasses.replace(self, test_split="validation"), "test", split
+        if split == "test":
+            return dataclasses.replace(self, test_split="test"), "test", split
+        return super().with_split(split)
+
+    def with_official_labels(self) -> Self:
+        return dataclasses.replace(self, label_order="file")
 
 
 def prepared_dir(config: SomethingSomethingConfig) -> pathlib.Path:
@@ -114,7 +123,7 @@ def open_something_something(config: SomethingSomethingConfig, split: str) -> Cl
     if name not in builder.info.splits:
         raise UserError(f"{directory}: has no split {name!r}; prepare the data again with it")
     info = builder.info.splits[name]
-    prepared.check_shards([str(file) for file in info.filepaths], info.shard_lengths)
+    array_records.check_shards([str(file) for file in info.filepaths], info.shard_lengths)
     features = builder.info.features
 
     class Skip(tfds.decode.SkipDecoding):
@@ -165,7 +174,7 @@ class PreparedClips:
         return len(self._videos)
 
     def load(self, indices: Sequence[int]) -> list[Clip]:
-        examples = prepared.read_examples(self._videos, indices, self._directory)
+        examples = array_records.read_examples(self._videos, indices, self._directory)
         return [self._clip(i, example) for i, example in zip(indices, examples, strict=True)]
 
     def _clip(self, index: int, example: dict[str, Any]) -> Clip:

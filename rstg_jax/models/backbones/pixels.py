@@ -1,4 +1,4 @@
-"""What backbones do to pixels first."""
+"""Normalisation of pixel values."""
 
 from typing import Any
 
@@ -9,10 +9,8 @@ from rstg_jax.errors import UserError
 
 
 def normalise(video: jax.Array, config: Any, dtype: jnp.dtype) -> jax.Array:
-    """Pixels 0..255 `[b t h w c]` to the range that a backbone's config asks for."""
+    """Scales pixels 0..255 `[b t h w c]` by `input_mean` and `input_scale` of a backbone config."""
     mean, scale = (jnp.asarray(x, dtype) for x in (config.input_mean, config.input_scale))
     if mean.ndim and mean.size not in (1, video.shape[-1]):
-        raise UserError(
-            f"model.backbone.input_mean has {mean.size} channels, the video {video.shape[-1]}"
-        )
+        raise UserError(f"input_mean has {mean.size} channels, the video {video.shape[-1]}")
     return (video.astype(dtype) - mean) / scale

@@ -29,6 +29,7 @@ from flax import linen as nn
 from rstg_jax.errors import UserError
 from rstg_jax.layers.conv import Conv3D, Lowering, max_pool3d
 from rstg_jax.layers.norms import BatchNorm
+from rstg_jax.models.backbones.base import BackboneConfig
 from rstg_jax.models.backbones.pixels import normalise
 
 Kind = Literal["i3d", "c2d", "nl_i3d"]
@@ -43,7 +44,7 @@ NON_LOCAL = ("res3.1", "res3.3", "res4.1", "res4.3", "res4.5")
 
 
 @dataclasses.dataclass(frozen=True)
-class ResNet3DConfig:
+class ResNet3DConfig(BackboneConfig):
     """A table of stages; see the module for the default one.
 
     Attributes:
@@ -90,16 +91,16 @@ class ResNet3DConfig:
         for name in tables:
             if len(getattr(self, name)) != len(self.depths):
                 raise UserError(
-                    f"model.backbone.{name} has {len(getattr(self, name))} entries for "
+                    f"{name} has {len(getattr(self, name))} entries for "
                     f"{len(self.depths)} stages (depths {self.depths})"
                 )
         even = [k for kernels in self.temporal_kernels for k in kernels if k % 2 == 0]
         if even or any(size % 2 == 0 for size in self.stem_kernel):
-            raise UserError("model.backbone: kernels must have odd sizes")
+            raise UserError("kernels must have odd sizes")
         if min((*self.depths, self.width, self.pool2)) < 1:
-            raise UserError("model.backbone: depths, width and pool2 must be at least 1")
+            raise UserError("depths, width and pool2 must be at least 1")
         if 0 in self.input_scale:
-            raise UserError("model.backbone.input_scale must not be 0")
+            raise UserError("input_scale must not be 0")
         for place in self.non_local:
             self.resolve(place)
 
@@ -128,6 +129,9 @@ class ResNet3DConfig:
                 f"a single block, {self.places[0]} to {self.places[-1]}"
             )
         return name
+
+    def build(self, dtype: jnp.dtype, name: str) -> "ResNet3D":
+        return ResNet3D(self, dtype, name=name)
 
 
 def official(kind: Kind = "i3d", **fields: Any) -> ResNet3DConfig:
@@ -181,7 +185,7 @@ class ResNet3D(nn.Module):
         Args:
           video: the clips.
           train: for batch norm with statistics of the batch.
-          after: what to apply to the features behind the blocks of these full names.
+          after: functions to apply to the features behind the blocks of these full names.
         """
         config, after = self.config, after or {}
         x = normalise(video, config, self.dtype)

@@ -11,11 +11,12 @@ from rstg_jax.errors import UserError
 from rstg_jax.layers.conv import Conv2D, Lowering, Padding, max_pool
 from rstg_jax.layers.linear import dense_weights, linear
 from rstg_jax.layers.norms import LayerNorm
+from rstg_jax.models.backbones.base import BackboneConfig
 from rstg_jax.models.backbones.pixels import normalise
 
 
 @dataclasses.dataclass(frozen=True)
-class SimpleCNNConfig:
+class SimpleCNNConfig(BackboneConfig):
     """Convolutions with ReLU; the defaults are the official network, 64x64 -> 6x6x512.
 
     Attributes:
@@ -30,7 +31,7 @@ class SimpleCNNConfig:
       subtract_mean_frame: subtract a clip's mean frame, which is mostly background, from every
         frame before the first convolution (needs the whole clip).
       position_embedding: add a learned map of channels to the last feature map and pass each pixel
-        through one more layer, so that pooled regions know WHERE in them something was seen.
+        through one more layer, so that pooled regions keep the position of features inside them.
       lowering: see `Conv2D`.
     """
 
@@ -50,11 +51,11 @@ class SimpleCNNConfig:
         lengths = {len(self.features), len(self.kernels), len(self.strides)}
         if lengths != {len(self.features)} or not self.features:
             raise UserError(
-                "model.backbone: features, kernels and strides need one entry a convolution; they "
+                "features, kernels and strides need one entry for each convolution; they "
                 f"have {len(self.features)}, {len(self.kernels)} and {len(self.strides)}"
             )
         if self.input_scale == 0:
-            raise UserError("model.backbone.input_scale must not be 0")
+            raise UserError("input_scale must not be 0")
 
     @property
     def places(self) -> tuple[str, ...]:
@@ -67,6 +68,9 @@ class SimpleCNNConfig:
             choices = ", ".join(self.places)
             raise UserError(f"no place {place!r} in the backbone; use 'final', {choices}")
         return place
+
+    def build(self, dtype: jnp.dtype, name: str) -> "SimpleCNN":
+        return SimpleCNN(self, dtype, name=name)
 
 
 class SimpleCNN(nn.Module):
@@ -92,8 +96,8 @@ class SimpleCNN(nn.Module):
 
         Args:
           video: the clips.
-          train: nothing here differs in training.
-          after: what to apply to the features `[b t h w c]` at places of these names.
+          train: changes nothing here.
+          after: functions to apply to the features `[b t h w c]` at places of these names.
         """
         del train
         config, after = self.config, after or {}
@@ -109,7 +113,7 @@ class SimpleCNN(nn.Module):
             x = max_pool(x) if config.max_pool else x
             x = LayerNorm(name=f"norm{number}")(x) if config.norm else x
             if min(x.shape) < 1:
-                raise UserError(f"model.backbone: frames of {frame[0]}x{frame[1]} are too small")
+                raise UserError(f"frames of {frame[0]}x{frame[1]} are too small")
             if f"conv{number}" in after:
                 volume = after[f"conv{number}"](x.reshape(b, t, *x.shape[1:]))
                 x = volume.reshape(x.shape)

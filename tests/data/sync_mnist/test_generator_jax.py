@@ -13,7 +13,7 @@ import scipy.stats
 from configs import sync_mnist as sync_mnist_config
 from rstg_jax import config, data
 from rstg_jax.data.sync_mnist import generator, generator_jax
-from rstg_jax.data.sync_mnist.config import object_arrays
+from rstg_jax.data.sync_mnist.objects import object_arrays
 from rstg_jax.errors import UserError
 from rstg_jax.models import classifier
 from rstg_jax.training import sharding, steps, train_loop
@@ -240,7 +240,7 @@ def logged(workdir) -> list[dict]:
 
 def test_source_on_the_host_is_the_source_on_the_devices():
     settings = device_experiment(8).data
-    source = data.open_source(settings, "train")
+    source = settings.open("train")
     assert isinstance(source, data.OnDevice) and len(source) == data.ENDLESS
     indices = np.array([3, 2**32 + 3, 2**61 + 5, 3])
     host = source.batch(indices)
@@ -261,7 +261,7 @@ def test_source_on_the_host_is_the_source_on_the_devices():
     expected = source.batch(data.batches.train_indices(data.ENDLESS, positions, 5))
     np.testing.assert_array_equal(seen["video"], expected["video"])
     np.testing.assert_array_equal(seen["label"], expected["label"])
-    other = data.open_source(dataclasses.replace(settings, seed=2**40), "train").batch(indices)
+    other = dataclasses.replace(settings, seed=2**40).open("train").batch(indices)
     assert not (other["coords"] == host["coords"]).all()
 
 

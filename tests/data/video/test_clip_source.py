@@ -204,4 +204,4 @@ def test_unknown_labels():
 def test_only_sources_of_clips_vary():
     assert isinstance(source(), data.AugmentedSource)
     online = data.SyncMNISTConfig(test_source="online", num_test=5)
-    assert not isinstance(data.open_source(online, "test"), data.AugmentedSource)
+    assert not isinstance(online.open("test"), data.AugmentedSource)

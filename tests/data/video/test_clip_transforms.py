@@ -192,12 +192,12 @@ def test_frames_of_two_sizes():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"frames": 0}, "data.clip.frames=0 must be at least 1"),
-        ({"crop": 300}, "data.clip.crop=300 is larger than data.clip.resize=256"),
-        ({"view_size": 257}, "data.clip.view_size=257 is larger"),
-        ({"crop_scales": (1.0, 1.5)}, "data.clip.crop_scales="),
-        ({"brightness": -0.1}, "data.clip.brightness=-0.1"),
-        ({"temporal_views": 0}, "data.clip.temporal_views=0"),
+        ({"frames": 0}, "frames=0 must be at least 1"),
+        ({"crop": 300}, "crop=300 is larger than resize=256"),
+        ({"view_size": 257}, "view_size=257 is larger"),
+        ({"crop_scales": (1.0, 1.5)}, "crop_scales="),
+        ({"brightness": -0.1}, "brightness=-0.1"),
+        ({"temporal_views": 0}, "temporal_views=0"),
     ],
 )
 def test_impossible_clips(fields, message):

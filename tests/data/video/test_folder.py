@@ -49,7 +49,7 @@ def ids(source):
 
 
 def test_split_depends_on_names_alone(root):
-    train, test = (data.open_source(config(root), split) for split in ("train", "test"))
+    train, test = (config(root).open(split) for split in ("train", "test"))
     names = sorted(f"{'jump' if i < 6 else 'run'}/{i}.webm" for i in range(12))
     wanted = []
     for name in names:  # the first 8 bytes of SHA-256 as a fraction of 2**64
@@ -62,15 +62,13 @@ def test_split_depends_on_names_alone(root):
     labels = train.batch(np.arange(len(train)))["label"]
     assert [train.label_names[label] for label in labels] == [i.split("/")[0] for i in ids(train)]
     shutil.copy(root / "jump" / "0.webm", root / "jump" / "another.webm")
-    again = {
-        name for split in ("train", "test") for name in ids(data.open_source(config(root), split))
-    }
+    again = {name for split in ("train", "test") for name in ids(config(root).open(split))}
     assert again == {*names, "jump/another.webm"}
-    assert set(ids(test)) <= set(ids(data.open_source(config(root), "test")))
+    assert set(ids(test)) <= set(ids(config(root).open("test")))
 
 
 def test_videos_are_those_of_the_files(root, films):
-    source = data.open_source(config(root, test_path=str(root)), "test")
+    source = config(root, test_path=str(root)).open("test")
     batch = source.batch(np.array([3, 0]))
     assert batch["id"].tolist() == ["jump/3.webm", "jump/0.webm"]
     every = clip_files.decode_all(films[3])
@@ -80,7 +78,7 @@ def test_videos_are_those_of_the_files(root, films):
     plain = data.FolderConfig(
         path=str(root), test_path=str(root), clip=data.ClipConfig(4, resize=48, crop=48)
     )
-    got = data.open_source(plain, "test").batch(np.array([3]))["video"][0]
+    got = plain.open("test").batch(np.array([3]))["video"][0]
     for frame, index in zip(got, (0, 2, 4, 7), strict=True):
         np.testing.assert_array_equal(frame, every[index][:, 32 - 24 : 32 + 24])
 
@@ -93,7 +91,7 @@ def test_csv_files(root, tmp_path):
     test.write_text(f"jump/1.webm;hop, or jump\n{root}/run/8.webm;run\n")
     settings = data.FolderConfig(path=str(train), test_path=str(test), clip=CLIP)
     assert settings.num_classes == 2
-    sources = {split: data.open_source(settings, split) for split in ("train", "test")}
+    sources = {split: settings.open(split) for split in ("train", "test")}
     assert sources["train"].label_names == ("hop, or jump", "run")
     assert ids(sources["train"]) == ["videos/jump/0.webm", "videos/run/6.webm", "videos/run/7.webm"]
     assert sorted(ids(sources["test"])) == sorted(["jump/1.webm", f"{root}/run/8.webm"])
@@ -114,26 +112,26 @@ def test_csv_files(root, tmp_path):
 def test_csv_files_that_are_wrong(tmp_path, text, message):
     (tmp_path / "all.csv").write_text(text)
     with pytest.raises(UserError, match=message):
-        data.open_source(data.FolderConfig(path=str(tmp_path / "all.csv")), "train")
+        data.FolderConfig(path=str(tmp_path / "all.csv")).open("train")
 
 
 def test_where_nothing_is(root, tmp_path):
-    with pytest.raises(UserError, match=r"set data.path to a directory of videos or a csv file"):
-        data.open_source(data.FolderConfig(), "train")
+    with pytest.raises(UserError, match=r"set path to a directory of videos or a csv file"):
+        data.FolderConfig().open("train")
     with pytest.raises(UserError, match="none: no such directory or csv file"):
-        data.open_source(config(tmp_path / "none"), "train")
+        config(tmp_path / "none").open("train")
     (tmp_path / "empty").mkdir()
     with pytest.raises(
         UserError, match=r"empty: holds no video; expected are sub-directories, one"
     ):
-        data.open_source(config(tmp_path / "empty"), "train")
+        config(tmp_path / "empty").open("train")
     other = tmp_path / "other"
     shutil.copytree(root / "jump", other / "swim")
     with pytest.raises(UserError, match=r"other: label 'swim' is not in .*videos"):
-        data.open_source(config(root, test_path=str(other)), "test")
-    with pytest.raises(UserError, match=r"data.test_share=0 must be between 0 and 1"):
+        config(root, test_path=str(other)).open("test")
+    with pytest.raises(UserError, match=r"test_share=0 must be between 0 and 1"):
         data.FolderConfig(test_share=0)
-    with pytest.raises(UserError, match=r"data.max_broken=1 "):
+    with pytest.raises(UserError, match=r"max_broken=1 "):
         data.FolderConfig(max_broken=1)
 
 
@@ -145,14 +143,14 @@ def test_broken_videos_are_named_and_counted(root, caplog):
     (root / "run" / "10.webm").symlink_to(root / "nowhere.webm")
     whole = config(root, test_path=str(root))
     with pytest.raises(UserError) as error:
-        data.open_source(whole, "train")
+        whole.open("train")
     message = str(error.value)
     # The link that leads nowhere is no file of the directory.
     assert message.startswith(f"{root}: 2 of 11 videos cannot be used (jump/2.webm: cannot be read")
     assert "run/9.webm: " in message
-    assert "raise data.max_broken=0.001 above 0.18" in message
+    assert "raise max_broken=0.001 above 0.18" in message
     with caplog.at_level(logging.WARNING, "rstg_jax"):
-        some = data.open_source(config(root, test_path=str(root), max_broken=0.2), "train")
+        some = config(root, test_path=str(root), max_broken=0.2).open("train")
     assert "2 of 11 videos cannot be used (jump/2.webm" in caplog.text
     assert len(some) == 9 and some.provenance["broken"] == 2
     assert not {"jump/2.webm", "run/9.webm"} & set(ids(some))
@@ -163,7 +161,7 @@ def test_missing_files_of_a_csv_are_broken(root):
     with pytest.raises(
         UserError, match=r"1 of 2 videos cannot be used \(run/77.webm: no such file\)"
     ):
-        data.open_source(config(root / "all.csv", test_path=str(root)), "train")
+        config(root / "all.csv", test_path=str(root)).open("train")
 
 
 def test_only_new_files_are_opened(root, monkeypatch):
@@ -171,18 +169,18 @@ def test_only_new_files_are_opened(root, monkeypatch):
     real = folder._what_is_wrong
     monkeypatch.setattr(folder, "_what_is_wrong", lambda v: (opened.append(v.name), real(v))[1])
     settings = config(root, test_path=str(root))
-    data.open_source(settings, "train")
+    settings.open("train")
     assert len(opened) == 12
-    data.open_source(settings, "test")
+    settings.open("test")
     assert len(opened) == 12
     shutil.copy(root / "jump" / "0.webm", root / "run" / "6.webm")
     os.utime(root / "run" / "6.webm", (1, 1))
-    data.open_source(settings, "train")
+    settings.open("train")
     assert opened[12:] == ["run/6.webm"]
     index = root / ".rstg_jax_index.json"
     assert len(json.loads(index.read_text())) == 12
     index.write_text("damage")
-    data.open_source(settings, "train")
+    settings.open("train")
     assert len(opened) == 25
 
 
@@ -192,17 +190,15 @@ def test_directory_that_cannot_be_written(root, monkeypatch, caplog):
 
     monkeypatch.setattr(folder.Path, "write_text", refuse)
     with caplog.at_level(logging.WARNING, "rstg_jax"):
-        assert len(data.open_source(config(root, test_path=str(root)), "train")) == 12
+        assert len(config(root, test_path=str(root)).open("train")) == 12
     assert "the videos are opened anew each time" in caplog.text
 
 
 def test_results_record_which_files(root):
-    first = data.open_source(config(root), "train").provenance
-    assert (
-        first["files_sha256"] == data.open_source(config(root), "train").provenance["files_sha256"]
-    )
+    first = config(root).open("train").provenance
+    assert first["files_sha256"] == config(root).open("train").provenance["files_sha256"]
     (root / "run" / "6.webm").rename(root / "jump" / "6.webm")
-    other = data.open_source(config(root), "train").provenance
+    other = config(root).open("train").provenance
     assert other["files_sha256"] != first["files_sha256"]
 
 
@@ -217,7 +213,7 @@ def test_real_videos_of_every_size(tmp_path):
         test_path=str(tmp_path),
         clip=data.ClipConfig(frames=5, resize=72, crop=64, spatial_views=2, view_size=72),
     )
-    test = data.open_source(settings, "test")
+    test = settings.open("test")
     assert test.label_names == ("bigbuckbunny", "bikes", "carphone")
     batch = test.batch(np.arange(4))
     assert batch["video"].shape == (4, 2, 5, 72, 72, 3)
@@ -232,5 +228,5 @@ def test_real_videos_of_every_size(tmp_path):
         )
         error = np.abs(np.asarray(whole)[:, :72].astype(int) - batch["video"][row, 0, 2])
         assert error.max() <= 3 and error.mean() < 0.1, name
-    trained = next(data.train_batches(data.open_source(settings, "train"), batch_size=4, seed=0))
+    trained = next(data.train_batches(settings.open("train"), batch_size=4, seed=0))
     assert trained["video"].shape == (4, 5, 64, 64, 3) and trained["video"].std() > 20

@@ -83,7 +83,7 @@ def everything(source):
 
 @pytest.mark.parametrize("version", ["v2_demo", "v2_demo-video"])
 def test_splits_labels_and_ids(made, version):
-    train, test = (data.open_source(config(made, version), split) for split in ("train", "test"))
+    train, test = (config(made, version).open(split) for split in ("train", "test"))
     assert config(made, version).num_classes == 3
     assert train.label_names == test.label_names == tuple(LABELS)
     assert (len(train), len(test)) == (6, 4)
@@ -100,7 +100,7 @@ def test_films_give_the_pixels_of_the_download(made):
     plain = dataclasses.replace(
         config(made, "v2_demo-video"), clip=data.ClipConfig(4, resize=48, crop=48)
     )
-    batch = everything(data.open_source(plain, "train"))
+    batch = everything(plain.open("train"))
     for row, number in enumerate(made[1]):
         if row in (2, 5) or row > 5:  # upright ones are resampled
             continue
@@ -111,7 +111,7 @@ def test_films_give_the_pixels_of_the_download(made):
 
 def test_frames_and_films_show_the_same(made):
     frames, films = (
-        everything(data.open_source(config(made, v), "train")) for v in ("v2_demo", "v2_demo-video")
+        everything(config(made, v).open("train")) for v in ("v2_demo", "v2_demo-video")
     )
     error = np.abs(frames["video"].astype(int) - films["video"])
     assert error.mean() < 4  # JPEG of quality 95
@@ -119,8 +119,8 @@ def test_frames_and_films_show_the_same(made):
 
 
 def test_sorted_labels(made):
-    by_file = data.open_source(config(made), "train")
-    by_name = data.open_source(config(made, label_order="sorted"), "train")
+    by_file = config(made).open("train")
+    by_name = config(made, label_order="sorted").open("train")
     assert by_name.label_names == tuple(sorted(LABELS))
     a, b = everything(by_file)["label"], everything(by_name)["label"]
     assert [by_file.label_names[i] for i in a] == [by_name.label_names[i] for i in b]
@@ -129,14 +129,14 @@ def test_sorted_labels(made):
 
 def test_mirrored_clips_change_sides(made):
     flips = dataclasses.replace(config(made), clip=dataclasses.replace(CLIP, flip=True))
-    source = data.open_source(flips, "train")
+    source = flips.open("train")
     bits = np.zeros((6, source.num_draws), np.uint64)
     labels = source.augmented(np.arange(6), bits)["label"]
     assert labels.tolist() == [{0: 2, 1: 1, 2: 0}[label_of(n)] for n in list(made[1])[:6]]
 
 
 def test_test_split_without_answers(made):
-    source = data.open_source(config(made, test_split="test"), "test")
+    source = config(made, test_split="test").open("test")
     assert not source.labelled
     seen = list(data.eval_batches(source, batch_size=2))
     assert np.concatenate([b["label"] for b in seen]).tolist() == [-1] * 4
@@ -148,7 +148,7 @@ def test_missing_data_name_the_command(tmp_path):
     with pytest.raises(
         UserError, match="no prepared Something-Something; put the official"
     ) as error:
-        data.open_source(config, "train")
+        config.open("train")
     words = str(error.value).split("`")[1].split()
     assert words[:4] == [
         "python",
@@ -169,7 +169,7 @@ def test_missing_data_name_the_command(tmp_path):
     with pytest.raises(
         UserError, match=r"make_demo --out=DIR`, then .*--config=v2_demo .*--store=video"
     ):
-        data.open_source(demo, "test")
+        demo.open("test")
     with pytest.raises(UserError, match=r"data\.version='v3' must be v1, v2 or v2_demo"):
         data.SomethingSomethingConfig("v3")
 
@@ -186,4 +186,4 @@ def test_damaged_shard_is_named(made, tmp_path):
     shard = next(reader.prepared_dir(moved).glob("*train*-00001-*"))
     shard.write_bytes(shard.read_bytes()[:1000])
     with pytest.raises(UserError, match=f"{shard.name}: the shard is damaged"):
-        data.open_source(moved, "train")
+        moved.open("train")

@@ -1,0 +1,115 @@
+"""Data sets of encoded videos, of which the model sees clips."""
+
+import dataclasses
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Self
+
+import numpy as np
+
+from rstg_jax.data.dataset import DataConfig, Placement
+from rstg_jax.data.video import clip_transforms, crops, decode, frame_sampling
+from rstg_jax.data.video.clip_transforms import ClipConfig
+from rstg_jax.errors import UserError
+
+CENTER, DENSE = "center", "dense"
+DENSE_VIEWS, DENSE_SIDE = (11, 2), 256
+_VIEWS = re.compile(r"([1-9]\d*)x([1-9]\d*)")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ClipDataConfig(DataConfig):
+    """Part of the configuration that all data sets of clips share.
+
+    Attributes:
+      clip: Frames, crops and augmentation.
+      workers: Threads that decode; if None, as many as cores, but no more than 16.
+    """
+
+    may_differ: ClassVar[tuple[str, ...]] = (
+        "workers",
+        "clip.spatial_views",
+        "clip.temporal_views",
+        "clip.view_size",
+    )
+
+    clip: ClipConfig = dataclasses.field(default_factory=ClipConfig)
+    workers: int | None = None
+
+    @property
+    def clip_shape(self) -> tuple[int, int, int, int]:
+        return self.clip.clip_shape
+
+    @property
+    def views(self) -> int:
+        return self.clip.views
+
+    @property
+    def test_clip_shape(self) -> tuple[int, int, int, int]:
+        side = self.clip.test_size
+        return (self.clip.frames, side, side, 3)
+
+    @property
+    def protocol(self) -> str:
+        """Such as "center", "dense", "3x2" or "3x2-96"."""
+        clip = self.clip
+        views, side = (clip.spatial_views, clip.temporal_views), clip.test_size
+        if views == DENSE_VIEWS and side == min(DENSE_SIDE, clip.resize):
+            return DENSE
+        if views == (1, 1) and side == clip.crop:
+            return CENTER
+        return f"{views[0]}x{views[1]}" + (f"-{side}" if side != clip.crop else "")
+
+    def with_protocol(self, protocol: str) -> Self:
+        match = _VIEWS.fullmatch(protocol)
+        if match:
+            (spatial, temporal), side = map(int, match.groups()), None
+        elif protocol == CENTER:
+            (spatial, temporal), side = (1, 1), None
+        elif protocol == DENSE:
+            (spatial, temporal), side = DENSE_VIEWS, min(DENSE_SIDE, self.clip.resize)
+        else:
+            raise UserError(f"protocol={protocol}: choose {CENTER}, {DENSE} or NxM, such as 3x2")
+        clip = dataclasses.replace(
+            self.clip, spatial_views=spatial, temporal_views=temporal, view_size=side
+        )
+        return dataclasses.replace(self, clip=clip)
+
+    def single_view(self) -> Self:
+        return self.with_protocol(CENTER)
+
+    def read_video(self, frames: decode.Frames) -> np.ndarray:
+        return clip_transforms.testing_views(frames, self.clip)
+
+    def placement(self, length: int, size: crops.Size) -> Placement:
+        clip = self.clip
+        chosen = frame_sampling.view_frames(clip.sampling, length, clip.frames, stride=clip.stride)
+        distance = np.abs(np.arange(length)[:, None] - chosen)  # [frames t]
+        latest = clip.frames - 1 - distance[:, ::-1].argmin(axis=1)  # of frames equally near
+        width, height = crops.resized(size, clip.resize)
+        box = crops.view_boxes((width, height), clip.test_size, 1)[0]
+        return Placement(
+            latest,
+            distance.min(axis=1) == 0,
+            clip.frames,
+            (
+                box.top / height,
+                box.left / width,
+                (box.top + box.height) / height,
+                (box.left + box.width) / width,
+            ),
+        )
+
+    def describe(
+        self, label_names: Sequence[str], provenance: Mapping[str, Mapping[str, Any]]
+    ) -> tuple[str, ...]:
+        del provenance
+        clip = self.clip
+        text = (
+            f"Every video shows one of {len(label_names)} actions, such as “{label_names[0]}” and "
+            f"“{label_names[-1]}”. The network is shown {clip.frames} of its frames, "
+            f"{clip.test_size} pixels square, and names the action"
+        )
+        if clip.views > 1:
+            text += f"; in testing it sees {clip.views} such views of a video"
+        return (f"{text}.",)

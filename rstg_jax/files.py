@@ -1,0 +1,55 @@
+"""Files and directories that appear whole or not at all."""
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from rstg_jax.errors import UserError
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yields a temporary path beside `path`, which takes the place of `path` at the end.
+
+    Nothing is left of it if the block raises. It may become a file or a directory; a directory
+    replaces nothing but an empty one.
+
+    Raises:
+      OSError: It cannot be moved to its place.
+    """
+    # Starts with a dot, so that nobody lists it, and ends as `path`, for writers that go by it.
+    part = path.with_name(f".part{os.getpid()}-{path.name}")
+    try:
+        yield part
+        part.replace(path)
+    finally:
+        if part.is_dir():
+            shutil.rmtree(part, ignore_errors=True)
+        else:
+            part.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a text file whole or not at all.
+
+    Raises:
+      UserError: It cannot be written.
+    """
+    try:
+        with replacing(path) as part:
+            part.write_text(text)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}") from error
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes a JSON file whole or not at all.
+
+    Raises:
+      UserError: It cannot be written.
+    """
+    write_text(path, json.dumps(value, indent=1) + "\n")

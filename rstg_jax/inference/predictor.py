@@ -1,0 +1,177 @@
+"""Prediction of single videos: files, directories, and examples of a split."""
+
+import dataclasses
+import functools
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from rstg_jax import data
+from rstg_jax.data.video import decode
+from rstg_jax.errors import UserError
+from rstg_jax.inference import protocols, video_input
+from rstg_jax.inference.evaluation import as_records, open_named
+from rstg_jax.training import checkpoint, steps
+
+RANGE = re.compile(r"(train|validation|test):(\d+)(?:-(\d+))?")
+# Kinds of files that are taken for videos in directories.
+VIDEO_KINDS = (*decode.VIDEO_EXTENSIONS, ".gif", ".webp", ".apng", ".npy")
+
+
+@dataclasses.dataclass(frozen=True)
+class VideoRequest:
+    """A video to predict.
+
+    Attributes:
+      name: path of a file, or split and index.
+      split: the split's own name; empty for a file.
+      index: of the example in the split.
+      error: why there is no such video, or None.
+    """
+
+    name: str
+    split: str = ""
+    index: int = 0
+    error: UserError | None = None
+
+
+class Predictor:
+    """Predicts the labels of videos with a trained model. Compiles once per shape of videos."""
+
+    def __init__(self, model: checkpoint.TrainedModel, top: int = 5):
+        protocols.check_fits(model)
+        self._variables = model.variables
+        self._names = model.label_names
+
+        def ranking(variables: Mapping[str, Any], video: jax.Array) -> dict[str, jax.Array]:
+            logits = steps.classify(model.module, variables, video[None])
+            return jax.tree.map(lambda x: x[0], steps.ranking(logits, top))
+
+        self._ranking = jax.jit(ranking)
+
+    def __call__(self, video: np.ndarray) -> list[dict[str, Any]]:
+        """Predicts one video, uint8 [t h w c], or [v t h w c]: logits are averaged over views.
+
+        Returns:
+          The most likely labels, best first, as ``{"label": name, "probability": p}``.
+        """
+        best = jax.device_get(self._ranking(self._variables, video))
+        return as_records(best["label"], best["probability"], self._names)
+
+
+class Videos:
+    """Finds videos and reads them as testing would.
+
+    Args:
+      model: the model to read for.
+    """
+
+    def __init__(self, model: checkpoint.TrainedModel):
+        self._data, self._label_names = model.data, model.label_names
+        self._open = functools.cache(lambda split: open_named(model.data, split)[0])
+
+    def find(self, names: Sequence[str]) -> list[VideoRequest]:
+        """Resolves names: files, directories, and ranges of a split such as ``test:0-9``."""
+        found: list[VideoRequest] = []
+        for name in names:
+            match = RANGE.fullmatch(name)
+            if match is None:
+                found += map(VideoRequest, expand(name))
+                continue
+            split, first, last = match[1], int(match[2]), int(match[3] or match[2])
+            try:
+                source = self._open(split)
+                if not first <= last < len(source):
+                    examples = f"the examples 0 to {len(source) - 1}"
+                    raise UserError(f"{name}: {source.name} has {examples}")
+            except UserError as error:
+                found.append(VideoRequest(name, error=error))
+                continue
+            found += [
+                VideoRequest(f"{split}:{index}", split, index) for index in range(first, last + 1)
+            ]
+        return found
+
+    def read(self, request: VideoRequest) -> tuple[np.ndarray, dict[str, Any]]:
+        """Reads a video.
+
+        Returns:
+          uint8 `[t h w c]` or `[v t h w c]`; and ``id`` and ``truth`` where they are known.
+
+        Raises:
+          UserError: it cannot be read; the message names it.
+        """
+        if request.error is not None:
+            raise request.error
+        if not request.split:
+            return video_input.read(request.name, self._data), {}
+        batch = self._open(request.split).batch(np.array([request.index], np.int64))
+        known = {"id": str(batch["id"][0])} if "id" in batch else {}
+        label = int(batch["label"][0])
+        if label >= 0:
+            known["truth"] = self._label_names[label]
+        return batch["video"][0], known
+
+    def original(self, request: VideoRequest) -> decode.Encoded | np.ndarray:
+        """The encoded video, or its frames uint8 `[t h w c]` if it was never encoded."""
+        if not request.split:
+            return Path(request.name)
+        source = self._open(request.split)
+        if isinstance(source, data.EncodedSource):
+            return source.encoded(request.index)
+        return source.batch(np.array([request.index], np.int64))["video"][0]
+
+
+def expand(name: str) -> list[str]:
+    """The videos of a directory, in the order of their names; any other name as it is."""
+    root = Path(name)
+    if not root.is_dir():
+        return [name]
+    paths = [
+        path
+        for path in root.rglob("*")
+        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(root).parts)
+    ]
+    videos = {path for path in paths if path.suffix.lower() in VIDEO_KINDS}
+    folders = {path.parent for path in paths if path.suffix.lower() in decode.STILLS}
+    folders -= {path.parent for path in videos}
+    return [str(path) for path in sorted(videos | folders)] or [name]
+
+
+def predict(
+    model: checkpoint.TrainedModel,
+    videos: Videos,
+    requests: Sequence[VideoRequest],
+    top: int = 5,
+    draw: Callable[[int], Path] | None = None,
+) -> Iterator[dict[str, Any]]:
+    """Predicts videos, one record each.
+
+    Args:
+      model: the model.
+      videos: reads them.
+      requests: from `Videos.find`.
+      top: number of labels in a record.
+      draw: draws the video of a number in `requests`; returns the path of the drawing.
+
+    Yields:
+      ``{"video": name, "frames": t, "predictions": [...]}``, with ``"id"`` and ``"truth"`` where
+      they are known and ``"drawn"`` if it was drawn. ``{"video": name, "error": message}`` if the
+      video cannot be read; ``"error"`` besides the rest if it cannot be drawn.
+    """
+    predictor = Predictor(model, top)
+    for number, request in enumerate(requests):
+        record: dict[str, Any] = {"video": request.name}
+        try:
+            video, known = videos.read(request)
+            record |= {"frames": video.shape[-4], "predictions": predictor(video)} | known
+            if draw is not None:
+                record["drawn"] = str(draw(number))
+        except UserError as error:
+            text = str(error)
+            record["error"] = text if request.name in text else f"{request.name}: {text}"
+        yield record
