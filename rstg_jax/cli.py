@@ -120,12 +120,26 @@ def add_process_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def join_processes(args: argparse.Namespace) -> None:
-    """Joins the other processes if the flags of `add_process_flags` are given."""
-    from rstg_jax.training import sharding  # late: it loads JAX
+    """Joins the other processes if the flags of `add_process_flags` are given.
 
+    Must come before the first use of a device.
+
+    Raises:
+      UserError: some flags are missing, or the other processes cannot be reached.
+    """
     several = (args.coordinator, args.num_processes, args.process_id)
-    if args.cluster or any(value is not None for value in several):
-        sharding.join_processes(*several, cluster=args.cluster)
+    if not args.cluster and several == (None, None, None):
+        return
+    if not args.cluster and None in several:
+        raise UserError("give --coordinator, --num_processes and --process_id together")
+    import jax  # late: --help and mistyped flags answer without JAX
+
+    # Otherwise JAX swallows SIGTERM, on which training saves and stops.
+    jax.config.update("jax_enable_preemption_service", False)
+    try:
+        jax.distributed.initialize(*several)
+    except (RuntimeError, ValueError) as error:
+        raise UserError(f"cannot join the other processes: {error}") from error
 
 
 def keep_compiled_programs() -> None:

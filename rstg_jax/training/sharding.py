@@ -57,7 +57,7 @@ def make_mesh(
     Args:
       config: the size of each axis.
       devices: all devices of all processes by default. A single process may use fewer than it
-        has; then the first ones are pretrained.
+        has; then the first ones are taken.
       or_data_parallel: if the sizes do not fit the devices, cut only the batch, over all of them:
         a checkpoint can be read on any machine.
 
@@ -170,27 +170,3 @@ def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Arra
         name: jax.make_array_from_process_local_data(sharding, array)
         for name, array in batch.items()
     }
-
-
-def join_processes(
-    coordinator: str | None, num_processes: int | None, process_id: int | None, cluster: bool
-) -> None:
-    """Joins the processes of a multi-host run; must come before the first use of a device.
-
-    Args:
-      coordinator: HOST:PORT of process 0.
-      num_processes: how many there are.
-      process_id: which one this is.
-      cluster: let JAX find the three above from its surroundings (TPU pod, Slurm, Open MPI).
-
-    Raises:
-      UserError: not all three are given, or the others cannot be reached.
-    """
-    # Else JAX swallows SIGTERM, on which the loop saves and stops.
-    jax.config.update("jax_enable_preemption_service", False)
-    if not cluster and None in (coordinator, num_processes, process_id):
-        raise UserError("give --coordinator, --num_processes and --process_id together")
-    try:
-        jax.distributed.initialize(coordinator, num_processes, process_id)
-    except (RuntimeError, ValueError) as error:
-        raise UserError(f"cannot join the other processes: {error}") from error
