@@ -30,6 +30,7 @@ from benchmarks import machine
 from configs import sync_mnist
 from rstg_jax import cli
 from rstg_jax.errors import UserError
+from rstg_jax.machine import num_cores
 from rstg_jax.models import classifier
 from rstg_jax.models import flops as costs
 from rstg_jax.models.classifier import ModelConfig
@@ -174,7 +175,7 @@ def peers(case: Case, inputs: np.ndarray, variables: Any) -> tuple[Any, Callable
 
     from benchmarks.peers import torch_rstg
 
-    torch.set_num_threads(machine.cores())
+    torch.set_num_threads(num_cores())
     x = torch.tensor(inputs)
     module: Any
     if isinstance(case.config, RSTGConfig):
@@ -303,7 +304,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     chosen = [c for c in (quick_cases if flags.quick else cases)() if re.search(flags.only, c.name)]
     if not chosen:
         raise UserError(f"--only={flags.only} leaves no case")
-    about = machine.describe() | {"torch": torch.__version__, "threads": machine.cores()}
+    about = machine.describe() | {"torch": torch.__version__, "threads": num_cores()}
     print(", ".join(f"{key} {value}" for key, value in about.items()))
     rows: list[dict[str, Any]] = []
     for case in chosen:

@@ -10,6 +10,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from rstg_jax.machine import num_cores
+
 PEAK_SIZE = 2048
 
 
@@ -46,11 +48,6 @@ def peak_flops(seconds: float) -> float:
     return 2 * PEAK_SIZE**3 / seconds
 
 
-def cores() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def describe() -> dict[str, Any]:
     """The machine and its load, for the record beside every figure."""
     info = Path("/proc/cpuinfo")
@@ -59,7 +56,7 @@ def describe() -> dict[str, Any]:
     device = jax.devices()[0]
     return {
         "cpu": models[0] if models else platform.processor(),
-        "cores": cores(),
+        "cores": num_cores(),
         "device": device.device_kind,
         "jax": jax.__version__,
         "load_average_1_minute": round(os.getloadavg()[0], 1),

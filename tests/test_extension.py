@@ -27,7 +27,8 @@ def get_config(variant=""):
         name="extension",
         train=TrainConfig(total_steps=40, batch_size=8, log_every=10, eval_every=20),
         model=ModelConfig(
-            backbone=TilesConfig(tile=4), rstg=presets.modern(dim=8, iterations=1, scales=(2, 1))
+            backbone=TilesConfig(tile=4),
+            rstg=presets.modern(dim=8, scales=(2,), stages=("space", "time")),
         ),
         data=BarsConfig(size=16, where="here"),
         optim=OptimizerConfig(learning_rate=3e-2),

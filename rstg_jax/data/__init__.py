@@ -1,4 +1,4 @@
-"""Sources of labelled videos, and batches of them."""
+"""Data sets: configurations, sources of labelled videos, and batches of them."""
 
 from rstg_jax.data.batches import (
     ENDLESS,

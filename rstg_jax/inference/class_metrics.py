@@ -1,4 +1,4 @@
-"""What an evaluation says class by class, and the files that hold it."""
+"""Metrics of every class, and the Markdown and CSV files of an evaluation."""
 
 import csv
 import io
@@ -9,7 +9,7 @@ import numpy as np
 
 
 def per_class(confusion: np.ndarray, names: Sequence[str]) -> list[dict[str, Any]]:
-    """Figures of every class, in the order of the model's outputs.
+    """Metrics of every class, in the order of the model's outputs.
 
     Args:
       confusion: counts `[true predicted]`.
@@ -17,8 +17,8 @@ def per_class(confusion: np.ndarray, names: Sequence[str]) -> list[dict[str, Any
 
     Returns:
       ``class`` (its number), ``label`` (its name), ``examples``, ``top1`` (None without examples),
-      ``confused_with`` (the commonest wrong answer, the first of equals; None if there is none) and
-      ``confused`` (how often).
+      ``confused_with`` (the most frequent wrong answer, the first of equals; None if there is none)
+      and ``confused`` (its count).
     """
     rows = []
     for number, (label, counts) in enumerate(zip(names, np.asarray(confusion), strict=True)):
@@ -40,7 +40,7 @@ def per_class(confusion: np.ndarray, names: Sequence[str]) -> list[dict[str, Any
 
 
 def confusions(confusion: np.ndarray, names: Sequence[str]) -> list[dict[str, Any]]:
-    """Every mistake that was made: ``true``, ``predicted``, ``count``; the commonest first."""
+    """All confusions as ``true``, ``predicted``, ``count``, the most frequent first."""
     wrong = np.array(confusion)
     np.fill_diagonal(wrong, 0)
     order = np.argsort(-wrong, axis=None, kind="stable")[: np.count_nonzero(wrong)]
@@ -49,12 +49,12 @@ def confusions(confusion: np.ndarray, names: Sequence[str]) -> list[dict[str, An
 
 
 def markdown(result: Mapping[str, Any], title: str) -> str:
-    """The figures of an evaluation as a page in Markdown.
+    """Formats the metrics of an evaluation as a Markdown page.
 
     Args:
       result: with ``examples``, ``loss``, ``top1``, ``top5``, ``classes`` (see `per_class`) and
         ``confusions``.
-      title: of the page.
+      title: title of the page.
     """
     lines = [
         f"# {title}",
@@ -83,13 +83,13 @@ def markdown(result: Mapping[str, Any], title: str) -> str:
 def submission(
     ids: Sequence[str], labels: np.ndarray, names: Sequence[str], numbers: Mapping[str, int] | None
 ) -> str:
-    """The best classes of every video, `id;1st;2nd;3rd;4th;5th`, a line each, no header.
+    """The best classes of every video, `id;1st;2nd;3rd;4th;5th`, one line per video, no header.
 
     Args:
       ids: of the videos.
       labels: classes of each, best first, int `[n k]`; k is 5, or less with fewer classes.
       names: of the classes.
-      numbers: what to write for each name; the name itself if None.
+      numbers: number to write for each name; the name itself if None.
     """
     text = io.StringIO()
     writer = csv.writer(text, delimiter=";", lineterminator="\n")
@@ -100,5 +100,5 @@ def submission(
 
 
 def _cell(text: str) -> str:
-    """Text that stays inside one cell of a table."""
+    """Escapes text for a cell of a table."""
     return text.replace("|", "\\|").replace("\n", " ")

@@ -31,13 +31,13 @@ class ModelConfig:
         `SimpleCNNConfig`: such blocks add to the feature map (`MapBranch`). "final" is behind the
         backbone: a `NodePooling` reads the block's nodes, a `GlobalPooling` the mean of the map
         with the block's vector added (`VectorBranch`).
-      head: what the classifier reads.
-      branch_norm: norm of what blocks add, see `rstg_jax.rstg.residual`.
+      head: makes the vectors that the classifier reads.
+      branch_norm: norm of the output that blocks add, see `rstg_jax.rstg.residual`.
       readout: frames that are averaged for the clip's prediction: "mean" of all (released code) or
         the "last" one (poster).
       dropout_rate: before the classifier, in training.
-      region_classes: classes of objects that the head of the auxiliary training task knows (see
-        `rstg_jax.training.region_loss`); 0 for no head. It reads the last block's nodes.
+      region_classes: number of object classes of the auxiliary training task (see
+        `rstg_jax.training.region_loss`), whose head reads the last block's nodes; 0 for no head.
       dtype: of the computation; parameters, norms, softmax and logits stay float32.
     """
 
@@ -123,7 +123,7 @@ class VideoClassifier(nn.Module):
         return classifier(dropout(vector)), out
 
     def _features(self, video: jax.Array, graphs: dict[str, RSTGOutput], train: bool) -> jax.Array:
-        """The backbone's last feature map; adds what the blocks on the way return to `graphs`."""
+        """The last features of the backbone; adds the outputs of blocks inside it to `graphs`."""
         config = self.config
 
         def branch_at(place: str) -> Callable[[jax.Array], jax.Array]:
@@ -164,7 +164,7 @@ class VideoClassifier(nn.Module):
 
 
 def average_views(classify: Callable[[jax.Array], jax.Array], video: jax.Array) -> jax.Array:
-    """Logits of clips that are seen several times: the mean of the views' LOGITS (official).
+    """Logits of clips with several views: the mean of the views' LOGITS (official).
 
     Args:
       classify: videos `[b t h w c]` to logits `[b classes]`.

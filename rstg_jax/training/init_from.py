@@ -1,8 +1,8 @@
-"""Begins a run with the weights of another: which are pretrained, which start fresh, what must fit.
+"""Initializes a run with the weights of another.
 
 Weights and running statistics are matched by path, such as ``params/rstg_final/time/lstm/bias``.
 Where the checkpoint holds a moving average of the weights, those are used: the weights whose score
-its ``best`` stands for. The step, the optimiser and the random key are never taken over.
+its ``best`` refers to. Step, optimiser and random key always start fresh.
 
 The classifier starts fresh when the number of classes differs. Everything else that does not fit
 must be allowed by name, ``train.init_fresh`` and ``train.init_ignore``.
@@ -41,16 +41,16 @@ class Match(NamedTuple):
 def weights(
     settings: TrainConfig, abstract: steps.TrainState, label_names: Sequence[str]
 ) -> tuple[dict[str, jax.Array], dict[str, Any]]:
-    """Reads what `settings.init_from` has for a model.
+    """Reads the weights of `settings.init_from` for a model.
 
     Args:
-      settings: where from, and what may differ.
+      settings: the checkpoint, and the differences that are allowed.
       abstract: shapes, types and shardings of the state to begin with.
       label_names: of the data to train on.
 
     Returns:
       Path -> array, placed as `abstract` says; and the source to record: directory, step and the
-      numbers of arrays taken over, fresh and ignored.
+      numbers of pretrained, fresh and ignored arrays.
 
     Raises:
       UserError: no such checkpoint, or it does not fit; names everything that does not.
@@ -99,14 +99,14 @@ def match(settings: TrainConfig, here: Shaped, there: Shaped, source: str) -> Ma
     """Decides about every path.
 
     Args:
-      settings: what may differ.
+      settings: the differences that are allowed.
       here: the model's arrays.
       there: the checkpoint's.
-      source: what the error calls the checkpoint.
+      source: name of the checkpoint for the error.
 
     Raises:
-      UserError: names every path that is missing, left over or misshapen and may not be, and every
-        pattern that matches nothing.
+      UserError: names every path that is missing, left over or misshapen without being allowed to,
+        and every pattern that matches nothing.
     """
     fresh = set(matching(settings.init_fresh, here))
     bias = f"{CLASSIFIER}bias"
@@ -158,8 +158,8 @@ def classifier(
     """Puts the classifier's columns into the order of the labels here, if they are the same.
 
     Returns:
-      The arrays that change. With other labels, as many, the classifier is kept as it is: whoever
-      renames or translates labels wants that, and the log says so.
+      The arrays that change. With as many but other labels, as after renaming or translating them,
+      the classifier is kept as it is and a log line reports it.
     """
     parts = {path: value for path, value in pretrained.items() if path.startswith(CLASSIFIER)}
     there, here = list(there), list(here)

@@ -1,4 +1,4 @@
-"""What training minimises: cross-entropy of the clip's label, masked."""
+"""The training loss: masked cross-entropy of the clip's label."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -22,9 +22,9 @@ class LossConfig:
       label_smoothing: share of the target spread evenly over all classes.
       frame_weight: weight of an extra cross-entropy of every frame's own logits with the clip's
         label, averaged over the frames from `frame_start` on. In training only.
-      frame_start: first frame, counted from 0, that can be expected to know the answer.
+      frame_start: first frame, from 0, by which the label can be known.
       region_weight: weight of the auxiliary task of `rstg_jax.training.region_loss`, for models
-        that have its head and data that know their objects.
+        with its head and data with known objects.
     """
 
     reduction: Literal["mean", "sum"] = "mean"

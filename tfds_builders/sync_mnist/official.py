@@ -21,7 +21,7 @@ import tqdm
 
 from rstg_jax import cli
 from rstg_jax.data.sync_mnist import digits as digits_lib
-from rstg_jax.data.sync_mnist import generator
+from rstg_jax.data.sync_mnist import generator, renderer
 from rstg_jax.errors import UserError
 
 _CHUNK = 200  # videos rendered at a time
@@ -45,17 +45,17 @@ def render(paths_file: pathlib.Path, mnist_dir: str, out: pathlib.Path) -> None:
     pair = digits.classes[images[:, :2]]
     none = len(generator.VideoSpec().label_names) - 1
     labels = np.where(synchronous, generator.pair_label(pair[:, 0], pair[:, 1]), none)
-    renderer = generator.Renderer(digits.images)
+    render = renderer.Renderer(digits.images)
     try:
         out.mkdir(parents=True, exist_ok=True)
         np.save(out / "labels.npy", labels.astype(np.int32))
-        shape = (*coords.shape[:2], renderer.frame_size, renderer.frame_size)
+        shape = (*coords.shape[:2], render.frame_size, render.frame_size)
         videos = np.lib.format.open_memmap(
             out / "videos.npy", mode="w+", dtype=np.uint8, shape=shape
         )
         for first in tqdm.trange(0, len(images), _CHUNK, unit_scale=_CHUNK, unit=" videos"):
             block = slice(first, first + _CHUNK)
-            videos[block] = renderer(images[block], coords[block])[..., 0]
+            videos[block] = render(images[block], coords[block])[..., 0]
         videos.flush()
     except OSError as e:
         raise UserError(f"{e.filename or out}: {e.strerror}") from e

@@ -33,7 +33,7 @@ class SyncMNISTConfig(DataConfig):
         "idx".
       train_source: "online" makes endless training videos on the host, "device" makes them on the
         training devices, "tfds" reads prepared ones.
-      test_source: "online" makes `num_test` videos, always the same, "tfds" reads prepared ones.
+      test_source: "online" makes the same `num_test` videos each time, "tfds" reads prepared ones.
       data_dir: Directory of TFDS.
       num_digits: Digits in a video.
       classes: Digit classes in use; labels are their pairs and "none".

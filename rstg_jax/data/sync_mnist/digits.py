@@ -63,7 +63,7 @@ def load(digits_from: str, split: str, *, mnist_dir: str = "", data_dir: str = "
       Digits of the split.
 
     Raises:
-      UserError: If the digits cannot be had, with the three choices, or if a file is damaged.
+      UserError: If the digits are missing, naming the three choices, or a file is damaged.
     """
     if mnist_dir or digits_from == "idx":
         if not mnist_dir:
@@ -77,7 +77,7 @@ def load(digits_from: str, split: str, *, mnist_dir: str = "", data_dir: str = "
 
 
 def fingerprint(digits: Digits) -> str:
-    """The first 16 hexadecimal figures of the SHA-256 of images and classes."""
+    """The first 16 hexadecimal digits of the SHA-256 of images and classes."""
     classes = digits.classes.astype(np.uint8)
     return hashlib.sha256(digits.images.tobytes() + classes.tobytes()).hexdigest()[:16]
 

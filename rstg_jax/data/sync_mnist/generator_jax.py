@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rstg_jax.data.sync_mnist import generator, pillow_resize
+from rstg_jax.data.sync_mnist import generator, pillow_resize, renderer
 from rstg_jax.data.sync_mnist.generator import CANVAS, MAX_CORNER, MAX_STEP, SPRITE, VideoSpec
 from rstg_jax.errors import UserError
 
@@ -218,7 +218,7 @@ def _placed(images: jax.Array, corners: jax.Array) -> jax.Array:
 
 
 def _stretched(canvas: jax.Array) -> jax.Array:
-    """Values 0..maximum of a canvas to 0..255, as `sync_mnist.STRETCH` has them."""
+    """Values 0..maximum of a canvas to 0..255, as `renderer.STRETCH` has them."""
     maximum = jnp.maximum(canvas.max(), 1)
     # Away from ties every quotient is at least 1 / 510 away from where rounding changes.
     up = jnp.floor(canvas * (255 / maximum) + (0.5 + 1e-4))
@@ -234,7 +234,7 @@ def _rounded_down() -> np.ndarray:
     """
     value, maximum = np.arange(256), np.arange(1, 256)[:, None]
     up = (510 * value + maximum) // (2 * maximum)
-    down = (generator.STRETCH[1:] < up) & (value <= maximum)
+    down = (renderer.STRETCH[1:] < up) & (value <= maximum)
     rows = [np.zeros(0, int), *(np.flatnonzero(row) for row in down)]
     width = max(map(len, rows))
     return np.stack([np.pad(row, (0, width - len(row)), constant_values=-1) for row in rows])

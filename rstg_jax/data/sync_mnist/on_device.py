@@ -1,4 +1,4 @@
-"""SyncMNIST made where the network runs: the host sends numbers of examples instead of videos."""
+"""SyncMNIST made on the training devices: the host sends example numbers instead of videos."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class DeviceSyncMNIST:
     """Endless SyncMNIST for training, by `generator_jax`; satisfies `OnDevice`.
 
-    Example i is a function of (seed, i); the examples are others than those of `OnlineSyncMNIST`.
+    Example i is a function of (seed, i); the examples differ from those of `OnlineSyncMNIST`.
     """
 
     fed = ("address",)
@@ -49,13 +49,13 @@ class DeviceSyncMNIST:
         return {"address": halves.astype(np.uint32)}
 
     def make(self, constants: Any, address: dict[str, jax.Array]) -> dict[str, jax.Array]:
-        """The addressed examples: what `sync_mnist_jax.make_video` returns, each with `b` leading.
+        """Makes the addressed examples by `generator_jax.make_video`, with leading axis `b`.
 
         Args:
-          constants: those of this source.
-          address: from the function of the same name.
+          constants: of this source.
+          address: from `address`.
         """
-        # Never another generator, whatever JAX's configuration says: the examples would change.
+        # A fixed generator, whatever JAX's configuration: another one would change the examples.
         run = jax.random.key(0, impl="threefry2x32")
         for half in (self._seed >> 32, self._seed & 0xFFFFFFFF):
             run = jax.random.fold_in(run, np.uint32(half))

@@ -1,4 +1,4 @@
-"""SyncMNIST made on the spot."""
+"""SyncMNIST generated on the host."""
 
 from typing import TYPE_CHECKING
 
@@ -6,7 +6,7 @@ import numpy as np
 
 from rstg_jax.data.batches import ENDLESS, Batch
 from rstg_jax.data.sync_mnist import digits as digits_lib
-from rstg_jax.data.sync_mnist import generator
+from rstg_jax.data.sync_mnist import generator, renderer
 from rstg_jax.data.sync_mnist.objects import object_arrays
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class OnlineSyncMNIST:
-    """SyncMNIST made on the spot; satisfies `Source`.
+    """SyncMNIST generated on the host; satisfies `Source`.
 
     Training has no end; testing has `config.num_test` examples.
     """
@@ -28,7 +28,7 @@ class OnlineSyncMNIST:
         self._digits = digits_lib.load(
             config.digits, split, mnist_dir=config.mnist_dir, data_dir=config.data_dir
         )
-        self._render = generator.Renderer(self._digits.images, config.frame_size)
+        self._render = renderer.Renderer(self._digits.images, config.frame_size)
         self.provenance = provenance(config, split, self._digits)
 
     def __len__(self) -> int:
@@ -49,7 +49,7 @@ class OnlineSyncMNIST:
 def provenance(
     config: "SyncMNISTConfig", split: str, digits: generator.Digits
 ) -> dict[str, str | int | float]:
-    """What determines videos that are made on the spot."""
+    """The settings that determine generated videos."""
     return {
         "videos_from": "online",
         "split": split,

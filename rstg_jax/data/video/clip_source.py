@@ -15,7 +15,7 @@ _MAX_WORKERS = 16
 
 
 class Clip(NamedTuple):
-    """An encoded video: its id, where it lies, its label (-1 if unknown), its bytes."""
+    """An encoded video: id, location, label (-1 if unknown), content."""
 
     id: str
     where: str
@@ -36,16 +36,16 @@ class Clips(Protocol):
 class ClipSource:
     """Batches of clips, decoded in threads; satisfies `AugmentedSource` and `EncodedSource`.
 
-    Whatever the number of threads, the batch is the same. A video that cannot be decoded ends the
-    run with its name; none is ever left out in silence.
+    The batch does not depend on the number of threads. A video that cannot be decoded raises an
+    error with its name; none is skipped silently.
 
     Args:
       split: The encoded videos.
-      config: What to make of them.
-      name: For people.
+      config: Frames, crops and augmentation.
+      name: A name for messages.
       label_names: Name of each label.
       provenance: To be recorded.
-      workers: Threads that decode; as many as cores, but no more than 16, if None.
+      workers: Threads that decode; if None, as many as cores, but no more than 16.
       labelled: Whether labels are known.
     """
 
@@ -65,7 +65,7 @@ class ClipSource:
         self._split, self._config = split, config
         self._mirrored = label_flip.mirrored_labels(self.label_names)
         threads = min(num_cores(), _MAX_WORKERS) if workers is None else workers
-        # Threads start when they are needed and end with the source.
+        # Threads start on demand and end with the source.
         pool = concurrent.futures.ThreadPoolExecutor(threads, "clips") if threads > 1 else None
         self._map = pool.map if pool else map
 
@@ -105,7 +105,7 @@ class ClipSource:
         loaded = self._split.load(indices.tolist())
         draws = (bits >> np.uint64(11)) * 2.0**-53  # [b num_draws] in [0, 1)
         labels = np.array([clip.label for clip in loaded])
-        mirror = np.array([self._config.wants_mirror(draw) for draw in draws])
+        mirror = np.array([self._config.mirrors(draw) for draw in draws])
         mirror &= self._mirrored[labels] >= 0
 
         def make(clip: Clip, draw: np.ndarray, mirror: bool) -> np.ndarray:

@@ -10,7 +10,7 @@ from rstg_jax.data.video import crops, decode
 from rstg_jax.data.video.frame_sampling import Rule, train_frames, view_frames
 from rstg_jax.errors import UserError
 
-# Random numbers of a training example: these, then one a frame.
+# Random numbers of a training example: these, then one per frame.
 _FLIP, _BRIGHTNESS, _BOX, _TIME = 0, 1, slice(2, 5), 5
 
 
@@ -26,7 +26,8 @@ class ClipConfig:
       crop: Side of the square that is cut out: at random in training, centred in testing.
       crop_scales: If not empty, training crops have sides of these fractions of the shorter side,
         such as 1, 0.875, 0.75, 0.66, and are resampled to `crop`.
-      brightness: Largest change of brightness in training, of the range 0..1; one for a clip.
+      brightness: Largest change of brightness in training, of the range 0..1; the same for all
+        frames of a clip.
       flip: Mirror half of the training clips, with left and right swapped in the label's name (see
         `rstg_jax.data.video.label_flip`).
       spatial_views: Crops of a video in testing, evenly over its longer side.
@@ -79,7 +80,7 @@ class ClipConfig:
         """Random numbers of a training example."""
         return _TIME + self.frames
 
-    def wants_mirror(self, draws: np.ndarray) -> bool:
+    def mirrors(self, draws: np.ndarray) -> bool:
         """Whether a training example with these draws, [num_draws] in [0, 1), is mirrored."""
         return self.flip and bool(draws[_FLIP] < 0.5)
 
@@ -108,7 +109,7 @@ def testing_views(frames: decode.Frames, config: ClipConfig) -> np.ndarray:
         return crops.view_boxes(size, side, config.spatial_views)
 
     def cover(size: crops.Size) -> tuple[crops.Box, crops.Size]:
-        """What all crops together cover, so that one resampling serves them all."""
+        """The area that all crops cover together, so that one resampling serves them all."""
         first, last = boxes(size)[0], boxes(size)[-1]
         out = (last.left + side - first.left, last.top + side - first.top)
         return crops.Box(first.left, first.top, *out), out
@@ -127,11 +128,11 @@ def testing_views(frames: decode.Frames, config: ClipConfig) -> np.ndarray:
 def training_clip(
     frames: decode.Frames, config: ClipConfig, draws: np.ndarray, *, mirror: bool
 ) -> np.ndarray:
-    """A clip varied at random.
+    """A randomly augmented clip.
 
     Args:
       frames: Of the video.
-      config: What may vary.
+      config: Frames, crops and augmentation.
       draws: float64 [config.num_draws] in [0, 1); the clip is a function of them.
       mirror: Whether to mirror it.
 

@@ -1,4 +1,4 @@
-"""Which part of a frame a model sees: short-side resize, crops in training and in testing.
+"""Short-side resize and crops of frames, in training and in testing.
 
 A frame is thought of as resized, its shape kept, until its shorter side is `resize` pixels long;
 the longer side is rounded down. Crops are boxes in that resized frame, but only the part that is

@@ -1,4 +1,4 @@
-"""Anybody's videos: a directory with one sub-directory a label, or a csv file of `path;label`."""
+"""Your own videos: a directory with one sub-directory per label, or a csv file of `path;label`."""
 
 import concurrent.futures
 import csv
@@ -22,7 +22,7 @@ from rstg_jax.machine import num_cores
 
 EXTENSIONS = (*decode.VIDEO_EXTENSIONS, ".gif")
 _INDEX = ".rstg_jax_index.json"
-_NAMED = 5  # broken videos that a message names
+_MAX_NAMED = 5  # broken videos that a message names
 
 _log = logging.getLogger(__name__)
 
@@ -32,12 +32,12 @@ class FolderConfig(ClipDataConfig):
     """Videos of your own.
 
     Attributes:
-      path: Directory with one sub-directory a label (of any depth below it), or a csv file of
+      path: Directory with one sub-directory per label (of any depth below it), or a csv file of
         `path;label` lines, paths relative to the file.
       test_path: The same for testing; if empty, `test_share` of `path` is set apart.
       test_share: Share of the videos that is for testing. Which ones depends on the names of the
         files alone, so that added videos never move others.
-      extensions: Of the files that are taken for videos; others are left alone.
+      extensions: Extensions of videos; other files are skipped.
       max_broken: Largest share of videos that cannot be opened; they are named and left out.
     """
 
@@ -148,7 +148,7 @@ def listed(path: str, extensions: Sequence[str]) -> list[Video]:
     root = Path(path).expanduser()
     if root.is_dir():
         videos = _of_directory(root, extensions)
-        wanted = f"sub-directories, one a label, with files of {', '.join(extensions)}"
+        wanted = f"sub-directories, one per label, with files of {', '.join(extensions)}"
     elif root.is_file():
         videos, wanted = _of_csv(root), "lines of `path;label`"
     else:
@@ -196,8 +196,8 @@ def _fraction(name: str) -> float:
 def without_broken(videos: Sequence[Video], root: str, max_broken: float) -> list[Video]:
     """Opens each video that has changed since the last time, and leaves out the broken ones.
 
-    A video is opened, and its first frame decoded; what was found is kept in a hidden file beside
-    the videos, if that can be written.
+    To check a video, its first frame is decoded; results are cached in a hidden file beside the
+    videos, if that can be written.
 
     Raises:
       UserError: If more than the share `max_broken` is broken; names the first of them.
@@ -211,7 +211,7 @@ def without_broken(videos: Sequence[Video], root: str, max_broken: float) -> lis
         concurrent.futures.ThreadPoolExecutor(num_cores()) as pool,
         tqdm.tqdm(total=len(new), unit=" videos", desc=f"opening {root}", disable=None) as bar,
     ):
-        for video, reason in zip(new, pool.map(_what_is_wrong, new), strict=True):
+        for video, reason in zip(new, pool.map(_check, new), strict=True):
             known[str(video.path)] = (stamps[video], reason)
             bar.update()
     if new:
@@ -219,20 +219,20 @@ def without_broken(videos: Sequence[Video], root: str, max_broken: float) -> lis
     broken = [video for video in videos if known[str(video.path)][1]]
     if not broken:
         return list(videos)
-    names = "; ".join(f"{video.name}: {known[str(video.path)][1]}" for video in broken[:_NAMED])
-    more = f" and {len(broken) - _NAMED} more" if len(broken) > _NAMED else ""
-    told = f"{root}: {len(broken)} of {len(videos)} videos cannot be used ({names}{more})"
+    names = "; ".join(f"{video.name}: {known[str(video.path)][1]}" for video in broken[:_MAX_NAMED])
+    more = f" and {len(broken) - _MAX_NAMED} more" if len(broken) > _MAX_NAMED else ""
+    summary = f"{root}: {len(broken)} of {len(videos)} videos cannot be used ({names}{more})"
     if len(broken) > max_broken * len(videos):
         raise UserError(
-            f"{told}; remove or replace them, or raise max_broken={max_broken:g} above "
+            f"{summary}; remove or replace them, or raise max_broken={max_broken:g} above "
             f"{len(broken) / len(videos):.2g}"
         )
-    _log.warning("%s and are left out", told)
+    _log.warning("%s and are left out", summary)
     return [video for video in videos if not known[str(video.path)][1]]
 
 
-def _what_is_wrong(video: Video) -> str:
-    """Why a video cannot be used; nothing if it can."""
+def _check(video: Video) -> str:
+    """The reason why a video cannot be used; empty if it can."""
     try:
         with decode.opened(video.path) as frames:
             next(frames.images([0]))
@@ -242,7 +242,7 @@ def _what_is_wrong(video: Video) -> str:
 
 
 def _stamp(file: Path) -> str:
-    """Changes when the file does."""
+    """Size and time of a file, which change with its content."""
     try:
         status = file.stat()
     except OSError:
@@ -251,7 +251,7 @@ def _stamp(file: Path) -> str:
 
 
 def _read_index(file: Path) -> dict[str, tuple[str, str]]:
-    """Path -> (stamp, what is wrong); empty if there is no index or another version's."""
+    """Path -> (stamp, problem); empty if there is no index or one of another version."""
     try:
         return {
             path: (stamp, wrong) for path, (stamp, wrong) in json.loads(file.read_text()).items()

@@ -1,4 +1,4 @@
-"""Which frames of a video make a clip.
+"""Samples the frames of a clip from a video.
 
 Three rules, each for training and for m temporal views in testing; short videos repeat frames.
 

@@ -1,6 +1,6 @@
-"""What a video's label becomes when the video is mirrored.
+"""Labels of mirrored videos.
 
-Decided by name, never by number, for the numbers of the two Something-Something versions differ:
+Decided by name, never by number, as the numbers of the two Something-Something versions differ:
 
 - a name without a word of handedness is the same in the mirror;
 - a name with such words becomes the name with all of them swapped, if there is such a label:

@@ -1,4 +1,4 @@
-"""Frames of a video file, as few of them decoded as its container allows.
+"""Decodes single frames of a video file, and as few others as its container allows.
 
 Frame i is the i-th that a player shows. Only the groups of pictures (from one keyframe to the next)
 that hold wanted frames are decoded, of these no frame that nothing needs and none after the last

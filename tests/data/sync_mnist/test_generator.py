@@ -7,7 +7,7 @@ import scipy.stats
 from PIL import Image
 
 from benchmarks.sync_mnist_generation import plain_videos
-from rstg_jax.data.sync_mnist import generator, pillow_resize
+from rstg_jax.data.sync_mnist import generator, pillow_resize, renderer
 from rstg_jax.errors import UserError
 
 GOLDEN = pathlib.Path(__file__).parents[2] / "golden"
@@ -43,7 +43,7 @@ def test_render_equals_official_generator(num_digits):
     golden = np.load(GOLDEN / f"sync_mnist_render_{num_digits}digits.npz")
     sprites = golden["sprites"].reshape(-1, 28, 28)
     images = np.arange(len(sprites)).reshape(-1, num_digits)
-    videos = generator.Renderer(sprites)(images, golden["coords"])
+    videos = renderer.Renderer(sprites)(images, golden["coords"])
     np.testing.assert_array_equal(videos[..., 0], golden["videos"])
 
 
@@ -53,7 +53,7 @@ def test_render_equals_frame_by_frame(digits, frame_size):
     images = rng.integers(0, len(digits), (21, 4))
     images[0] = 50  # nothing at all to be seen
     coords = rng.integers(0, 73, (21, 3, 4, 2))
-    videos = generator.Renderer(digits.images, frame_size)(images, coords)
+    videos = renderer.Renderer(digits.images, frame_size)(images, coords)
     expected = plain_videos(digits.images[images], coords, frame_size)
     np.testing.assert_array_equal(videos[..., 0], expected)
     assert not videos[0].any()
@@ -63,10 +63,10 @@ def test_render_equals_frame_by_frame(digits, frame_size):
 def test_render_of_many_blocks_equals_one_by_one(digits):
     spec = generator.VideoSpec(num_digits=3)
     trajectories = generator.sample(spec, digits, np.arange(37), seed=0, split="train")
-    renderer = generator.Renderer(digits.images)
-    together = renderer(trajectories.images, trajectories.coords)
+    render = renderer.Renderer(digits.images)
+    together = render(trajectories.images, trajectories.coords)
     for i in (0, 7, 8, 36):
-        alone = renderer(trajectories.images[i : i + 1], trajectories.coords[i : i + 1])
+        alone = render(trajectories.images[i : i + 1], trajectories.coords[i : i + 1])
         np.testing.assert_array_equal(together[i], alone[0])
 
 
@@ -293,7 +293,7 @@ def test_bytes_are_for_ever(digits):
     trajectories = generator.sample(
         generator.VideoSpec(), digits, np.arange(64), seed=0, split="train"
     )
-    videos = generator.Renderer(digits.images)(trajectories.images, trajectories.coords)
+    videos = renderer.Renderer(digits.images)(trajectories.images, trajectories.coords)
     content = (
         trajectories.coords.astype("<i4").tobytes()
         + trajectories.labels.tobytes()

@@ -12,7 +12,7 @@ import scipy.stats
 
 from configs import sync_mnist as sync_mnist_config
 from rstg_jax import config, data
-from rstg_jax.data.sync_mnist import generator, generator_jax
+from rstg_jax.data.sync_mnist import generator, generator_jax, renderer
 from rstg_jax.data.sync_mnist.objects import object_arrays
 from rstg_jax.errors import UserError
 from rstg_jax.models import classifier
@@ -100,7 +100,7 @@ def test_pixels_of_other_sizes(digits, frame_size):
     rng = np.random.default_rng(1)
     images, coords = rng.integers(0, 75, (8, 4)), rng.integers(0, 73, (8, 3, 4, 2))
     images[0] = 50  # nothing at all to be seen
-    expected = generator.Renderer(digits.images, frame_size)(images, coords)
+    expected = renderer.Renderer(digits.images, frame_size)(images, coords)
     visible = np.where(digits.images >= 10, digits.images, 0)
     render = functools.partial(generator_jax.render, frame_size=frame_size)
     videos = jax.jit(jax.vmap(render))(visible[images], coords)
@@ -112,7 +112,7 @@ def test_stretching_of_every_value_under_every_maximum():
     stretched = jax.jit(jax.vmap(generator_jax._stretched))(
         jnp.asarray(values[:, None], jnp.float32)
     )
-    expected = np.take_along_axis(generator.STRETCH, values, axis=1)
+    expected = np.take_along_axis(renderer.STRETCH, values, axis=1)
     np.testing.assert_array_equal(stretched[:, 0], expected)
     # Ties that are rounded down exist; without them the test above would be blind to them.
     assert (generator_jax._rounded_down() >= 0).sum() > 10

@@ -166,8 +166,8 @@ def test_missing_files_of_a_csv_are_broken(root):
 
 def test_only_new_files_are_opened(root, monkeypatch):
     opened = []
-    real = folder._what_is_wrong
-    monkeypatch.setattr(folder, "_what_is_wrong", lambda v: (opened.append(v.name), real(v))[1])
+    real = folder._check
+    monkeypatch.setattr(folder, "_check", lambda v: (opened.append(v.name), real(v))[1])
     settings = config(root, test_path=str(root))
     settings.open("train")
     assert len(opened) == 12
