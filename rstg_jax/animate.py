@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from rstg_jax import cli
-from rstg_jax.data import SyncMNISTConfig, open_source, pair_boxes
+from rstg_jax.data import SyncMNISTConfig
 from rstg_jax.data.sync_mnist import generator
 from rstg_jax.errors import UserError
 from rstg_jax.viz import video_writer
@@ -44,11 +44,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     fields = {name: getattr(args, name) for name in DATA_FLAGS}
     config = SyncMNISTConfig(train_source=args.source, test_source=args.source, **fields)
-    source = open_source(config, args.split)
+    source = config.open(args.split)
     if not 0 <= args.index < len(source):
         raise UserError(f"--index={args.index} is not an example of {source.name}")
     batch = source.batch(np.array([args.index]))
-    boxes = pair_boxes(batch, 0, source.label_names) if args.boxes else None
+    boxes = config.decisive_boxes(batch, 0) if args.boxes else None
     video_writer.save(batch["video"][0], args.out, boxes=boxes, size=args.size, fps=args.fps)
     label = source.label_names[batch["label"][0]]
     print(f"{args.out}: example {args.index} of the {args.split} split, label {label}")

@@ -14,7 +14,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from rstg_jax import cli
+from rstg_jax import cli, config, files
+from rstg_jax.training.experiment import Experiment
 from rstg_jax.viz import html_report, panels
 from rstg_jax.viz.examples import load_examples
 
@@ -36,8 +37,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.picture:
         panels.write_picture(args.picture, examples, graph, record.label_names)
         print(f"picture: {args.picture}")
+    experiment = config.from_dict(Experiment, record.config)
+    description = experiment.data.describe(record.label_names, record.result["data"])
     path = Path(args.workdir) / "report.html"
-    path.write_text(html_report.render(record, examples, graph))
+    files.write_text(path, html_report.render(record, examples, graph, description))
     print(f"report: {path}")
     return 0
 

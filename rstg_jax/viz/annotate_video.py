@@ -14,21 +14,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import av
 import jax
 import jax.numpy as jnp
 import numpy as np
 from PIL import Image, ImageDraw, ImageEnhance, ImageFont
 
-from rstg_jax.data import SyncMNISTConfig
+from rstg_jax.data import Placement
 from rstg_jax.data.video import decode
-from rstg_jax.data.video.seek import readable
 from rstg_jax.errors import UserError
-from rstg_jax.inference import protocols, video_input
 from rstg_jax.rstg.region_graph import RegionGraph
 from rstg_jax.training import checkpoint
 from rstg_jax.viz import draw_graph, panels, video_writer
-from rstg_jax.viz.clip_placement import Placement, network_time, place
 
 SIDE = 480  # height of the drawn frames in pixels
 WIDEST = 854  # largest width; wider frames are lower
@@ -38,8 +34,6 @@ TOP = 3  # labels listed
 OUTSIDE = 0.45  # brightness of the part that the network does not receive
 SEEN_COLOR = (230, 232, 236)
 BAR_COLOR = (76, 201, 240)
-STILLS_FPS, DIGITS_FPS = 12, 5  # where the file has no frame rate: of clips, of SyncMNIST
-MAX_FPS = 120  # a higher rate in a file is a placeholder
 
 
 class ClipOutputs(NamedTuple):
@@ -61,12 +55,8 @@ class ClipOutputs(NamedTuple):
 class Visualiser:
     """Annotates videos with a checkpoint. Compiles once per shape of clips."""
 
-    def __init__(self, loaded: checkpoint.Loaded):
-        config = loaded.experiment.data
-        if not isinstance(config, SyncMNISTConfig):
-            config = protocols.with_protocol(config, protocols.CENTER)
-        self._config, self._names = config, loaded.label_names
-        self._shape = tuple(loaded.meta["video_shape"])
+    def __init__(self, loaded: checkpoint.TrainedModel):
+        self._config, self._names = loaded.data.single_view(), loaded.label_names
         self._variables, scales = loaded.variables, loaded.experiment.model.rstg.scales
         readout = loaded.experiment.model.readout
 
@@ -84,7 +74,7 @@ class Visualiser:
             return outputs
 
         self._forward = jax.jit(forward)
-        spec = jax.ShapeDtypeStruct(self._shape, np.uint8)
+        spec = jax.ShapeDtypeStruct(tuple(loaded.meta["video_shape"]), np.uint8)
         self._graph = None
         if "activity" in jax.eval_shape(forward, loaded.abstract.variables, spec):
             self._graph = RegionGraph(scales)
@@ -116,12 +106,12 @@ class Visualiser:
         if isinstance(source, np.ndarray):
             images = (panels.draw_frame(frame, len(frame)) for frame in source)
             outputs = self.run_model(source)
-            self._save(images, outputs, Placement.whole(len(source)), out, source)
+            self._save(images, outputs, Placement.whole(len(source)), out, None)
             return
         with decode.opened(source) as frames:
-            outputs = self.run_model(video_input.of_frames(frames, self._config, self._shape))
-            placement = place(self._config, len(frames), next(frames.images([0])).size)
-            self._save(frames.images(range(len(frames))), outputs, placement, out, source)
+            outputs = self.run_model(self._config.read_video(frames))
+            placement = self._config.placement(len(frames), next(frames.images([0])).size)
+            self._save(frames.images(range(len(frames))), outputs, placement, out, frames.fps)
 
     def _save(
         self,
@@ -129,24 +119,16 @@ class Visualiser:
         outputs: ClipOutputs,
         placement: Placement,
         out: Path,
-        source: decode.Encoded | np.ndarray,
+        fps: fractions.Fraction | None,
     ) -> None:
-        """Writes the annotated frames of a source at its own frame rate."""
-        slow = isinstance(self._config, SyncMNISTConfig)
-        fps = frame_rate(source) or fractions.Fraction(DIGITS_FPS if slow else STILLS_FPS)
+        """Writes the annotated frames of a video at its own frame rate, where that is known."""
         drawn = draw(images, outputs, placement, self._graph, self._names)
-        video_writer.write(drawn, out, fps)
+        video_writer.write(drawn, out, fps or self._config.fps)
 
 
-def frame_rate(source: decode.Encoded | np.ndarray) -> fractions.Fraction | None:
-    """Frames per second of a video file; None for other sources, or if the file does not say."""
-    if isinstance(source, tuple | np.ndarray):
-        return None
-    if isinstance(source, Path) and source.suffix.lower() not in decode.VIDEO_EXTENSIONS:
-        return None
-    with av.open(readable(source), "r") as container:
-        rate = container.streams.video[0].average_rate
-    return fractions.Fraction(rate) if rate and rate <= MAX_FPS else None
+def network_time(frame: int, frames: int, times: int) -> int:
+    """Index of the network output for a frame of its clip; temporal pooling makes fewer of them."""
+    return frame * times // frames
 
 
 def relative(activity: np.ndarray, graph: RegionGraph) -> np.ndarray:

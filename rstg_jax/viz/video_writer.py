@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from rstg_jax import files
 from rstg_jax.errors import UserError
 from rstg_jax.viz import panels
 
@@ -68,17 +69,13 @@ def write(frames: Iterable[Image.Image], path: Path, fps: int | Fraction) -> Non
       UserError: The file cannot be written. No part of it is left then.
     """
     kind = path.suffix.lower()
-    part = path.with_name(f".part-{path.name}")
     try:
-        try:
+        with files.replacing(path) as part:
             if kind in IMAGE_FORMATS:
                 part.write_bytes(encode_images(list(frames), IMAGE_FORMATS[kind], fps))
             else:
                 container = {".mp4": "mp4", ".webm": "webm"}[kind]
                 encode_video(frames, part, fps, VIDEO_CODECS[kind], format=container)
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
     except OSError as e:
         raise UserError(f"{path}: {e.strerror or e}") from e
 

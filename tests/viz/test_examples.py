@@ -21,6 +21,7 @@ from rstg_jax.viz import html_report, panels
 
 GRAPH = RegionGraph((3, 2, 1))
 NAMES = ("0-1", "0-2", "1-2", "none")
+CONFIG = data.SyncMNISTConfig(num_digits=3, classes=(0, 1, 2))
 
 
 class FakeSource:
@@ -96,7 +97,7 @@ def test_damaged_files_are_named(tmp_path):
 
 
 def test_predict_examples_takes_the_first_ones_in_order():
-    examples = examples_lib.predict_examples(FakeSource(50), apply, count=7, batch_size=4)
+    examples = examples_lib.predict_examples(CONFIG, FakeSource(50), apply, count=7, batch_size=4)
     assert [int(e.video[0, 0, 0, 0]) for e in examples] == list(range(7))
     assert [e.label for e in examples] == [0, 1, 2, 3, 0, 1, 2]
     assert [e.predicted for e in examples] == [0, 1, 2, 0, 1, 2, 0]
@@ -117,19 +118,22 @@ def test_long_clips_are_thinned_and_meet_the_attention_of_their_pooled_frames():
         weights = np.broadcast_to(weights[:, None, :, None, None], (2, len(video), 16, 14, 14))
         return np.eye(4)[[0] * len(video)], weights
 
-    (example,) = examples_lib.predict_examples(Long(1), pooled, count=1)
+    (example,) = examples_lib.predict_examples(CONFIG, Long(1), pooled, count=1)
     shown = example.video[:, 0, 0, 0].astype(int)
     assert len(shown) == 16 and (shown[0], shown[-1]) == (0, 31) and (np.diff(shown) >= 2).all()
     np.testing.assert_array_equal(example.attention[:, 3, 5], shown // 2 + 1)
 
 
 def test_predict_examples_stops_at_the_end_of_a_small_split():
-    assert len(examples_lib.predict_examples(FakeSource(5), apply, count=12, batch_size=4)) == 5
-    assert examples_lib.predict_examples(FakeSource(5), apply, count=0) == []
+    assert (
+        len(examples_lib.predict_examples(CONFIG, FakeSource(5), apply, count=12, batch_size=4))
+        == 5
+    )
+    assert examples_lib.predict_examples(CONFIG, FakeSource(5), apply, count=0) == []
 
 
 def test_boxes_of_the_pair_are_fractions_of_the_canvas():
-    examples = examples_lib.predict_examples(FakeSource(4), apply, count=4)
+    examples = examples_lib.predict_examples(CONFIG, FakeSource(4), apply, count=4)
     # Frame 1: the first two of three digits have corners (6, 7) and (8, 9) on a canvas of 100.
     expected = [[0.06, 0.07, 0.34, 0.35], [0.08, 0.09, 0.36, 0.37]]
     np.testing.assert_allclose(examples[0].pair_boxes[1], expected, atol=1e-6)
@@ -137,7 +141,7 @@ def test_boxes_of_the_pair_are_fractions_of_the_canvas():
 
 
 def test_picture_is_written(tmp_path):
-    examples = examples_lib.predict_examples(FakeSource(4), apply, count=4)
+    examples = examples_lib.predict_examples(CONFIG, FakeSource(4), apply, count=4)
     path = tmp_path / "docs" / "picture.png"
     panels.write_picture(path, examples, GRAPH, NAMES)
     with Image.open(path) as image:

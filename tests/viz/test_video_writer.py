@@ -20,7 +20,7 @@ def frames_of(path) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def video() -> np.ndarray:
-    return data.open_source(CONFIG, "test").batch(np.array([2]))["video"][0]
+    return CONFIG.open("test").batch(np.array([2]))["video"][0]
 
 
 @pytest.mark.parametrize("kind", ["gif", "webp", "mp4", "webm"])
@@ -62,8 +62,8 @@ def test_command(tmp_path, capsys):
     out = tmp_path / "x.gif"
     flags = [f"--out={out}", "--index=2", "--num_digits=3", "--num_test=5", "--boxes"]
     assert animate.main(flags) == 0
-    label = data.open_source(CONFIG, "test").batch(np.array([2]))["label"][0]
-    name = data.open_source(CONFIG, "test").label_names[label]
+    label = CONFIG.open("test").batch(np.array([2]))["label"][0]
+    name = CONFIG.open("test").label_names[label]
     assert f"example 2 of the test split, label {name}" in capsys.readouterr().out
     assert frames_of(out).shape == (10, 256, 256, 3)
 
@@ -75,7 +75,7 @@ def test_command(tmp_path, capsys):
         (["--out=x.gif", "--index=10000"], "--index=10000"),
         (["--out=/dev/null/x.gif"], "Not a directory"),
         (["--out=/dev/null/x.mp4"], "Not a directory"),
-        (["--out=x.gif", "--mnist_dir=/dev/null"], "data.mnist_dir=DIR"),
+        (["--out=x.gif", "--mnist_dir=/dev/null"], "mnist_dir=DIR"),
         (["--out=x.gif", "--source=tfds", "--data_dir=/dev/null"], "no prepared SyncMNIST"),
     ],
 )

