@@ -71,10 +71,13 @@ def convert_model(
         flat = _simple_cnn(reader, config.backbone, channels or 1)
         widths = {f"conv{i}": width for i, width in enumerate(config.backbone.features)}
         widths[FINAL] = config.backbone.features[-1]
-    else:
+    elif isinstance(config.backbone, ResNet3DConfig):
         flat = _resnet(reader, config.backbone, channels or 3)
         widths = {p: _width(config.backbone, int(p[3])) for p in config.backbone.places}
         widths[FINAL] = _width(config.backbone, len(config.backbone.depths) + 1)
+    else:
+        kind = type(config.backbone).__name__
+        raise UserError(f"the official release has no backbone like {kind}")
 
     last = widths[FINAL]  # of what the classifier reads
     if isinstance(config.head, NodePooling) and not config.head.project_back:
@@ -112,7 +115,7 @@ def official_place(config: ModelConfig, place: str) -> str:
 def _branch(reader: Reader, flat: Flat, config: ModelConfig, place: str, width: int) -> None:
     """Norm and gain of a residual branch; in C2D models their names do not tell the place."""
     if config.branch_norm != "clip":
-        raise UserError("official graphs inside a network have model.branch_norm 'clip'")
+        raise UserError("official graphs inside a network have branch_norm 'clip'")
     name = block_name(place)
     prefix = f"{official_place(config, place)}_after_graph_ln"
     if not any(f"/{prefix}" in f"/{variable}" for variable in reader.left):

@@ -1,7 +1,9 @@
 """A training run: its fixed parts, its progress, and its records."""
 
 import dataclasses
+import functools
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +124,7 @@ def set_up(experiment: Experiment, workdir: Path) -> Run:
     abstract = steps.abstract_state(setup, video_shape, mesh)
     fed, train_step = experiment.loss.batch_keys, steps.jit_train_step(setup, mesh, abstract)
     if isinstance(train_source, data.OnDevice):
-        train_step = steps.with_batches_of(train_source, fed, train_step, mesh)
+        train_step = with_batches_of(train_source, fed, train_step, mesh)
         fed = (*train_source.fed, "mask")
     return Run(
         experiment=experiment,
@@ -140,6 +142,28 @@ def set_up(experiment: Experiment, workdir: Path) -> Run:
         eval_step=steps.jit_eval_step(module, mesh, abstract, experiment.train.for_evaluation),
         checkpoints=checkpoint.Checkpoints(workdir, experiment.train.keep),
     )
+
+
+def with_batches_of(
+    source: data.OnDevice, keys: Sequence[str], step: steps.TrainStep, mesh: Mesh
+) -> steps.TrainStep:
+    """A training step on addresses of examples; each device makes its own rows of the batch.
+
+    Args:
+      source: makes the examples.
+      keys: arrays of a batch that `step` reads.
+      step: from `steps.jit_train_step`.
+      mesh: the mesh.
+    """
+    rows, whole = sharding.batch_sharding(mesh), sharding.replicated(mesh)
+    constants = jax.device_put(source.constants, whole)
+
+    @functools.partial(jax.jit, in_shardings=(whole, rows), out_shardings=rows)
+    def make(constants: Any, fed: steps.Batch) -> steps.Batch:
+        batch = {**source.make(constants, fed), **fed}
+        return {key: batch[key] for key in keys}
+
+    return lambda state, fed: step(state, make(constants, fed))
 
 
 def save(run: Run, progress: Progress, seconds: float) -> None:

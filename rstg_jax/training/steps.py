@@ -6,7 +6,7 @@ it never exists whole on one device, and the training step donates it.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import chex
@@ -18,7 +18,6 @@ import optax
 from flax import traverse_util
 from jax.sharding import Mesh
 
-from rstg_jax import data
 from rstg_jax.models import classifier
 from rstg_jax.training import losses, metrics, optim, sharding
 
@@ -275,28 +274,6 @@ def jit_train_step(setup: TrainSetup, mesh: Mesh, abstract: Any) -> TrainStep:
         out_shardings=(state, sharding.replicated(mesh)),
         donate_argnums=0,
     )
-
-
-def with_batches_of(
-    source: data.OnDevice, keys: Sequence[str], step: TrainStep, mesh: Mesh
-) -> TrainStep:
-    """A training step on addresses of examples; each device makes its own rows of the batch.
-
-    Args:
-      source: makes the examples.
-      keys: arrays of a batch that `step` reads.
-      step: from `jit_train_step`.
-      mesh: the mesh.
-    """
-    rows, whole = sharding.batch_sharding(mesh), sharding.replicated(mesh)
-    constants = jax.device_put(source.constants, whole)
-
-    @functools.partial(jax.jit, in_shardings=(whole, rows), out_shardings=rows)
-    def make(constants: Any, fed: Batch) -> Batch:
-        batch = {**source.make(constants, fed), **fed}
-        return {key: batch[key] for key in keys}
-
-    return lambda state, fed: step(state, make(constants, fed))
 
 
 def jit_eval_step(

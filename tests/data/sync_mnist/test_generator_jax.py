@@ -16,7 +16,7 @@ from rstg_jax.data.sync_mnist import generator, generator_jax, renderer
 from rstg_jax.data.sync_mnist.objects import object_arrays
 from rstg_jax.errors import UserError
 from rstg_jax.models import classifier
-from rstg_jax.training import sharding, steps, train_loop
+from rstg_jax.training import run, sharding, train_loop
 from rstg_jax.training.sharding import MeshConfig
 from tests import standins
 from tests.data.sync_mnist.test_generator import P_VALUE, check_steps
@@ -252,7 +252,7 @@ def test_source_on_the_host_is_the_source_on_the_devices():
     assert fed.keys() == {"address", "mask"}
     seen = {}
     mesh = sharding.make_mesh(MeshConfig())
-    step = steps.with_batches_of(
+    step = run.with_batches_of(
         source, ("video", "label", "mask"), lambda state, batch: seen.update(batch), mesh
     )
     step(None, sharding.put_batch(fed, mesh))
