@@ -21,7 +21,10 @@ BOOLEANS = ("true", "false", "1", "0")
 
 
 def parse(
-    parser: argparse.ArgumentParser, argv: Sequence[str] | None = None, *, files: bool = False
+    parser: argparse.ArgumentParser,
+    argv: Sequence[str] | None = None,
+    *,
+    config_class: type | None = None,
 ) -> tuple[argparse.Namespace, dict[str, str]]:
     """Parses the flags of a command, adds ``--import`` and reads config overrides.
 
@@ -32,8 +35,9 @@ def parse(
     Args:
       parser: the flags of the command; an unknown flag ends the process with its usage.
       argv: the words of the command line; those of this process if None.
-      files: whether the command also takes words that are not flags. A word after a boolean
-        ``--config.KEY`` is then one of these, unless it is true, false, 1 or 0.
+      config_class: for commands that also take words that are not flags: the class of the
+        configuration. A word after a ``--config.KEY`` that is boolean in this class is one of
+        these words, unless it is true, false, 1 or 0.
 
     Returns:
       The flags, and dotted key -> text for `config.override`.
@@ -43,9 +47,10 @@ def parse(
     words = list(sys.argv[1:] if argv is None else argv)
     end = words.index("--") if "--" in words else len(words)
     words, after = words[:end], words[end + 1 :]
-    if after and not files:
+    if after and config_class is None:
         parser.error(f"unrecognised argument {after[0]!r}")
-    rest, changes = _split(words, parser, is_boolean=_is_boolean(words) if files else None)
+    is_boolean = _is_boolean(config_class, words) if config_class else None
+    rest, changes = _split(words, parser, is_boolean)
     args, unknown = parser.parse_known_args([*rest, "--", *after] if after else rest)
     if unknown:
         parser.error(f"unrecognised argument {unknown[0]!r}")
@@ -85,17 +90,15 @@ def _split(
     return rest, changes
 
 
-def _is_boolean(words: Sequence[str]) -> Callable[[str], bool]:
-    """Returns a function that looks up whether a key of an `Experiment` is boolean."""
+def _is_boolean(config_class: type, words: Sequence[str]) -> Callable[[str], bool]:
+    """Returns a function that looks up whether a key of a configuration is boolean."""
 
     def look_up(key: str) -> bool:
-        from rstg_jax.training.experiment import Experiment  # late: it loads JAX
-
         # A module may define the class that has the key.
         finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
         _add_import_flag(finder)
         config.import_modules(finder.parse_known_args(list(words))[0].modules)
-        return config.is_boolean(Experiment, key)
+        return config.is_boolean(config_class, key)
 
     return look_up
 

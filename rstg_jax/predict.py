@@ -25,6 +25,7 @@ import jax
 from rstg_jax import cli
 from rstg_jax.inference import predictor
 from rstg_jax.training import checkpoint
+from rstg_jax.training.experiment import Experiment
 from rstg_jax.viz import annotate_video
 
 LONG = 20  # characters of a label that gets a line of its own
@@ -82,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="print one JSON list instead")
     parser.add_argument("--visualise", type=Path, metavar="FILE.mp4", help="or a directory")
     parser.add_argument("videos", nargs="+", metavar="VIDEO", help="file, directory, or test:0-9")
-    args, overrides = cli.parse(parser, argv, files=True)
+    args, overrides = cli.parse(parser, argv, config_class=Experiment)
     cli.keep_compiled_programs()
     model = checkpoint.load(args.workdir, args.step, overrides, jax.local_devices()[:1])
     model = model.with_protocol(args.protocol)

@@ -108,7 +108,7 @@ def test_spelling_of_overrides(words, changes, capsys):
     ],
 )
 def test_overrides_beside_file_names(words, videos, changes):
-    args, found = cli.parse(parser(files=True), words, files=True)
+    args, found = cli.parse(parser(files=True), words, config_class=Experiment)
     assert (args.videos, found) == (videos, changes)
 
 
@@ -140,7 +140,7 @@ def test_import_flag_makes_classes_known(tmp_path, monkeypatch):
         config.override(experiment, {"model.backbone": "MyBackbone"})
     words = ["--import=my_backbone", "--config.model.backbone=MyBackbone"]
     words += ["--config.model.backbone.fast", "a.mp4"]
-    args, changes = cli.parse(parser(files=True), words, files=True)
+    args, changes = cli.parse(parser(files=True), words, config_class=Experiment)
     assert args.videos == ["a.mp4"]
     backbone = config.override(experiment, changes).model.backbone
     assert (type(backbone).__name__, backbone.fast) == ("MyBackbone", True)

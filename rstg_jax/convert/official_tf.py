@@ -35,6 +35,7 @@ from rstg_jax.models.backbones.resnet3d import ResNet3DConfig
 from rstg_jax.models.backbones.simple_cnn import SimpleCNNConfig
 from rstg_jax.models.classifier import FINAL, ModelConfig, block_name
 from rstg_jax.models.heads import NodePooling, RNNHead
+from rstg_jax.training.experiment import Experiment
 
 ANY_SCOPE = r".*/"
 
@@ -198,7 +199,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--config", required=True, metavar="FILE[:VARIANT]", help="of that model")
     parser.add_argument("--out", required=True, metavar="DIR", help="checkpoint directory to make")
     parser.add_argument("--labels", metavar="FILE", help="names of the classes, one a line")
-    args, overrides = cli.parse(parser, argv, files=True)
+    args, overrides = cli.parse(parser, argv, config_class=Experiment)
     from rstg_jax.convert import write  # Orbax is slow to import, and sets up logging
 
     experiment = config_lib.load(args.config)
