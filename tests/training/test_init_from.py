@@ -71,8 +71,7 @@ def tree(state):
     return jax.device_get((state.params, state.batch_stats))
 
 
-# --- what is taken over
-# --------------------------------------------------------------------------------
+# --- what is taken over ---------------------------------------------------------------------------
 
 
 def test_weights_are_taken_and_nothing_else(source, tmp_path):
@@ -88,7 +87,7 @@ def test_weights_are_taken_and_nothing_else(source, tmp_path):
     np.testing.assert_array_equal(state.key, scratch.state.key)
     count = len(jax.tree.leaves(pretrained))
     assert progress.init_source == {
-        "directory": str(source), "step": 4, "taken": count, "fresh": 0, "ignored": 0
+        "directory": str(source), "step": 4, "pretrained": count, "fresh": 0, "ignored": 0
     }  # fmt: skip
 
     video = run.test_source.batch(np.arange(8))["video"]
