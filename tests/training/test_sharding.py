@@ -52,7 +52,7 @@ def test_meshes_equal_one_device(mesh):
     chex.assert_trees_all_close(sums, one_sums, rtol=1e-5, atol=1e-5)
     a, b = jax.device_get((state, one_state))
     chex.assert_trees_all_close(a.params, b.params, rtol=1e-5, atol=1e-5)
-    chex.assert_trees_all_close(a.average, b.average, rtol=1e-5, atol=1e-5)
+    chex.assert_trees_all_close(a.ema_params, b.ema_params, rtol=1e-5, atol=1e-5)
     assert int(a.step) == 5
     losses = [s["objective"] for s in sums]
     assert len(set(map(float, losses))) == 5  # the weights do move
