@@ -8,6 +8,7 @@ import atexit
 import os
 import shutil
 import tempfile
+import time
 
 import pytest
 from jaxtyping import install_import_hook
@@ -31,6 +32,24 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 install_import_hook(["rstg_jax.rstg", "rstg_jax.layers"], "beartype.beartype")
+
+START = time.monotonic()
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--minutes",
+        type=float,
+        metavar="N",
+        help="skip, and list as skipped, the tests that would begin more than N minutes from now",
+    )
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    minutes = item.config.getoption("--minutes")
+    if minutes is not None and time.monotonic() - START > 60 * minutes:
+        pytest.skip(f"the {minutes:g} minutes for tests are over")
 
 
 @pytest.fixture

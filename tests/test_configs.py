@@ -163,7 +163,7 @@ def test_command_lines_end_to_end(tmp_path):
 
     def run(*command):
         done = subprocess.run(
-            [sys.executable, *command], cwd=ROOT, capture_output=True, text=True, timeout=240
+            [sys.executable, *command], cwd=ROOT, capture_output=True, text=True, timeout=900
         )
         assert done.returncode == 0, done.stderr
         return done.stdout

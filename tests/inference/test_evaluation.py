@@ -104,7 +104,7 @@ def test_two_processes_give_the_files_of_one(workdir, monkeypatch):
     flags = [f"--coordinator={address}", "--num_processes=2", *submission]
     processes = [launch(workdir, *flags, f"--process_id={i}") for i in range(2)]
     for process in processes:
-        _, err = process.communicate(timeout=120)
+        _, err = process.communicate(timeout=900)
         assert process.returncode == 0, err
     (evaluation2, predictions2), text2 = read()
 

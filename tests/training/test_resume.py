@@ -30,7 +30,7 @@ def launch(workdir, *flags, seconds=0.0, devices=1):
 
 
 def finish(process):
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=900)
     return process.returncode, out, err
 
 
@@ -39,7 +39,7 @@ def records(workdir):
     return [{k: v for k, v in json.loads(x).items() if k not in CLOCK} for x in text.splitlines()]
 
 
-def wait_for(condition, process, seconds=90):
+def wait_for(condition, process, seconds=900):
     end = time.monotonic() + seconds
     while not condition():
         assert process.poll() is None, process.communicate()[1]
