@@ -321,6 +321,6 @@ def test_long_evaluations_say_how_long_they_will_take(monkeypatch, caplog):
         for count in (50, 50, 50, 50, 200):
             meter.advance(count)
     assert caplog.messages == [
-        "100/400 videos  1.6/s  ETA 3:03",
-        "200/400 videos  1.6/s  ETA 2:02",
+        "100/400 videos  1.6/s  ETA 03:03",
+        "200/400 videos  1.6/s  ETA 02:02",
     ]

@@ -16,7 +16,7 @@ import train
 from configs import sync_mnist
 from rstg_jax import cli, config, data
 from rstg_jax.errors import UserError
-from rstg_jax.training import checkpoint, init_from, sharding, steps, train_loop
+from rstg_jax.training import checkpoint, init_from, resume, sharding, steps, train_loop
 from rstg_jax.training import run as run_lib
 from rstg_jax.training.experiment import TrainConfig
 from tests import standins
@@ -52,7 +52,7 @@ def begin(workdir, **changes):
     """The run and its state before the first step."""
     run = run_lib.set_up(experiment(**changes), workdir)
     with run.checkpoints:
-        return run, run_lib.start(run)
+        return run, resume.start(run)
 
 
 def fed(run, count):
@@ -259,7 +259,7 @@ def test_a_graph_put_into_a_trained_network_and_taken_out(source, tmp_path):
     ignore = {"train__init_ignore": "params/rstg_final/(time|space)/"}
     run = run_lib.set_up(experiment(train__init_from=source, **time_only, **ignore), tmp_path / "b")
     with run.checkpoints:
-        run_lib.save(run, run_lib.start(run), 0.0)
+        run_lib.save(run, resume.start(run), 0.0)
 
     whole = {"train__init_from": tmp_path / "b", "train__seed": 5}
     with pytest.raises(UserError, match=r"it lacks .*: params/rstg_final/.*gather_bias \[8\]"):

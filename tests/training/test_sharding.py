@@ -94,7 +94,7 @@ def test_parameters_and_their_moments_really_are_cut():
 
 def test_what_does_not_divide_is_replicated_and_said_once(caplog):
     mesh = sharding.make_mesh(CUBE)
-    sharding._say_replicated.cache_clear()
+    sharding._log_replicated.cache_clear()
     with caplog.at_level(logging.INFO):
         for _ in range(2):
             spec = sharding.partition_spec("params/head/kernel", (16, 7), mesh)
