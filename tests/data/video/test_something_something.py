@@ -170,7 +170,7 @@ def test_missing_data_name_the_command(tmp_path):
         UserError, match=r"make_demo --out=DIR`, then .*--config=v2_demo .*--store=video"
     ):
         demo.open("test")
-    with pytest.raises(UserError, match=r"data\.version='v3' must be v1, v2 or v2_demo"):
+    with pytest.raises(UserError, match=r"^version='v3' must be v1, v2 or v2_demo"):
         data.SomethingSomethingConfig("v3")
 
 
