@@ -1,11 +1,11 @@
 """Trains the rows of the paper's SyncMNIST table one after another and rewrites docs/results.md.
 
-    nice python -m benchmarks.table --hours=8 --workdirs=DIR [--rows=lite3_mean_lstm,lite5] \
+    nice python -m benchmarks.table --hours=8 --workdirs=DIR [--rows=lite3_mean_lstm,lite5_i3d] \
         [--seeds=0,1] [--config.data.mnist_dir=MNIST]
 
-A row is a variant of configs/sync_mnist.py. Each run lives in DIR/ROW-seedN and is stopped as by
-Ctrl-C when the hours are over; the same command goes on with what is unfinished. Every run, also
-an unfinished one, leaves a small file in docs/results/, from which the page and its curves are
+A row is a variant of configs/sync_mnist.py. Each run has the working directory DIR/ROW-seedN. When
+the hours are over, the current run saves its state and stops; the same command resumes it. Every
+run, finished or not, has a small file in docs/results/, from which the page and its curves are
 generated: `--hours=0` only rewrites them. Config flags are those of train.py.
 """
 
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import table_page
-from rstg_jax import cli
+from rstg_jax import cli, files
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "docs" / "results"
@@ -110,7 +110,7 @@ def write_record(row: str, seed: int, workdir: Path) -> None:
     """Writes docs/results/ROW-seedN.json, if there is something to say, and the page."""
     if (summary := record(row, seed, workdir)) is not None:
         RESULTS.mkdir(parents=True, exist_ok=True)
-        (RESULTS / f"{row}-seed{seed}.json").write_text(json.dumps(summary, indent=1) + "\n")
+        files.write_json(RESULTS / f"{row}-seed{seed}.json", summary)
     table_page.write(RESULTS, RESULTS.parent / "results.md")
 
 
