@@ -118,7 +118,7 @@ def xla_macs(config: RSTGConfig, features: tuple[int, ...]) -> float:
     # With a state that is given: products with the zeros of a clip's start would be left out. Not
     # by `stream`, which refuses blocks that look at later frames.
     def one_frame(variables: Any, x: jax.Array, state: Any) -> Any:
-        return module.apply(variables, x, state, False, method="_run")
+        return module.apply(variables, x, state, False, method="_encode_process_decode")
 
     state = jax.eval_shape(lambda: init_state(config, b))
     analysis = jax.jit(one_frame).lower(variables, x, state).compile().cost_analysis()

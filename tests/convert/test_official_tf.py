@@ -25,7 +25,7 @@ SIMPLE_CONFIG = [
 ]
 I3D_CONFIG = """
 from rstg_jax import presets
-from rstg_jax.backbones import resnet3d
+from rstg_jax.models.backbones import resnet3d
 from rstg_jax.data import ClipConfig, FolderConfig
 from rstg_jax.training.experiment import Experiment, TrainConfig
 from rstg_jax.models.heads import GlobalPooling
