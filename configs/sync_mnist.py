@@ -16,15 +16,24 @@ all_temp_stages, one_temp_stage, homogeneous, time_only, space_only, gru
 nl_i3d, i3d, conv_lstm, mean_lstm
                  The poster's baselines: 3D ResNets with and without non-local blocks, and an LSTM
                  over one vector per frame.
+lite3, lite5     The full tasks with 3 and with 5 digits (46 labels, frames of 64x64, 10,000 test
+                 videos) for CPUs: 0.19M parameters, 0.1 GMAC per video. MNIST is downloaded, or
+                 read from --config.data.mnist_dir=DIR.
+lite3_ROW, lite5_ROW
+                 The rows of the poster's table with the same training, and with the same stem where
+                 the row has one: positional (lite3, lite5), all_temp_stages, one_temp_stage,
+                 homogeneous, time_only, space_only, nl_i3d, i3d, conv_lstm, mean_lstm.
 tiny             Takes seconds, for the tests.
 
-docs/models.md has the published score, the size and the cost of every variant. Only `demo` has been
-fully trained yet. All but `demo` and `tiny` need prepared data (the error message has the command)
-and a GPU or TPU: a step of `paper` takes about 180 GFLOP per video, so ten epochs of 600,000 videos
-would take about six hours at 50 TFLOP/s; this is an estimate.
+docs/models.md has the published score, the size and the cost of every variant. Of those above
+`lite3` only `demo` has been fully trained; all but `demo` need prepared data (the error message has
+the command) and a GPU or TPU: a step of `paper` takes about 180 GFLOP per video, so ten epochs of
+600,000 videos would take about six hours at 50 TFLOP/s; this is an estimate.
 """
 
 import dataclasses
+import functools
+from collections.abc import Callable
 from typing import Any, Literal
 
 from rstg_jax import config
@@ -171,6 +180,93 @@ def resnet(kind: Literal["i3d", "nl_i3d"]) -> ResNet3DConfig:
     )
 
 
+def lite(num_digits: int, row: str = "positional") -> Experiment:
+    """The full task at a fraction of the paper's compute; `row` is one of `LITE_ROWS`.
+
+    The same auxiliary task teaches the backbone of every row, frame by frame, where the digits are;
+    the layers behind the backbone read the same channels.
+    """
+    model = ModelConfig(
+        backbone=SimpleCNNConfig(
+            features=(16, 32, 64, 64),
+            kernels=(5, 3, 3, 3),
+            strides=(2, 2, 2, 1),
+            padding="SAME",
+            max_pool=False,
+            norm=True,
+            input_mean=PIXEL_MEAN,
+            input_scale=PIXEL_SCALE,
+            position_embedding=True,
+        ),
+        rstg=presets.modern(dim=64),
+        head=NodePooling("mean"),
+        map_classes=10,
+        map_channels=True,
+    )
+    return Experiment(
+        name=f"sync_mnist lite{num_digits} {row}",
+        model=LITE_ROWS[row](model),
+        data=SyncMNISTConfig(
+            digits_from="tfds",
+            train_source="online",
+            test_source="online",
+            num_digits=num_digits,
+        ),
+        loss=LossConfig(frame_weight=1.0, frame_start=3, map_weight=1.0),
+        optim=OptimizerConfig(
+            "muon", learning_rate=2e-2, warmup_steps=200, b2=0.98, weight_decay=1e-4, clip_norm=1.0
+        ),
+        train=TrainConfig(
+            total_examples=480_000,
+            batch_size=16,
+            eval_batch_size=100,
+            log_every=100,
+            eval_every=3000,
+            checkpoint_every=1500,
+        ),
+    )
+
+
+def lite_ablation(**choices: Any) -> Callable[[ModelConfig], ModelConfig]:
+    """Returns a function that replaces choices of the block and removes its position maps."""
+
+    def change(model: ModelConfig) -> ModelConfig:
+        block = dataclasses.replace(model.rstg, **{"positions": False} | choices)
+        return dataclasses.replace(model, rstg=block)
+
+    return change
+
+
+def lite_baseline(**sections: Any) -> Callable[[ModelConfig], ModelConfig]:
+    """Returns a function that removes the block and replaces sections of the model."""
+    return lambda model: dataclasses.replace(model, rstg_at=(), **sections)
+
+
+def lite_resnet(non_local: tuple[str, ...] = ()) -> ResNet3DConfig:
+    """A narrow 3D ResNet of four blocks; its maps have sides of 32, 16, 8 and 8. 0.15 GMAC."""
+    return dataclasses.replace(
+        resnet("i3d"),
+        width=8,
+        depths=(1, 1, 1, 1),
+        temporal_kernels=((3,),) * 4,
+        non_local=non_local,
+    )
+
+
+LITE_ROWS: dict[str, Callable[[ModelConfig], ModelConfig]] = {
+    "positional": lambda model: model,
+    "all_temp_stages": lite_ablation(),
+    "one_temp_stage": lite_ablation(stages=("space",) * 3 + ("time",)),
+    "homogeneous": lite_ablation(stages=("spacetime",) * 3),
+    "time_only": lite_ablation(stages=("time",)),
+    "space_only": lite_ablation(stages=("space",) * 3),
+    "nl_i3d": lite_baseline(backbone=lite_resnet(("res3.0", "res4.0")), head=GlobalPooling()),
+    "i3d": lite_baseline(backbone=lite_resnet(), head=GlobalPooling()),
+    "conv_lstm": lite_baseline(head=RNNHead("conv", dim=96), readout="last"),
+    "mean_lstm": lite_baseline(head=RNNHead("mean", dim=128), readout="last"),
+}
+
+
 def tiny() -> Experiment:
     """The smallest sizes, for the tests."""
     return Experiment(
@@ -220,6 +316,11 @@ VARIANTS = {
     "conv_lstm": lambda: baseline("conv_lstm", head=RNNHead("conv"), readout="last"),
     "mean_lstm": lambda: baseline("mean_lstm", head=RNNHead("mean"), readout="last"),
     "tiny": tiny,
+} | {
+    name: functools.partial(lite, digits, row)
+    for digits in (3, 5)
+    for row in LITE_ROWS
+    for name in ([f"lite{digits}"] if row == "positional" else []) + [f"lite{digits}_{row}"]
 }
 
 

@@ -1,5 +1,7 @@
 """Every variant of every config file: it loads, its shapes fit, and scaled down it trains."""
 
+import dataclasses
+import itertools
 import json
 import subprocess
 import sys
@@ -39,7 +41,24 @@ SMALL = {
 }
 
 
-@pytest.mark.parametrize("variant", sync_mnist.VARIANTS)
+# The models of lite5_ROW are those of lite3_ROW.
+DIFFERENT = [name for name in sync_mnist.VARIANTS if not name.startswith("lite5_")]
+
+
+def test_rows_of_lite_differ_in_their_models_only():
+    for digits, row in itertools.product((3, 5), sync_mnist.LITE_ROWS):
+        reference, other = (
+            sync_mnist.get_config(name) for name in (f"lite{digits}", f"lite{digits}_{row}")
+        )
+        assert other.data.num_digits == digits
+        assert len(other.data.spec.label_names) == 46
+        assert dataclasses.replace(other, name=reference.name, model=reference.model) == reference
+        assert other.model == sync_mnist.get_config(f"lite3_{row}").model
+        assert (other == reference) == (row == "positional")
+        assert (other.model.map_classes, other.model.region_classes) == (10, 0)
+
+
+@pytest.mark.parametrize("variant", DIFFERENT)
 def test_every_variant_loads_fits_and_survives_json(variant):
     experiment = config.load(f"{ROOT}/configs/sync_mnist.py:{variant}")
     assert experiment == sync_mnist.get_config(variant)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from rstg_jax.errors import UserError
+from rstg_jax.models import object_map
 from rstg_jax.models.backbones import BackboneConfig, SimpleCNNConfig
 from rstg_jax.models.heads import REGION_OUTPUTS, HeadConfig, NodePooling
 from rstg_jax.rstg import presets
@@ -38,6 +39,10 @@ class ModelConfig:
       dropout_rate: before the classifier, in training.
       region_classes: number of object classes of the auxiliary training task (see
         `rstg_jax.training.region_loss`), whose head reads the last block's nodes; 0 for no head.
+      map_classes: likewise of the task of `rstg_jax.training.map_loss`, whose head reads the
+        backbone's last map.
+      map_channels: append the predictions of that head to the channels of the map, see
+        `rstg_jax.models.object_map.channels`.
       dtype: of the computation; parameters, norms, softmax and logits stay float32.
     """
 
@@ -49,13 +54,18 @@ class ModelConfig:
     readout: Literal["mean", "last"] = "mean"
     dropout_rate: float = 0.0
     region_classes: int = 0
+    map_classes: int = 0
+    map_channels: bool = False
     dtype: Literal["float32", "bfloat16"] = "float32"
 
     def __post_init__(self) -> None:
         if not 0 <= self.dropout_rate < 1:
             raise UserError(f"dropout_rate={self.dropout_rate} must be in [0, 1)")
-        if self.region_classes < 0:
-            raise UserError(f"region_classes={self.region_classes} cannot be negative")
+        for key in ("region_classes", "map_classes"):
+            if getattr(self, key) < 0:
+                raise UserError(f"{key}={getattr(self, key)} cannot be negative")
+        if self.map_channels and not self.map_classes:
+            raise UserError("map_channels needs map_classes above 0")
         names = list(self.resolved)
         if len(set(names)) < len(names):
             raise UserError(f"rstg_at {self.rstg_at} names a place twice")
@@ -98,14 +108,21 @@ class VideoClassifier(nn.Module):
           Logits float32 `[b classes]`, and intermediates: `features` `[b t h w c]` that the head or
           the last block read, `frame_logits` float32 `[b t classes]` of every frame by itself; of
           the last block `nodes` `[b t n d]` and `attention` float32 `[k b t i j]` if its plan has
-          space stages, and of every block the same in `graphs`, by place; with an auxiliary head
-          also `regions` float32 `[b t n region_classes * 5]` and the regions' `boxes` `[n 4]`.
+          space stages, and of every block the same in `graphs`, by place; with auxiliary heads
+          also `regions` float32 `[b t n region_classes * 5]` and the regions' `boxes` `[n 4]`, and
+          `object_map` float32 `[b t h w map_classes 3]`.
         """
         config = self.config
         graphs: dict[str, RSTGOutput] = {}
         features = self._features(video, graphs, train)
-        frames = self._read(features, graphs, train)  # [b t d]
         out: dict[str, Any] = {"features": features, "graphs": graphs}
+        if config.map_classes:
+            head = object_map.ObjectMap(config.map_classes, name="object_map")
+            out["object_map"] = head(features)
+            if config.map_channels:
+                channels = object_map.channels(out["object_map"]).astype(features.dtype)
+                features = jnp.concatenate([features, channels], axis=-1)
+        frames = self._read(features, graphs, train)  # [b t d]
         if graphs:
             last = list(graphs.values())[-1]
             out["nodes"] = last.nodes

@@ -1,7 +1,7 @@
 """All choices of a block, above all its plan: which stages run in which order."""
 
 import dataclasses
-from typing import Literal
+from typing import Literal, get_args, get_origin, get_type_hints
 
 from rstg_jax.errors import UserError
 from rstg_jax.rstg.region_graph import RegionGraph
@@ -77,10 +77,24 @@ class RSTGConfig:
     remat: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for wrong, message in (*self._bad_values(), *self._bad_combinations()):
-            if wrong:
-                raise UserError(message)
+        for conditions in (self._unknown_choices, self._bad_values, self._bad_combinations):
+            for wrong, message in conditions():
+                if wrong:
+                    raise UserError(message)
         RegionGraph(self.scales)  # checks the scales
+
+    def _unknown_choices(self) -> list[tuple[bool, str]]:
+        """One condition for each field that takes one of a few words, with its error message."""
+        choices = {
+            name: get_args(hint)
+            for name, hint in get_type_hints(type(self)).items()
+            if get_origin(hint) is Literal
+        }
+        values = {name: getattr(self, name) for name in choices}
+        return [
+            (values[name] not in words, f"{name} {values[name]!r} is not one of {', '.join(words)}")
+            for name, words in choices.items()
+        ]
 
     def _bad_values(self) -> list[tuple[bool, str]]:
         """Conditions on single fields, each with its error message."""

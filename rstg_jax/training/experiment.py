@@ -126,13 +126,15 @@ class Experiment:
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
 
     def __post_init__(self) -> None:
-        if not self.loss.region_weight:
-            return
-        classes = self.data.num_object_classes
-        if not classes:
-            raise UserError("loss.region_weight above 0 needs data with known places of objects")
-        if self.model.region_classes != classes:
-            raise UserError(
-                f"model.region_classes={self.model.region_classes} must be {classes}, the number "
-                "of object classes in the data, for a loss.region_weight above 0"
-            )
+        tasks = {"region_weight": "region_classes", "map_weight": "map_classes"}
+        for weight, head in tasks.items():
+            if not getattr(self.loss, weight):
+                continue
+            classes = self.data.num_object_classes
+            if not classes:
+                raise UserError(f"loss.{weight} above 0 needs data with known places of objects")
+            if getattr(self.model, head) != classes:
+                raise UserError(
+                    f"model.{head}={getattr(self.model, head)} must be {classes}, the number of "
+                    f"object classes in the data, for a loss.{weight} above 0"
+                )

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from rstg_jax.models.heads import REGION_OUTPUTS
-from rstg_jax.training import region_loss
+from rstg_jax.training import map_loss, region_loss
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,6 +25,7 @@ class LossConfig:
       frame_start: first frame, from 0, by which the label can be known.
       region_weight: weight of the auxiliary task of `rstg_jax.training.region_loss`, for models
         with its head and data with known objects.
+      map_weight: weight of the auxiliary task of `rstg_jax.training.map_loss`, likewise.
     """
 
     reduction: Literal["mean", "sum"] = "mean"
@@ -32,17 +33,24 @@ class LossConfig:
     frame_weight: float = 0.0
     frame_start: int = 0
     region_weight: float = 0.0
+    map_weight: float = 0.0
 
     def __post_init__(self) -> None:
         if not 0 <= self.label_smoothing < 1:
             raise ValueError(f"label_smoothing={self.label_smoothing} is outside [0, 1)")
-        if min(self.frame_weight, self.frame_start, self.region_weight) < 0:
-            raise ValueError("frame_weight, frame_start and region_weight cannot be negative")
+        for name in ("frame_weight", "frame_start", "region_weight", "map_weight"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}={getattr(self, name)} cannot be negative")
+
+    @property
+    def needs_objects(self) -> bool:
+        """Whether an auxiliary task needs classes and places of the objects."""
+        return self.region_weight > 0 or self.map_weight > 0
 
     @property
     def batch_keys(self) -> tuple[str, ...]:
         """The arrays of a batch that training reads; the others are not sent to the devices."""
-        objects = ("object_class", "object_center") if self.region_weight else ()
+        objects = ("object_class", "object_center") if self.needs_objects else ()
         return ("video", "label", "mask", *objects)
 
 
@@ -70,10 +78,10 @@ def objective(
     Args:
       config: see `LossConfig`.
       logits: [b classes] of the whole clip.
-      out: the model's intermediates; ``out["frame_logits"]`` [b t classes], and ``out["regions"]``
-        with ``out["boxes"]`` for the auxiliary task.
+      out: the model's intermediates; ``out["frame_logits"]`` [b t classes], and for the auxiliary
+        tasks ``out["regions"]`` with ``out["boxes"]``, and ``out["object_map"]``.
       batch: label int [b], mask [b] (1 for a real example, 0 for padding) and, for the auxiliary
-        task, object_class and object_center.
+        tasks, object_class and object_center.
 
     Returns:
       The objective, and its sum over the real examples whatever the reduction (for the log).
@@ -97,6 +105,12 @@ def objective(
         objects = (batch["object_class"], batch["object_center"])
         target = region_loss.targets(out["boxes"], *objects, classes)
         loss = loss + config.region_weight * region_loss.loss(out["regions"], target)
+    if config.map_weight > 0:
+        predicted = out["object_map"]  # [b t h w classes 3]
+        objects = (batch["object_class"], batch["object_center"])
+        target = map_loss.targets(predicted.shape[2:4], *objects, predicted.shape[4])
+        chex.assert_equal_shape([predicted, target])
+        loss = loss + config.map_weight * map_loss.loss(predicted, target)
     # `where` and not a product: padding may hold anything, and 0 * inf is not 0.
     total = jnp.where(mask > 0, loss * mask, 0).sum()
     if config.reduction == "sum":

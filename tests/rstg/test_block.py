@@ -38,6 +38,7 @@ def test_plans():
         ({"scales": (3, 0)}, "every grid size must be at least 1"),
         ({"dim": 0}, "dim 0 must be at least 1"),
         ({"update_layers": 3}, "update_layers 3 is not 1 or 2"),
+        ({"attention": "simple"}, "attention 'simple' is not one of additive, dot"),
         ({"post_norm": "layer"}, "residual has its own norms"),
     ],
 )

@@ -1,0 +1,62 @@
+"""The auxiliary head on the backbone's last map: which objects have their centre in each pixel.
+
+Supervised frame by frame (see `rstg_jax.training.map_loss`), it teaches the backbone what the
+objects are and where. No graph and no recurrence take part, so the task helps every model alike.
+Not in the paper.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+# Initial probability of presence. Most pixels hold no object; from 0.5 the first updates would only
+# learn that.
+PRIOR = 0.01
+# Objects fill few pixels of a region, so that means over a region would be small.
+CHANNEL_GAIN = 16.0
+
+
+class ObjectMap(nn.Module):
+    """A linear layer on every pixel.
+
+    Attributes:
+      num_classes: number of object classes.
+    """
+
+    num_classes: int
+
+    @nn.compact
+    def __call__(self, features: jax.Array) -> jax.Array:
+        """Maps features `[b t h w c]` to float32 `[b t h w classes 3]`.
+
+        Of each class: the logit of its presence, and its place `y x` in the pixel from -1 to 1.
+        """
+        x, shape = features.astype(jnp.float32), (*features.shape[:-1], self.num_classes)
+        prior = nn.initializers.constant(math.log(PRIOR / (1 - PRIOR)))
+        presence = nn.Dense(self.num_classes, bias_init=prior, name="presence")(x)
+        place = nn.Dense(2 * self.num_classes, name="place")(x)
+        return jnp.concatenate([presence.reshape(*shape, 1), place.reshape(*shape, 2)], axis=-1)
+
+
+def channels(predicted: jax.Array) -> jax.Array:
+    """Turns predictions into channels of the feature map.
+
+    The mean of presence and of presence times place over a region says which objects are in it and
+    where. The logits themselves would not do: their mean is dominated by the many empty pixels.
+
+    Args:
+      predicted: of `ObjectMap`, `[b t h w classes 3]`.
+
+    Returns:
+      float32 `[b t h w 3 * classes]`: probability of presence, and its product with the place in
+      the FRAME, `y x` from -1 to 1; all times `CHANNEL_GAIN`.
+    """
+    size = predicted.shape[2:4]
+    corner = jnp.stack(jnp.meshgrid(*map(np.arange, size), indexing="ij"), axis=-1)  # [h w 2]
+    place = (corner[:, :, None] + (predicted[..., 1:] + 1) / 2) / np.array(size) * 2 - 1
+    presence = jax.nn.sigmoid(predicted[..., :1])
+    values = jnp.concatenate([presence, presence * place], axis=-1) * CHANNEL_GAIN
+    return values.reshape(*predicted.shape[:4], -1)
