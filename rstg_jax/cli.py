@@ -9,6 +9,7 @@ import os
 import platform
 import re
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from rstg_jax.config_values import OFF, ON
 from rstg_jax.errors import UserError
 
 CONFIG_FLAG = re.compile(r"--?(no)?config\.([^=]*)(=.*)?", re.DOTALL)
+_log = logging.getLogger(__name__)
+
 BOOLEANS = ("true", "false", "1", "0")
 
 
@@ -148,9 +151,9 @@ def join_processes(args: argparse.Namespace) -> None:
 def keep_compiled_programs() -> None:
     """Caches compiled programs on disk, so that the next start of a command skips compilation.
 
-    The cache is in the user's cache directory, or in JAX_COMPILATION_CACHE_DIR if that is set; an
-    empty value disables it. Programs for a CPU may use instructions that another CPU lacks, so each
-    machine has its own cache of these.
+    The cache is in the user's cache directory. If JAX_COMPILATION_CACHE_DIR is set, all is left to
+    JAX; an empty value disables the cache. Programs for a CPU may use instructions that another CPU
+    lacks, so each machine has its own cache of these.
     """
     import jax  # late: --help and mistyped flags should answer at once
 
@@ -159,7 +162,17 @@ def keep_compiled_programs() -> None:
     cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
     machine = [platform.node()] if jax.default_backend() == "cpu" else []
     directory = cache.joinpath("rstg_jax", "compiled", *machine)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=directory):
+            pass
+    except OSError as error:
+        _log.warning("compiled programs are not cached: %s: %s", directory, error.strerror)
+        return
     jax.config.update("jax_compilation_cache_dir", str(directory))
+    # JAX keeps only programs that took a second to compile, which is few of those of a start.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 def run(main: Callable[[], int]) -> int:

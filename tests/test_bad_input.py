@@ -51,6 +51,19 @@ def test_impossible_value_names_the_section(monkeypatch, capsys, tmp_path):
     assert error == "error: config section 'train': batch_size=0 must be at least 1"
 
 
+def test_impossible_seeds_are_refused(monkeypatch, capsys, tmp_path):
+    error = only_error(*run(monkeypatch, capsys, tmp_path, "--config.train.seed=3000000000"))
+    assert error.startswith("error: config section 'train': seed=3000000000 must lie in -2**31")
+    error = only_error(*run(monkeypatch, capsys, tmp_path, "--config.data.seed=-1"))
+    assert error == "error: config section 'data': seed=-1 must lie in 0..2**64 - 1"
+
+
+def test_first_frame_of_the_loss_behind_the_clip(monkeypatch, capsys, tmp_path):
+    flags = ("--config.loss.frame_weight=1", "--config.loss.frame_start=3")
+    error = only_error(*run(monkeypatch, capsys, tmp_path, *flags))
+    assert error == "error: loss.frame_start=3 leaves no frame of a clip of 3"
+
+
 def test_mistyped_flag(monkeypatch, capsys, tmp_path):
     with pytest.raises(SystemExit) as stop:
         run(monkeypatch, capsys, tmp_path, "--wrkdir=x")

@@ -21,10 +21,12 @@ RESIDUAL, BATCH = "model.rstg.residual", "train.batch_size"
 
 @pytest.fixture
 def cache():
-    """Keeps programs that compile quickly, too; the settings of the suite are back afterwards."""
-    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+    """JAX's own settings, which keep only slow programs, until those of the suite are back."""
+    names = ("min_compile_time_secs", "min_entry_size_bytes")
+    names = ["jax_compilation_cache_dir", *(f"jax_persistent_cache_{name}" for name in names)]
     before = {name: getattr(jax.config, name) for name in names}
-    jax.config.update(names[1], 0.0)
+    jax.config.update(names[1], 1.0)  # JAX's default
+    jax.config.update(names[2], 0)
     yield
     for name, value in before.items():
         jax.config.update(name, value)
@@ -38,8 +40,18 @@ def test_compiled_programs_are_kept(cache, monkeypatch, tmp_path):
     kept = Path(jax.config.jax_compilation_cache_dir)
     assert kept == tmp_path / "rstg_jax" / "compiled" / platform.node()
     compilation_cache.reset_cache()
-    jax.block_until_ready(jax.jit(lambda x: x @ x.T + 12345)(jnp.ones((8, 8))))
+    jax.block_until_ready(jax.jit(lambda x: x + 12345)(jnp.ones(3)))  # compiled in no time
     assert list(kept.iterdir())
+
+
+def test_a_cache_that_cannot_be_written_is_not_claimed(cache, monkeypatch, tmp_path, caplog):
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    jax.config.update("jax_compilation_cache_dir", None)
+    cli.keep_compiled_programs()
+    assert jax.config.jax_compilation_cache_dir is None
+    assert "compiled programs are not cached" in caplog.text and "file" in caplog.text
 
 
 @pytest.mark.parametrize("directory", ["", "elsewhere"])

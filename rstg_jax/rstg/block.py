@@ -12,6 +12,7 @@ or frame by frame, or chunk by chunk, in constant memory and time per frame:
 
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
@@ -66,7 +67,7 @@ class RSTG(nn.Module):
 
         Args:
           features: of the next frames; t may be 1.
-          state: from `init_state`, or after the frames before.
+          state: from `init_state`, or after the frames before. It takes the type of the features.
 
         Returns:
           The same output for these frames as `__call__` on the whole videos, and the state after
@@ -77,6 +78,7 @@ class RSTG(nn.Module):
         """
         if reason := self.config.looks_ahead:
             raise UserError(f"this block cannot stream: {reason}")
+        state = jax.tree.map(lambda part: part.astype(features.dtype), state)
         return self._encode_process_decode(features, state, False)
 
     @nn.compact

@@ -130,10 +130,6 @@ class Checkpoints:
         ]
         return max(scored)[1] if scored else self.latest
 
-    def has_older(self, step: int) -> bool:
-        """Whether a checkpoint before `step` exists."""
-        return any(s < step for s in self._manager.all_steps())
-
     @property
     def best_top1(self) -> float:
         """The highest test top-1 among the checkpoints; -1 if none has one."""
@@ -167,6 +163,22 @@ class Checkpoints:
                 metrics=None if top1 is None else {"top1": top1},
                 force=True,
             )
+
+    def score(self, step: int) -> float | None:
+        """The test top-1 of a checkpoint, or None."""
+        metrics = self._manager.metrics(step)
+        return metrics["top1"] if metrics else None
+
+    def add_score(self, step: int, top1: float) -> None:
+        """Gives a checkpoint that was saved without a score its test top-1, as `save` does.
+
+        Only for a single process.
+        """
+        self.wait()
+        handler = ocp.JsonCheckpointHandler(filename="metrics")
+        with self._explained(step), ocp.Checkpointer(handler) as writer:
+            writer.save(self.path / str(step) / "metrics", args=ocp.args.JsonSave({"top1": top1}))
+            self._manager.reload()
 
     def wait(self) -> None:
         """Waits until the last save is written; raises `UserError` if it failed."""

@@ -26,7 +26,7 @@ class TrainConfig:
       checkpoint_every: updates between checkpoints; 0 for evaluations with a new best only. The
         end is always saved.
       keep: how many of the latest checkpoints to keep, besides the best.
-      seed: of weights, dropout and the order of the data.
+      seed: of weights, dropout and the order of the data; a signed number of 32 bits.
       init_from: directory of a run (or of converted weights) whose weights to begin with, ``DIR``,
         ``DIR:best`` or ``DIR:STEP``; see `rstg_jax.training.init_from`. Part of what must stay the
         same to resume, though the directory is not read again.
@@ -67,6 +67,8 @@ class TrainConfig:
                 raise ValueError(f"{name}={getattr(self, name)} cannot be negative")
         if next(t for t in totals if t is not None) <= 0:
             raise ValueError("the length of training must be positive")
+        if not -(2**31) <= self.seed < 2**31:
+            raise ValueError(f"seed={self.seed} must lie in -2**31..2**31 - 1")
         patterns = (*self.init_fresh, *self.init_ignore)
         if patterns and not self.init_from:
             raise ValueError("init_fresh and init_ignore need init_from")
@@ -126,6 +128,11 @@ class Experiment:
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
 
     def __post_init__(self) -> None:
+        frames = self.data.clip_shape[0]
+        if self.loss.frame_weight and self.loss.frame_start >= frames:
+            raise UserError(
+                f"loss.frame_start={self.loss.frame_start} leaves no frame of a clip of {frames}"
+            )
         tasks = {"region_weight": "region_classes", "map_weight": "map_classes"}
         for weight, head in tasks.items():
             if not getattr(self.loss, weight):

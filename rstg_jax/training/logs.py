@@ -18,8 +18,11 @@ from rstg_jax.errors import UserError
 _log = logging.getLogger("rstg_jax")
 
 
-def truncate(path: Path, step: int) -> None:
-    """Removes lines after `step`, and an incomplete last line, as a killed run leaves them."""
+def truncate(path: Path, step: int, retest: bool = False) -> None:
+    """Removes lines after `step`, and an incomplete last line, as a killed run leaves them.
+
+    With `retest` also the line of an evaluation at `step`, which is going to be repeated.
+    """
     if not path.is_file():
         return
     kept = []
@@ -28,7 +31,8 @@ def truncate(path: Path, step: int) -> None:
             record = json.loads(line) if line.endswith("\n") else None
         except json.JSONDecodeError:
             record = None
-        if record and record["step"] <= step:
+        repeated = retest and record and (record["step"], record["split"]) == (step, "test")
+        if record and record["step"] <= step and not repeated:
             kept.append(line)
     path.write_text("".join(kept))
 
@@ -40,12 +44,12 @@ class MetricLog:
     complete up to the last checkpoint whenever the process dies.
     """
 
-    def __init__(self, workdir: Path, step: int, enabled: bool):
-        """Opens the files to continue after `step`; writes nothing unless `enabled`."""
+    def __init__(self, workdir: Path, step: int, enabled: bool, retest: bool = False):
+        """Opens the files to continue after `step`, see `truncate`; none unless `enabled`."""
         self._file: io.FileIO | None = None
         if enabled:
             path = workdir / "metrics.jsonl"
-            truncate(path, step)
+            truncate(path, step, retest)
             # Unbuffered: closing the file does not retry a failed write.
             self._file = path.open("ab", buffering=0)
             self._events = tensorboardX.SummaryWriter(str(workdir), purge_step=step + 1)

@@ -8,6 +8,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from rstg_jax.errors import UserError
 from rstg_jax.models.heads import REGION_OUTPUTS
 from rstg_jax.training import map_loss, region_loss
 
@@ -95,7 +96,7 @@ def objective(
         chex.assert_rank(frames, 3)
         t = frames.shape[1]
         if config.frame_start >= t:
-            raise ValueError(f"loss.frame_start={config.frame_start}, but a clip has {t} frames")
+            raise UserError(f"loss.frame_start={config.frame_start} leaves none of the {t} frames")
         frames = frames[:, config.frame_start :]
         labels = jnp.broadcast_to(label[:, None], frames.shape[:2])
         per_frame = cross_entropy(frames, labels, config.label_smoothing)  # [b t]

@@ -18,7 +18,8 @@ class OptimizerConfig:
         ``m = momentum m + g;  w -= rate (g + momentum m)``); "adamw" is AdamW; "muon" makes the
         update of every kernel orthogonal and leaves the rest to AdamW (arXiv 2502.16982).
       learning_rate: the rate after warm-up.
-      schedule: "constant", or "cosine" down to `end_factor` times the rate at the last step.
+      schedule: "constant", or "cosine", which would reach `end_factor` times the rate at the step
+        after the last one: no update is wasted on a rate of 0.
       warmup_steps: steps of linear growth from zero.
       end_factor: see `schedule`.
       momentum: of "nesterov".

@@ -73,7 +73,7 @@ def _resume(run: Run, step: int) -> Progress:
         seconds=meta["seconds"],
         resumed=True,
         init_source=meta.get("init_source"),
-        eval_pending=meta["eval_pending"],
+        eval_pending=meta["eval_pending"] and run.checkpoints.score(step) is None,
         best=run.checkpoints.best_top1,
     )
 

@@ -171,8 +171,8 @@ def train_step(
 
     Returns:
       The state after the update, and the batch's `metrics.batch_sums` plus ``objective`` (a sum)
-      and the norms ``grad_norm`` and ``param_norm`` (after the update), all of which are finite
-      if and only if the update was sound.
+      and the norms ``grad_norm`` and ``param_norm`` (after the update; NaN if the running
+      statistics are not finite), all of which are finite if and only if the update was sound.
     """
     chex.assert_rank([batch["video"], batch["label"], batch["mask"]], [5, 1, 1])
     grad_fn = jax.grad(loss_fn, has_aux=True)
@@ -184,10 +184,14 @@ def train_step(
     ema_params = state.ema_params
     if setup.ema_decay is not None:
         ema_params = optim.moving_average(setup.ema_decay, step, ema_params, params)
+    param_norm = optax.tree.norm(params)
+    if batch_stats:
+        sound = jnp.isfinite(optax.tree.norm(batch_stats))
+        param_norm = jnp.where(sound, param_norm, jnp.nan)
     sums = metrics.batch_sums(logits, batch["label"], batch["mask"]) | {
         "objective": total,
         "grad_norm": optax.tree.norm(grads),
-        "param_norm": optax.tree.norm(params),
+        "param_norm": param_norm,
     }
     new = state.replace(
         step=step,

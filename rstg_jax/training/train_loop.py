@@ -62,7 +62,7 @@ def train(experiment: Experiment, workdir: str | Path) -> dict[str, Any]:
         progress = resume.start(run)
         first = jax.process_index() == 0
         context = LoopContext(
-            MetricLog(run.workdir, progress.step, first),
+            MetricLog(run.workdir, progress.step, first, retest=progress.eval_pending),
             Console(progress.step, run.total_steps, first),
             Clock(progress.seconds),
             stop,
@@ -195,7 +195,11 @@ def not_finite(run: Run, step: int, name: str, value: float) -> UserError:
     run.checkpoints.wait()
     latest = run.checkpoints.latest
     kept = "no checkpoint was saved before it" if latest is None else f"step {latest} is kept"
-    what = {"objective": "loss", "grad_norm": "norm of the gradient"}.get(name, "norm of weights")
+    what = {
+        "objective": "loss",
+        "grad_norm": "norm of the gradient",
+        "param_norm": "norm of weights or running statistics",
+    }[name]
     return UserError(
         f"the {what} became {value} at step {step}; {kept} in {run.checkpoints.path}. Lower "
         "optim.learning_rate, set optim.clip_norm, or look at the data"
@@ -247,10 +251,10 @@ def test(run: Run, progress: Progress, context: LoopContext) -> None:
 def run_pending_eval(run: Run, progress: Progress, context: LoopContext) -> None:
     """Runs the evaluation that was due when the previous process was stopped."""
     test(run, progress, context)
-    # Saves the step again, with its score, unless its checkpoint is the only one: saving deletes
-    # the old one first.
-    if wants_saving(set(), progress) and run.checkpoints.has_older(progress.step):
-        run_lib.save(run, progress, context.clock.seconds())
+    if progress.test_metrics is not None:
+        top1 = progress.test_metrics["top1"]
+        run.checkpoints.add_score(progress.step, top1)
+        progress.best = max(progress.best, top1)
 
 
 def finish(run: Run, progress: Progress, context: LoopContext) -> dict[str, Any]:
@@ -265,7 +269,10 @@ def finish(run: Run, progress: Progress, context: LoopContext) -> dict[str, Any]
             test(run, progress, dataclasses.replace(context, log=silent))
     if progress.step < run.total_steps or progress.test_metrics is None:
         why = context.stop.name or "signal to another process"
-        context.console.say(f"{why}: stopped after step {progress.step}, which is saved")
+        if progress.step:
+            context.console.say(f"{why}: stopped after step {progress.step}, which is saved")
+        else:
+            context.console.say(f"{why}: stopped before the first step; there is nothing to save")
         return {"stopped_at": progress.step}
     result = run_lib.result(run, progress, context.clock.seconds())
     if jax.process_index() == 0:

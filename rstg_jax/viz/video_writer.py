@@ -48,6 +48,8 @@ def save(
         )
     if not len(video):
         raise UserError("a video without frames cannot be written")
+    if size < 2 or fps < 1:
+        raise UserError(f"size={size}, fps={fps}: videos have 2 or more rows and 1 or more fps")
     frames = [panels.draw_frame(frame, size) for frame in video]
     if boxes is not None:
         frames = [panels.draw_boxes(f, b) for f, b in zip(frames, boxes, strict=True)]
@@ -121,7 +123,7 @@ def encode_video(
     with av.open(str(path), "w", **container) as output:
         stream: Any = output.add_stream(codec, rate=fps, options=dict(codec_options or {}))
         # yuv420p, which every player can show, stores chroma at half the size: it must be even.
-        stream.width, stream.height = (length // 2 * 2 for length in first.size)
+        stream.width, stream.height = (max(2, length // 2 * 2) for length in first.size)
         stream.pix_fmt = "yuv420p"
         stream.codec_context.thread_count = threads
         for image in itertools.chain([first], images):

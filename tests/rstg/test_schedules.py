@@ -87,6 +87,22 @@ def test_frame_by_frame_is_the_whole_video(name, schedule):
         assert_same(jnp.concatenate(attention, 2), expected.attention)
 
 
+@pytest.mark.parametrize("schedule", ["stage", "wavefront"])
+def test_the_state_of_a_stream_takes_the_type_of_the_features(schedule):
+    block = other(BLOCKS["modern"], schedule=schedule)
+    variables, low = drawn(block), FEATURES.astype(jnp.bfloat16)
+    expected = jax.jit(block.apply)(variables, low).nodes
+    step = jax.jit(lambda x, s: block.apply(variables, x, s, method="stream"))
+    state, nodes = init_state(block.config, 2), []  # float32 by default
+    for start in (0, 3):
+        out, state = step(low[:, start : start + 3], state)
+        nodes.append(out.nodes)
+    got = jnp.concatenate(nodes, 1)
+    assert got.dtype == expected.dtype == jnp.bfloat16
+    assert all(part.dtype == jnp.bfloat16 for part in jax.tree.leaves(state))
+    np.testing.assert_allclose(got.astype(jnp.float32), expected.astype(jnp.float32), atol=0.02)
+
+
 def test_a_step_of_the_stream_is_one_program():
     """Constant time and memory a frame: the state keeps its shapes, nothing compiles again."""
     block = RSTG(BLOCKS["modern"])

@@ -85,6 +85,7 @@ def test_adamw_recursion_with_clipping_decay_and_cosine():
 def test_schedule_ends_where_it_should():
     rate = optim.learning_rate(OptimizerConfig(learning_rate=2.0, end_factor=0.1), 10)
     np.testing.assert_allclose([rate(0), rate(10)], [2.0, 0.2], rtol=1e-6)
+    assert rate(9) > 0.2  # the last update still has a rate above the end's
     # More warm-up than training: the rate is reached at the last step.
     rate = optim.learning_rate(OptimizerConfig(learning_rate=2.0, warmup_steps=50), 10)
     np.testing.assert_allclose([rate(0), rate(9)], [0.2, 2.0], rtol=1e-6)
@@ -106,7 +107,7 @@ def test_moving_average_forgets_the_start():
         {"learning_rate": -1.0},
         {"clip_norm": 0.0},
         {"ema_decay": 1.0},
-        {"rule": "nesterov", "weight_decay": 0.1},
+        {"name": "nesterov", "weight_decay": 0.1},
     ],
 )
 def test_impossible_configurations_are_refused(fields):

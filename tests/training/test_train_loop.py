@@ -5,6 +5,7 @@ import os
 import signal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -112,6 +113,47 @@ def test_a_signal_during_an_evaluation_owes_it_to_the_next_process(tmp_path, mon
     assert signal.getsignal(signal.SIGINT) is before
 
 
+def test_a_signal_during_the_only_evaluation_loses_no_score(tmp_path, monkeypatch):
+    """The checkpoint of the last step is the only one when it is evaluated at last."""
+    experiment = standins.experiment(total_steps=5, eval_every=0, checkpoint_every=0)
+    whole = train_loop.train(experiment, tmp_path / "whole")
+    original, calls = eval_loop.evaluate, []
+
+    def interrupted(*args):
+        calls.append(0)
+        if len(calls) == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(*args)
+
+    monkeypatch.setattr(eval_loop, "evaluate", interrupted)
+    assert train_loop.train(experiment, tmp_path / "cut") == {"stopped_at": 5}
+    # The next process is killed between the log line and the score.
+    monkeypatch.setattr(checkpoint.Checkpoints, "add_score", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        train_loop.train(experiment, tmp_path / "cut")
+    monkeypatch.undo()
+    standins.install(monkeypatch)
+    for _ in range(2):
+        result = train_loop.train(experiment, tmp_path / "cut")
+        assert result["best"] == whole["best"] == {"step": 5, "top1": whole["top1"]}
+        assert lines(tmp_path / "cut") == lines(tmp_path / "whole")
+    assert checkpoint.load(tmp_path / "cut", "best").step == 5
+
+
+def test_a_signal_before_the_first_step_saves_nothing_and_says_so(tmp_path, monkeypatch, caplog):
+    caplog.set_level("INFO", "rstg_jax")
+    original = train_loop.announce
+
+    def announce(*args):
+        original(*args)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(train_loop, "announce", announce)
+    assert train_loop.train(standins.experiment(), tmp_path) == {"stopped_at": 0}
+    assert "SIGTERM: stopped before the first step; there is nothing to save" in caplog.text
+    assert not os.listdir(tmp_path / "checkpoints")
+
+
 def test_a_finished_run_gives_its_result_again(tmp_path):
     experiment = standins.experiment(total_steps=5)
     first = train_loop.train(experiment, tmp_path)
@@ -186,6 +228,20 @@ def test_nan_stops_names_the_step_and_keeps_the_last_good_checkpoint(tmp_path):
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(loaded.variables))
     assert f"step {loaded.step} is kept" in str(error.value)
     assert all(np.isfinite(r["loss"]) for r in lines(tmp_path))
+
+
+def test_running_statistics_that_are_not_finite_stop_the_run(tmp_path, monkeypatch):
+    """The loss of a training step does not read them, evaluation would."""
+    original = standins.nn.BatchNorm.__call__
+
+    def overflowing(self, x):
+        y = original(self, x)
+        self.put_variable("batch_stats", "var", jnp.full(16, jnp.inf))
+        return y
+
+    monkeypatch.setattr(standins.nn.BatchNorm, "__call__", overflowing)
+    with pytest.raises(UserError, match=r"running statistics became nan at step 1;"):
+        train_loop.train(standins.experiment(), tmp_path)
 
 
 def test_average_of_weights_is_what_gets_evaluated(tmp_path):

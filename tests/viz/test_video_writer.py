@@ -73,6 +73,9 @@ def test_command(tmp_path, capsys):
     [
         (["--out=x.avi"], "'.avi'"),
         (["--out=x.gif", "--index=10000"], "--index=10000"),
+        (["--out=x.gif", "--size=0"], "size=0, fps=5: videos have 2 or more rows"),
+        (["--out=x.mp4", "--size=1"], "size=1, fps=5: videos have 2 or more rows"),
+        (["--out=x.gif", "--fps=0"], "size=256, fps=0: videos have 2 or more rows"),
         (["--out=/dev/null/x.gif"], "Not a directory"),
         (["--out=/dev/null/x.mp4"], "Not a directory"),
         (["--out=x.gif", "--mnist_dir=/dev/null"], "mnist_dir=DIR"),

@@ -42,7 +42,7 @@ class SyncMNISTConfig(DataConfig):
       none_probability: Share of videos in which no two digits move together.
       num_train: Videos of a prepared training split.
       num_test: Videos of the test split.
-      seed: Of the videos. The order of training has its own seed.
+      seed: Of the videos, 0..2**64 - 1. The order of training has its own seed.
     """
 
     fps: ClassVar[int] = 5
@@ -73,6 +73,7 @@ class SyncMNISTConfig(DataConfig):
             raise UserError(f"test_source={self.test_source!r} must be 'online' or 'tfds'")
         if self.frame_size < 1:
             raise UserError(f"frame_size={self.frame_size} must be at least 1")
+        generator.check_seed(self.seed)
         for key in ("num_train", "num_test"):
             if getattr(self, key) < 1:
                 raise UserError(f"{key}={getattr(self, key)} leaves an empty split")

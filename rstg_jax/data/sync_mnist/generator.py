@@ -124,6 +124,12 @@ def pair_label(i: np.ndarray | int, j: np.ndarray | int) -> np.ndarray:
     return high * (high - 1) // 2 + low
 
 
+def check_seed(seed: int) -> None:
+    """Raises `UserError` unless a seed is a key of the random stream."""
+    if not 0 <= seed < 1 << 64:
+        raise UserError(f"seed={seed} must lie in 0..2**64 - 1")
+
+
 def random_bits(seed: int, split: str, indices: np.ndarray, count: int) -> np.ndarray:
     """The 32-bit random numbers of examples, uint64 [b count], each below 2**32.
 
@@ -131,8 +137,7 @@ def random_bits(seed: int, split: str, indices: np.ndarray, count: int) -> np.nd
     `count / 2` rounded up to the four 64-bit words that one step of Philox's counter yields. A run
     of indices is one call.
     """
-    if not 0 <= seed < 1 << 64:
-        raise UserError(f"seed={seed} must lie in 0..2**64 - 1")
+    check_seed(seed)
     if split not in SPLITS:
         raise UserError(f"unknown split {split!r}: one of {', '.join(SPLITS)}")
     blocks = -(-count // 8)

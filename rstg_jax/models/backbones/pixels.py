@@ -9,8 +9,11 @@ from rstg_jax.errors import UserError
 
 
 def normalise(video: jax.Array, config: Any, dtype: jnp.dtype) -> jax.Array:
-    """Scales pixels 0..255 `[b t h w c]` by `input_mean` and `input_scale` of a backbone config."""
-    mean, scale = (jnp.asarray(x, dtype) for x in (config.input_mean, config.input_scale))
+    """Scales pixels 0..255 `[b t h w c]` by `input_mean` and `input_scale` of a backbone config.
+
+    In float32 also for a bfloat16 result: bfloat16 would round a mean of 114.75 to 115.
+    """
+    mean, scale = (jnp.asarray(x, jnp.float32) for x in (config.input_mean, config.input_scale))
     if mean.ndim and mean.size not in (1, video.shape[-1]):
         raise UserError(f"input_mean has {mean.size} channels, the video {video.shape[-1]}")
-    return (video.astype(dtype) - mean) / scale
+    return ((video.astype(jnp.float32) - mean) / scale).astype(dtype)
