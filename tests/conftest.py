@@ -6,6 +6,7 @@ checked at every call.
 
 import atexit
 import os
+import pathlib
 import shutil
 import tempfile
 import time
@@ -31,7 +32,10 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
-install_import_hook(["rstg_jax.rstg", "rstg_jax.layers"], "beartype.beartype")
+# Not in the configuration of the block, which checks its fields itself, with messages for users.
+_method = pathlib.Path(__file__).parents[1].glob("rstg_jax/rstg/*.py")
+_checked = [f"rstg_jax.rstg.{path.stem}" for path in _method if path.stem != "config"]
+install_import_hook([*_checked, "rstg_jax.layers"], "beartype.beartype")
 
 START = time.monotonic()
 

@@ -4,7 +4,8 @@
 names, shape of a clip, sums of the unfinished logging window, metrics, provenance of the data.
 The data position is the step (see `rstg_jax.data.train_batches`). The latest `keep` checkpoints
 are kept, and the best by top-1 on the test split even when it is older than these. Saving is
-asynchronous; a checkpoint exists only once it is whole.
+asynchronous; a checkpoint exists only once it is whole. Its files have checksums, and damage is
+found before anything is read from it (`rstg_jax.training.integrity`).
 """
 
 import contextlib
@@ -20,6 +21,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
@@ -27,7 +29,7 @@ from rstg_jax import config as config_lib
 from rstg_jax import data as data_lib
 from rstg_jax.errors import UserError
 from rstg_jax.models import classifier
-from rstg_jax.training import sharding, steps
+from rstg_jax.training import integrity, sharding, steps
 from rstg_jax.training.experiment import Experiment
 
 _log = logging.getLogger(__name__)
@@ -81,6 +83,7 @@ class Checkpoints:
             create=False,
             read_only=read_only,
             cleanup_tmp_directories=not read_only,
+            async_options=ocp.AsyncOptions(post_finalization_callback=self._write_manifest),
             best_fn=_top1,  # without it no metrics would be written; the policy decides
             preservation_policy=preservation_policy.AnyPreservationPolicy(
                 [
@@ -93,12 +96,17 @@ class Checkpoints:
                 ]
             ),
         )
+        self._writing: int | None = None
+        self._verified: set[int] = set()
         try:
             if not read_only:
                 self.path.mkdir(parents=True, exist_ok=True)
+                if jax.process_index() == 0:
+                    integrity.set_damaged_aside(self.path)
+                if jax.process_count() > 1:
+                    multihost_utils.sync_global_devices("damaged checkpoints are set aside")
             self._manager = ocp.CheckpointManager(self.path, options=options)
-            self._writing: int | None = None
-        except OSError as error:
+        except (OSError, ValueError) as error:
             raise UserError(f"cannot use {self.path}: {_first_line(error)}") from error
 
     def __enter__(self) -> "Checkpoints":
@@ -176,8 +184,10 @@ class Checkpoints:
         """
         self.wait()
         handler = ocp.JsonCheckpointHandler(filename="metrics")
+        directory = self.path / str(step)
         with self._explained(step), ocp.Checkpointer(handler) as writer:
-            writer.save(self.path / str(step) / "metrics", args=ocp.args.JsonSave({"top1": top1}))
+            writer.save(directory / "metrics", args=ocp.args.JsonSave({"top1": top1}))
+            integrity.write_manifest(directory)
             self._manager.reload()
 
     def wait(self) -> None:
@@ -244,6 +254,9 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def _readable(self, step: int) -> Iterator[None]:
+        if step not in self._verified:
+            integrity.verify(self.path, step)
+            self._verified.add(step)
         try:
             yield
         except (OSError, ValueError, KeyError) as error:
@@ -253,8 +266,12 @@ class Checkpoints:
 
     def latest_whole(self) -> int | None:
         """The newest complete checkpoint on disk; the manager also counts failed ones."""
-        found = [int(p.name) for p in self.path.glob("*") if p.name.isdecimal()]
-        return max(found, default=None)
+        return max(integrity.steps(self.path), default=None)
+
+    def _write_manifest(self) -> None:
+        """Runs on the first process before Orbax gives the finished directory its name."""
+        (directory,) = self.path.glob(f"{self._writing}.orbax-checkpoint-tmp*")
+        integrity.write_manifest(directory)
 
 
 def load(

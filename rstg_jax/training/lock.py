@@ -1,0 +1,174 @@
+"""A lock on a working directory: two runs in it would overwrite each other's checkpoints.
+
+The lock is a file with the owner's host and process. Its owner adds to a count in it every few
+seconds, and removes it at the end. A lock whose owner is gone is taken over: on the same host if
+the process no longer exists, on another host if the count stands still. No clocks are compared.
+"""
+
+import json
+import logging
+import os
+import platform
+import threading
+import time
+import uuid
+from pathlib import Path
+from typing import Any
+
+from rstg_jax import files
+from rstg_jax.errors import UserError
+
+NAME = "lock.json"
+BEAT_SECONDS = 5.0
+PATIENCE_BEATS = 4  # an owner elsewhere that misses so many is gone
+
+_log = logging.getLogger(__name__)
+
+
+class Lock:
+    """Owns a working directory while it is open. Use as a context manager."""
+
+    def __init__(self, workdir: Path, enabled: bool = True):
+        """Names the directory; `enabled` is False for all but the first process of a run."""
+        self._path = workdir / NAME
+        self._enabled = enabled
+        self._owner: dict[str, Any] = {
+            "host": platform.node(),
+            "pid": os.getpid(),
+            "started": _start_time(os.getpid()),
+            "id": uuid.uuid4().hex,
+        }
+        self._end = threading.Event()
+        self._lost = False
+        self._thread = threading.Thread(target=self._beat, name="lock", daemon=True)
+
+    def __enter__(self) -> "Lock":
+        """Takes the lock.
+
+        Raises:
+          UserError: another run has it, or it cannot be written.
+        """
+        if self._enabled:
+            try:
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise UserError(f"cannot use {self._path.parent}: {error.strerror}") from error
+            self._take()
+            self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if not self._enabled:
+            return
+        self._end.set()
+        self._thread.join()
+        if self._is_mine():
+            self._path.unlink(missing_ok=True)
+
+    def check(self) -> None:
+        """Raises `UserError` if another run has taken the lock over."""
+        if self._lost:
+            raise UserError(
+                f"another run has taken over {self._path.parent}, because this one did not answer "
+                f"for a while; nothing more is saved here: {_describe(_read(self._path))}"
+            )
+
+    def _take(self) -> None:
+        for _ in range(3):
+            try:
+                with self._path.open("x") as file:
+                    json.dump({**self._owner, "beats": 0}, file)
+            except FileExistsError:
+                self._remove_stale()
+            except OSError as error:
+                raise UserError(f"cannot write {self._path}: {error.strerror}") from error
+            else:
+                return
+        raise UserError(f"{self._path}: several runs are starting in this directory at once")
+
+    def _remove_stale(self) -> None:
+        """Removes the lock of an owner that is gone; raises `UserError` if it is there."""
+        owner = _read(self._path)
+        if _is_alive(owner, self._path):
+            raise UserError(
+                f"another run is in {self._path.parent}: {_describe(owner)}; stop it, or use "
+                "another --workdir"
+            )
+        # Two processes may find the same stale lock: only one of them can move it away.
+        stale = self._path.with_name(f".{NAME}-{self._owner['id']}")
+        try:
+            self._path.rename(stale)
+        except FileNotFoundError:
+            return
+        if _read(stale).get("id") != owner.get("id"):  # the other one was faster, this is its lock
+            os.link(stale, self._path)
+            stale.unlink()
+            return
+        stale.unlink()
+        _log.info(
+            "the run that had %s is gone: %s; its lock is taken over",
+            self._path.parent,
+            _describe(owner),
+        )
+
+    def _beat(self) -> None:
+        beats = 0
+        while not self._end.wait(BEAT_SECONDS):
+            if not self._is_mine():
+                self._lost = True
+                return
+            beats += 1
+            try:
+                files.write_json(self._path, {**self._owner, "beats": beats})
+            except UserError as error:  # a full disk is the business of what must be saved
+                _log.warning("%s", error)
+
+    def _is_mine(self) -> bool:
+        return _read(self._path).get("id") == self._owner["id"]
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The content of a lock; empty if it is gone or damaged."""
+    try:
+        owner = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return owner if isinstance(owner, dict) else {}
+
+
+def _is_alive(owner: dict[str, Any], path: Path) -> bool:
+    if owner.get("host") == platform.node() and isinstance(owner.get("pid"), int):
+        pid = owner["pid"]
+        return _exists(pid) and owner.get("started") == _start_time(pid)
+    _log.info("%s is locked from elsewhere: waiting for a sign of life", path.parent)
+    for _ in range(PATIENCE_BEATS):
+        time.sleep(BEAT_SECONDS)
+        if _read(path) != owner:
+            return True
+    return False
+
+
+def _exists(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _start_time(pid: int) -> str:
+    """When a process started, in ticks since the boot, which no later process of its number shares.
+
+    Empty on systems that do not tell.
+    """
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return ""
+    return stat.rpartition(")")[2].split()[19]  # the name, in brackets, may contain spaces
+
+
+def _describe(owner: dict[str, Any]) -> str:
+    return f"process {owner.get('pid', 'unknown')} on {owner.get('host', 'an unknown host')}"

@@ -1,0 +1,112 @@
+"""The lock of a working directory: live owners are respected, stale locks are taken over."""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+
+import pytest
+
+from rstg_jax.errors import UserError
+from rstg_jax.training import lock
+from rstg_jax.training.lock import Lock
+
+
+@pytest.fixture(autouse=True)
+def short_beats(monkeypatch):
+    monkeypatch.setattr(lock, "BEAT_SECONDS", 0.05)
+
+
+def write(workdir, **owner):
+    (workdir / lock.NAME).write_text(json.dumps({"id": "other", "beats": 0} | owner))
+
+
+def test_the_lock_is_there_while_it_is_held(tmp_path):
+    workdir = tmp_path / "new"
+    with Lock(workdir):
+        owner = json.loads((workdir / lock.NAME).read_text())
+        assert (owner["host"], owner["pid"]) == (platform.node(), os.getpid())
+    assert not os.listdir(workdir)
+
+
+def test_a_second_run_is_refused_and_the_first_goes_on(tmp_path):
+    with Lock(tmp_path) as first:
+        with (
+            pytest.raises(UserError, match=f"another run is in {tmp_path}: process {os.getpid()}"),
+            Lock(tmp_path),
+        ):
+            pass
+        first.check()
+    with Lock(tmp_path):
+        pass
+
+
+def test_processes_that_are_not_first_take_no_lock(tmp_path):
+    with Lock(tmp_path), Lock(tmp_path, enabled=False) as other:
+        other.check()
+        assert os.listdir(tmp_path) == [lock.NAME]
+
+
+def test_a_dead_process_of_this_host_is_not_waited_for(tmp_path, caplog):
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    caplog.set_level("INFO", "rstg_jax")
+    write(tmp_path, host=platform.node(), pid=dead.pid, started="1")
+    with Lock(tmp_path):
+        assert f"process {dead.pid} on {platform.node()}; its lock is taken over" in caplog.text
+    assert not os.listdir(tmp_path)
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="start times are unknown here")
+def test_a_later_process_of_the_same_number_is_not_the_owner(tmp_path):
+    """Containers that are started again have the same host and process numbers."""
+    write(tmp_path, host=platform.node(), pid=os.getpid(), started="1")
+    with Lock(tmp_path):
+        pass
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"pid": "x"}'])
+def test_an_unreadable_lock_that_stands_still_is_taken_over(tmp_path, content):
+    (tmp_path / lock.NAME).write_text(content)
+    with Lock(tmp_path):
+        pass
+
+
+def test_a_silent_owner_elsewhere_is_given_up_and_a_living_one_respected(tmp_path, monkeypatch):
+    write(tmp_path, host="elsewhere", pid=1, started="1")
+    with Lock(tmp_path):
+        pass
+    write(tmp_path, host="elsewhere", pid=1, started="1")
+    naps = []
+
+    def sleep(seconds):
+        naps.append(seconds)
+        if len(naps) == 2:
+            write(tmp_path, host="elsewhere", pid=1, started="1", beats=1)
+
+    monkeypatch.setattr(lock.time, "sleep", sleep)
+    with pytest.raises(UserError, match="process 1 on elsewhere; stop it"), Lock(tmp_path):
+        pass
+    assert json.loads((tmp_path / lock.NAME).read_text())["beats"] == 1
+
+
+def test_a_run_whose_lock_was_taken_over_saves_nothing_more(tmp_path):
+    with Lock(tmp_path) as first:
+        write(tmp_path, host="elsewhere", pid=7)
+        first._thread.join(timeout=10)
+        with pytest.raises(UserError, match=r"another run has taken over .*: process 7 on"):
+            first.check()
+    assert json.loads((tmp_path / lock.NAME).read_text())["pid"] == 7  # it is not removed
+
+
+def test_the_owner_counts(tmp_path):
+    with Lock(tmp_path) as held:
+        held._thread.join(timeout=0.5)
+        assert json.loads((tmp_path / lock.NAME).read_text())["beats"] >= 2
+
+
+def test_a_directory_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=f"cannot use {tmp_path}/file"), Lock(tmp_path / "file"):
+        pass
