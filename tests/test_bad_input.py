@@ -143,4 +143,4 @@ def test_a_damaged_checkpoint_is_named(monkeypatch, capsys, tmp_path):
     train_loop.train(standins.experiment(total_steps=3), tmp_path)
     (tmp_path / "checkpoints/3/meta/metadata").write_text("{")
     error = only_error(*run(monkeypatch, capsys, tmp_path))
-    assert f"cannot read checkpoint {tmp_path}/checkpoints/3" in error
+    assert f"every checkpoint in {tmp_path}/checkpoints is damaged (3: meta/metadata has" in error

@@ -13,7 +13,7 @@ import pytest
 
 from rstg_jax import config
 from rstg_jax.errors import UserError
-from rstg_jax.training import checkpoint, resume, sharding, steps
+from rstg_jax.training import checkpoint, integrity, resume, sharding, steps
 from rstg_jax.training.checkpoint import Checkpoints
 from rstg_jax.training.losses import LossConfig
 from rstg_jax.training.optim import OptimizerConfig
@@ -151,6 +151,8 @@ def test_no_checkpoint_at_all(tmp_path):
 def test_a_damaged_checkpoint_is_named(tmp_path, state, collect_garbage):
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(1, state, {}, None)
+    # As written by a version without manifests: Orbax itself has to notice.
+    (tmp_path / "checkpoints/1" / integrity.MANIFEST).unlink()
     (tmp_path / "checkpoints/1/meta/metadata").write_text("{")
     _, _, abstract = make(MeshConfig(data=1))
     other = dataclasses.replace(make(MeshConfig(data=1))[0], module=standins.Model(8, dim=5))
