@@ -7,23 +7,23 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
-import av
 import numpy as np
-from PIL import Image, ImageSequence
+from PIL import Image, ImageOps
 
-from rstg_jax.data.video.seek import VideoFrames, readable
+from rstg_jax.data.video.damage import reading
+from rstg_jax.data.video.seek import VideoFrames, open_container
 from rstg_jax.errors import UserError
 
 # JPEG images in memory, a video file in memory, or a path (see `opened`).
 Encoded = tuple[bytes, ...] | bytes | Path
 
 # fmt: off
-VIDEO_EXTENSIONS = (".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg",
-                    ".mpg", ".ogv", ".ts", ".webm", ".wmv")
+VIDEO_EXTENSIONS = (".3g2", ".3gp", ".asf", ".avi", ".divx", ".dv", ".f4v", ".flv", ".m2t",
+                    ".m2ts", ".m2v", ".m4v", ".mkv", ".mov", ".mp4", ".mpe", ".mpeg", ".mpg",
+                    ".mts", ".mxf", ".ogv", ".qt", ".ts", ".vob", ".webm", ".wmv")
 # fmt: on
 IMAGES = (".apng", ".gif", ".png", ".webp")  # all frames of one file
 STILLS = (".jpeg", ".jpg", ".png")  # frames in a directory
-_DAMAGE = (av.FFmpegError, OSError, EOFError, SyntaxError)
 
 
 class Frames(Protocol):
@@ -73,13 +73,36 @@ class Stills:
     def images(self, indices: Sequence[int]) -> Iterator[Image.Image]:
         for index in indices:
             content = self._encoded[index]
-            try:
+            with reading(f"frame {index} of {len(self)} is damaged"):
                 file = io.BytesIO(content) if isinstance(content, bytes) else content
                 with Image.open(file) as image:
-                    rgb = image.convert("RGB")
-            except _DAMAGE as error:
-                raise UserError(f"frame {index} of {len(self)} is damaged: {error}") from error
+                    rgb = ImageOps.exif_transpose(_eight_bits(image)).convert("RGB")
             yield rgb
+
+
+class Animation:
+    """The frames of an animated image, decoded one after the other; satisfies `Frames`."""
+
+    fps = None
+
+    def __init__(self, path: Path):
+        self._path = path
+        with Image.open(path) as image:
+            self._length = getattr(image, "n_frames", 1)
+
+    def __len__(self) -> int:
+        return self._length
+
+    def images(self, indices: Sequence[int]) -> Iterator[Image.Image]:
+        # Opened anew: Pillow cannot go back in an animated PNG.
+        with reading():
+            image = Image.open(self._path)
+        with image:
+            for index in indices:
+                with reading(f"frame {index} of {len(self)} is damaged"):
+                    image.seek(index)
+                    rgb = _eight_bits(image).convert("RGB")
+                yield rgb
 
 
 @contextlib.contextmanager
@@ -95,44 +118,49 @@ def opened(encoded: Encoded) -> Iterator[Frames]:
       UserError: It cannot be read or has no frame; also later, from the frames. The message says
         what is wrong but not with which video: the caller knows its name.
     """
-    try:
-        if isinstance(encoded, tuple):
-            yield _not_empty(Stills(encoded))
-        elif isinstance(encoded, bytes) or encoded.suffix.lower() in VIDEO_EXTENSIONS:
-            if isinstance(encoded, Path) and not encoded.is_file():
-                raise UserError("no such file")
-            with av.open(readable(encoded), "r") as container:
-                if not container.streams.video:
-                    raise UserError("has no video stream")
-                yield _not_empty(VideoFrames(encoded, container))
-        else:
-            yield _not_empty(_of_path(encoded))
-    except _DAMAGE as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"cannot be read as a video: {reason}") from error
+    with contextlib.ExitStack() as stack:
+        with reading():
+            frames = _open(encoded, stack)
+        if not len(frames):
+            raise UserError("holds no frame")
+        yield frames
 
 
-def _of_path(path: Path) -> Frames:
-    """Frames of anything but a video file."""
-    kind = path.suffix.lower()
-    if path.is_dir():
-        return Stills(sorted(file for file in path.iterdir() if file.suffix.lower() in STILLS))
-    if not path.is_file():
+def check(path: Path) -> None:
+    """Decodes all frames of a video.
+
+    Raises:
+      UserError: One of them cannot be decoded; says why.
+    """
+    with opened(path) as frames:
+        for _ in frames.images(range(len(frames))):
+            pass
+
+
+def _open(encoded: Encoded, stack: contextlib.ExitStack) -> Frames:
+    """Opens a video; `stack` closes its file."""
+    if isinstance(encoded, tuple):
+        return Stills(encoded)
+    if isinstance(encoded, bytes):
+        return VideoFrames(encoded, stack.enter_context(open_container(encoded)))
+    kind = encoded.suffix.lower()
+    if encoded.is_dir():
+        return Stills(sorted(file for file in encoded.iterdir() if file.suffix.lower() in STILLS))
+    if not encoded.is_file():
         raise UserError("no such file")
     if kind == ".npy":
-        return _of_array(path)
+        return _of_array(encoded)
     if kind in IMAGES:
-        with Image.open(path) as image:
-            return Images([frame.convert("RGB") for frame in ImageSequence.Iterator(image)])
+        return Animation(encoded)
+    if kind in VIDEO_EXTENSIONS:
+        return VideoFrames(encoded, stack.enter_context(open_container(encoded)))
     known = ", ".join((".npy", *IMAGES, *VIDEO_EXTENSIONS))
     raise UserError(f"unknown kind of file; the known ones are {known}")
 
 
 def _of_array(path: Path) -> Images:
-    try:
+    with reading("cannot be read as an npy video"):
         array = np.load(path, allow_pickle=False)
-    except ValueError as error:
-        raise UserError(f"cannot be read as an npy video: {error}") from error
     if array.ndim == 4 and array.shape[-1] == 1:
         array = array[..., 0]
     if array.dtype != np.uint8 or not (array.ndim == 3 or (array.ndim, array.shape[-1]) == (4, 3)):
@@ -143,7 +171,8 @@ def _of_array(path: Path) -> Images:
     return Images([Image.fromarray(frame) for frame in array])
 
 
-def _not_empty(frames: Frames) -> Frames:
-    if not len(frames):
-        raise UserError("holds no frame")
-    return frames
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """The image; one of 16-bit grey, which Pillow would make white, with 8 bits."""
+    if not image.mode.startswith("I"):
+        return image
+    return Image.fromarray((np.asarray(image).clip(0, 65535) // 256).astype(np.uint8))

@@ -1,15 +1,19 @@
 """Single frames: equal to those of a full decode, and only what is needed is decoded."""
 
+import io
 import pathlib
+import struct
+import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image, ImageFile, ImageSequence
 
 from rstg_jax.data.video import decode, seek
 from rstg_jax.errors import UserError
-from tests import clip_files
+from tests import clip_files, video_corpus
 
+BICUBIC = Image.Resampling.BICUBIC
 FAST = {"deadline": "realtime", "cpu-used": "8"}
 VIDEO_EXTENSIONS = {
     "vp9": ("libvpx-vp9", "webm", {**FAST, "g": "10"}),
@@ -91,6 +95,9 @@ def test_large_files_are_read_twice_and_not_held(monkeypatch, tmp_path):
 def test_real_videos(name):
     path = clip_files.real(name)
     every = clip_files.decode_all(path)
+    if name.startswith("carphone"):  # its pixels are 128/117 as wide as high
+        size = (round(176 * 128 / 117), 144)
+        every = [np.asarray(Image.fromarray(f).resize(size, BICUBIC)) for f in every]
     indices = np.linspace(0, len(every) - 1, 9).astype(int).tolist()
     with decode.opened(path) as frames:
         assert len(frames) == len(every)
@@ -188,3 +195,118 @@ def test_film_that_is_cut_off():
         mp4 = clip_files.film(clip_files.pictures(40), "libx264", "mp4")
         with decode.opened(mp4[: len(mp4) // 2]):
             pass
+
+
+@pytest.mark.parametrize("name", ["12:30.mp4", "a.MTS", "%03d.mp4", "http:x.MP4", "ä\udce4.webm"])
+def test_any_name_of_a_file(tmp_path, monkeypatch, name):
+    container = "webm" if name.endswith("webm") else "mpegts" if name == "a.MTS" else "mp4"
+    codec = "libvpx-vp9" if container == "webm" else "libx264"
+    content = clip_files.film(clip_files.pictures(5), codec, container)
+    (tmp_path / name).write_bytes(content)
+    monkeypatch.chdir(tmp_path)
+    with decode.opened(pathlib.Path(name)) as frames:
+        np.testing.assert_array_equal(arrays(frames, [3])[0], clip_files.decode_all(content)[3])
+
+
+@pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP"])
+def test_frames_of_an_animated_image_are_decoded_one_by_one(tmp_path, monkeypatch, kind):
+    images = clip_files.pictures(12)
+    path = tmp_path / f"a.{kind.lower()}"
+    images[0].save(path, kind, save_all=True, append_images=images[1:], duration=80)
+    with Image.open(path) as image:
+        every = [np.asarray(frame.convert("RGB")) for frame in ImageSequence.Iterator(image)]
+    with decode.opened(path) as frames:
+        assert len(frames) == 12
+        for indices in ([0], [11], [3, 4, 9], [2]):
+            for index, got in zip(indices, arrays(frames, indices), strict=True):
+                np.testing.assert_array_equal(got, every[index])
+    loaded = []
+    load = ImageFile.ImageFile.load
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda self: loaded.append(0) or load(self))
+    with decode.opened(path) as frames:
+        assert not loaded
+        assert len(arrays(frames, [1])) == 1
+    assert len(loaded) < 8  # several times for each of two frames
+
+
+def gif_that_claims(width, height):
+    buffer = io.BytesIO()
+    Image.new("L", (8, 8)).save(buffer, "GIF")
+    content = bytearray(buffer.getvalue())
+    content[6:10] = struct.pack("<HH", width, height)
+    return bytes(content)
+
+
+def png_that_claims(width, height):
+    header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + struct.pack(">I", 13)
+        + header
+        + struct.pack(">I", zlib.crc32(header))
+        + struct.pack(">I4sI", 0, b"IDAT", zlib.crc32(b"IDAT"))
+    )
+
+
+def test_huge_claims_are_refused(tmp_path):
+    (tmp_path / "a.gif").write_bytes(gif_that_claims(30000, 30000))
+    (tmp_path / "a.png").write_bytes(png_that_claims(30000, 30000))
+    (tmp_path / "frames").mkdir()
+    (tmp_path / "frames" / "1.png").write_bytes(png_that_claims(30000, 30000))
+    for name in ("a.gif", "a.png", "frames"):
+        with (
+            pytest.raises(UserError, match=r"Image size \(900000000 pixels\) exceeds limit"),
+            decode.opened(tmp_path / name) as frames,
+        ):
+            arrays(frames, [0])
+    video = video_corpus.make(video_corpus.KINDS["quicktime animation"], 2)
+    size, claim = struct.pack(">hh", 64, 48), struct.pack(">hh", 15000, 15000)
+    assert size in video
+    with (
+        pytest.raises(UserError, match="has frames of 15000x15000 pixels, too many"),
+        decode.opened(video.replace(size, claim)),
+    ):
+        pass
+
+
+def test_stills_are_turned_and_have_eight_bits(tmp_path):
+    image = clip_files.pictures(1)[0]
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6  # a phone held upright
+    image.save(tmp_path / "1.png", exif=exif)
+    with decode.opened(tmp_path) as frames:
+        np.testing.assert_array_equal(arrays(frames, [0])[0], np.rot90(np.asarray(image), -1))
+    grey = np.asarray(image.convert("L"))
+    Image.fromarray(grey.astype(np.uint16) * 257).save(tmp_path / "1.png")
+    for path in (tmp_path, tmp_path / "1.png"):
+        with decode.opened(path) as frames:
+            np.testing.assert_array_equal(arrays(frames, [0])[0], grey[..., None].repeat(3, -1))
+
+
+def test_every_frame_is_checked(tmp_path):
+    content = video_corpus.make(video_corpus.KINDS["h264, mp4"])
+    path = tmp_path / "a.mp4"
+    path.write_bytes(content)
+    decode.check(path)
+    start, end = video_corpus.places(content)[10:12]
+    path.write_bytes(content[:start] + bytes(end - start) + content[end:])
+    with decode.opened(path) as frames:
+        assert len(frames) == video_corpus.COUNT and len(arrays(frames, [0])) == 1
+    with pytest.raises(UserError, match="is damaged after frame 7: Invalid data found"):
+        decode.check(path)
+
+
+@pytest.mark.parametrize("name", ["h264, mp4", "h264, avi", "vp8, hidden packets", "mpeg2, mpg"])
+def test_damage_of_any_kind_is_one_line(tmp_path, name):
+    content = video_corpus.make(video_corpus.KINDS[name], 12)
+    rng = np.random.default_rng(0)
+    for number in range(12):
+        damaged = np.frombuffer(content, np.uint8).copy()
+        places = rng.integers(0, len(content), 4 ** (number % 4))
+        damaged[places] = rng.integers(0, 256, len(places))
+        path = tmp_path / "a.mp4"
+        path.write_bytes(damaged.tobytes()[: len(content) if number % 3 else rng.integers(1000)])
+        try:
+            decode.check(path)
+        except UserError as error:
+            assert "\n" not in str(error)
