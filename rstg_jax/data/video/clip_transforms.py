@@ -181,9 +181,7 @@ def _pictures(
     box, out = choose(size)
     pictures = np.empty((len(wanted), out[1], out[0], 3), np.uint8)
     for k, image in enumerate(itertools.chain([head], images)):
-        if image.size != head.size:
-            sizes = f"{head.width}x{head.height} and of {image.width}x{image.height}"
-            raise UserError(f"has frames of {sizes} pixels")
+        decode.check_size(image, head.size)
         part = crops.cut(image, size, box, out)
         pictures[k] = np.asarray(part.point(table) if table else part)
     return pictures, size

@@ -130,11 +130,20 @@ def check(path: Path) -> None:
     """Decodes all frames of a video.
 
     Raises:
-      UserError: One of them cannot be decoded; says why.
+      UserError: One of them is damaged or of another size.
     """
+    size = None
     with opened(path) as frames:
-        for _ in frames.images(range(len(frames))):
-            pass
+        for image in frames.images(range(len(frames))):
+            check_size(image, size)
+            size = image.size
+
+
+def check_size(image: Image.Image, size: tuple[int, int] | None) -> None:
+    """Raises `UserError` if a frame has another size, width and height, than one before it."""
+    if size is not None and image.size != size:
+        sizes = f"{size[0]}x{size[1]} and of {image.width}x{image.height}"
+        raise UserError(f"has frames of {sizes} pixels")
 
 
 def _open(encoded: Encoded, stack: contextlib.ExitStack) -> Frames:

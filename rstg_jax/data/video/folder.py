@@ -194,10 +194,10 @@ def _fraction(name: str) -> float:
 
 
 def without_broken(videos: Sequence[Video], root: str, max_broken: float) -> list[Video]:
-    """Opens each video that has changed since the last time, and leaves out the broken ones.
+    """Checks each video that has changed since the last time, and leaves out the broken ones.
 
-    To check a video, its first frame is decoded; results are cached in a hidden file beside the
-    videos, if that can be written.
+    To check a video, all of its frames are decoded, so that no damaged one stops training later;
+    results are cached in a hidden file beside the videos, if that can be written.
 
     Raises:
       UserError: If more than the share `max_broken` is broken; names the first of them.
@@ -209,7 +209,7 @@ def without_broken(videos: Sequence[Video], root: str, max_broken: float) -> lis
     new = [v for v in videos if known.get(str(v.path), ("", ""))[0] != stamps[v]]
     with (
         concurrent.futures.ThreadPoolExecutor(num_cores()) as pool,
-        tqdm.tqdm(total=len(new), unit=" videos", desc=f"opening {root}", disable=None) as bar,
+        tqdm.tqdm(total=len(new), unit=" videos", desc=f"checking {root}", disable=None) as bar,
     ):
         for video, reason in zip(new, pool.map(_check, new), strict=True):
             known[str(video.path)] = (stamps[video], reason)
@@ -234,8 +234,7 @@ def without_broken(videos: Sequence[Video], root: str, max_broken: float) -> lis
 def _check(video: Video) -> str:
     """The reason why a video cannot be used; empty if it can."""
     try:
-        with decode.opened(video.path) as frames:
-            next(frames.images([0]))
+        decode.check(video.path)
     except UserError as error:
         return str(error)
     return ""

@@ -12,7 +12,7 @@ import pytest
 from rstg_jax import data
 from rstg_jax.data.video import decode, folder
 from rstg_jax.errors import UserError
-from tests import clip_files
+from tests import clip_files, video_corpus
 
 CLIP = data.ClipConfig(frames=4, resize=40, crop=32)
 
@@ -154,6 +154,18 @@ def test_broken_videos_are_named_and_counted(root, caplog):
     assert "2 of 11 videos cannot be used (jump/2.webm" in caplog.text
     assert len(some) == 9 and some.provenance["broken"] == 2
     assert not {"jump/2.webm", "run/9.webm"} & set(ids(some))
+
+
+def test_damage_after_the_first_frame_is_found_before_training(root):
+    content = video_corpus.make(video_corpus.KINDS["h264, mp4"])
+    start, end = video_corpus.places(content)[10:12]
+    (root / "run" / "6.mp4").write_bytes(content)
+    assert len(config(root, test_path=str(root)).open("train")) == 13
+    (root / "run" / "6.mp4").write_bytes(content[:start] + bytes(end - start) + content[end:])
+    with pytest.raises(UserError, match=r"\(run/6.mp4: is damaged after frame 7: Invalid data"):
+        config(root, test_path=str(root)).open("train")
+    kept = config(root, test_path=str(root), max_broken=0.1).open("train")
+    assert len(kept) == 12
 
 
 def test_missing_files_of_a_csv_are_broken(root):
