@@ -59,6 +59,13 @@ def jpeg(image: Image.Image) -> bytes:
 
 
 def decode_all(source: bytes | pathlib.Path) -> list[np.ndarray]:
-    """Every frame of a file, as PyAV gives them one after the other."""
+    """Every frame of a file, as PyAV gives them one after the other, with square pixels."""
     with av.open(io.BytesIO(source) if isinstance(source, bytes) else str(source)) as container:
-        return [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+        aspect = container.streams.video[0].sample_aspect_ratio or 1
+        frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    if aspect == 1:
+        return frames
+    height, width = frames[0].shape[:2]
+    size = (round(width * max(aspect, 1)), round(height * max(1 / aspect, 1)))
+    bicubic = Image.Resampling.BICUBIC
+    return [np.asarray(Image.fromarray(frame).resize(size, bicubic)) for frame in frames]

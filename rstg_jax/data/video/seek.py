@@ -70,7 +70,9 @@ class VideoFrames:
             self._index = self._indexed(container)
         if self._index is None:
             self._packets = None
-        self._length = sum(1 for _ in self._all()) if self._index is None else len(self._index.times)
+        self._length = (
+            sum(1 for _ in self._all()) if self._index is None else len(self._index.times)
+        )
 
     def __len__(self) -> int:
         return self._length
@@ -223,7 +225,7 @@ def _index(table: Sequence[_Packet], reorders: bool) -> _Index | None:
         or (reorders and times == rising)
     ):
         return None
-    return _Index(sorted(shown), dict(zip(keys, keys[1:], strict=False)))
+    return _Index(sorted(shown), dict(itertools.pairwise(keys)))
 
 
 @contextlib.contextmanager
