@@ -5,8 +5,9 @@
 
 VIDEO is a file (.npy, .gif, .webp, .mp4, .webm, ...), whose frames are fitted to the model as in
 testing, a directory (all videos in it and below; one that holds images is one video) or a range of
-a split such as test:0-9. Protocols are those of `rstg_jax.inference.protocols`. Files that cannot
-be read are named on stderr, the others are still predicted, and the exit status is then 1.
+a split such as test:0-9. Protocols are those of `rstg_jax.inference.protocols`. Every result is
+printed as it comes. Files that cannot be read are named on stderr, the others are still predicted,
+and the exit status is then 1.
 
 --visualise draws region graph, messages and labels over the frames, see
 `rstg_jax.viz.annotate_video`: into FILE (.mp4, .webm, .gif, .webp), or as one video each into a
@@ -16,7 +17,8 @@ directory.
 import argparse
 import json
 import sys
-from collections.abc import Callable, Sequence
+import textwrap
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,12 +53,30 @@ def drawing(
     return draw
 
 
-def print_table(records: Sequence[dict[str, Any]]) -> None:
-    """Prints the most likely labels of each video: on one line, or long names on a line each."""
-    width = max((len(r["video"]) for r in records), default=0)
-    labels = [p["label"] for record in records for p in record["predictions"]]
-    long = any(len(label) > LONG for label in labels)
+def print_json(records: Iterable[dict[str, Any]]) -> None:
+    """Prints records as one JSON list, each as it comes; the list is whole even if they stop."""
+    print("[", end="")
+    separator = "\n"
+    try:
+        for record in records:
+            text = textwrap.indent(json.dumps(record, indent=1), " ")
+            print(separator + text, end="", flush=True)
+            separator = ",\n"
+    finally:
+        print("\n]")
+
+
+def print_lines(records: Iterable[dict[str, Any]], width: int, long: bool) -> None:
+    """Prints the most likely labels of each video as they come.
+
+    Args:
+      records: From `predictor.predict`; those without predictions are left out.
+      width: Of the names of videos, in characters.
+      long: Whether labels are so long that each gets a line.
+    """
     for record in records:
+        if "predictions" not in record:
+            continue
         mark = ""
         if "truth" in record:
             right = record["truth"] == record["predictions"][0]["label"]
@@ -68,6 +88,7 @@ def print_table(records: Sequence[dict[str, Any]]) -> None:
         else:
             best = "  ".join(f"{p['label']} {p['probability']:.1%}" for p in record["predictions"])
             print(f"{record['video']:<{width}}  {best}{mark}")
+        sys.stdout.flush()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -90,14 +111,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     videos = predictor.Videos(model)
     requests = videos.find(args.videos)
     draw = drawing(model, videos, requests, args.visualise) if args.visualise else None
-    records = list(predictor.predict(model, videos, requests, draw=draw))
-    failed = [record for record in records if "error" in record]
+    failed = 0
+
+    def records() -> Iterator[dict[str, Any]]:
+        nonlocal failed
+        for record in predictor.predict(model, videos, requests, draw=draw):
+            if "error" in record:
+                failed += 1
+                print(f"error: {record['error']}", file=sys.stderr)
+            yield record
+
     if args.json:
-        print(json.dumps(records, indent=1))
+        print_json(records())
     else:
-        print_table([record for record in records if "predictions" in record])
-    for record in failed:
-        print(f"error: {record['error']}", file=sys.stderr)
+        width = max(len(request.name) for request in requests)
+        print_lines(records(), width, any(len(label) > LONG for label in model.label_names))
     return 1 if failed else 0
 
 

@@ -18,6 +18,7 @@ from rstg_jax.data.video import decode
 from rstg_jax.errors import UserError
 
 SPLITS = ("train", "test")
+MAX_FRAMES = 1024  # of a video that a model sees whole; its memory grows with them
 _MODES = {1: "L", 3: "RGB"}  # Pillow's names by number of channels
 
 
@@ -131,12 +132,20 @@ class DataConfig(abc.ABC):
     def read_video(self, frames: decode.Frames) -> np.ndarray:
         """Turns an opened video into the model's input, as testing would.
 
-        By default all frames in order, whatever their number, in grey (ITU-R 601) if clips have one
-        channel, stretched to height and width of a clip with an antialiased bilinear filter.
+        By default all frames in order, in grey (ITU-R 601) if clips have one channel, stretched to
+        height and width of a clip with an antialiased bilinear filter.
 
         Returns:
           uint8 `[t h w c]`, or `[v t h w c]` with several views.
+
+        Raises:
+          UserError: A frame is damaged, or there are more than `MAX_FRAMES` of them.
         """
+        if len(frames) > MAX_FRAMES:
+            raise UserError(
+                f"has {len(frames)} frames; a model of whole videos takes up to {MAX_FRAMES}: cut "
+                "out a part"
+            )
         _, height, width, channels = self.clip_shape
         fitted = []
         for image in frames.images(range(len(frames))):

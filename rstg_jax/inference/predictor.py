@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -128,14 +129,15 @@ class Videos:
 
 def expand(name: str) -> list[str]:
     """The videos of a directory, in the order of their names; any other name as it is."""
-    root = Path(name)
-    if not root.is_dir():
+    # `Path.is_dir` and `is_file` raise where a directory may not be read.
+    if not os.path.isdir(name):
         return [name]
-    paths = [
-        path
-        for path in root.rglob("*")
-        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(root).parts)
-    ]
+    root = Path(name)
+
+    def hidden(path: Path) -> bool:
+        return any(part.startswith(".") for part in path.relative_to(root).parts)
+
+    paths = [path for path in root.rglob("*") if os.path.isfile(path) and not hidden(path)]
     videos = {path for path in paths if path.suffix.lower() in VIDEO_KINDS}
     folders = {path.parent for path in paths if path.suffix.lower() in decode.STILLS}
     folders -= {path.parent for path in videos}
@@ -171,7 +173,7 @@ def predict(
             record |= {"frames": video.shape[-4], "predictions": predictor(video)} | known
             if draw is not None:
                 record["drawn"] = str(draw(number))
-        except UserError as error:
-            text = str(error)
+        except (UserError, jax.errors.JaxRuntimeError) as error:  # such as a lack of memory
+            text = str(error).partition("\n")[0]
             record["error"] = text if request.name in text else f"{request.name}: {text}"
         yield record

@@ -158,3 +158,69 @@ def test_a_directory_stands_for_its_videos_and_one_of_images_is_a_video(workdir,
     assert err.startswith(f"error: {names[1]}: cannot be read as a video")
     best = [r["predictions"] for r in records if "predictions" in r]
     assert len(best) == 3 and best[0] == best[1] == best[2]
+
+
+def test_each_result_is_printed_as_it_comes(capsys):
+    best = [{"label": "a", "probability": 0.75}]
+
+    def records():
+        yield {"video": "1.mp4", "predictions": best}
+        assert "1.mp4" in capsys.readouterr().out
+        yield {"video": "2.mp4", "error": "2.mp4: no such file"}
+        yield {"video": "3.mp4", "predictions": best, "truth": "a"}
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        predict.print_lines(records(), 6, long=False)
+    assert capsys.readouterr().out == "3.mp4   a 75.0%  (right)\n"
+
+    def some():
+        for record in ({"video": "1.mp4"}, {"video": "2.mp4", "predictions": best}):
+            yield record
+            printed.append(capsys.readouterr().out)
+        raise KeyboardInterrupt
+
+    printed: list[str] = []
+    with pytest.raises(KeyboardInterrupt):
+        predict.print_json(some())
+    assert "1.mp4" in printed[0] and "2.mp4" in printed[1]
+    whole = "".join(printed) + capsys.readouterr().out
+    assert json.loads(whole) == [{"video": "1.mp4"}, {"video": "2.mp4", "predictions": best}]
+    assert whole == json.dumps(json.loads(whole), indent=1) + "\n"
+
+
+def test_no_error_takes_the_result_of_another_video(monkeypatch):
+    class Fails:
+        def __init__(self, model, top):
+            pass
+
+        def __call__(self, video):
+            if len(video) > 1:
+                raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory\nand much more")
+            return [{"label": "a", "probability": 1.0}]
+
+    class Videos:
+        def read(self, request):
+            return np.zeros((int(request.name), 2, 2, 1), np.uint8), {}
+
+    monkeypatch.setattr(predictor, "Predictor", Fails)
+    requests = [predictor.VideoRequest(name) for name in "121"]
+    records = list(predictor.predict(None, Videos(), requests))
+    assert [record.get("error") for record in records] == [
+        None,
+        "2: RESOURCE_EXHAUSTED: Out of memory",
+        None,
+    ]
+
+
+def test_a_video_that_is_too_long_to_be_seen_whole(tmp_path):
+    np.save(tmp_path / "long.npy", np.zeros((1025, 2, 2), np.uint8))
+    with pytest.raises(UserError, match=r"long.npy: has 1025 frames; .* up to 1024: cut out a"):
+        read(tmp_path / "long.npy", 2, 2, 1)
+
+
+@pytest.mark.parametrize("name", ["x" * 300 + ".mp4", "a\0b.mp4"])
+def test_names_that_no_file_can_have(name):
+    assert predictor.expand(name) == [name]
+    with pytest.raises(UserError, match=r"cannot be read|no such file"):
+        read(name, 2, 2, 1)
