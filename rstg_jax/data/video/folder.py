@@ -41,7 +41,11 @@ class FolderConfig(ClipDataConfig):
       max_broken: Largest share of videos that cannot be opened; they are named and left out.
     """
 
-    may_differ: ClassVar[tuple[str, ...]] = ("path", "test_path", *ClipDataConfig.may_differ)
+    # Which files are used decides; their names are compared by `files_sha256`.
+    may_differ: ClassVar[tuple[str, ...]] = (
+        *("path", "test_path", "extensions", "max_broken"),
+        *ClipDataConfig.may_differ,
+    )
 
     path: str = ""
     test_path: str = ""
@@ -194,7 +198,7 @@ def _fraction(name: str) -> float:
 
 
 def without_broken(videos: Sequence[Video], root: str, max_broken: float) -> list[Video]:
-    """Checks each video that has changed since the last time, and leaves out the broken ones.
+    """Opens each video that has changed since the last time, and leaves out the broken ones.
 
     To check a video, all of its frames are decoded, so that no damaged one stops training later;
     results are cached in a hidden file beside the videos, if that can be written.
@@ -209,7 +213,7 @@ def without_broken(videos: Sequence[Video], root: str, max_broken: float) -> lis
     new = [v for v in videos if known.get(str(v.path), ("", ""))[0] != stamps[v]]
     with (
         concurrent.futures.ThreadPoolExecutor(num_cores()) as pool,
-        tqdm.tqdm(total=len(new), unit=" videos", desc=f"checking {root}", disable=None) as bar,
+        tqdm.tqdm(total=len(new), unit=" videos", desc=f"opening {root}", disable=None) as bar,
     ):
         for video, reason in zip(new, pool.map(_check, new), strict=True):
             known[str(video.path)] = (stamps[video], reason)

@@ -10,8 +10,11 @@ import numpy as np
 import pytest
 
 from rstg_jax import data
+from rstg_jax.config import to_dict
 from rstg_jax.data.video import decode, folder
 from rstg_jax.errors import UserError
+from rstg_jax.training import resume
+from rstg_jax.training.experiment import Experiment, TrainConfig
 from tests import clip_files, video_corpus
 
 CLIP = data.ClipConfig(frames=4, resize=40, crop=32)
@@ -166,6 +169,17 @@ def test_damage_after_the_first_frame_is_found_before_training(root):
         config(root, test_path=str(root)).open("train")
     kept = config(root, test_path=str(root), max_broken=0.1).open("train")
     assert len(kept) == 12
+
+
+def test_a_run_resumes_with_another_limit_as_long_as_the_same_videos_are_used():
+    def experiment(max_broken):
+        settings = data.FolderConfig(path="videos", max_broken=max_broken)
+        return Experiment("x", TrainConfig(total_steps=1), data=settings)
+
+    there = {"config": to_dict(experiment(0.1)), "data": {"train": {"files_sha256": "a"}}}
+    resume.check_same(experiment(0.2), {"train": {"files_sha256": "a"}}, there, "run")
+    with pytest.raises(UserError, match="files_sha256"):
+        resume.check_same(experiment(0.2), {"train": {"files_sha256": "b"}}, there, "run")
 
 
 def test_missing_files_of_a_csv_are_broken(root):
