@@ -5,7 +5,7 @@
 
 VIDEOS/waving/a.mp4, VIDEOS/jumping/b.mov, ... in any container, codec, size and orientation that
 PyAV reads. A fifth of them is held out for testing, unless `--config.data.test_path` names others.
-If a clip is mirrored, left and right are swapped in its label.
+If a clip is mirrored, left and right are swapped in its label (by English words in the name).
 
 small    A per-frame CNN on 112x112 and RSTG on its last map, from scratch; for a CPU. Its accuracy
          depends on your videos and has not been measured on a public data set.

@@ -28,8 +28,8 @@ class ClipConfig:
         such as 1, 0.875, 0.75, 0.66, and are resampled to `crop`.
       brightness: Largest change of brightness in training, of the range 0..1; the same for all
         frames of a clip.
-      flip: Mirror half of the training clips, with left and right swapped in the label's name (see
-        `rstg_jax.data.video.label_flip`).
+      flip: Mirror half of the training clips, with left and right swapped in the label's name, but
+        none whose mirrored name is no label (see `rstg_jax.data.video.label_flip`).
       spatial_views: Crops of a video in testing, evenly over its longer side.
       temporal_views: Samplings of a video in testing.
       view_size: Side of the crops in testing; `crop` if None. The official dense evaluation is

@@ -63,6 +63,15 @@ def test_something_something_v1_has_other_numbers():
         ("rightward", "leftward"),
         ("Turning Hand Clockwise", "Turning Hand Counterclockwise"),
         ("Turning Hand Counterclockwise", "Turning Hand Clockwise"),
+        ("swipeleft", "swiperight"),
+        ("lefthand", "righthand"),
+        ("LEFTHAND", "RIGHTHAND"),
+        ("turnLeft2", "turnRight2"),
+        ("lefty", "righty"),
+        ("turn_cw", "turn_ccw"),
+        ("turnCW", "turnCCW"),
+        ("StandUpright", "StandUpright"),
+        ("UpRight", "UpLeft"),
         ("standing upright in bright light", "standing upright in bright light"),
         ("cleft leftover Wright", "cleft leftover Wright"),
     ],
@@ -89,6 +98,24 @@ def test_every_map_is_its_own_inverse():
 def test_names_without_a_counterpart_are_not_mirrored():
     names = ["left hand", "right hand", "raising the right arm", "jumping", "left and right"]
     assert label_flip.mirrored_labels(names).tolist() == [1, 0, -1, 3, -1]
+
+
+@pytest.mark.parametrize(
+    ("names", "labels"),
+    [
+        (["swipeleft", "swiperight", "lefthand"], [1, 0, -1]),
+        (["cw", "ccw", "rotate cw"], [1, 0, -1]),
+        (["turn_acw", "turn_cw"], [1, 0]),
+        (["Counter-Clockwise", "Clockwise"], [1, 0]),
+        (["TurnCounterClockwise", "TurnClockwise"], [1, 0]),
+        (["upleft", "upright", "downright", "downleft"], [1, 0, 3, 2]),
+        (["bright left", "bright right", "upright", "Standing Upright"], [1, 0, 2, 3]),
+        # Letters may be hands or letters.
+        (["arm_l", "arm_r", "kick L", "world"], [-1, -1, -1, 3]),
+    ],
+)
+def test_joined_and_short_words(names, labels):
+    assert label_flip.mirrored_labels(names).tolist() == labels
 
 
 def test_two_labels_of_one_name():
