@@ -1,14 +1,14 @@
 """Your own videos: a directory with one sub-directory per label, or a csv file of `path;label`."""
 
+import collections
 import concurrent.futures
-import csv
 import dataclasses
 import hashlib
 import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 import tqdm
 
@@ -17,6 +17,7 @@ from rstg_jax.data.dataset import check_split
 from rstg_jax.data.video import decode
 from rstg_jax.data.video.clip_dataset import ClipDataConfig
 from rstg_jax.data.video.clip_source import Clip, ClipSource
+from rstg_jax.data.video.listing import Video, listed, without_video
 from rstg_jax.errors import UserError
 from rstg_jax.machine import num_cores
 
@@ -36,7 +37,8 @@ class FolderConfig(ClipDataConfig):
         `path;label` lines, paths relative to the file.
       test_path: The same for testing; if empty, `test_share` of `path` is set apart.
       test_share: Share of the videos that is for testing. Which ones depends on the names of the
-        files alone, so that added videos never move others.
+        files alone, so that added videos never move others; except that one video of every label
+        is always for training.
       extensions: Extensions of videos; other files are skipped.
       max_broken: Largest share of videos that cannot be opened; they are named and left out.
     """
@@ -71,14 +73,6 @@ class FolderConfig(ClipDataConfig):
         return open_folder(self, split)
 
 
-class Video(NamedTuple):
-    """A file, its name relative to the directory or csv file, and the name of its label."""
-
-    path: Path
-    name: str
-    label: str
-
-
 def open_folder(config: FolderConfig, split: str) -> ClipSource:
     """Opens a split ("train" or "test") of the videos that `config` names.
 
@@ -88,14 +82,20 @@ def open_folder(config: FolderConfig, split: str) -> ClipSource:
     label_names = labels(config)
     root = config.test_path if config.test_path and split == "test" else config.path
     chosen = listed(root, config.extensions)
+    if empty := without_video(root, chosen):
+        _log.warning("%s: no video in %s", root, ", ".join(empty))
     if not config.test_path:
-        chosen = [v for v in chosen if (_fraction(v.name) < config.test_share) == (split == "test")]
+        testing = _for_testing(chosen, config.test_share)
+        chosen = [video for video in chosen if (video in testing) == (split == "test")]
     unknown = sorted({video.label for video in chosen} - set(label_names))
     if unknown:
         raise UserError(f"{config.test_path}: label {unknown[0]!r} is not in {config.path}")
     usable = without_broken(chosen, root, config.max_broken)
     if not usable:
-        raise UserError(f"{root}: no video is left for the {split} split")
+        hint = "" if config.test_path else "; change test_share, or name others with test_path"
+        raise UserError(f"{root}: no video is left for the {split} split{hint}")
+    if absent := sorted(set(label_names) - {video.label for video in usable}):
+        _log.warning("%s: the %s split has no video of %s", root, split, ", ".join(absent))
     numbers = {label: number for number, label in enumerate(label_names)}
     content = "\n".join(f"{v.name};{v.label}" for v in usable)
     return ClipSource(
@@ -141,55 +141,20 @@ class FolderClips:
         return [Clip(video.name, str(video.path), label, video.path) for video, label in chosen]
 
 
-def listed(path: str, extensions: Sequence[str]) -> list[Video]:
-    """All videos of a directory or a csv file, in the order of their names.
-
-    Raises:
-      UserError: If there are none, or a line cannot be understood.
-    """
-    if not path:
-        raise UserError("set path to a directory of videos or a csv file of path;label lines")
-    root = Path(path).expanduser()
-    if root.is_dir():
-        videos = _of_directory(root, extensions)
-        wanted = f"sub-directories, one per label, with files of {', '.join(extensions)}"
-    elif root.is_file():
-        videos, wanted = _of_csv(root), "lines of `path;label`"
-    else:
-        raise UserError(f"{path}: no such directory or csv file (path, test_path)")
-    if not videos:
-        raise UserError(f"{path}: holds no video; expected are {wanted}")
-    return sorted(videos, key=lambda video: video.name)
-
-
-def _of_directory(root: Path, extensions: Sequence[str]) -> list[Video]:
-    endings = {extension.lower() for extension in extensions}
-    videos = []
-    for file in root.rglob("*"):
-        parts = file.relative_to(root).parts
-        hidden = any(part.startswith(".") for part in parts)
-        if len(parts) > 1 and file.suffix.lower() in endings and not hidden and file.is_file():
-            videos.append(Video(file, "/".join(parts), parts[0]))
-    return videos
-
-
-def _of_csv(file: Path) -> list[Video]:
-    try:
-        with file.open(newline="", encoding="utf-8") as lines:
-            rows = [(number, row) for number, row in enumerate(csv.reader(lines, delimiter=";"), 1)]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{file}: cannot be read as a csv file: {error}") from error
-    videos: dict[str, Video] = {}
-    for number, row in rows:
-        if not row:
-            continue
-        if len(row) != 2 or not all(cell.strip() for cell in row):
-            raise UserError(f"{file}: line {number} is not `path;label`: {';'.join(row)!r}")
-        name, label = (cell.strip() for cell in row)
-        if name in videos:
-            raise UserError(f"{file}: line {number} names {name} a second time")
-        videos[name] = Video(file.parent / Path(name).expanduser(), name, label)
-    return list(videos.values())
+def _for_testing(videos: Sequence[Video], share: float) -> set[Video]:
+    """The videos that are set apart for testing: about a share of them, but no label's last one."""
+    testing = {video for video in videos if _fraction(video.name) < share}
+    of_label = collections.defaultdict(list)
+    for video in videos:
+        of_label[video.label].append(video)
+    for label, some in of_label.items():
+        if testing.issuperset(some):
+            kept = max(some, key=lambda video: _fraction(video.name))
+            testing.remove(kept)
+            _log.info(
+                "%s: no name falls into the training split; %s is put there", label, kept.name
+            )
+    return testing
 
 
 def _fraction(name: str) -> float:
@@ -198,10 +163,11 @@ def _fraction(name: str) -> float:
 
 
 def without_broken(videos: Sequence[Video], root: str, max_broken: float) -> list[Video]:
-    """Opens each video that has changed since the last time, and leaves out the broken ones.
+    """Opens each video that has changed since it was last read, and leaves out the broken ones.
 
-    To check a video, all of its frames are decoded, so that no damaged one stops training later;
-    results are cached in a hidden file beside the videos, if that can be written.
+    To check a video, all of its frames are decoded, so that no damaged one stops training later.
+    Which ones could be read is cached in a hidden file beside the videos, if that can be written;
+    the others are tried again each time.
 
     Raises:
       UserError: If more than the share `max_broken` is broken; names the first of them.
@@ -209,30 +175,33 @@ def without_broken(videos: Sequence[Video], root: str, max_broken: float) -> lis
     place = Path(root).expanduser()
     index = (place if place.is_dir() else place.parent) / _INDEX
     known = _read_index(index)
-    stamps = {video: _stamp(video.path) for video in videos}
-    new = [v for v in videos if known.get(str(v.path), ("", ""))[0] != stamps[v]]
+    stamps = {video.name: _stamp(video.path) for video in videos}
+    new = [video for video in videos if known.get(video.name) != stamps[video.name]]
+    reasons: dict[str, str] = {}  # why videos cannot be used
     with (
         concurrent.futures.ThreadPoolExecutor(num_cores()) as pool,
         tqdm.tqdm(total=len(new), unit=" videos", desc=f"opening {root}", disable=None) as bar,
     ):
         for video, reason in zip(new, pool.map(_check, new), strict=True):
-            known[str(video.path)] = (stamps[video], reason)
+            if reason:
+                reasons[video.name] = reason
+            else:
+                known[video.name] = stamps[video.name]
             bar.update()
-    if new:
+    if len(new) > len(reasons):
         _write_index(index, known)
-    broken = [video for video in videos if known[str(video.path)][1]]
-    if not broken:
+    if not reasons:
         return list(videos)
-    names = "; ".join(f"{video.name}: {known[str(video.path)][1]}" for video in broken[:_MAX_NAMED])
-    more = f" and {len(broken) - _MAX_NAMED} more" if len(broken) > _MAX_NAMED else ""
-    summary = f"{root}: {len(broken)} of {len(videos)} videos cannot be used ({names}{more})"
-    if len(broken) > max_broken * len(videos):
+    names = "; ".join(f"{name}: {why}" for name, why in list(reasons.items())[:_MAX_NAMED])
+    more = f" and {len(reasons) - _MAX_NAMED} more" if len(reasons) > _MAX_NAMED else ""
+    summary = f"{root}: {len(reasons)} of {len(videos)} videos cannot be used ({names}{more})"
+    if len(reasons) > max_broken * len(videos):
         raise UserError(
             f"{summary}; remove or replace them, or raise max_broken={max_broken:g} above "
-            f"{len(broken) / len(videos):.2g}"
+            f"{len(reasons) / len(videos):.2g}"
         )
     _log.warning("%s and are left out", summary)
-    return [video for video in videos if not known[str(video.path)][1]]
+    return [video for video in videos if video.name not in reasons]
 
 
 def _check(video: Video) -> str:
@@ -248,22 +217,21 @@ def _stamp(file: Path) -> str:
     """Size and time of a file, which change with its content."""
     try:
         status = file.stat()
-    except OSError:
+    except (OSError, ValueError):  # ValueError: no path of a file can be like this
         return "missing"
     return f"{status.st_size} {status.st_mtime_ns}"
 
 
-def _read_index(file: Path) -> dict[str, tuple[str, str]]:
-    """Path -> (stamp, problem); empty if there is no index or one of another version."""
+def _read_index(file: Path) -> dict[str, str]:
+    """Name -> stamp of videos that could be read; empty without an index of this version."""
     try:
-        return {
-            path: (stamp, wrong) for path, (stamp, wrong) in json.loads(file.read_text()).items()
-        }
-    except (OSError, ValueError, TypeError, AttributeError):
+        content = json.loads(file.read_text("utf-8")).items()
+    except (OSError, ValueError, AttributeError):
         return {}
+    return {name: stamp for name, stamp in content if isinstance(stamp, str)}
 
 
-def _write_index(file: Path, known: dict[str, tuple[str, str]]) -> None:
+def _write_index(file: Path, known: dict[str, str]) -> None:
     try:
         files.write_json(file, known)
     except UserError as error:

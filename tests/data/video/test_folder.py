@@ -210,6 +210,51 @@ def test_only_new_files_are_opened(root, monkeypatch):
     assert len(opened) == 25
 
 
+def test_failures_are_tried_again(root, monkeypatch):
+    """The file itself does not change when its permissions do, or the code that reads it."""
+    real = folder._check
+    monkeypatch.setattr(
+        folder, "_check", lambda v: "Permission denied" if v.name == "run/9.webm" else real(v)
+    )
+    settings = config(root, test_path=str(root))
+    with pytest.raises(UserError, match=r"1 of 12 videos cannot be used \(run/9\.webm: Permission"):
+        settings.open("train")
+    monkeypatch.setattr(folder, "_check", real)
+    assert len(settings.open("train")) == 12
+
+
+def test_index_moves_with_the_videos(root, monkeypatch):
+    config(root, test_path=str(root)).open("train")
+    moved = root.rename(root.with_name("moved"))
+    monkeypatch.setattr(folder, "_check", None)
+    assert len(config(moved, test_path=str(moved)).open("train")) == 12
+
+
+def test_index_of_an_earlier_version_is_made_anew(root):
+    index = root / ".rstg_jax_index.json"
+    index.write_text(json.dumps({str(root / "run" / "9.webm"): ["1 2", "Permission denied"]}))
+    assert len(config(root, test_path=str(root)).open("train")) == 12
+    assert len(json.loads(index.read_text())) == 12
+
+
+def test_every_label_is_trained_on(root, films, caplog):
+    """By their names all videos of `swim` and `hop` would be for testing."""
+    for name in ("swim/1.webm", "swim/14.webm", "hop/7.webm"):
+        assert folder._fraction(name) < 0.2
+        (root / name).parent.mkdir(exist_ok=True)
+        (root / name).write_bytes(films[0])
+    with caplog.at_level(logging.INFO, "rstg_jax"):
+        train, test = (config(root).open(split) for split in ("train", "test"))
+    trained, tested = ids(train), ids(test)
+    kept = max(("swim/1.webm", "swim/14.webm"), key=folder._fraction)
+    assert {kept, "hop/7.webm"} <= set(trained)
+    assert not set(trained) & set(tested) and len(trained) + len(tested) == 15
+    assert {i for i in trained if "swim" in i} == {kept}
+    assert f"swim: no name falls into the training split; {kept} is put there" in caplog.text
+    assert f"{root}: the test split has no video of hop" in caplog.text
+    assert "train split has no" not in caplog.text
+
+
 def test_directory_that_cannot_be_written(root, monkeypatch, caplog):
     def refuse(self, *args):
         raise PermissionError(13, "Permission denied", str(self))

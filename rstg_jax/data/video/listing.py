@@ -1,0 +1,119 @@
+"""Lists videos and their labels: files below a directory, or lines of a csv file."""
+
+import csv
+import os
+import unicodedata
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from rstg_jax.errors import UserError
+
+_HEADER = ["path", "label"]
+
+
+class Video(NamedTuple):
+    """A file, its name relative to the directory or csv file, and the name of its label."""
+
+    path: Path
+    name: str
+    label: str
+
+
+def listed(path: str, extensions: Sequence[str]) -> list[Video]:
+    """All videos of a directory or a csv file, in the order of their names.
+
+    Raises:
+      UserError: If there are none, a line cannot be understood, or a directory cannot be read.
+    """
+    if not path:
+        raise UserError("set path to a directory of videos or a csv file of path;label lines")
+    root = Path(path).expanduser()
+    if root.is_dir():
+        videos = _of_directory(root, extensions)
+        wanted = f"sub-directories, one per label, with files of {', '.join(extensions)}"
+    elif root.is_file():
+        videos, wanted = _of_csv(root), "lines of `path;label`"
+    else:
+        raise UserError(f"{path}: no such directory or csv file (path, test_path)")
+    if not videos:
+        raise UserError(f"{path}: holds no video; expected are {wanted}")
+    return sorted(videos, key=lambda video: video.name)
+
+
+def _of_directory(root: Path, extensions: Sequence[str]) -> list[Video]:
+    endings = {extension.lower() for extension in extensions}
+    videos = []
+    try:
+        for file in _files(root, frozenset()):
+            if file.suffix.lower() in endings and file.parent != root and file.is_file():
+                parts = [_text(part) for part in file.relative_to(root).parts]
+                videos.append(Video(file, "/".join(parts), _label(parts[0])))
+    except OSError as error:
+        raise UserError(f"{error.filename}: cannot be read: {error.strerror}") from error
+    return videos
+
+
+def without_video(path: str, videos: Sequence[Video]) -> list[str]:
+    """Names of the sub-directories of a directory in which none of its videos lies."""
+    root = Path(path).expanduser()
+    there = [file.name for file in root.iterdir() if file.is_dir()] if root.is_dir() else []
+    labels = {video.label for video in videos}
+    names = [_text(name) for name in there if not name.startswith(".")]
+    return sorted(name for name in names if _label(name) not in labels)
+
+
+def _files(directory: Path, above: frozenset[Path]) -> Iterator[Path]:
+    """Paths below a directory that are neither directories nor hidden.
+
+    Symbolic links to directories are followed, but not to one of those `above`, without end.
+    """
+    real = directory.resolve()
+    if real in above:
+        return
+    with os.scandir(directory) as entries:
+        found = [entry for entry in entries if not entry.name.startswith(".")]
+    for entry in found:
+        path = directory / entry.name
+        if entry.is_dir():
+            yield from _files(path, above | {real})
+        elif not above and entry.is_symlink() and not path.exists():
+            raise UserError(f"{path}: a link to {os.readlink(path)}, which does not exist")
+        else:
+            yield path
+
+
+def _text(name: str) -> str:
+    """The name of a file as text that can be printed and encoded, though it may not be UTF-8."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+def _label(name: str) -> str:
+    """Accents in one form: macOS writes them in file names as characters of their own."""
+    return unicodedata.normalize("NFC", name)
+
+
+def _of_csv(file: Path) -> list[Video]:
+    try:
+        # Excel begins UTF-8 with a byte order mark.
+        with file.open(newline="", encoding="utf-8-sig") as lines:
+            rows = [(number, row) for number, row in enumerate(csv.reader(lines, delimiter=";"), 1)]
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{file}: is not UTF-8 ({error}); save it as a csv file in UTF-8"
+        ) from error
+    except (OSError, csv.Error) as error:
+        raise UserError(f"{file}: cannot be read as a csv file: {error}") from error
+    videos: dict[str, Video] = {}
+    for number, row in rows:
+        cells = [cell.strip() for cell in row]
+        if not any(cells) or (number == 1 and [cell.lower() for cell in cells] == _HEADER):
+            continue
+        if len(cells) != 2 or not all(cells):
+            raise UserError(f"{file}: line {number} is not `path;label`: {';'.join(row)!r}")
+        name, label = cells
+        if name in videos:
+            raise UserError(f"{file}: line {number} names {name} a second time")
+        # Not `Path.expanduser`, which refuses names such as "~film.mp4".
+        videos[name] = Video(file.parent / os.path.expanduser(name), name, _label(label))
+    return list(videos.values())
