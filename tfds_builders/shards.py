@@ -3,8 +3,8 @@
 TFDS's own `download_and_prepare` uses one process and starts from the beginning after an
 interruption. Here each shard contains a fixed range of examples and is written under a temporary
 name, so a shard under its final name is complete; the next run writes the missing ones. The
-directory gets its final name when all shards exist. The bytes of a shard depend only on its
-examples.
+directory gets its final name when all shards exist, and loses what only an unfinished one needs
+after that. The bytes of a shard depend only on its examples.
 
 An example that cannot be made is `Skipped` and listed, with the reason, in a file beside the shard.
 """
@@ -25,6 +25,7 @@ import tqdm
 from array_record.python.array_record_module import ArrayRecordWriter
 from tensorflow_datasets.proto import tf_example_pb2
 
+from rstg_jax import files
 from rstg_jax.data.array_records import check_shards
 from rstg_jax.errors import UserError
 from tfds_builders import processes as processes_lib
@@ -84,7 +85,7 @@ class Shard:
         """Returns the skipped examples of a finished shard."""
         if not self.list_of_skipped.exists():
             return []
-        lines = self.list_of_skipped.read_text().splitlines()
+        lines = self.list_of_skipped.read_text("utf-8").splitlines()
         return [Skipped(**json.loads(line)) for line in lines]
 
 
@@ -139,10 +140,16 @@ class Plan:
 
 
 def is_there(target: pathlib.Path) -> bool:
-    """Returns whether a data set is already prepared, and prints a line if it is."""
+    """Returns whether a data set is already prepared, and prints a line if it is.
+
+    Raises:
+      UserError: Something else has its place.
+    """
     there = (target / "dataset_info.json").is_file()
     if there:
         print(f"{target} already exists.")
+    elif target.is_dir() and any(target.iterdir()):
+        raise UserError(f"{target} is in use but holds no prepared data: move or delete it first")
     return there
 
 
@@ -205,15 +212,18 @@ def _claim(plan: Plan) -> None:
     """Records in a file what is being built, or checks that an interrupted run built the same."""
     note = plan.partial / _NOTE
     description = {**plan.description, "shard_size": plan.shard_size}
-    for leftover in plan.partial.glob("*.tmp"):
+    for leftover in (*plan.partial.glob("*.tmp"), *plan.partial.glob(".part*")):
         shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
-    if note.exists():
-        if json.loads(note.read_text()) != description:
-            raise UserError(
-                f"{plan.partial}: an interrupted run used other data or settings; delete it first"
-            )
-    else:
-        note.write_text(json.dumps(description))
+    try:
+        same = json.loads(note.read_text("utf-8")) == description
+    except (FileNotFoundError, json.JSONDecodeError):
+        # Without a note nobody knows what shards hold.
+        same = not any(plan.partial.glob("*.array_record*"))
+    if not same:
+        raise UserError(
+            f"{plan.partial}: an interrupted run used other data or settings; delete it first"
+        )
+    files.write_json(note, description)
 
 
 def _check_disk_space(plan: Plan, missing: Sequence[Shard]) -> None:
@@ -269,7 +279,7 @@ def write_shard(
     shard.list_of_skipped.unlink(missing_ok=True)
     if skipped:
         lines = [json.dumps(dataclasses.asdict(one)) + "\n" for one in skipped]
-        shard.list_of_skipped.write_text("".join(lines))
+        files.write_text(shard.list_of_skipped, "".join(lines))
     temporary.replace(shard.path)
     return shard
 
@@ -286,7 +296,10 @@ def _write_all(plan: Plan, shards: list[Shard], missing: list[Shard], processes:
 def _finish(
     plan: Plan, builder: tfds.core.DatasetBuilder, metadata: Metadata, shards: list[Shard]
 ) -> None:
-    """Checks the shards, writes TFDS's description of them and renames the directory."""
+    """Checks the shards, writes TFDS's description of them and renames the directory.
+
+    Until it has its final name the directory is that of an unfinished run, which can be resumed.
+    """
     lengths = {shard.path: shard.size - len(shard.skipped()) for shard in shards}
     check_shards([str(path) for path in lengths], list(lengths.values()))
     template = tfds.core.ShardedFileTemplate(
@@ -297,19 +310,18 @@ def _finish(
     )
     splits = []
     for split in plan.sizes:
-        files = [shard.path for shard in shards if shard.split == split]
+        paths = [shard.path for shard in shards if shard.split == split]
         splits.append(
             tfds.core.SplitInfo(
                 name=split,
-                shard_lengths=[lengths[path] for path in files],
-                num_bytes=sum(path.stat().st_size for path in files),
+                shard_lengths=[lengths[path] for path in paths],
+                num_bytes=sum(path.stat().st_size for path in paths),
                 filename_template=template.replace(split=split),
             )
         )
     builder.info.set_splits(tfds.core.splits.SplitDict(splits))
     builder.info.metadata.update(metadata)
     builder.info.write_to_directory(plan.partial)
-    for shard in shards:
-        shard.list_of_skipped.unlink(missing_ok=True)
-    (plan.partial / _NOTE).unlink()
     plan.partial.rename(plan.target)
+    for file in (_NOTE, *(shard.list_of_skipped.name for shard in shards)):
+        (plan.target / file).unlink(missing_ok=True)

@@ -501,6 +501,10 @@ MISTAKES = {
         lambda d: (d / "labels/test.json").write_text("{}"),
         "test.json: must hold a json list",
     ),
+    "no clip": (
+        lambda d: (d / "labels/test.json").write_text("[]"),
+        r"test\.json: names no clip; replace it by that of the download",
+    ),
     "no id": (edited("train", lambda c: c[3].pop("id")), r"train.json: entry 3 has no id"),
     "twice": (
         edited("train", lambda c: c.append(c[0])),
@@ -546,11 +550,13 @@ def test_mistake_in_annotations(v2, mistake):
     [
         ("labels", "Moving something up\n", "labels.csv: class 'Moving something up' is there tw"),
         ("train", "99;Moving something upp\n", "train.csv: id 99: there is no class"),
+        ("validation", None, r"validation.csv: names no clip"),
         ("test", "7\n7\n", r"test.csv: id 7 is there twice"),
     ],
 )
 def test_mistake_in_annotations_of_v1(v1, name, text, message):
-    appended(f"something-something-v1-{name}.csv", text)(v1)
+    file = v1 / f"something-something-v1-{name}.csv"
+    file.write_text("" if text is None else file.read_text() + text)
     with pytest.raises(UserError, match=message):
         annotations.read("v1", v1)
 

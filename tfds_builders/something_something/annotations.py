@@ -152,6 +152,12 @@ def _lines(path: pathlib.Path) -> list[str]:
     return [line for line in path.read_text("utf-8-sig").splitlines() if line.strip()]
 
 
+def _not_empty(path: pathlib.Path, clips: list[Any]) -> list[Any]:
+    if not clips:
+        raise UserError(f"{path}: names no clip; replace it by that of the download")
+    return clips
+
+
 def _index(name: str, indices: dict[str, int], place: str) -> int:
     if name not in indices:
         near = difflib.get_close_matches(name, indices, 1)
@@ -175,7 +181,7 @@ def _read_v1(files: dict[str, pathlib.Path]) -> tuple[tuple[str, ...], dict[str,
     clips: dict[str, list[Annotation]] = {}
     for split in SPLITS:
         clips[split] = []
-        for line in _lines(files[split]):
+        for line in _not_empty(files[split], _lines(files[split])):
             # Names of classes hold commas, never a semicolon.
             id_, _, name = (part.strip() for part in line.partition(";"))
             label = _index(name, indices, f"{files[split]}: id {id_}") if name else None
@@ -190,7 +196,7 @@ def _read_v2(files: dict[str, pathlib.Path]) -> tuple[tuple[str, ...], dict[str,
     answers = _answers(files["test-answers"], indices) if "test-answers" in files else None
     clips: dict[str, list[Annotation]] = {}
     for split in SPLITS:
-        entries = _load(files[split], list)
+        entries = _not_empty(files[split], _load(files[split], list))
         clips[split] = [_entry(files[split], k, entry, indices) for k, entry in enumerate(entries)]
         if split == "test":
             clips[split] = [_answered(clip, answers, tuple(indices)) for clip in clips[split]]

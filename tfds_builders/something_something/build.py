@@ -17,7 +17,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from rstg_jax import cli
+from rstg_jax import cli, files
 from rstg_jax.data.video.something_something import SomethingSomethingConfig, prepared_dir
 from rstg_jax.errors import UserError
 from tfds_builders import processes as processes_lib
@@ -113,7 +113,7 @@ def _check(
             fields = dataclasses.asdict(one)
             del fields["state"]
             lines.append(json.dumps(fields) + "\n")
-        report.write_text("".join(lines))
+        files.write_text(report, "".join(lines))
         print(f"{something_something.counts(broken)} of {total:,} clips; all listed in {REPORT}.")
     where = (
         f" All are listed in {report}. Repair them and run the same command again, or allow more "

@@ -147,7 +147,7 @@ def _annotate_v2(out: pathlib.Path, clips: Sequence[Clip], names: dict[Clip, lis
     labels.mkdir()
 
     def write(name: str, content: Any) -> None:
-        (labels / f"{name}.json").write_text(json.dumps(content, indent=0))
+        (labels / f"{name}.json").write_text(json.dumps(content, indent=0), "utf-8")
 
     def entry(clip: Clip) -> dict[str, Any]:
         if clip.split == "test":
@@ -163,7 +163,7 @@ def _annotate_v2(out: pathlib.Path, clips: Sequence[Clip], names: dict[Clip, lis
     for split in SPLITS:
         write(split, [entry(clip) for clip in clips if clip.split == split])
     answers = [f"{clip.id};{clip.action.name}\n" for clip in clips if clip.split == "test"]
-    (labels / "test-answers.csv").write_text("".join(answers))
+    (labels / "test-answers.csv").write_text("".join(answers), "utf-8")
 
 
 def _annotate_v1(out: pathlib.Path, clips: Sequence[Clip], names: dict[Clip, list[str]]) -> None:
@@ -171,7 +171,7 @@ def _annotate_v1(out: pathlib.Path, clips: Sequence[Clip], names: dict[Clip, lis
 
     def write(name: str, lines: Sequence[str]) -> None:
         path = out / f"something-something-v1-{name}.csv"
-        path.write_text("".join(f"{line}\n" for line in lines))
+        path.write_text("".join(f"{line}\n" for line in lines), "utf-8")
 
     write("labels", [action.name for action in ACTIONS])
     for split in SPLITS:

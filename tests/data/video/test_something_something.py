@@ -7,6 +7,7 @@ import shutil
 
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 
 from rstg_jax import data
 from rstg_jax.data.video import something_something as reader
@@ -178,6 +179,17 @@ def test_number_of_labels_is_known_without_data():
     assert data.SomethingSomethingConfig("v1").num_classes == 174
     assert data.SomethingSomethingConfig("v2-video").num_classes == 174
     assert data.SomethingSomethingConfig().clip_shape == (32, 224, 224, 3)
+
+
+def test_empty_split_is_named(made, monkeypatch):
+    """As builds of earlier versions prepared it from an empty file of annotations."""
+    builder = reader.open_builder(config(made))
+    empty = builder.info.splits["test"].replace(shard_lengths=[])
+    splits = [empty if name == "test" else one for name, one in builder.info.splits.items()]
+    builder.info.set_splits(tfds.core.splits.SplitDict(splits))
+    monkeypatch.setattr(reader, "open_builder", lambda _: builder)
+    with pytest.raises(UserError, match=r"the split 'test' is empty; delete it and prepare"):
+        config(made, test_split="test").open("test")
 
 
 def test_damaged_shard_is_named(made, tmp_path):
