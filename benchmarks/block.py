@@ -12,7 +12,6 @@ forward; nothing elementwise. Needs requirements-torch.txt.
 
 import argparse
 import dataclasses
-import json
 import re
 import sys
 import time
@@ -28,7 +27,7 @@ import optax
 
 from benchmarks import machine
 from configs import sync_mnist
-from rstg_jax import cli
+from rstg_jax import cli, files
 from rstg_jax.errors import UserError
 from rstg_jax.machine import num_cores
 from rstg_jax.models import classifier
@@ -316,7 +315,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"  torch.compile gave up: {new[0]['compile_failure']}")
         rows += new
         if flags.json:
-            flags.json.write_text(json.dumps({"machine": about, "rows": rows}, indent=1) + "\n")
+            files.write_json(flags.json, {"machine": about, "rows": rows})
     return 0
 
 

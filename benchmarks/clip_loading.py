@@ -18,7 +18,6 @@ import argparse
 import dataclasses
 import functools
 import io
-import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -29,7 +28,7 @@ import av
 import numpy as np
 from PIL import Image
 
-from rstg_jax import cli
+from rstg_jax import cli, files
 from rstg_jax.data import ClipConfig
 from rstg_jax.data.video import clip_transforms, crops, decode, frame_sampling
 
@@ -224,7 +223,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     rows = [measured(case, flags) for case in CASES]
     print("\n".join(table(rows)))
     if flags.json:
-        flags.json.write_text(json.dumps(rows, indent=1) + "\n")
+        files.write_json(flags.json, rows)
     return 0
 
 

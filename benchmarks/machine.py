@@ -51,7 +51,7 @@ def peak_flops(seconds: float) -> float:
 def describe() -> dict[str, Any]:
     """The machine and its load, for the record beside every figure."""
     info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
+    lines = info.read_text("utf-8").splitlines() if info.exists() else []
     models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     device = jax.devices()[0]
     return {

@@ -15,7 +15,6 @@ XLA       half of the floating-point operations that the compiler counts in the 
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -27,7 +26,7 @@ from flax import linen as nn
 
 from benchmarks.block import block_macs, block_parts
 from configs import smt, sync_mnist
-from rstg_jax import cli
+from rstg_jax import cli, files
 from rstg_jax.models import classifier, flops
 from rstg_jax.rstg import presets
 from rstg_jax.rstg.block import RSTG, RSTGConfig, init_state
@@ -191,7 +190,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     print("\n".join([*table(rows), "", *parts_table(pieces)]))
     if flags.json:
         figures = {"jax": jax.__version__, "blocks": rows, "parts": pieces}
-        flags.json.write_text(json.dumps(figures, indent=1) + "\n")
+        files.write_json(flags.json, figures)
     return 0
 
 

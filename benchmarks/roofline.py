@@ -19,7 +19,6 @@ os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=2")
 
 import argparse
 import dataclasses
-import json
 import math
 import sys
 from collections.abc import Sequence
@@ -28,7 +27,7 @@ from typing import Any
 
 import jax
 
-from rstg_jax import cli, config, summary
+from rstg_jax import cli, config, files, summary
 from rstg_jax.models import classifier
 from rstg_jax.models import flops as costs
 from rstg_jax.training import sharding, steps
@@ -121,7 +120,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 flush=True,
             )
     if flags.json:
-        flags.json.write_text(json.dumps(rows, indent=1) + "\n")
+        files.write_json(flags.json, rows)
     return 0
 
 

@@ -21,7 +21,6 @@ function needs (`benchmarks.block`). Nothing compiled is taken from a cache.
 import argparse
 import dataclasses
 import functools
-import json
 import math
 import re
 import sys
@@ -38,7 +37,7 @@ from benchmarks import machine
 from benchmarks.block import block_macs
 from benchmarks.scaling_plan import FACTORS, FULL, PARTS, QUICK, SCHEDULES, SIDE, Plan, Point
 from benchmarks.scaling_plot import drawing
-from rstg_jax import cli
+from rstg_jax import cli, files
 from rstg_jax.errors import UserError
 from rstg_jax.rstg.block import RSTG, RSTGConfig, init_state
 
@@ -288,10 +287,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             print("exponents: " + ", ".join(f"{key} {value:.2f}" for key, value in laws.items()))
         sys.stdout.flush()
         if flags.json:
-            flags.json.write_text(json.dumps(figures, indent=1) + "\n")
+            files.write_json(flags.json, figures)
     if flags.plot:
         rows = {part: figures[part]["rows"] for part in parts if part in FACTORS}
-        flags.plot.write_text(drawing(rows))
+        files.write_text(flags.plot, drawing(rows))
     return 0
 
 

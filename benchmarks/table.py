@@ -38,7 +38,7 @@ def train(row: str, seed: int, workdir: Path, flags: Sequence[str], seconds: flo
       subprocess.CalledProcessError: the training failed.
     """
     workdir.mkdir(parents=True, exist_ok=True)
-    with (workdir / STARTS).open("a") as starts:
+    with (workdir / STARTS).open("a", encoding="utf-8") as starts:
         starts.write(json.dumps({"commit": commit(), "flags": list(flags)}) + "\n")
     command = [
         sys.executable,
@@ -79,10 +79,10 @@ def record(row: str, seed: int, workdir: Path) -> dict[str, Any] | None:
     tests = {line["step"]: line for line in lines if line["split"] == "test"}
     if not tests:
         return None
-    config = json.loads((workdir / "config.json").read_text())
+    config = json.loads((workdir / "config.json").read_text("utf-8"))
     batch_size, last = config["train"]["batch_size"], tests[max(tests)]
     finished = (workdir / "result.json").exists()
-    result = json.loads((workdir / "result.json").read_text()) if finished else {}
+    result = json.loads((workdir / "result.json").read_text("utf-8")) if finished else {}
     starts = _json_lines(workdir / STARTS)
     return {
         "row": row,
@@ -103,7 +103,9 @@ def record(row: str, seed: int, workdir: Path) -> dict[str, Any] | None:
 
 
 def _json_lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return (
+        [json.loads(line) for line in path.read_text("utf-8").splitlines()] if path.exists() else []
+    )
 
 
 def write_record(row: str, seed: int, workdir: Path) -> None:

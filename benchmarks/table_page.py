@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rstg_jax import files
+
 # Rows of the paper's table: variant, name, accuracy in % with 3 and with 5 digits as published.
 ROWS: tuple[tuple[str, str, float | None, float | None], ...] = (
     ("mean_lstm", "Mean + LSTM", 77.0, None),
@@ -39,7 +41,7 @@ configs/sync_mnist.py. "of N" marks a run that is not finished: its last evaluat
 
 def load(results: Path) -> list[dict[str, Any]]:
     """Reads the records of all runs, in the order of the paper's table, then of the seeds."""
-    records = [json.loads(path.read_text()) for path in sorted(results.glob("*.json"))]
+    records = [json.loads(path.read_text("utf-8")) for path in sorted(results.glob("*.json"))]
     known = [record for record in records if record["row"] in VARIANTS]
     return sorted(known, key=lambda r: (VARIANTS.index(r["row"]), r["seed"]))
 
@@ -106,4 +108,4 @@ def write(results: Path, page: Path) -> None:
         chosen = [record for record in records if record["digits"] == digits]
         if chosen:
             curves(chosen, results / f"curves{digits}.svg")
-    page.write_text(markdown(records) + "\n")
+    files.write_text(page, markdown(records) + "\n")

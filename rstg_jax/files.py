@@ -2,7 +2,7 @@
 
 import contextlib
 import json
-import os
+import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,7 +22,8 @@ def replacing(path: Path) -> Iterator[Path]:
       OSError: It cannot be moved to its place.
     """
     # Starts with a dot, so that nobody lists it, and ends as `path`, for writers that go by it.
-    part = path.with_name(f".part{os.getpid()}-{path.name}")
+    # Random, as other threads, processes and machines may write the same file.
+    part = path.with_name(f".part{secrets.token_hex(4)}-{path.name}")
     try:
         yield part
         part.replace(path)
@@ -34,14 +35,14 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a text file whole or not at all.
+    """Writes a text file in UTF-8, whole or not at all.
 
     Raises:
       UserError: It cannot be written.
     """
     try:
         with replacing(path) as part:
-            part.write_text(text)
+            part.write_text(text, "utf-8")
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}") from error
 

@@ -89,7 +89,7 @@ def find(path: str | Path) -> Path:
 def _in_directory(path: Path) -> Path:
     listing = path / "checkpoint"
     if listing.is_file():
-        text = listing.read_text(errors="replace")
+        text = listing.read_text("utf-8", errors="replace")
         if latest := re.search(r'^model_checkpoint_path: "(.+)"', text, re.MULTILINE):
             # The directory may have moved since it was written.
             return find(path / Path(latest[1]).name)

@@ -99,7 +99,8 @@ def label_names(
     """
     if path is not None:
         try:
-            names = tuple(Path(path).read_text().splitlines())
+            # Editors add a byte order mark in front and empty lines behind.
+            names = tuple(Path(path).read_text("utf-8-sig").rstrip().splitlines())
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"cannot read label names from {path}: {error}") from error
     else:

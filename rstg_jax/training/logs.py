@@ -26,7 +26,7 @@ def truncate(path: Path, step: int, retest: bool = False) -> None:
     if not path.is_file():
         return
     kept = []
-    for line in path.read_text().splitlines(keepends=True):
+    for line in path.read_text("utf-8").splitlines(keepends=True):
         try:
             record = json.loads(line) if line.endswith("\n") else None
         except json.JSONDecodeError:
@@ -34,7 +34,7 @@ def truncate(path: Path, step: int, retest: bool = False) -> None:
         repeated = retest and record and (record["step"], record["split"]) == (step, "test")
         if record and record["step"] <= step and not repeated:
             kept.append(line)
-    path.write_text("".join(kept))
+    path.write_text("".join(kept), "utf-8")
 
 
 class MetricLog:

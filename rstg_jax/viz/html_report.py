@@ -92,7 +92,7 @@ def read_record(workdir: str | Path) -> Record:
 
 def _read_text(path: Path) -> str:
     try:
-        return path.read_text()
+        return path.read_text("utf-8")
     except FileNotFoundError as error:
         raise UserError(
             f"{path} is missing: finish the training first (train.py --workdir={path.parent})"

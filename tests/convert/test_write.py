@@ -130,6 +130,12 @@ def test_label_names(tmp_path, caplog):
     path = tmp_path / "labels.txt"
     path.write_text("pushing\npulling\n")
     assert write.label_names(str(path), 2) == ("pushing", "pulling")
+    path.write_bytes("schieben\r\nüben\r\n\r\n".encode("utf-8-sig"))
+    assert write.label_names(str(path), 2) == ("schieben", "üben")
+    path.write_text("üben", "latin-1")
+    with pytest.raises(UserError, match=r"cannot read label names from .*labels\.txt: 'utf-8'"):
+        write.label_names(str(path), 1)
+    path.write_text("pushing\npulling\n")
     assert write.label_names(None, 3) == ("0", "1", "2")
     with pytest.raises(UserError, match=r"labels\.txt has 2 labels, the classifier has 3"):
         write.label_names(str(path), 3)
