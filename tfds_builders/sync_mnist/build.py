@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 from rstg_jax import cli
 from rstg_jax.data import SyncMNISTConfig
-from rstg_jax.data.sync_mnist.digits import SOURCES
+from rstg_jax.data.sync_mnist import digits as digits_lib
 from rstg_jax.data.sync_mnist.generator import SPLITS
 from rstg_jax.data.sync_mnist.prepared import prepared_dir
 from rstg_jax.errors import UserError
@@ -35,6 +35,8 @@ def build(data: SyncMNISTConfig, *, processes: int = 1, shard_size: int = SHARD)
       UserError: Digits are missing, the disk is too small, or there is an interrupted run of other
         data.
     """
+    if data.mnist_dir:
+        digits_lib.load("idx", "train", mnist_dir=data.mnist_dir)  # raises if they are missing
     target = prepared_dir(data)
     if shards.is_there(target):
         return target
@@ -59,7 +61,7 @@ def _parse(argv: Sequence[str] | None) -> tuple[SyncMNISTConfig, int]:
     parser.add_argument("--config", default="digits5", help="digits3, digits5 (default), ...")
     parser.add_argument("--data_dir", default=default.data_dir, help="data directory of TFDS")
     parser.add_argument("--mnist_dir", default="", help="directory of the MNIST files")
-    parser.add_argument("--digits_from", choices=SOURCES, default=default.digits_from)
+    parser.add_argument("--digits_from", choices=digits_lib.SOURCES, default=default.digits_from)
     parser.add_argument("--processes", type=int, default=1)
     for name in ("num_train", "num_test", "num_frames", "frame_size", "seed"):
         parser.add_argument(f"--{name}", type=int, default=getattr(default, name))

