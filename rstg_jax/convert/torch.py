@@ -3,13 +3,20 @@
     python -m rstg_jax.convert.torch FILE --arch=imagenet_i3d_r50 --out=DIR [--labels=FILE]
 
 FILE is a state dict: .safetensors, read without PyTorch, or .pth, .pt, .pyth, for which PyTorch
-must be installed (pickles are loaded weights-only). DIR becomes an ordinary checkpoint directory.
+must be installed (pickles are loaded weights-only), or the .index.json of one in several files.
 ARCH says from which project it is and how deep (see `rstg_jax.convert.torch_names`); every tensor
 that is missing, unused or misshapen is named in the error.
+
+DIR becomes an ordinary checkpoint directory, for clips as the network was trained on:
+
+    python -m rstg_jax.predict --workdir=DIR clip.mp4
+    python -m rstg_jax.evaluate --workdir=DIR --config.data.path=V --config.data.test_path=V
+
+where V has one directory per label (see `rstg_jax.data.FolderConfig`), named as in --labels.
 """
 
 import argparse
-import pickle
+import dataclasses
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -22,7 +29,9 @@ import numpy as np
 from flax import traverse_util
 
 from rstg_jax import cli
+from rstg_jax.convert.torch_files import read
 from rstg_jax.convert.torch_names import ARCHS, Arch, torch_name
+from rstg_jax.data import ClipConfig, FolderConfig
 from rstg_jax.errors import UserError
 from rstg_jax.models import classifier
 from rstg_jax.models.classifier import ModelConfig
@@ -32,14 +41,21 @@ from rstg_jax.training.optim import OptimizerConfig
 
 Arrays = Mapping[str, np.ndarray]
 
-# Training scripts put the weights under one of these keys, and wrappers put a word before names.
-WRAPPERS = ("model_state", "state_dict", "model_state_dict", "model")
+# Wrappers put a word before names.
 PREFIX = re.compile(r"^((module|model|_orig_mod)\.)+")
 
 
 def model_config(arch: Arch) -> ModelConfig:
     """The classifier around a network: mean over the last map, linear layer."""
     return ModelConfig(backbone=arch.backbone, rstg_at=(), head=GlobalPooling())
+
+
+def data_config(arch: Arch) -> FolderConfig:
+    """Videos of the user's own, of which the network sees clips as in its training."""
+    clip = ClipConfig(frames=arch.frames, resize=256, crop=224)
+    if arch.stride is not None:
+        clip = dataclasses.replace(clip, sampling="stride", stride=arch.stride)
+    return FolderConfig(clip=clip)
 
 
 def convert(state: Arrays, arch: Arch) -> dict[str, Any]:
@@ -104,62 +120,12 @@ def _turn(value: np.ndarray, path: tuple[str, ...], shape: tuple[int, ...]) -> n
     return value
 
 
-def read(path: str | Path) -> dict[str, np.ndarray]:
-    """Reads the tensors of a .safetensors file, or of a pickle that holds weights and no code.
-
-    Raises:
-      UserError: no such file, not such a file, or a package for it is not installed.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"{path}: no such file")
-    return _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
-
-
-def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
-    try:
-        from safetensors import SafetensorError, numpy
-    except ImportError as error:
-        raise UserError(
-            f"{path} needs the package safetensors: pip install 'rstg-jax[convert]'"
-        ) from error
-    try:
-        return numpy.load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} is not a whole .safetensors file: {error}") from error
-
-
-def _read_pickle(path: Path) -> dict[str, np.ndarray]:
-    try:
-        import torch
-    except ImportError as error:
-        raise UserError(
-            f"{path} needs PyTorch: pip install torch, or save the weights as .safetensors"
-        ) from error
-    try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        why = re.search(r"error: (.*?)( by default.*)?$", str(error), re.MULTILINE)
-        reason = why[1] if why else str(error).split("\n")[0]
-        raise UserError(f"{path} holds more than weights, which is refused: {reason}") from error
-    except Exception as error:  # damaged pickles raise anything
-        reason = str(error).split("\n")[0]
-        raise UserError(f"{path} is not a whole PyTorch file: {reason}") from error
-    wrapped = [loaded[k] for k in WRAPPERS if isinstance(loaded, Mapping) and k in loaded]
-    weights = next((value for value in wrapped if isinstance(value, Mapping)), loaded)
-    tensors = weights.items() if isinstance(weights, Mapping) else ()
-    found = {k: v.float().numpy() for k, v in tensors if isinstance(v, torch.Tensor)}
-    if not found:
-        raise UserError(f"{path} holds no state dict, nor one under {', '.join(WRAPPERS)}")
-    return found
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m rstg_jax.convert.torch", description=(__doc__ or "").split("\n")[0]
     )
-    parser.add_argument("file", metavar="FILE", help=".safetensors, .pth, .pt or .pyth")
+    parser.add_argument("file", metavar="FILE", help=".safetensors, .pth, .pt, .pyth, .index.json")
     parser.add_argument("--arch", required=True, choices=sorted(ARCHS), metavar="ARCH")
     parser.add_argument("--out", required=True, metavar="DIR", help="checkpoint directory to make")
     parser.add_argument("--labels", metavar="FILE", help="names of the classes, one a line")
@@ -176,6 +142,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         name=f"{args.arch} of {Path(args.file).name}",
         train=TrainConfig(total_steps=write.TOTAL_STEPS),
         model=model_config(arch),
+        data=data_config(arch),
         optim=OptimizerConfig("nesterov"),
     )
     write.write(
@@ -183,7 +150,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         experiment,
         variables,
         label_names=write.label_names(args.labels, classes),
-        video_shape=(arch.frames, 224, 224, 3),
+        video_shape=experiment.data.clip_shape,
         source={"name": Path(args.file).name, "arch": args.arch},
     )
     print(f"{args.out}: {args.arch}, {classes} classes, from {args.file}")

@@ -93,11 +93,13 @@ class Arch:
       names: of its tensors.
       backbone: its layers and input range.
       frames: number of frames that it was trained with (ImageNet's: a usual number).
+      stride: distance of these frames; None if they are to be spread over the whole video.
     """
 
     names: Names
     backbone: ResNet3DConfig
     frames: int
+    stride: int | None = None
 
 
 def _archs() -> dict[str, Arch]:
@@ -111,14 +113,14 @@ def _archs() -> dict[str, Arch]:
     archs = {
         "imagenet_c2d": Arch(TORCHVISION, resnet3d.imagenet(), 8),
         "imagenet_i3d": Arch(TORCHVISION, resnet3d.kinetics("i3d"), 8),
-        "pytorchvideo_c2d": Arch(PYTORCHVIDEO, resnet3d.kinetics("c2d", **meta), 8),
-        "pytorchvideo_i3d": Arch(PYTORCHVIDEO, resnet3d.kinetics("i3d", **meta), 8),
-        "slowfast_c2d": Arch(SLOWFAST, resnet3d.kinetics("c2d", **meta), 8),
-        "slowfast_i3d": Arch(SLOWFAST, resnet3d.kinetics("i3d", **meta), 8),
-        "slowfast_nl_i3d": Arch(SLOWFAST, resnet3d.kinetics("nl_i3d", **meta), 8),
-        "mmaction_i3d": Arch(MMACTION, resnet3d.kinetics("i3d", **mm), 32),
+        "pytorchvideo_c2d": Arch(PYTORCHVIDEO, resnet3d.kinetics("c2d", **meta), 8, 8),
+        "pytorchvideo_i3d": Arch(PYTORCHVIDEO, resnet3d.kinetics("i3d", **meta), 8, 8),
+        "slowfast_c2d": Arch(SLOWFAST, resnet3d.kinetics("c2d", **meta), 8, 8),
+        "slowfast_i3d": Arch(SLOWFAST, resnet3d.kinetics("i3d", **meta), 8, 8),
+        "slowfast_nl_i3d": Arch(SLOWFAST, resnet3d.kinetics("nl_i3d", **meta), 8, 8),
+        "mmaction_i3d": Arch(MMACTION, resnet3d.kinetics("i3d", **mm), 32, 2),
         "mmaction_nl_i3d": Arch(
-            MMACTION, resnet3d.kinetics("nl_i3d", non_local_pool="after", **mm), 32
+            MMACTION, resnet3d.kinetics("nl_i3d", non_local_pool="after", **mm), 32, 2
         ),
     }
     deep = {

@@ -333,6 +333,21 @@ class Code:
         return (print, ("run",))
 
 
+def test_tensors_of_every_kind(tmp_path):
+    file = tmp_path / "model.pth"
+    torch.save({"x": nn.Parameter(torch.ones(2)), "y": torch.ones(1, dtype=torch.bfloat16)}, file)
+    found = convert_torch.read(file)
+    assert found["x"].tolist() == [1, 1] and found["y"].dtype == np.float32
+    for tensor, message in (
+        (torch.zeros(2).to(torch.float8_e4m3fn), "x is of type float8_e4m3fn; save the weights"),
+        (torch.zeros(2, dtype=torch.complex64), "x is of type complex64; save the weights"),
+        (torch.zeros(2, 2).to_sparse(), "x cannot be read: can't convert Sparse"),
+    ):
+        torch.save({"x": tensor}, file)
+        with pytest.raises(UserError, match=rf"model\.pth: {message}"):
+            convert_torch.read(file)
+
+
 def test_files_that_are_not_weights(tmp_path, capsys):
     torch.save({"state_dict": {"x": torch.zeros(2)}, "args": Code()}, tmp_path / "code.pth")
     with pytest.raises(UserError, match=r"code\.pth holds more than weights.*print") as error:
@@ -342,6 +357,12 @@ def test_files_that_are_not_weights(tmp_path, capsys):
     torch.save([1, 2], tmp_path / "list.pth")
     with pytest.raises(UserError, match=r"list\.pth holds no state dict"):
         convert_torch.read(tmp_path / "list.pth")
+    (tmp_path / "page.pth").write_text("<html>")
+    with pytest.raises(UserError, match=r"page\.pth is not a PyTorch file: Unsupported operand 60"):
+        convert_torch.read(tmp_path / "page.pth")
+    (tmp_path / "empty.pth").touch()
+    with pytest.raises(UserError, match=r"empty\.pth is not a whole PyTorch file: EOFError"):
+        convert_torch.read(tmp_path / "empty.pth")
     (tmp_path / "text.pth").write_text("hello")
     with pytest.raises(UserError, match=r"text\.pth is not a whole PyTorch file"):
         convert_torch.read(tmp_path / "text.pth")

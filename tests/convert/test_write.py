@@ -5,6 +5,7 @@ import json
 import sys
 
 import jax
+import ml_dtypes
 import numpy as np
 import pytest
 from flax import traverse_util
@@ -15,14 +16,14 @@ from rstg_jax.convert import write
 from rstg_jax.convert.torch_names import ARCHS, TORCHVISION, Arch
 from rstg_jax.data import SyncMNISTConfig
 from rstg_jax.errors import UserError
-from rstg_jax.inference import evaluation
+from rstg_jax.inference import evaluation, video_input
 from rstg_jax.models import classifier
 from rstg_jax.models.backbones.resnet3d import ResNet3DConfig
 from rstg_jax.training import checkpoint, init_from, sharding, steps
 from rstg_jax.training.experiment import TrainConfig
 from rstg_jax.training.losses import LossConfig
 from rstg_jax.training.optim import OptimizerConfig
-from tests import standins
+from tests import clip_files, standins
 
 TINY = Arch(
     TORCHVISION,
@@ -105,6 +106,91 @@ def test_safetensors_need_no_pytorch(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "safetensors", None)
     with pytest.raises(UserError, match=r"needs the package safetensors"):
         convert_torch.read(tmp_path / "model.safetensors")
+
+
+def test_converted_weights_see_clips_of_their_architecture(tmp_path, monkeypatch):
+    monkeypatch.setitem(ARCHS, "tiny", dataclasses.replace(TINY, stride=3))
+    save_file(tiny_state(), tmp_path / "model.safetensors")
+    (tmp_path / "labels.txt").write_text("a\nb\nc\n")
+    out, videos = tmp_path / "out", tmp_path / "videos"
+    words = [str(tmp_path / "model.safetensors"), "--arch=tiny", f"--out={out}"]
+    convert_torch.main([*words, f"--labels={tmp_path / 'labels.txt'}"])
+    # As `predict`: 4 frames, 3 apart, of the middle of 30.
+    film = (
+        np.zeros((30, 256, 300, 3), np.uint8) + np.arange(30, dtype=np.uint8)[:, None, None, None]
+    )
+    np.save(tmp_path / "clip.npy", film)
+    clip = video_input.read(tmp_path / "clip.npy", checkpoint.load(out).data)
+    assert clip.shape == (4, 224, 224, 3) and clip[:, 0, 0, 0].tolist() == [10, 13, 16, 19]
+    # As `evaluate`: on videos of the same labels.
+    with pytest.raises(UserError, match="set path to a directory of videos or a csv file"):
+        evaluation.open_named(checkpoint.load(out).data, None)
+    for label in "abc":
+        (videos / label).mkdir(parents=True)
+        frames = clip_files.pictures(5)
+        frames[0].save(videos / label / "1.gif", save_all=True, append_images=frames[1:])
+    overrides = {"data.path": str(videos), "data.test_path": str(videos)}
+    loaded = checkpoint.load(out, "last", overrides)
+    source, split = evaluation.open_named(loaded.data, None)
+    assert (split, source.label_names) == ("test", loaded.label_names)
+    assert source.batch(np.arange(3))["video"].shape == (3, *loaded.meta["video_shape"])
+
+
+def test_clips_of_published_networks():
+    clips = {name: convert_torch.data_config(arch).clip for name, arch in ARCHS.items()}
+    assert {clip.clip_shape[1:] for clip in clips.values()} == {(224, 224, 3)}
+    shown = {name: (clip.frames, clip.sampling, clip.stride) for name, clip in clips.items()}
+    assert shown["slowfast_i3d_r50"] == shown["pytorchvideo_c2d_r50"] == (8, "stride", 8)
+    assert shown["slowfast_nl_i3d_r50"] == shown["slowfast_c2d_r101"] == (8, "stride", 8)
+    assert shown["mmaction_nl_i3d_r50"] == (32, "stride", 2)
+    assert shown["imagenet_i3d_r50"][:2] == (8, "linspace")
+
+
+def test_weights_in_several_files(tmp_path):
+    state = tiny_state()
+    names = sorted(state)
+    parts = {"model-1.safetensors": names[:5], "model-2.safetensors": names[5:]}
+    for file, some in parts.items():
+        save_file({name: state[name] for name in some}, tmp_path / file)
+    index = tmp_path / "model.safetensors.index.json"
+    places = {name: file for file, some in parts.items() for name in some}
+
+    def write_index(places):
+        index.write_text(json.dumps({"metadata": {"total_size": 1}, "weight_map": places}))
+
+    write_index(places)
+    found = convert_torch.read(index)
+    assert found.keys() == state.keys()
+    for name, value in state.items():
+        np.testing.assert_array_equal(found[name], value)
+    write_index(places | {"more": "model-2.safetensors"})
+    with pytest.raises(UserError, match=r"index\.json: model-2\.safetensors lacks more"):
+        convert_torch.read(index)
+    write_index(places | {"more": "model-3.safetensors"})
+    with pytest.raises(UserError, match=r"model-3\.safetensors: no such file"):
+        convert_torch.read(index)
+    write_index({"more": index.name})
+    with pytest.raises(
+        UserError, match=r"names model\.safetensors\.index\.json, which is an index"
+    ):
+        convert_torch.read(index)
+    for text in ("[]", "{}", '{"weight_map": 3}', "hello"):
+        index.write_text(text)
+        with pytest.raises(UserError, match="is not an index of weights: it has no weight_map"):
+            convert_torch.read(index)
+
+
+def test_types_that_need_scales_are_refused(tmp_path):
+    """Float8 as safetensors writes it; NumPy has no such type."""
+    header = json.dumps({"a": {"dtype": "F8_E4M3", "shape": [2], "data_offsets": [0, 2]}}).encode()
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(len(header).to_bytes(8, "little") + header + bytes(2))
+    with pytest.raises(
+        UserError, match=r"model\.safetensors: a is of type F8_E4M3; save the weight"
+    ):
+        convert_torch.read(file)
+    save_file({"a": np.ones(2, ml_dtypes.bfloat16)}, file)
+    assert convert_torch.read(file)["a"].astype(np.float32).tolist() == [1, 1]
 
 
 def test_converted_weights_begin_a_run_with_a_graph_inside(tmp_path, monkeypatch):
