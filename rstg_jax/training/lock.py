@@ -76,7 +76,7 @@ class Lock:
     def _take(self) -> None:
         for _ in range(3):
             try:
-                with self._path.open("x") as file:
+                with self._path.open("x", encoding="utf-8") as file:
                     json.dump({**self._owner, "beats": 0}, file)
             except FileExistsError:
                 self._remove_stale()
@@ -130,7 +130,7 @@ class Lock:
 def _read(path: Path) -> dict[str, Any]:
     """The content of a lock; empty if it is gone or damaged."""
     try:
-        owner = json.loads(path.read_text())
+        owner = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError):
         return {}
     return owner if isinstance(owner, dict) else {}
@@ -164,7 +164,7 @@ def _start_time(pid: int) -> str:
     Empty on systems that do not tell.
     """
     try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
+        stat = Path(f"/proc/{pid}/stat").read_text("utf-8", errors="replace")
     except OSError:
         return ""
     return stat.rpartition(")")[2].split()[19]  # the name, in brackets, may contain spaces
