@@ -4,6 +4,7 @@ Commands end with ``sys.exit(cli.run(main))`` where ``main(argv=None)`` returns 
 """
 
 import argparse
+import io
 import logging
 import os
 import platform
@@ -176,7 +177,13 @@ def keep_compiled_programs() -> None:
 
 
 def run(main: Callable[[], int]) -> int:
-    """Runs a command; a `UserError` is printed as ``error: ...`` and gives status 2."""
+    """Runs a command; a `UserError` is printed as ``error: ...`` and gives status 2.
+
+    Letters that the terminal cannot show, such as bytes in the name of a file, are escaped.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("rstg_jax").setLevel(logging.INFO)
     logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax logs every file that it writes

@@ -1,6 +1,7 @@
 """Shared by the command lines: config overrides, lazy imports, the compilation cache."""
 
 import argparse
+import io
 import platform
 import subprocess
 import sys
@@ -60,6 +61,14 @@ def test_the_environment_decides(cache, monkeypatch, directory):
     before = jax.config.jax_compilation_cache_dir
     cli.keep_compiled_programs()
     assert jax.config.jax_compilation_cache_dir == before
+
+
+def test_names_that_the_terminal_cannot_show_are_escaped(monkeypatch):
+    terminal = io.TextIOWrapper(io.BytesIO(), encoding="latin-1")
+    monkeypatch.setattr(sys, "stdout", terminal)
+    assert cli.run(lambda: print("caf\udce9 “ü”", end="") or 0) == 0
+    terminal.flush()
+    assert terminal.buffer.getvalue() == b"caf\\udce9 \\u201c\xfc\\u201d"
 
 
 def parser(*, files: bool = False) -> argparse.ArgumentParser:
