@@ -31,6 +31,7 @@ from rstg_jax.errors import UserError
 from rstg_jax.models import classifier
 from rstg_jax.training import integrity, sharding, steps
 from rstg_jax.training.experiment import Experiment
+from rstg_jax.training.lock import Lock
 
 _log = logging.getLogger(__name__)
 
@@ -73,7 +74,10 @@ class TrainedModel(NamedTuple):
 
 
 class Checkpoints:
-    """The checkpoints of one working directory. Use as a context manager, or `close`."""
+    """The checkpoints of one working directory. Use as a context manager, or `close`.
+
+    Unless they are only read, the directory is locked meanwhile, see `rstg_jax.training.lock`.
+    """
 
     def __init__(self, workdir: str | Path, keep: int = 2, read_only: bool = False):
         self.path = Path(workdir).absolute() / "checkpoints"
@@ -98,16 +102,21 @@ class Checkpoints:
         )
         self._writing: int | None = None
         self._verified: set[int] = set()
-        try:
-            if not read_only:
-                self.path.mkdir(parents=True, exist_ok=True)
-                if jax.process_index() == 0:
-                    integrity.set_damaged_aside(self.path)
-                if jax.process_count() > 1:
-                    multihost_utils.sync_global_devices("damaged checkpoints are set aside")
-            self._manager = ocp.CheckpointManager(self.path, options=options)
-        except (OSError, ValueError) as error:
-            raise UserError(f"cannot use {self.path}: {_first_line(error)}") from error
+        first = jax.process_index() == 0
+        self._lock = Lock(Path(workdir), enabled=first and not read_only)
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(self._lock)
+            try:
+                if not read_only:
+                    self.path.mkdir(parents=True, exist_ok=True)
+                    if first:
+                        self._verified = integrity.set_damaged_aside(self.path)
+                    if jax.process_count() > 1:
+                        multihost_utils.sync_global_devices("damaged checkpoints are set aside")
+                self._manager = ocp.CheckpointManager(self.path, options=options)
+            except (OSError, ValueError) as error:
+                raise UserError(f"cannot use {self.path}: {_first_line(error)}") from error
+            self._opened = stack.pop_all()  # of what `close` releases
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -121,8 +130,8 @@ class Checkpoints:
             _log.warning("%s", error)  # the first exception is the cause
 
     def close(self) -> None:
-        """Waits for the last save and frees the threads."""
-        with self._explained(self._writing):
+        """Waits for the last save, frees the threads and unlocks the directory."""
+        with self._opened, self._explained(self._writing):
             self._manager.close()
 
     @property
@@ -133,16 +142,12 @@ class Checkpoints:
     @property
     def best(self) -> int | None:
         """The step of the highest test top-1 (the later of equals); the newest if none has one."""
-        scored = [
-            (m["top1"], s) for s in self._manager.all_steps() if (m := self._manager.metrics(s))
-        ]
-        return max(scored)[1] if scored else self.latest
+        return max(self._scores(), default=(-1.0, self.latest))[1]
 
     @property
     def best_top1(self) -> float:
         """The highest test top-1 among the checkpoints; -1 if none has one."""
-        found = [m["top1"] for s in self._manager.all_steps() if (m := self._manager.metrics(s))]
-        return max(found, default=-1.0)
+        return max(self._scores(), default=(-1.0, None))[0]
 
     def save(
         self, step: int, state: steps.TrainState, meta: Mapping[str, Any], top1: float | None
@@ -156,8 +161,10 @@ class Checkpoints:
           top1: on the test split, if it was evaluated at this step.
 
         Raises:
-          UserError: this or the previous save failed: disk full, no permission.
+          UserError: this or the previous save failed: disk full, no permission; or another run
+            has taken the directory over.
         """
+        self._lock.check()
         self.wait()
         with self._explained(step):
             if step in self._manager.all_steps():
@@ -171,6 +178,11 @@ class Checkpoints:
                 metrics=None if top1 is None else {"top1": top1},
                 force=True,
             )
+
+    def _scores(self) -> list[tuple[float, int]]:
+        """Test top-1 and step of every checkpoint that has one."""
+        steps = self._manager.all_steps()
+        return [(top1, step) for step in steps if (top1 := self.score(step)) is not None]
 
     def score(self, step: int) -> float | None:
         """The test top-1 of a checkpoint, or None."""

@@ -80,8 +80,11 @@ def verify(checkpoints: Path, step: int) -> None:
         raise UserError(f"checkpoint {checkpoints / str(step)} is damaged: {reason}; {choice}")
 
 
-def set_damaged_aside(checkpoints: Path) -> None:
+def set_damaged_aside(checkpoints: Path) -> set[int]:
     """Moves damaged checkpoints to WORKDIR/damaged, for a run that will go on from a whole one.
+
+    Returns:
+      The steps of the whole ones.
 
     Raises:
       UserError: all are damaged; none is moved, so that the run does not begin anew unasked.
@@ -99,6 +102,7 @@ def set_damaged_aside(checkpoints: Path) -> None:
         aside.parent.mkdir(exist_ok=True)
         (checkpoints / str(step)).rename(aside)
         _log.warning("checkpoint %d is damaged: %s; it is now %s", step, reason, aside)
+    return found.keys() - damaged.keys()
 
 
 def _files(directory: Path) -> Iterator[Path]:

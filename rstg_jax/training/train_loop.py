@@ -21,7 +21,6 @@ from rstg_jax.errors import UserError
 from rstg_jax.training import eval_loop, metrics, optim, resume, sharding, steps
 from rstg_jax.training import run as run_lib
 from rstg_jax.training.experiment import Experiment
-from rstg_jax.training.lock import Lock
 from rstg_jax.training.logs import Clock, Console, MetricLog
 from rstg_jax.training.run import Progress, Run
 from rstg_jax.training.signals import StopSignal
@@ -31,13 +30,12 @@ NORMS = ("grad_norm", "param_norm")  # logged as averages over updates, the rest
 
 @dataclasses.dataclass
 class LoopContext:
-    """Logs, console, clock, signals and lock of the loop, and the updates still under way."""
+    """Logs, console, clock and signals of the loop, and the updates that are still under way."""
 
     log: MetricLog
     console: Console
     clock: Clock
     stop: StopSignal
-    lock: Lock
     pending: collections.deque[tuple[int, steps.Sums]] = dataclasses.field(
         default_factory=collections.deque
     )
@@ -60,27 +58,20 @@ def train(experiment: Experiment, workdir: str | Path) -> dict[str, Any]:
       UserError: the config, data, devices or directory cannot be used; another run is in the
         directory; or the loss became NaN.
     """
-    with Lock(Path(workdir), enabled=jax.process_index() == 0) as lock:
-        run = run_lib.set_up(experiment, Path(workdir))
-        with run.checkpoints, StopSignal() as stop:
-            return resume_and_train(run, stop, lock)
-
-
-def resume_and_train(run: Run, stop: StopSignal, lock: Lock) -> dict[str, Any]:
-    """Goes on from the newest checkpoint, or begins; returns as `train` does."""
-    progress = resume.start(run)
-    first = jax.process_index() == 0
-    context = LoopContext(
-        MetricLog(run.workdir, progress.step, first, retest=progress.eval_pending),
-        Console(progress.step, run.total_steps, first),
-        Clock(progress.seconds),
-        stop,
-        lock,
-    )
-    with contextlib.closing(context.log), contextlib.closing(context.console):
-        announce(run, progress, context)
-        fit(run, progress, context)
-        return finish(run, progress, context)
+    run = run_lib.set_up(experiment, Path(workdir))
+    with run.checkpoints, StopSignal() as stop:
+        progress = resume.start(run)
+        first = jax.process_index() == 0
+        context = LoopContext(
+            MetricLog(run.workdir, progress.step, first, retest=progress.eval_pending),
+            Console(progress.step, run.total_steps, first),
+            Clock(progress.seconds),
+            stop,
+        )
+        with contextlib.closing(context.log), contextlib.closing(context.console):
+            announce(run, progress, context)
+            fit(run, progress, context)
+            return finish(run, progress, context)
 
 
 def announce(run: Run, progress: Progress, context: LoopContext) -> None:
@@ -128,7 +119,6 @@ def fit(run: Run, progress: Progress, context: LoopContext) -> None:
                     test(run, progress, context)
                 stopping = stopping or progress.eval_pending
                 if stopping or wants_saving(due, progress):
-                    context.lock.check()
                     run_lib.save(run, progress, context.clock.seconds())
     run.checkpoints.wait()
 
