@@ -56,23 +56,44 @@ PREPARED = SyncMNISTConfig(
     digits_from="tfds", train_source="tfds", test_source="tfds", num_digits=5
 )
 
+# Of the small models, demo and lite.
+MUON = OptimizerConfig(
+    "muon", learning_rate=2e-2, warmup_steps=200, b2=0.98, weight_decay=1e-4, clip_norm=1.0
+)
+
+# Rows of the poster's table: what they change in the block, besides having no position maps.
+ABLATIONS: dict[str, dict[str, Any]] = {
+    "all_temp_stages": {},
+    "one_temp_stage": {"stages": ("space",) * 3 + ("time",)},
+    "homogeneous": {"stages": ("spacetime",) * 3},
+    "time_only": {"stages": ("time",)},
+    "space_only": {"stages": ("space",) * 3},
+}
+
+
+def small_cnn(
+    features: tuple[int, ...], kernels: tuple[int, ...], strides: tuple[int, ...]
+) -> SimpleCNNConfig:
+    """The per-frame network of the small models."""
+    return SimpleCNNConfig(
+        features=features,
+        kernels=kernels,
+        strides=strides,
+        padding="SAME",
+        max_pool=False,
+        norm=True,
+        input_mean=PIXEL_MEAN,
+        input_scale=PIXEL_SCALE,
+        position_embedding=True,
+    )
+
 
 def demo() -> Experiment:
     """A small task for a laptop: three digits of four classes, frames of half the size."""
     return Experiment(
         name="sync_mnist demo",
         model=ModelConfig(
-            backbone=SimpleCNNConfig(
-                features=(32, 64),
-                kernels=(5, 3),
-                strides=(2, 2),
-                padding="SAME",
-                max_pool=False,
-                norm=True,
-                input_mean=PIXEL_MEAN,
-                input_scale=PIXEL_SCALE,
-                position_embedding=True,
-            ),
+            backbone=small_cnn((32, 64), (5, 3), (2, 2)),
             rstg=presets.modern(dim=64),
             head=NodePooling("mean"),
             region_classes=4,
@@ -88,9 +109,7 @@ def demo() -> Experiment:
             num_test=2000,
         ),
         loss=LossConfig(frame_weight=1.0, frame_start=3, region_weight=1.0),
-        optim=OptimizerConfig(
-            "muon", learning_rate=2e-2, warmup_steps=200, b2=0.98, weight_decay=1e-4, clip_norm=1.0
-        ),
+        optim=MUON,
         train=TrainConfig(
             total_examples=32_000,
             batch_size=16,
@@ -145,22 +164,21 @@ def official() -> Experiment:
     )
 
 
-def ablation(name: str, **choices: Any) -> Experiment:
-    """A row of the poster's table without position maps; `choices` replace those of the block."""
+def ablated(model: ModelConfig, **choices: Any) -> ModelConfig:
+    """Returns a model with other choices in its block, and without position maps."""
+    block = dataclasses.replace(model.rstg, **{"positions": False} | choices)
+    return dataclasses.replace(model, rstg=block)
+
+
+def without_block(model: ModelConfig, **sections: Any) -> ModelConfig:
+    """Returns a model without RSTG and with other sections."""
+    return dataclasses.replace(model, rstg_at=(), **sections)
+
+
+def row(name: str, change: Callable[..., ModelConfig], **fields: Any) -> Experiment:
+    """A row of the poster's table: trained like `paper`, with a changed model."""
     base = paper()
-    block = dataclasses.replace(base.model.rstg, **{"positions": False} | choices)
-    return replaced(base, name, rstg=block)
-
-
-def baseline(name: str, **sections: Any) -> Experiment:
-    """A row of the poster's table without RSTG."""
-    return replaced(paper(), name, rstg_at=(), **sections)
-
-
-def replaced(base: Experiment, name: str, **sections: Any) -> Experiment:
-    """Returns an experiment with another model and the same training."""
-    model = dataclasses.replace(base.model, **sections)
-    return dataclasses.replace(base, name=f"sync_mnist {name}", model=model)
+    return dataclasses.replace(base, name=f"sync_mnist {name}", model=change(base.model, **fields))
 
 
 def resnet(kind: Literal["i3d", "nl_i3d"]) -> ResNet3DConfig:
@@ -187,17 +205,7 @@ def lite(num_digits: int, row: str = "positional") -> Experiment:
     the layers behind the backbone read the same channels.
     """
     model = ModelConfig(
-        backbone=SimpleCNNConfig(
-            features=(16, 32, 64, 64),
-            kernels=(5, 3, 3, 3),
-            strides=(2, 2, 2, 1),
-            padding="SAME",
-            max_pool=False,
-            norm=True,
-            input_mean=PIXEL_MEAN,
-            input_scale=PIXEL_SCALE,
-            position_embedding=True,
-        ),
+        backbone=small_cnn((16, 32, 64, 64), (5, 3, 3, 3), (2, 2, 2, 1)),
         rstg=presets.modern(dim=64),
         head=NodePooling("mean"),
         map_classes=10,
@@ -213,9 +221,7 @@ def lite(num_digits: int, row: str = "positional") -> Experiment:
             num_digits=num_digits,
         ),
         loss=LossConfig(frame_weight=1.0, frame_start=3, map_weight=1.0),
-        optim=OptimizerConfig(
-            "muon", learning_rate=2e-2, warmup_steps=200, b2=0.98, weight_decay=1e-4, clip_norm=1.0
-        ),
+        optim=MUON,
         train=TrainConfig(
             total_examples=480_000,
             batch_size=16,
@@ -225,21 +231,6 @@ def lite(num_digits: int, row: str = "positional") -> Experiment:
             checkpoint_every=1500,
         ),
     )
-
-
-def lite_ablation(**choices: Any) -> Callable[[ModelConfig], ModelConfig]:
-    """Returns a function that replaces choices of the block and removes its position maps."""
-
-    def change(model: ModelConfig) -> ModelConfig:
-        block = dataclasses.replace(model.rstg, **{"positions": False} | choices)
-        return dataclasses.replace(model, rstg=block)
-
-    return change
-
-
-def lite_baseline(**sections: Any) -> Callable[[ModelConfig], ModelConfig]:
-    """Returns a function that removes the block and replaces sections of the model."""
-    return lambda model: dataclasses.replace(model, rstg_at=(), **sections)
 
 
 def lite_resnet(non_local: tuple[str, ...] = ()) -> ResNet3DConfig:
@@ -255,15 +246,13 @@ def lite_resnet(non_local: tuple[str, ...] = ()) -> ResNet3DConfig:
 
 LITE_ROWS: dict[str, Callable[[ModelConfig], ModelConfig]] = {
     "positional": lambda model: model,
-    "all_temp_stages": lite_ablation(),
-    "one_temp_stage": lite_ablation(stages=("space",) * 3 + ("time",)),
-    "homogeneous": lite_ablation(stages=("spacetime",) * 3),
-    "time_only": lite_ablation(stages=("time",)),
-    "space_only": lite_ablation(stages=("space",) * 3),
-    "nl_i3d": lite_baseline(backbone=lite_resnet(("res3.0", "res4.0")), head=GlobalPooling()),
-    "i3d": lite_baseline(backbone=lite_resnet(), head=GlobalPooling()),
-    "conv_lstm": lite_baseline(head=RNNHead("conv", dim=96), readout="last"),
-    "mean_lstm": lite_baseline(head=RNNHead("mean", dim=128), readout="last"),
+    **{name: functools.partial(ablated, **choices) for name, choices in ABLATIONS.items()},
+    "nl_i3d": functools.partial(
+        without_block, backbone=lite_resnet(("res3.0", "res4.0")), head=GlobalPooling()
+    ),
+    "i3d": functools.partial(without_block, backbone=lite_resnet(), head=GlobalPooling()),
+    "conv_lstm": functools.partial(without_block, head=RNNHead("conv", dim=96), readout="last"),
+    "mean_lstm": functools.partial(without_block, head=RNNHead("mean", dim=128), readout="last"),
 }
 
 
@@ -301,26 +290,23 @@ def tiny() -> Experiment:
     )
 
 
-VARIANTS = {
+VARIANTS: dict[str, Callable[[], Experiment]] = {
     "demo": demo,
     "paper": paper,
     "official": official,
-    "all_temp_stages": lambda: ablation("all_temp_stages"),
-    "one_temp_stage": lambda: ablation("one_temp_stage", stages=("space",) * 3 + ("time",)),
-    "homogeneous": lambda: ablation("homogeneous", stages=("spacetime",) * 3),
-    "time_only": lambda: ablation("time_only", stages=("time",)),
-    "space_only": lambda: ablation("space_only", stages=("space",) * 3),
-    "gru": lambda: ablation("gru", cell="gru", positions=True),
-    "nl_i3d": lambda: baseline("nl_i3d", backbone=resnet("nl_i3d"), head=GlobalPooling()),
-    "i3d": lambda: baseline("i3d", backbone=resnet("i3d"), head=GlobalPooling()),
-    "conv_lstm": lambda: baseline("conv_lstm", head=RNNHead("conv"), readout="last"),
-    "mean_lstm": lambda: baseline("mean_lstm", head=RNNHead("mean"), readout="last"),
+    **{name: functools.partial(row, name, ablated, **fields) for name, fields in ABLATIONS.items()},
+    "gru": lambda: row("gru", ablated, cell="gru", positions=True),
+    "nl_i3d": lambda: row("nl_i3d", without_block, backbone=resnet("nl_i3d"), head=GlobalPooling()),
+    "i3d": lambda: row("i3d", without_block, backbone=resnet("i3d"), head=GlobalPooling()),
+    "conv_lstm": lambda: row("conv_lstm", without_block, head=RNNHead("conv"), readout="last"),
+    "mean_lstm": lambda: row("mean_lstm", without_block, head=RNNHead("mean"), readout="last"),
     "tiny": tiny,
-} | {
-    name: functools.partial(lite, digits, row)
-    for digits in (3, 5)
-    for row in LITE_ROWS
-    for name in ([f"lite{digits}"] if row == "positional" else []) + [f"lite{digits}_{row}"]
+    **{f"lite{digits}": functools.partial(lite, digits) for digits in (3, 5)},
+    **{
+        f"lite{digits}_{name}": functools.partial(lite, digits, name)
+        for digits in (3, 5)
+        for name in LITE_ROWS
+    },
 }
 
 
