@@ -152,7 +152,7 @@ def test_two_processes_begin_with_the_weights_of_one(tmp_path, monkeypatch):
     results = [test_resume.finish(process) for process in processes]
     assert [status for status, _, _ in results] == [0, 0], results
     assert f"initialised from {first} step 3: 7 arrays pretrained, 0 fresh" in results[0][2]
-    losses = {path: [r["loss"] for r in test_resume.records(path)] for path in (first, one, two)}
+    losses = {path: [r["loss"] for r in standins.records(path)] for path in (first, one, two)}
     assert losses[two] == pytest.approx(losses[one], rel=1e-4)
     assert losses[one][0] < losses[first][0]
 

@@ -138,12 +138,4 @@ def test_a_run_with_a_damaged_checkpoint_ends_as_without(tmp_path, monkeypatch):
     again = train_loop.train(experiment, tmp_path / "cut")
     for key in ("loss", "top1", "confusion", "best"):
         np.testing.assert_equal(again[key], whole[key])
-    drop = ("time", "examples_per_second", "waiting_for_data")
-    logs = [
-        [
-            {k: v for k, v in json.loads(line).items() if k not in drop}
-            for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()
-        ]
-        for name in ("whole", "cut")
-    ]
-    assert logs[0] == logs[1]
+    assert standins.records(tmp_path / "cut") == standins.records(tmp_path / "whole")

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from tests import standins
+
 ROOT = Path(__file__).parents[2]
 LENGTH = ["--config.train.total_steps=60", "--config.train.checkpoint_every=7"]
-CLOCK = ("time", "examples_per_second", "waiting_for_data")
 
 
 def launch(workdir, *flags, seconds=0.0, devices=1):
@@ -32,11 +33,6 @@ def launch(workdir, *flags, seconds=0.0, devices=1):
 def finish(process):
     out, err = process.communicate(timeout=900)
     return process.returncode, out, err
-
-
-def records(workdir):
-    text = (workdir / "metrics.jsonl").read_text()
-    return [{k: v for k, v in json.loads(x).items() if k not in CLOCK} for x in text.splitlines()]
 
 
 def wait_for(condition, process, seconds=900):
@@ -63,7 +59,7 @@ def figures(workdir):
 
 def test_sigterm_saves_and_says_how_to_resume(tmp_path, whole):
     process = launch(tmp_path, seconds=0.05)
-    wait_for(lambda: (tmp_path / "metrics.jsonl").is_file() and records(tmp_path), process)
+    wait_for(lambda: (tmp_path / "metrics.jsonl").is_file() and standins.records(tmp_path), process)
     process.send_signal(signal.SIGTERM)
     status, _, err = finish(process)
     assert status == 0, err
@@ -74,7 +70,7 @@ def test_sigterm_saves_and_says_how_to_resume(tmp_path, whole):
     assert 0 < step < 60 and not (tmp_path / "result.json").exists()
     status, _, err = finish(launch(tmp_path))
     assert status == 0 and f"resuming after step {step}" in err
-    assert records(tmp_path) == records(whole)
+    assert standins.records(tmp_path) == standins.records(whole)
     assert figures(tmp_path) == figures(whole)
 
 
@@ -87,7 +83,7 @@ def test_kill_9_loses_nothing_but_time(tmp_path, whole):
         finish(process)
     status, _, err = finish(launch(tmp_path))
     assert status == 0 and "resuming after step" in err, err
-    assert records(tmp_path) == records(whole)
+    assert standins.records(tmp_path) == standins.records(whole)
     assert figures(tmp_path) == figures(whole)
 
 
@@ -109,7 +105,7 @@ def test_two_processes_train_as_one(tmp_path, whole):
     ]
     results = [finish(process) for process in processes]
     assert [status for status, _, _ in results] == [0, 0], results
-    both, one = records(tmp_path), records(whole)
+    both, one = standins.records(tmp_path), standins.records(whole)
     assert [(r["step"], r["split"]) for r in both] == [(r["step"], r["split"]) for r in one]
     for a, b in zip(both, one, strict=True):
         assert a["loss"] == pytest.approx(b["loss"], rel=1e-4)

@@ -24,13 +24,6 @@ def stand_ins(monkeypatch):
     standins.install(monkeypatch)
 
 
-def lines(workdir, *drop):
-    """The records of metrics.jsonl, without what depends on the clock."""
-    drop = {"time", "examples_per_second", "waiting_for_data", *drop}
-    text = (workdir / "metrics.jsonl").read_text()
-    return [{k: v for k, v in json.loads(x).items() if k not in drop} for x in text.splitlines()]
-
-
 def test_a_run_writes_everything_and_learns(tmp_path):
     experiment = standins.experiment(total_steps=150, log_every=10, eval_every=75)
     result = train_loop.train(experiment, tmp_path)
@@ -45,7 +38,7 @@ def test_a_run_writes_everything_and_learns(tmp_path):
     assert result["data"]["test"] == {"name": "stripes test", "digits": "none", "seed": 0}
     stored = json.loads((tmp_path / "config.json").read_text())
     assert config.from_dict(Experiment, stored) == experiment
-    records = lines(tmp_path)
+    records = standins.records(tmp_path)
     assert [r["step"] for r in records if r["split"] == "train"] == list(range(10, 151, 10))
     assert [r["step"] for r in records if r["split"] == "test"] == [75, 150]
     assert records[-1]["top1"] == result["top1"]
@@ -58,8 +51,8 @@ def test_a_run_writes_everything_and_learns(tmp_path):
 def test_logged_values_are_averages_over_the_window(tmp_path):
     train_loop.train(standins.experiment(total_steps=6, log_every=1), tmp_path / "each")
     train_loop.train(standins.experiment(total_steps=6, log_every=3), tmp_path / "window")
-    each = [r for r in lines(tmp_path / "each") if r["split"] == "train"]
-    window = [r for r in lines(tmp_path / "window") if r["split"] == "train"]
+    each = [r for r in standins.records(tmp_path / "each") if r["split"] == "train"]
+    window = [r for r in standins.records(tmp_path / "window") if r["split"] == "train"]
     assert [r["step"] for r in window] == [3, 6]
     for name in ("loss", "objective", "top1", "grad_norm"):
         wanted = [np.mean([r[name] for r in part]) for part in (each[:3], each[3:])]
@@ -86,7 +79,7 @@ def test_resuming_is_exact_even_in_the_middle_of_a_window(tmp_path, monkeypatch)
     with (tmp_path / "cut" / "metrics.jsonl").open("a") as file:
         file.write(json.dumps({"step": 12, "split": "train", "loss": 0.0}) + "\n" + '{"step": 13')
     resumed = train_loop.train(whole, tmp_path / "cut")
-    assert lines(tmp_path / "cut") == lines(tmp_path / "whole")
+    assert standins.records(tmp_path / "cut") == standins.records(tmp_path / "whole")
     uninterrupted = json.loads((tmp_path / "whole" / "result.json").read_text())
     assert {k: v for k, v in resumed.items() if k != "wall_time_seconds"} == {
         k: v for k, v in uninterrupted.items() if k != "wall_time_seconds"
@@ -107,9 +100,9 @@ def test_a_signal_during_an_evaluation_owes_it_to_the_next_process(tmp_path, mon
     monkeypatch.setattr(eval_loop, "evaluate", interrupted)
     before = signal.getsignal(signal.SIGINT)
     assert train_loop.train(experiment, tmp_path / "cut") == {"stopped_at": 10}
-    assert [r["split"] for r in lines(tmp_path / "cut")] == ["train", "train"]
+    assert [r["split"] for r in standins.records(tmp_path / "cut")] == ["train", "train"]
     train_loop.train(experiment, tmp_path / "cut")
-    assert lines(tmp_path / "cut") == lines(tmp_path / "whole")
+    assert standins.records(tmp_path / "cut") == standins.records(tmp_path / "whole")
     assert signal.getsignal(signal.SIGINT) is before
 
 
@@ -136,7 +129,7 @@ def test_a_signal_during_the_only_evaluation_loses_no_score(tmp_path, monkeypatc
     for _ in range(2):
         result = train_loop.train(experiment, tmp_path / "cut")
         assert result["best"] == whole["best"] == {"step": 5, "top1": whole["top1"]}
-        assert lines(tmp_path / "cut") == lines(tmp_path / "whole")
+        assert standins.records(tmp_path / "cut") == standins.records(tmp_path / "whole")
     assert checkpoint.load(tmp_path / "cut", "best").step == 5
 
 
@@ -157,10 +150,10 @@ def test_a_signal_before_the_first_step_saves_nothing_and_says_so(tmp_path, monk
 def test_a_finished_run_gives_its_result_again(tmp_path):
     experiment = standins.experiment(total_steps=5)
     first = train_loop.train(experiment, tmp_path)
-    before = lines(tmp_path)
+    before = standins.records(tmp_path)
     again = train_loop.train(experiment, tmp_path)
     assert {**again, "wall_time_seconds": 0} == {**first, "wall_time_seconds": 0}
-    assert lines(tmp_path) == before
+    assert standins.records(tmp_path) == before
     # And it can be trained further, but not less.
     longer = config.override(experiment, {"train.total_steps": "8"})
     assert train_loop.train(longer, tmp_path)["steps"] == 8
@@ -227,7 +220,7 @@ def test_nan_stops_names_the_step_and_keeps_the_last_good_checkpoint(tmp_path):
     loaded = checkpoint.load(tmp_path)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(loaded.variables))
     assert f"step {loaded.step} is kept" in str(error.value)
-    assert all(np.isfinite(r["loss"]) for r in lines(tmp_path))
+    assert all(np.isfinite(r["loss"]) for r in standins.records(tmp_path))
 
 
 def test_running_statistics_that_are_not_finite_stop_the_run(tmp_path, monkeypatch):

@@ -21,25 +21,25 @@ CLIP = data.ClipConfig(frames=4, resize=40, crop=32)
 
 
 @pytest.fixture(scope="module")
-def films():
-    """Twelve short films."""
+def encoded():
+    """Twelve short videos, encoded."""
     options = {"deadline": "realtime", "cpu-used": "8"}
     return [clip_files.film(clip_files.pictures(5 + i, seed=i), **options) for i in range(12)]
 
 
 @pytest.fixture
-def root(tmp_path, films):
+def root(tmp_path, encoded):
     """jump/0.webm ... jump/5.webm, run/6.webm ... run/11.webm, and things that are no videos."""
     place = tmp_path / "videos"
-    for i, film in enumerate(films):
+    for i, content in enumerate(encoded):
         file = place / ("jump" if i < 6 else "run") / f"{i}.webm"
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(film)
+        file.write_bytes(content)
     (place / "README.txt").write_text("read me")
     (place / "jump" / "notes.txt").write_text("no video")
-    (place / "loose.webm").write_bytes(films[0])
+    (place / "loose.webm").write_bytes(encoded[0])
     (place / ".trash").mkdir()
-    (place / ".trash" / "x.webm").write_bytes(films[0])
+    (place / ".trash" / "x.webm").write_bytes(encoded[0])
     return place
 
 
@@ -70,12 +70,12 @@ def test_split_depends_on_names_alone(root):
     assert set(ids(test)) <= set(ids(config(root).open("test")))
 
 
-def test_videos_are_those_of_the_files(root, films):
+def test_videos_are_those_of_the_files(root, encoded):
     source = config(root, test_path=str(root)).open("test")
     batch = source.batch(np.array([3, 0]))
     assert batch["id"].tolist() == ["jump/3.webm", "jump/0.webm"]
-    every = clip_files.decode_all(films[3])
-    with decode.opened(films[3]) as frames:
+    every = clip_files.decode_all(encoded[3])
+    with decode.opened(encoded[3]) as frames:
         assert len(every) == len(frames) == 8
     # Official sampling 0, 2, 4, 7 of 8 frames; the centre of 53 x 40 after the resize.
     plain = data.FolderConfig(
@@ -237,12 +237,12 @@ def test_index_of_an_earlier_version_is_made_anew(root):
     assert len(json.loads(index.read_text())) == 12
 
 
-def test_every_label_is_trained_on(root, films, caplog):
+def test_every_label_is_trained_on(root, encoded, caplog):
     """By their names all videos of `swim` and `hop` would be for testing."""
     for name in ("swim/1.webm", "swim/14.webm", "hop/7.webm"):
         assert folder._fraction(name) < 0.2
         (root / name).parent.mkdir(exist_ok=True)
-        (root / name).write_bytes(films[0])
+        (root / name).write_bytes(encoded[0])
     with caplog.at_level(logging.INFO, "rstg_jax"):
         train, test = (config(root).open(split) for split in ("train", "test"))
     trained, tested = ids(train), ids(test)
