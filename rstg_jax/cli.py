@@ -19,9 +19,9 @@ from rstg_jax.config_values import OFF, ON
 from rstg_jax.errors import UserError
 
 CONFIG_FLAG = re.compile(r"--?(no)?config\.([^=]*)(=.*)?", re.DOTALL)
-_log = logging.getLogger(__name__)
-
 BOOLEANS = ("true", "false", "1", "0")
+
+_log = logging.getLogger(__name__)
 
 
 def parse(

@@ -109,7 +109,7 @@ def _check_digits(
     """Refuses other images under the name of MNIST, as earlier versions prepared them."""
     mnist = digits_lib.MNIST[split]
     found = metadata.get(f"{split}_digits_sha256", mnist)
-    if digits_lib.identity(config.digits_from, config.mnist_dir) == "mnist" and found != mnist:
+    if found != mnist and digits_lib.identity(config.digits_from, config.mnist_dir) == "mnist":
         raise UserError(
             f"{directory}: was prepared from other images than MNIST's; delete it, set mnist_dir "
             "to the images that are wanted and prepare it again"
