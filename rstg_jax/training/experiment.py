@@ -6,6 +6,7 @@ import re
 from rstg_jax.data import ENDLESS, DataConfig, SyncMNISTConfig
 from rstg_jax.errors import UserError
 from rstg_jax.models.classifier import ModelConfig
+from rstg_jax.training import not_finite
 from rstg_jax.training.losses import LossConfig
 from rstg_jax.training.optim import OptimizerConfig
 from rstg_jax.training.sharding import MeshConfig
@@ -35,6 +36,8 @@ class TrainConfig:
       init_ignore: patterns of weights there that the model has not, to be left out.
       max_queued_steps: updates that may be under way at once. Hides the host's work behind the
         device's; more would only hold memory (and can deadlock virtual CPU devices).
+      on_nan: what to do if an update is not finite: "stop", "skip:N" or "rollback:N", see
+        `rstg_jax.training.not_finite`.
     """
 
     total_steps: int | None = None
@@ -51,6 +54,7 @@ class TrainConfig:
     init_fresh: tuple[str, ...] = ()
     init_ignore: tuple[str, ...] = ()
     max_queued_steps: int = 2
+    on_nan: str = "stop"
 
     def __post_init__(self) -> None:
         totals = (self.total_steps, self.total_epochs, self.total_examples)
@@ -69,6 +73,7 @@ class TrainConfig:
             raise ValueError("the length of training must be positive")
         if not -(2**31) <= self.seed < 2**31:
             raise ValueError(f"seed={self.seed} must lie in -2**31..2**31 - 1")
+        not_finite.parse(self.on_nan)
         patterns = (*self.init_fresh, *self.init_ignore)
         if patterns and not self.init_from:
             raise ValueError("init_fresh and init_ignore need init_from")

@@ -46,13 +46,23 @@ class MetricLog:
 
     def __init__(self, workdir: Path, step: int, enabled: bool, retest: bool = False):
         """Opens the files to continue after `step`, see `truncate`; none unless `enabled`."""
+        self._workdir = workdir
         self._file: io.FileIO | None = None
         if enabled:
-            path = workdir / "metrics.jsonl"
-            truncate(path, step, retest)
-            # Unbuffered: closing the file does not retry a failed write.
-            self._file = path.open("ab", buffering=0)
-            self._events = tensorboardX.SummaryWriter(str(workdir), purge_step=step + 1)
+            self._open(step, retest)
+
+    def _open(self, step: int, retest: bool) -> None:
+        path = self._workdir / "metrics.jsonl"
+        truncate(path, step, retest)
+        # Unbuffered: closing the file does not retry a failed write.
+        self._file = path.open("ab", buffering=0)
+        self._events = tensorboardX.SummaryWriter(str(self._workdir), purge_step=step + 1)
+
+    def go_back(self, step: int) -> None:
+        """Removes the records after `step`."""
+        if self._file is not None:
+            self.close()
+            self._open(step, retest=False)
 
     def write(self, step: int, split: str, values: Mapping[str, Any]) -> None:
         """Records the metrics of a split at a step.
@@ -106,6 +116,11 @@ class Console:
                 f"loss {loss:.4f}, top1 {top1:.1%}, {rate:.0f} videos/s", refresh=False
             )
             self._bar.update()
+
+    def go_back(self, step: int) -> None:
+        """Sets the bar back."""
+        self._bar.n = step
+        self._bar.refresh()
 
     def say(self, text: str) -> None:
         """Prints a line above the bar."""

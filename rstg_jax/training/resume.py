@@ -16,7 +16,7 @@ from rstg_jax import config, files
 from rstg_jax.errors import UserError
 from rstg_jax.training import init_from, steps
 from rstg_jax.training.experiment import Experiment
-from rstg_jax.training.run import Progress, Run
+from rstg_jax.training.run import COUNTS, Progress, Run
 
 # Keys that may differ between a run and its resumption, besides `may_differ` of the data: how long,
 # how often, on which devices. A longer cosine schedule changes the rate from here on, so the run
@@ -30,6 +30,7 @@ MAY_DIFFER = (
     "train.checkpoint_every",
     "train.keep",
     "train.max_queued_steps",
+    "train.on_nan",
 )
 
 _log = logging.getLogger(__name__)
@@ -43,7 +44,7 @@ def start(run: Run) -> Progress:
         the given weights do not fit.
     """
     latest = run.checkpoints.latest
-    progress = _begin(run) if latest is None else _resume(run, latest)
+    progress = _begin(run) if latest is None else from_checkpoint(run, latest)
     if jax.process_index() == 0:
         files.write_json(run.workdir / "config.json", config.to_dict(run.experiment))
     return progress
@@ -59,7 +60,8 @@ def _begin(run: Run) -> Progress:
     return Progress(state, init_source=init_source)
 
 
-def _resume(run: Run, step: int) -> Progress:
+def from_checkpoint(run: Run, step: int) -> Progress:
+    """The progress of a run that goes on from one of its checkpoints; raises as `start` does."""
     meta = run.checkpoints.meta(step)
     check_same(run.experiment, run.provenance, meta, run.workdir)
     if step > run.total_steps:
@@ -75,6 +77,7 @@ def _resume(run: Run, step: int) -> Progress:
         init_source=meta.get("init_source"),
         eval_pending=meta["eval_pending"] and run.checkpoints.score(step) is None,
         best=run.checkpoints.best_top1,
+        **{name: meta.get(name, 0) for name in COUNTS},
     )
 
 

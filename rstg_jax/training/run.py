@@ -14,8 +14,10 @@ from jax.sharding import Mesh
 from rstg_jax import config, data
 from rstg_jax.errors import UserError
 from rstg_jax.models import classifier
-from rstg_jax.training import checkpoint, eval_loop, sharding, steps
+from rstg_jax.training import checkpoint, eval_loop, not_finite, sharding, steps
 from rstg_jax.training.experiment import Experiment
+
+COUNTS = ("skipped", "rollbacks", "batch_offset")  # of `Progress`, saved and reported
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,6 +88,10 @@ class Progress:
       test_metrics: metrics of the test split at this step, or None.
       eval_pending: an evaluation was due at this step and was interrupted.
       best: highest test top-1 that was saved; -1 before the first evaluation.
+      skipped: updates that were left out, as they were not finite.
+      rollbacks: how often the run went back to a checkpoint.
+      batch_offset: batches that were passed over by that; the next update is of batch
+        `step + batch_offset`.
     """
 
     state: steps.TrainState
@@ -97,6 +103,9 @@ class Progress:
     test_metrics: dict[str, Any] | None = None
     eval_pending: bool = False
     best: float = -1.0
+    skipped: int = 0
+    rollbacks: int = 0
+    batch_offset: int = 0
 
 
 def set_up(experiment: Experiment, workdir: Path) -> Run:
@@ -119,7 +128,10 @@ def set_up(experiment: Experiment, workdir: Path) -> Run:
         raise UserError(f"{train_source.name} and {test_source.name} have different labels")
     total_steps = experiment.train.steps(len(train_source))
     module = classifier.build(experiment.model, len(train_source.label_names))
-    setup = steps.make_setup(module, experiment.loss, experiment.optim, total_steps)
+    on_nan = not_finite.parse(experiment.train.on_nan)
+    setup = steps.make_setup(
+        module, experiment.loss, experiment.optim, total_steps, on_nan.action == "skip"
+    )
     video_shape = data.video_shape(train_source)
     abstract = steps.abstract_state(setup, video_shape, mesh)
     fed, train_step = experiment.loss.batch_keys, steps.jit_train_step(setup, mesh, abstract)
@@ -187,6 +199,7 @@ def save(run: Run, progress: Progress, seconds: float) -> None:
         "test": test_metrics,
         "data": run.provenance,
         "init_source": progress.init_source,
+        **{name: getattr(progress, name) for name in COUNTS},
     }
     top1 = None if test_metrics is None else test_metrics["top1"]
     run.checkpoints.save(progress.step, progress.state, checkpoint.plain(meta), top1)
@@ -210,6 +223,7 @@ def result(run: Run, progress: Progress, seconds: float) -> dict[str, Any]:
             "config_hash": config.config_hash(run.experiment),
             "data": run.provenance,
             "init_source": progress.init_source,
+            **{name: getattr(progress, name) for name in COUNTS},
             "label_names": run.train_source.label_names,
         }
     )

@@ -19,7 +19,7 @@ from flax import traverse_util
 from jax.sharding import Mesh
 
 from rstg_jax.models import classifier
-from rstg_jax.training import losses, metrics, optim, sharding
+from rstg_jax.training import losses, metrics, not_finite, optim, sharding
 
 Batch = Mapping[str, jax.Array]
 Sums = dict[str, jax.Array]
@@ -57,19 +57,33 @@ TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Sums]]
 
 @dataclasses.dataclass(frozen=True)
 class TrainSetup:
-    """Constants of the steps: module, loss, optimiser and the decay of the average."""
+    """Constants of the steps.
+
+    Attributes:
+      module: the network.
+      loss: its loss.
+      tx: the optimiser.
+      ema_decay: of the average of the weights, or None.
+      skip_not_finite: whether an update that is not finite leaves all but `step` as it was.
+    """
 
     module: nn.Module
     loss: losses.LossConfig
     tx: optax.GradientTransformation
     ema_decay: float | None
+    skip_not_finite: bool = False
 
 
 def make_setup(
-    module: nn.Module, loss: losses.LossConfig, config: optim.OptimizerConfig, total_steps: int
+    module: nn.Module,
+    loss: losses.LossConfig,
+    config: optim.OptimizerConfig,
+    total_steps: int,
+    skip_not_finite: bool = False,
 ) -> TrainSetup:
     """Builds the `TrainSetup` of the configurations."""
-    return TrainSetup(module, loss, optim.build(config, total_steps), config.ema_decay)
+    tx = optim.build(config, total_steps)
+    return TrainSetup(module, loss, tx, config.ema_decay, skip_not_finite)
 
 
 def init_state(
@@ -172,7 +186,8 @@ def train_step(
     Returns:
       The state after the update, and the batch's `metrics.batch_sums` plus ``objective`` (a sum)
       and the norms ``grad_norm`` and ``param_norm`` (after the update; NaN if the running
-      statistics are not finite), all of which are finite if and only if the update was sound.
+      statistics are not finite), all of which are finite if and only if the update was sound. Of
+      one that was not, `setup.skip_not_finite` keeps nothing but its sums and the step's number.
     """
     chex.assert_rank([batch["video"], batch["label"], batch["mask"]], [5, 1, 1])
     grad_fn = jax.grad(loss_fn, has_aux=True)
@@ -200,6 +215,10 @@ def train_step(
         opt_state=opt_state,
         ema_params=ema_params,
     )
+    if setup.skip_not_finite:
+        sound = jnp.isfinite(jnp.stack([sums[name] for name in not_finite.QUANTITIES])).all()
+        old = state.replace(step=step)
+        new = jax.tree.map(lambda after, before: jnp.where(sound, after, before), new, old)
     return new, sums
 
 

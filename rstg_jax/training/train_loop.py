@@ -7,7 +7,6 @@ logging window all come from the checkpoint, and log lines after it are removed.
 import collections
 import contextlib
 import dataclasses
-import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,10 +17,11 @@ import numpy as np
 
 from rstg_jax import data, files
 from rstg_jax.errors import UserError
-from rstg_jax.training import eval_loop, metrics, optim, resume, sharding, steps
+from rstg_jax.training import eval_loop, metrics, not_finite, optim, resume, sharding, steps
 from rstg_jax.training import run as run_lib
 from rstg_jax.training.experiment import Experiment
 from rstg_jax.training.logs import Clock, Console, MetricLog
+from rstg_jax.training.not_finite import NotFinite
 from rstg_jax.training.run import Progress, Run
 from rstg_jax.training.signals import StopSignal
 
@@ -30,29 +30,41 @@ NORMS = ("grad_norm", "param_norm")  # logged as averages over updates, the rest
 
 @dataclasses.dataclass
 class LoopContext:
-    """Logs, console, clock and signals of the loop, and the updates that are still under way."""
+    """What the loop needs besides the run.
+
+    Attributes:
+      log: receives metrics.
+      console: shows them.
+      clock: of the run.
+      stop: tells of signals.
+      until: the step to stop after, or None.
+      pending: numbers and sums of the updates that are still under way.
+      compiled: whether the step is.
+    """
 
     log: MetricLog
     console: Console
     clock: Clock
     stop: StopSignal
+    until: int | None = None
     pending: collections.deque[tuple[int, steps.Sums]] = dataclasses.field(
         default_factory=collections.deque
     )
     compiled: bool = False
 
 
-def train(experiment: Experiment, workdir: str | Path) -> dict[str, Any]:
+def train(experiment: Experiment, workdir: str | Path, until: int | None = None) -> dict[str, Any]:
     """Trains, or goes on training, in a working directory.
 
     Args:
       experiment: the configuration.
       workdir: receives config.json, metrics.jsonl, TensorBoard events, checkpoints/ and at the
         end result.json. If it holds a checkpoint of the same config the run is resumed.
+      until: a step to stop after, as if a signal had come then.
 
     Returns:
-      What result.json holds; or ``{"stopped_at": step}`` after SIGINT or SIGTERM, when the state
-      is saved and the same call resumes.
+      What result.json holds; or ``{"stopped_at": step}`` after SIGINT, SIGTERM or `until`, when
+      the state is saved and the same call resumes.
 
     Raises:
       UserError: the config, data, devices or directory cannot be used; another run is in the
@@ -67,10 +79,11 @@ def train(experiment: Experiment, workdir: str | Path) -> dict[str, Any]:
             Console(progress.step, run.total_steps, first),
             Clock(progress.seconds),
             stop,
+            until,
         )
         with contextlib.closing(context.log), contextlib.closing(context.console):
             announce(run, progress, context)
-            fit(run, progress, context)
+            progress = fit(run, progress, context)
             return finish(run, progress, context)
 
 
@@ -90,7 +103,18 @@ def announce(run: Run, progress: Progress, context: LoopContext) -> None:
         context.console.say(f"resuming after step {progress.step}")
 
 
-def fit(run: Run, progress: Progress, context: LoopContext) -> None:
+def fit(run: Run, progress: Progress, context: LoopContext) -> Progress:
+    """Makes the remaining updates, from an earlier checkpoint where `train.on_nan` says so."""
+    while True:
+        try:
+            make_updates(run, progress, context)
+        except NotFinite as error:
+            progress = go_back(run, progress, context, error)
+        else:
+            return progress
+
+
+def make_updates(run: Run, progress: Progress, context: LoopContext) -> None:
     """Makes the remaining updates, with logging, evaluation and checkpoints in between."""
     settings = run.experiment.train
     if progress.eval_pending:
@@ -99,7 +123,7 @@ def fit(run: Run, progress: Progress, context: LoopContext) -> None:
         run.train_source,
         batch_size=settings.batch_size,
         seed=settings.seed,
-        start_step=progress.step,
+        start_step=progress.step + progress.batch_offset,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
@@ -111,6 +135,7 @@ def fit(run: Run, progress: Progress, context: LoopContext) -> None:
             # Several processes must agree at the same steps, and agreeing costs time.
             if due or jax.process_count() == 1:
                 stopping = context.stop.agreed()
+            stopping = stopping or progress.step == context.until
             drain(run, progress, context, 0 if due or stopping else settings.max_queued_steps)
             if "log" in due:
                 log_window(run, progress, context)
@@ -178,37 +203,66 @@ def drain(run: Run, progress: Progress, context: LoopContext, allowed: int) -> N
     """Fetches the sums of finished updates until only `allowed` are under way.
 
     Raises:
-      UserError: an update was not finite; nothing of it has been saved.
+      NotFinite: an update was not finite, and is not left out; nothing of it has been saved.
     """
+    policy = not_finite.parse(run.experiment.train.on_nan)
     while len(context.pending) > allowed:
         step, sums = context.pending.popleft()
         fetched = jax.device_get(sums)
-        for name in ("objective", *NORMS):
-            if not math.isfinite(fetched[name]):
-                raise not_finite(run, step, name, float(fetched[name]))
+        try:
+            not_finite.check(step, fetched)
+        except NotFinite as error:
+            if policy.action != "skip" or progress.skipped == policy.limit:
+                raise
+            progress.skipped += 1
+            context.console.say(
+                f"the {error.what} at step {step}; the update is left out "
+                f"({progress.skipped} of {policy.limit})"
+            )
+            continue
         progress.window = metrics.add(progress.window, {**fetched, "updates": np.int32(1)})
         so_far = metrics.means(progress.window)
         context.console.advance(so_far["loss"], so_far["top1"], context.clock.rate())
 
 
-def not_finite(run: Run, step: int, name: str, value: float) -> UserError:
-    """The error that ends a diverged run."""
+def go_back(run: Run, progress: Progress, context: LoopContext, error: NotFinite) -> Progress:
+    """Goes back to the newest checkpoint and passes over the batches up to the failed one.
+
+    Raises:
+      UserError: `train.on_nan` does not say so, or not so often, or there is no checkpoint.
+    """
+    policy = not_finite.parse(run.experiment.train.on_nan)
     run.checkpoints.wait()
     latest = run.checkpoints.latest
-    kept = "no checkpoint was saved before it" if latest is None else f"step {latest} is kept"
-    what = {
-        "objective": "loss",
-        "grad_norm": "norm of the gradient",
-        "param_norm": "norm of weights or running statistics",
-    }[name]
-    return UserError(
-        f"the {what} became {value} at step {step}; {kept} in {run.checkpoints.path}. Lower "
-        "optim.learning_rate, set optim.clip_norm, or look at the data"
+    if policy.action != "rollback" or progress.rollbacks == policy.limit or latest is None:
+        kept = "no checkpoint was saved before it" if latest is None else f"step {latest} is kept"
+        counts = [
+            f", after {progress.skipped} that were left out" if progress.skipped else "",
+            f", after {progress.rollbacks} rollbacks" if progress.rollbacks else "",
+        ]
+        raise UserError(
+            f"{error}{''.join(counts)}; {kept} in {run.checkpoints.path}. Lower "
+            "optim.learning_rate, set optim.clip_norm, or look at the data"
+        ) from error
+    back = resume.from_checkpoint(run, latest)
+    back.rollbacks = progress.rollbacks + 1
+    back.batch_offset = progress.batch_offset + error.step - latest
+    context.pending.clear()
+    context.log.go_back(latest)
+    context.console.go_back(latest)
+    context.clock.reset()
+    context.console.say(
+        f"{error}; back to step {latest}, and on with the batches after the one that failed "
+        f"({back.rollbacks} of {policy.limit})"
     )
+    return back
 
 
 def log_window(run: Run, progress: Progress, context: LoopContext) -> None:
     """Logs the averages over the current window and begins another."""
+    if not progress.window:  # every update of it was left out
+        context.clock.reset()
+        return
     totals, settings = dict(progress.window), run.experiment
     updates = totals.pop("updates")
     norms = {name: totals.pop(name) / updates for name in NORMS}
@@ -269,7 +323,8 @@ def finish(run: Run, progress: Progress, context: LoopContext) -> dict[str, Any]
         with contextlib.closing(MetricLog(run.workdir, progress.step, enabled=False)) as silent:
             test(run, progress, dataclasses.replace(context, log=silent))
     if progress.step < run.total_steps or progress.test_metrics is None:
-        why = context.stop.name or "signal to another process"
+        asked = "as asked" if progress.step == context.until else "signal to another process"
+        why = context.stop.name or asked
         if progress.step:
             context.console.say(f"{why}: stopped after step {progress.step}, which is saved")
         else:
