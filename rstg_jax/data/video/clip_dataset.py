@@ -3,7 +3,7 @@
 import dataclasses
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 
@@ -24,10 +24,13 @@ class ClipDataConfig(DataConfig):
     Attributes:
       clip: Frames, crops and augmentation.
       workers: Threads that decode; if None, as many as cores, but no more than 16.
+      broken: What training does with a clip that cannot be decoded any more: "stop" is an error
+        that names it; "replace" warns, and takes the next clip that can. Testing always stops.
     """
 
     may_differ: ClassVar[tuple[str, ...]] = (
         "workers",
+        "broken",
         "clip.spatial_views",
         "clip.temporal_views",
         "clip.view_size",
@@ -35,6 +38,7 @@ class ClipDataConfig(DataConfig):
 
     clip: ClipConfig = dataclasses.field(default_factory=ClipConfig)
     workers: int | None = None
+    broken: Literal["stop", "replace"] = "stop"
 
     @property
     def clip_shape(self) -> tuple[int, int, int, int]:

@@ -1,6 +1,7 @@
 """Batches of clips from a split of encoded videos."""
 
 import concurrent.futures
+import logging
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
@@ -12,6 +13,7 @@ from rstg_jax.errors import UserError
 from rstg_jax.machine import num_cores
 
 _MAX_WORKERS = 16
+_log = logging.getLogger(__name__)
 
 
 class Clip(NamedTuple):
@@ -37,7 +39,7 @@ class ClipSource:
     """Batches of clips, decoded in threads; satisfies `AugmentedSource` and `EncodedSource`.
 
     The batch does not depend on the number of threads. A video that cannot be decoded raises an
-    error with its name; none is skipped silently.
+    error with its name; in training, another one can take its place. None is skipped silently.
 
     Args:
       split: The encoded videos.
@@ -47,6 +49,10 @@ class ClipSource:
       provenance: To be recorded.
       workers: Threads that decode; if None, as many as cores, but no more than 16.
       labelled: Whether labels are known.
+      broken: "stop" or "replace", see `ClipDataConfig`.
+
+    Attributes:
+      replaced: Ids of the videos in whose place others were given.
     """
 
     def __init__(
@@ -59,10 +65,12 @@ class ClipSource:
         provenance: dict[str, str | int | float],
         workers: int | None = None,
         labelled: bool = True,
+        broken: str = "stop",
     ):
         self.name, self.label_names, self.provenance = name, tuple(label_names), provenance
         self.labelled, self.num_draws = labelled, config.num_draws
-        self._split, self._config = split, config
+        self._split, self._config, self._broken = split, config, broken
+        self.replaced: set[str] = set()
         self._mirrored = label_flip.mirrored_labels(self.label_names)
         threads = min(num_cores(), _MAX_WORKERS) if workers is None else workers
         # Threads start on demand and end with the source.
@@ -104,20 +112,35 @@ class ClipSource:
         """
         loaded = self._split.load(indices.tolist())
         draws = (bits >> np.uint64(11)) * 2.0**-53  # [b num_draws] in [0, 1)
-        labels = np.array([clip.label for clip in loaded])
-        mirror = np.array([self._config.mirrors(draw) for draw in draws])
-        mirror &= self._mirrored[labels] >= 0
+        made = list(self._map(self._augmented_or_other, indices.tolist(), loaded, draws))
+        clips, videos, labels = zip(*made, strict=True)
+        return _batch(clips, videos, labels)
 
-        def make(clip: Clip, draw: np.ndarray, mirror: bool) -> np.ndarray:
-            return self._decoded(
-                clip,
-                lambda frames: clip_transforms.training_clip(
-                    frames, self._config, draw, mirror=mirror
-                ),
-            )
+    def _augmented_or_other(
+        self, index: int, clip: Clip, draw: np.ndarray
+    ) -> tuple[Clip, np.ndarray, int]:
+        """A training example and its label: of a clip, or else of the next one that is whole."""
+        for other in range(index + 1, index + 1 + len(self)):
+            try:
+                return self._augmented(clip, draw)
+            except UserError as error:
+                if self._broken == "stop":
+                    raise
+                if clip.id not in self.replaced:
+                    self.replaced.add(clip.id)
+                    count = len(self.replaced)
+                    _log.warning("%s; another takes its place (%d so far)", error, count)
+            clip = self._split.load([other % len(self)])[0]
+        raise UserError(f"{self.name}: no clip can be decoded")
 
-        videos = list(self._map(make, loaded, draws, mirror.tolist()))
-        return _batch(loaded, videos, np.where(mirror, self._mirrored[labels], labels))
+    def _augmented(self, clip: Clip, draw: np.ndarray) -> tuple[Clip, np.ndarray, int]:
+        mirrored = int(self._mirrored[clip.label])
+        mirror = self._config.mirrors(draw) and mirrored >= 0
+
+        def make(frames: decode.Frames) -> np.ndarray:
+            return clip_transforms.training_clip(frames, self._config, draw, mirror=mirror)
+
+        return clip, self._decoded(clip, make), mirrored if mirror else clip.label
 
     def _decoded(self, clip: Clip, make: Callable[[decode.Frames], np.ndarray]) -> np.ndarray:
         try:

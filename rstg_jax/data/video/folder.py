@@ -112,6 +112,7 @@ def open_folder(config: FolderConfig, split: str) -> ClipSource:
             "files_sha256": hashlib.sha256(content.encode()).hexdigest()[:16],
         },
         workers=config.workers,
+        broken=config.broken,
     )
 
 

@@ -155,6 +155,7 @@ def open_something_something(config: SomethingSomethingConfig, split: str) -> Cl
             "examples": info.num_examples,
         },
         workers=config.workers,
+        broken=config.broken,
         labelled=name != "test" or _has_labels(videos),
     )
 

@@ -22,12 +22,12 @@ COUNT = 11
 class Memory:
     """Videos of 5 to 15 frames in memory; video i has label i % 4."""
 
-    def __init__(self, damaged: int = -1):
+    def __init__(self, *damaged: int):
         self.clips = []
         for i in range(COUNT):
             images = clip_files.pictures(5 + i, 48, 36, seed=i)
             encoded = tuple(clip_files.jpeg(image) for image in images)
-            if i == damaged:
+            if i in damaged:
                 encoded = (encoded[0][:-300],) * len(encoded)
             self.clips.append(Clip(f"n{i}", f"shelf {i}", i % 4, encoded))
 
@@ -38,7 +38,7 @@ class Memory:
         return [self.clips[i] for i in indices]
 
 
-def source(config=CONFIG, workers=0, split=None):
+def source(config=CONFIG, workers=0, split=None, broken="stop"):
     return ClipSource(
         split or Memory(),
         config,
@@ -46,6 +46,7 @@ def source(config=CONFIG, workers=0, split=None):
         label_names=NAMES,
         provenance={},
         workers=workers,
+        broken=broken,
     )
 
 
@@ -180,13 +181,35 @@ def test_views_add_an_axis_in_testing_only():
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_damaged_video_is_named(workers):
-    broken = source(workers=workers, split=Memory(damaged=6))
+    broken = source(workers=workers, split=Memory(6))
     message = r"memory: clip n6 \(shelf 6\): frame \d of 11 is damaged: image file is truncated"
     with pytest.raises(UserError, match=message):
         take(data.train_batches(broken, batch_size=COUNT, seed=0), 1)
     with pytest.raises(UserError, match=message):
         list(data.eval_batches(broken, batch_size=4))
     assert len(broken.batch(np.array([5, 7]))["video"]) == 2
+
+
+@pytest.mark.parametrize("workers", [0, 3])
+def test_the_next_whole_video_takes_the_place_of_a_damaged_one(workers, caplog):
+    replacing = source(workers=workers, split=Memory(5, 6, COUNT - 1), broken="replace")
+    bits = batches.random_bits(np.arange(4), 3, CONFIG.num_draws)
+    made = replacing.augmented(np.array([2, 5, 6, COUNT - 1]), bits)
+    assert made["id"].tolist() == ["n2", "n7", "n7", "n0"]
+    equal(made, source().augmented(np.array([2, 7, 7, 0]), bits))
+    assert replacing.replaced == {"n5", "n6", f"n{COUNT - 1}"}
+    equal(made, replacing.augmented(np.array([2, 5, 6, COUNT - 1]), bits))
+    warnings = [record.getMessage() for record in caplog.records]
+    assert len(warnings) == 3  # one for each video
+    assert any(
+        "clip n6 (shelf 6)" in text and "another takes its place" in text for text in warnings
+    )
+    # Testing replaces nothing.
+    with pytest.raises(UserError, match="clip n6"):
+        replacing.batch(np.array([6]))
+    nothing = source(split=Memory(*range(COUNT)), broken="replace")
+    with pytest.raises(UserError, match="memory: no clip can be decoded"):
+        nothing.augmented(np.array([1]), bits[:1])
 
 
 def test_unknown_labels():
