@@ -36,6 +36,7 @@ def train(row: str, seed: int, workdir: Path, flags: Sequence[str], seconds: flo
 
     Raises:
       subprocess.CalledProcessError: the training failed.
+      KeyboardInterrupt: a signal came; the training has saved its state and stopped.
     """
     workdir.mkdir(parents=True, exist_ok=True)
     with (workdir / STARTS).open("a", encoding="utf-8") as starts:
@@ -51,9 +52,11 @@ def train(row: str, seed: int, workdir: Path, flags: Sequence[str], seconds: flo
     with subprocess.Popen(command, cwd=ROOT) as process:
         try:
             process.wait(seconds)
-        except (subprocess.TimeoutExpired, KeyboardInterrupt):
+        except (subprocess.TimeoutExpired, KeyboardInterrupt) as reason:
             process.send_signal(signal.SIGTERM)
             process.wait(GRACE_SECONDS)
+            if isinstance(reason, KeyboardInterrupt):
+                raise
     if process.returncode:
         raise subprocess.CalledProcessError(process.returncode, command)
     return (workdir / "result.json").exists()
@@ -134,15 +137,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     rows, seeds = args.rows.split(","), [int(seed) for seed in args.seeds.split(",")]
     if unknown := sorted(set(rows) - set(table_page.VARIANTS)):
         parser.error(f"--rows={unknown[0]}: choose from {', '.join(table_page.VARIANTS)}")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     end = time.monotonic() + args.hours * 3600
     for row in rows:
         for seed in seeds:
             workdir = args.workdirs.expanduser().absolute() / f"{row}-seed{seed}"
             left = end - time.monotonic()
-            if not (workdir / "result.json").exists() and left > 0:
-                print(f"{row}, seed {seed}: {left / 3600:.1f} hours left", flush=True)
-                train(row, seed, workdir, flags, left)
-            write_record(row, seed, workdir)
+            try:
+                if not (workdir / "result.json").exists() and left > 0:
+                    print(f"{row}, seed {seed}: {left / 3600:.1f} hours left", flush=True)
+                    train(row, seed, workdir, flags, left)
+            finally:
+                write_record(row, seed, workdir)
     return 0
 
 

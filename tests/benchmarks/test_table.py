@@ -1,7 +1,9 @@
 """The runner of the SyncMNIST table: what it trains, when it stops, and the page that it writes."""
 
 import json
+import signal
 import subprocess
+import time
 
 import pytest
 
@@ -92,6 +94,19 @@ def test_a_run_is_stopped_as_by_a_signal(tmp_path, monkeypatch):
         "time.sleep(60)\n"
     )
     monkeypatch.setattr(table, "ROOT", tmp_path)
+
+    class Popen(subprocess.Popen):
+        """Its time is over once the script is ready."""
+
+        def wait(self, timeout=None):
+            ready = tmp_path / "run" / "ready"
+            while timeout == 3 and self.poll() is None:
+                if ready.exists():
+                    raise subprocess.TimeoutExpired(self.args, timeout)
+                time.sleep(0.05)
+            return super().wait(timeout)
+
+    monkeypatch.setattr(table.subprocess, "Popen", Popen)
     assert not table.train("lite3_i3d", 0, tmp_path / "run", [], 3)
     assert (tmp_path / "run" / "saved").exists()
     assert json.loads((tmp_path / "run" / table.STARTS).read_text()) == {
@@ -101,6 +116,29 @@ def test_a_run_is_stopped_as_by_a_signal(tmp_path, monkeypatch):
     script.write_text("raise SystemExit(2)")
     with pytest.raises(subprocess.CalledProcessError):
         table.train("lite3_i3d", 0, tmp_path / "run", [], 3)
+
+
+def test_a_signal_ends_the_runner_after_its_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(table, "RESULTS", tmp_path / "docs" / "results")
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "train.py").write_text(
+        "import os, signal, sys, time\n"
+        "def stop(*_):\n"
+        "    open('saved', 'w').close()\n"
+        "    sys.exit(0)\n"
+        "signal.signal(signal.SIGTERM, stop)\n"
+        "os.kill(os.getppid(), signal.SIGTERM)\n"
+        "time.sleep(600)\n"
+    )
+    monkeypatch.setattr(table, "ROOT", tmp_path)
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            table.main(["--hours=1", f"--workdirs={tmp_path}", "--rows=lite3_i3d,lite3_mean_lstm"])
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert (tmp_path / "saved").exists() and (tmp_path / "docs" / "results.md").exists()
+    assert not (tmp_path / "lite3_mean_lstm-seed0").exists()
 
 
 def test_mistakes_are_named(tmp_path, capsys):
