@@ -1,0 +1,159 @@
+"""Checks somebody's run: replays some of its updates and compares all that it recorded.
+
+    python -m rstg_jax.verify --workdir=DIR [--start=STEP] [--steps=100] [--test]
+
+Training goes on from a copy of one of the run's checkpoints, with its config and its data
+(``--config.data.KEY=VALUE`` if they lie elsewhere now), by the code that trains. Compared are the
+lines of metrics.jsonl and the checkpoints that both have: weights, optimiser, statistics, random
+key. --test also evaluates the newest checkpoint that was tested, and compares the metrics.
+
+Prints what is identical and how far the rest differs, relative to the largest value of an array.
+On the machine and devices of the run all is identical. Elsewhere sums have another order, so that
+figures agree to rounding, which grows with the number of updates. The exit status is 1 if anything
+differs by more than --tolerance. The run itself stays as it is.
+"""
+
+import argparse
+import json
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from rstg_jax import cli
+from rstg_jax.errors import UserError
+from rstg_jax.inference import evaluation
+from rstg_jax.training import checkpoint, integrity, train_loop
+
+CLOCK = ("time", "examples_per_second", "waiting_for_data")  # differ from time to time
+
+
+class Comparison(NamedTuple):
+    """What was compared, and its largest relative difference."""
+
+    name: str
+    difference: float
+
+    def __str__(self) -> str:
+        found = f"within {self.difference:.2g}" if self.difference else "identical"
+        return f"{self.name}: {found}"
+
+
+def difference(found: Any, expected: Any) -> float:
+    """The largest difference of two arrays over the largest value; infinite for other shapes."""
+    found, expected = np.asarray(found), np.asarray(expected)
+    if found.shape != expected.shape:
+        return float("inf")
+    if np.array_equal(found, expected):
+        return 0.0
+    found, expected = found.astype(np.float64), expected.astype(np.float64)
+    return float(np.abs(found - expected).max() / np.abs(expected).max(initial=1e-30))
+
+
+def compare_metrics(name: str, found: dict[str, Any], expected: dict[str, Any]) -> Comparison:
+    """Compares the numbers that both have, but for those of the clock."""
+    keys = (found.keys() & expected.keys()) - set(CLOCK)
+    return Comparison(name, max(difference(found[key], expected[key]) for key in keys))
+
+
+def records(workdir: Path) -> dict[tuple[int, str], dict[str, Any]]:
+    """The lines of metrics.jsonl by step and split."""
+    path = workdir / "metrics.jsonl"
+    try:
+        lines = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+        return {(line.pop("step"), line.pop("split")): line for line in lines}
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        raise UserError(f"cannot read {path}: {error}") from error
+
+
+def replay(
+    model: checkpoint.TrainedModel, workdir: Path, start: int, until: int
+) -> Iterator[Comparison]:
+    """Trains from checkpoint `start` to `until` and compares; `model` is of any checkpoint."""
+    with tempfile.TemporaryDirectory() as temporary:
+        again = Path(temporary)
+        if start:
+            integrity.verify(workdir / "checkpoints", start)
+            shutil.copytree(workdir / "checkpoints" / str(start), again / f"checkpoints/{start}")
+        train_loop.train(model.experiment, again, until)
+        there = records(workdir)
+        for (step, split), found in records(again).items():
+            if (step, split) in there:
+                yield compare_metrics(f"{split} at step {step}", found, there[step, split])
+        ours, theirs = again / "checkpoints", workdir / "checkpoints"
+        common = set(integrity.steps(ours)) & set(integrity.steps(theirs)) - {start}
+        for step in sorted(common):
+            states = []
+            for directory in (again, workdir):
+                with checkpoint.Checkpoints(directory, read_only=True) as checkpoints:
+                    states.append(jax.device_get(checkpoints.restore(step, model.abstract)))
+            differences = jax.tree.leaves(jax.tree.map(difference, *states))
+            yield Comparison(f"checkpoint {step}", max(differences))
+
+
+def evaluate_again(workdir: Path, overrides: Mapping[str, str]) -> Comparison:
+    """Evaluates the newest checkpoint that was tested and compares with what was logged."""
+    with checkpoint.Checkpoints(workdir, read_only=True) as checkpoints:
+        known = integrity.steps(checkpoints.path)
+        tested = [step for step in known if checkpoints.score(step) is not None]
+    logged = records(workdir)
+    if not tested or (max(tested), "test") not in logged:
+        raise UserError(f"{workdir} has no checkpoint with a logged test")
+    model = checkpoint.load(workdir, str(max(tested)), overrides)
+    result, _ = evaluation.evaluate_checkpoint(model)
+    expected = logged[model.step, "test"]
+    return compare_metrics(f"test of checkpoint {model.step}", result, expected)
+
+
+def start_of(known: Sequence[int], wanted: int | None) -> int:
+    """The checkpoint to go on from: the newest that another follows, or else step 0."""
+    if wanted is None:
+        return sorted(known)[-2] if len(known) > 1 else 0
+    if wanted and wanted not in known:
+        choices = ", ".join(map(str, sorted({0, *known})))
+        raise UserError(f"--start={wanted}: choose one of {choices}")
+    return wanted
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m rstg_jax.verify",
+        description=(__doc__ or "").strip(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--workdir", type=Path, required=True, help="directory of the training run")
+    parser.add_argument("--start", type=int, help="checkpoint, or 0; default: the last but one")
+    parser.add_argument("--steps", type=int, default=100, help="updates to replay (default 100)")
+    parser.add_argument("--test", action="store_true", help="also evaluate")
+    parser.add_argument("--tolerance", type=float, default=1e-3, help="default 0.001")
+    args, overrides = cli.parse(parser, argv)
+    if args.steps < 0 or not (args.steps or args.test):
+        parser.error(f"--steps={args.steps}: at least 1, or 0 with --test")
+    cli.keep_compiled_programs()
+    model = checkpoint.load(args.workdir, "last", overrides)
+    start = start_of(integrity.steps(args.workdir / "checkpoints"), args.start)
+    until = min(start + args.steps, model.step)
+    found = []
+    for comparison in replay(model, args.workdir, start, until) if until > start else ():
+        print(comparison, flush=True)
+        found.append(comparison)
+    if args.test:
+        found.append(evaluate_again(args.workdir, overrides))
+        print(found[-1])
+    if not found:
+        raise UserError(
+            f"nothing was recorded from step {start + 1} to {until}: more --steps are needed"
+        )
+    largest = max(comparison.difference for comparison in found)
+    print(Comparison("all", largest))
+    return 0 if largest <= args.tolerance else 1
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))
