@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from rstg_jax import data
-from rstg_jax.data.video import decode
+from rstg_jax.data.video import decode, listing
 from rstg_jax.errors import UserError
 from rstg_jax.inference import protocols, video_input
 from rstg_jax.inference.evaluation import as_records, open_named
@@ -128,20 +128,20 @@ class Videos:
 
 
 def expand(name: str) -> list[str]:
-    """The videos of a directory, in the order of their names; any other name as it is."""
+    """The videos of a directory, in the order of their names; any other name as it is.
+
+    Directories below it that cannot be read, and links to nothing, are among them: to predict them
+    will say so.
+    """
     # `Path.is_dir` and `is_file` raise where a directory may not be read.
     if not os.path.isdir(name):
         return [name]
-    root = Path(name)
-
-    def hidden(path: Path) -> bool:
-        return any(part.startswith(".") for part in path.relative_to(root).parts)
-
-    paths = [path for path in root.rglob("*") if os.path.isfile(path) and not hidden(path)]
+    unreadable: list[Path] = []
+    paths = list(listing.files_below(Path(name), lambda path, _: unreadable.append(path)))
     videos = {path for path in paths if path.suffix.lower() in VIDEO_KINDS}
     folders = {path.parent for path in paths if path.suffix.lower() in decode.STILLS}
     folders -= {path.parent for path in videos}
-    return [str(path) for path in sorted(videos | folders)] or [name]
+    return [str(path) for path in sorted({*videos, *folders, *unreadable})] or [name]
 
 
 def predict(

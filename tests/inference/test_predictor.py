@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import av
 import jax
@@ -148,16 +149,38 @@ def test_a_directory_stands_for_its_videos_and_one_of_images_is_a_video(workdir,
     Image.fromarray(video[0]).save(root / "b" / "cover.png")  # beside a video: no video
     (root / "notes.txt").write_text("x")
     (root / "b" / "cut.mp4").write_bytes(b"nothing")
-    names = [str(root / name) for name in ("a.npy", "b/cut.mp4", "b/frames", "b/z.npy")]
+    (root / "b" / "circle").symlink_to(root)
+    (workdir / "elsewhere").mkdir()
+    np.save(workdir / "elsewhere" / "y.npy", video)
+    (root / "c").symlink_to(workdir / "elsewhere")
+    (root / "d.webm").symlink_to(root / "nothing")
+    names = ("a.npy", "b/cut.mp4", "b/frames", "b/z.npy", "c/y.npy", "d.webm")
+    names = [str(root / name) for name in names]
     assert predictor.expand(str(root)) == names
     assert predictor.expand(str(root / "a.npy")) == [str(root / "a.npy")]
     assert predict.main([f"--workdir={workdir}", "--json", str(root)]) == 1
     out, err = capsys.readouterr()
     records = json.loads(out)
     assert [r["video"] for r in records] == names
-    assert err.startswith(f"error: {names[1]}: cannot be read as a video")
+    first, second = err.splitlines()
+    assert first.startswith(f"error: {names[1]}: cannot be read as a video")
+    assert second == f"error: {names[5]}: no such file"
     best = [r["predictions"] for r in records if "predictions" in r]
-    assert len(best) == 3 and best[0] == best[1] == best[2]
+    assert len(best) == 4 and best[0] == best[1] == best[2] == best[3]
+
+
+def test_a_directory_that_cannot_be_read_is_named(tmp_path, monkeypatch):
+    (tmp_path / "closed").mkdir()
+    np.save(tmp_path / "a.npy", smooth_video())
+    real = predictor.listing.os.scandir
+
+    def scandir(path):
+        if Path(path).name == "closed":
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(predictor.listing.os, "scandir", scandir)
+    assert predictor.expand(str(tmp_path)) == [str(tmp_path / n) for n in ("a.npy", "closed")]
 
 
 def test_each_result_is_printed_as_it_comes(capsys):

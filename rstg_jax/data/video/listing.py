@@ -3,7 +3,7 @@
 import csv
 import os
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -45,7 +45,9 @@ def _of_directory(root: Path, extensions: Sequence[str]) -> list[Video]:
     endings = {extension.lower() for extension in extensions}
     videos = []
     try:
-        for file in _files(root, frozenset()):
+        for file in files_below(root):
+            if file.parent == root and file.is_symlink() and not file.exists():
+                raise UserError(f"{file}: a link to {os.readlink(file)}, which does not exist")
             if file.suffix.lower() in endings and file.parent != root and file.is_file():
                 parts = [_text(part) for part in file.relative_to(root).parts]
                 videos.append(Video(file, "/".join(parts), _label(parts[0])))
@@ -63,22 +65,38 @@ def without_video(path: str, videos: Sequence[Video]) -> list[str]:
     return sorted(name for name in names if _label(name) not in labels)
 
 
-def _files(directory: Path, above: frozenset[Path]) -> Iterator[Path]:
+def files_below(
+    directory: Path,
+    unreadable: Callable[[Path, OSError], None] | None = None,
+    above: frozenset[Path] = frozenset(),
+) -> Iterator[Path]:
     """Paths below a directory that are neither directories nor hidden.
 
     Symbolic links to directories are followed, but not to one of those `above`, without end.
+
+    Args:
+      directory: where to begin.
+      unreadable: called with a directory that cannot be read; by default this is raised.
+      above: directories that are not entered again.
+
+    Raises:
+      OSError: a directory cannot be read.
     """
     real = directory.resolve()
     if real in above:
         return
-    with os.scandir(directory) as entries:
-        found = [entry for entry in entries if not entry.name.startswith(".")]
+    try:
+        with os.scandir(directory) as entries:
+            found = [entry for entry in entries if not entry.name.startswith(".")]
+    except OSError as error:
+        if unreadable is None:
+            raise
+        unreadable(directory, error)
+        return
     for entry in found:
         path = directory / entry.name
         if entry.is_dir():
-            yield from _files(path, above | {real})
-        elif not above and entry.is_symlink() and not path.exists():
-            raise UserError(f"{path}: a link to {os.readlink(path)}, which does not exist")
+            yield from files_below(path, unreadable, above | {real})
         else:
             yield path
 
