@@ -1,0 +1,195 @@
+"""Runs jobs for a long time and watches memory, open files, threads and disk.
+
+    python -m benchmarks.soak --minutes=60 [--jobs=train,stream,predict] [--out=FILE.json]
+
+    train    training on SyncMNIST, tested and saved every few seconds
+    stream   one video without end through the block, frame by frame
+    predict  `rstg_jax.predict` over a directory of thousands of videos, again and again
+
+A job is sampled for its minutes, split evenly, and then stopped. The first sixth is the time to
+warm up: compare the samples after it. Memory is the resident set; it has grown if the median of the
+last sixth is above that of the second. The exit status is 1 if memory has grown by 2% or more, or
+if there are more open files or threads at the end than at any time before the middle.
+"""
+
+import argparse
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import psutil
+
+from rstg_jax import cli, files
+from rstg_jax.errors import UserError
+
+ROOT = Path(__file__).parents[1]
+SAMPLES = 240  # of each job
+GROWTH = 0.02  # of memory, allowed
+CONFIG = "configs/sync_mnist.py:tiny"
+TRAIN = ["train.py", f"--config={CONFIG}", "--config.optim.schedule=constant"]
+
+STREAM = """
+import jax, jax.numpy as jnp
+from rstg_jax import RSTG, init_state, presets
+block = RSTG(presets.modern(iterations=3, dim=64))
+frame = jnp.ones((1, 1, 7, 7, 32))
+variables = jax.jit(block.init)(jax.random.key(0), frame)
+step = jax.jit(lambda v, x, state: block.apply(v, x, state, method="stream"))
+state = init_state(block.config, batch=1)
+while True:
+    out, state = step(variables, frame, state)
+    jax.block_until_ready(out)
+"""
+
+PREDICT = """
+import sys
+from rstg_jax import predict
+while True:
+    predict.main(sys.argv[1:])
+"""
+
+
+class Sample(NamedTuple):
+    """What a job holds after some seconds: bytes of memory and disk, open files, threads."""
+
+    seconds: float
+    memory: int
+    files: int
+    threads: int
+    disk: int
+
+
+def train(out: Path) -> list[str]:
+    """Training without end."""
+    length = ["total_steps=1000000000", "eval_every=200", "checkpoint_every=100", "log_every=50"]
+    return [*TRAIN, f"--workdir={out}", *(f"--config.train.{setting}" for setting in length)]
+
+
+def stream(out: Path) -> list[str]:
+    """A video without end."""
+    del out
+    return ["-c", STREAM]
+
+
+def predict(out: Path, count: int = 2000) -> list[str]:
+    """Prediction of many files with a model that was trained for some steps."""
+    short = ["--config.train.total_steps=5", f"--workdir={out}"]
+    subprocess.run([sys.executable, *TRAIN, *short], cwd=ROOT, check=True, capture_output=True)
+    videos = out / "videos"
+    videos.mkdir()
+    rng = np.random.default_rng(0)
+    for number in range(count):
+        np.save(videos / f"{number}.npy", rng.integers(0, 256, (4, 16, 16), np.uint8))
+    return ["-c", PREDICT, f"--workdir={out}", str(videos)]
+
+
+JOBS: dict[str, Callable[[Path], list[str]]] = {
+    "train": train,
+    "stream": stream,
+    "predict": predict,
+}
+
+
+def sample(process: psutil.Process, begin: float, out: Path) -> Sample:
+    """Samples a process, which must be running."""
+    with process.oneshot():
+        return Sample(
+            time.monotonic() - begin,
+            process.memory_info().rss,
+            process.num_fds(),
+            process.num_threads(),
+            sum(path.stat().st_size for path in out.rglob("*") if path.is_file()),
+        )
+
+
+def watch(name: str, seconds: float) -> list[Sample]:
+    """Runs a job for some seconds, from the moment at which it begins to write or compute.
+
+    Raises:
+      UserError: it ended by itself.
+    """
+    samples: list[Sample] = []
+    with tempfile.TemporaryDirectory() as temporary, tempfile.TemporaryFile() as log:
+        out = Path(temporary) / "out"
+        out.mkdir()
+        command = [sys.executable, *JOBS[name](out)]
+        with subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log) as job:
+            process, begin = psutil.Process(job.pid), time.monotonic()
+            try:
+                while time.monotonic() - begin < seconds:
+                    try:
+                        job.wait(seconds / SAMPLES)
+                    except subprocess.TimeoutExpired:
+                        samples.append(sample(process, begin, out))
+                    else:
+                        log.seek(0)
+                        text = log.read().decode(errors="replace")[-1000:]
+                        raise UserError(f"{name} ended with status {job.returncode}: {text}")
+            finally:
+                job.send_signal(signal.SIGKILL)
+    return samples
+
+
+def growth(samples: Sequence[Sample]) -> float:
+    """Growth of memory from the second to the last sixth, as a fraction."""
+    sixth = max(len(samples) // 6, 1)
+    before, after = samples[sixth : 2 * sixth], samples[-sixth:]
+    start = statistics.median(s.memory for s in before)
+    return statistics.median(s.memory for s in after) / start - 1
+
+
+def problems(samples: Sequence[Sample]) -> list[str]:
+    """What has grown that should not."""
+    found = []
+    if (share := growth(samples)) >= GROWTH:
+        found.append(f"memory has grown by {share:.1%}")
+    half, sixth = len(samples) // 2, max(len(samples) // 6, 1)
+    for what in ("files", "threads"):
+        before = max(getattr(s, what) for s in samples[:half])
+        after = min(getattr(s, what) for s in samples[-sixth:])
+        if after > before:
+            found.append(f"{what}: {after} at the end, {before} at most before the middle")
+    return found
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.soak",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--minutes", type=float, default=60, help="for all jobs")
+    parser.add_argument("--jobs", default=",".join(JOBS), help="all if absent")
+    parser.add_argument("--out", type=Path, help="write all samples to this file")
+    args = parser.parse_args(argv)
+    names = args.jobs.split(",")
+    if unknown := sorted(set(names) - JOBS.keys()):
+        parser.error(f"--jobs={unknown[0]}: choose from {', '.join(JOBS)}")
+    seen, status = {}, 0
+    print(f"{'job':<9}{'minutes':>8}{'memory MB':>11}{'growth':>8}{'files':>7}{'threads':>9}")
+    for name in names:
+        samples = seen[name] = watch(name, 60 * args.minutes / len(names))
+        last = samples[-1]
+        print(
+            f"{name:<9}{last.seconds / 60:>8.1f}{last.memory / 1e6:>11.0f}"
+            f"{growth(samples):>8.1%}{last.files:>7}{last.threads:>9}",
+            flush=True,
+        )
+        for problem in problems(samples):
+            print(f"  {problem}")
+            status = 1
+    if args.out:
+        files.write_json(args.out, {name: [s._asdict() for s in seen[name]] for name in names})
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))

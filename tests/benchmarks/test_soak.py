@@ -1,0 +1,44 @@
+"""The benchmark of long runs finds growth, and none where there is none."""
+
+import pytest
+
+from benchmarks import soak
+from rstg_jax.errors import UserError
+
+
+def samples(memory=lambda i: 100, files=lambda i: 10, threads=lambda i: 5):
+    return [soak.Sample(i, memory(i), files(i), threads(i), 0) for i in range(60)]
+
+
+def test_growth_after_the_warm_up_is_found():
+    assert soak.growth(samples(lambda i: 1000 + i)) == pytest.approx(40 / 1014.5)
+    # Warming up is no growth, nor is a peak.
+    flat = samples(lambda i: 1 if i < 8 else 900 if i == 33 else 100, lambda i: 10 + 5 * (i == 20))
+    assert soak.growth(flat) == 0 and not soak.problems(flat)
+    grown = soak.problems(
+        samples(lambda i: 1000 + i, lambda i: 10 + i // 10, lambda i: 5 + i // 30)
+    )
+    assert grown == [
+        "memory has grown by 3.9%",
+        "files: 15 at the end, 12 at most before the middle",
+        "threads: 6 at the end, 5 at most before the middle",
+    ]
+
+
+def test_a_job_is_watched_until_its_time_is_over(monkeypatch):
+    code = """
+import threading, time
+held = []
+for _ in range(10_000):
+    held += [open("/dev/null"), bytearray(1 << 18)]
+    threading.Thread(target=time.sleep, args=[600], daemon=True).start()
+    time.sleep(0.1)
+"""
+    monkeypatch.setitem(soak.JOBS, "job", lambda out: ["-c", code])
+    monkeypatch.setattr(soak, "SAMPLES", 30)
+    seen = soak.watch("job", 6)
+    assert seen[-1].files > seen[0].files and seen[-1].threads > seen[0].threads
+    assert seen[-1].memory > seen[0].memory
+    monkeypatch.setitem(soak.JOBS, "job", lambda out: ["-c", "raise SystemExit('no more')"])
+    with pytest.raises(UserError, match="job ended with status 1: no more"):
+        soak.watch("job", 600)
