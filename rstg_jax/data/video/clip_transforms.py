@@ -12,6 +12,7 @@ from rstg_jax.errors import UserError
 
 # Random numbers of a training example: these, then one per frame.
 _FLIP, _BRIGHTNESS, _BOX, _TIME = 0, 1, slice(2, 5), 5
+_MAX_ASPECT = 20  # of a frame; the area that several crops cover grows with it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,6 +178,8 @@ def _pictures(
     """
     images = frames.images(wanted.tolist())
     head = next(images)
+    if max(head.size) > _MAX_ASPECT * min(head.size):
+        raise UserError(f"has frames of {head.width}x{head.height} pixels, too narrow")
     size = crops.resized(head.size, short_side)
     box, out = choose(size)
     pictures = np.empty((len(wanted), out[1], out[0], 3), np.uint8)

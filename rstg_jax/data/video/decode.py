@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from rstg_jax.data.video.damage import reading
-from rstg_jax.data.video.seek import VideoFrames, open_container
+from rstg_jax.data.video.seek import MAX_FRAMES, VideoFrames, check_pixels, open_container
 from rstg_jax.errors import UserError
 
 # JPEG images in memory, a video file in memory, or a path (see `opened`).
@@ -59,6 +59,22 @@ class Images:
             yield self._images[index].convert("RGB")
 
 
+class ArrayFrames:
+    """Frames of an array, uint8 [t h w] or [t h w 3], which may lie on disk; satisfies `Frames`."""
+
+    fps = None
+
+    def __init__(self, array: np.ndarray):
+        self._array = array
+
+    def __len__(self) -> int:
+        return len(self._array)
+
+    def images(self, indices: Sequence[int]) -> Iterator[Image.Image]:
+        for index in indices:
+            yield Image.fromarray(np.array(self._array[index])).convert("RGB")
+
+
 class Stills:
     """Encoded images, such as JPEG, in memory or on disk; satisfies `Frames`."""
 
@@ -76,6 +92,7 @@ class Stills:
             with reading(f"frame {index} of {len(self)} is damaged"):
                 file = io.BytesIO(content) if isinstance(content, bytes) else content
                 with Image.open(file) as image:
+                    check_pixels(*image.size)
                     rgb = ImageOps.exif_transpose(_eight_bits(image)).convert("RGB")
             yield rgb
 
@@ -88,6 +105,7 @@ class Animation:
     def __init__(self, path: Path):
         self._path = path
         with Image.open(path) as image:
+            check_pixels(*image.size)
             self._length = getattr(image, "n_frames", 1)
 
     def __len__(self) -> int:
@@ -123,6 +141,8 @@ def opened(encoded: Encoded) -> Iterator[Frames]:
             frames = _open(encoded, stack)
         if not len(frames):
             raise UserError("holds no frame")
+        if len(frames) > MAX_FRAMES:
+            raise UserError(f"has {len(frames):,} frames, more than {MAX_FRAMES:,}: cut it up")
         yield frames
 
 
@@ -167,9 +187,10 @@ def _open(encoded: Encoded, stack: contextlib.ExitStack) -> Frames:
     raise UserError(f"unknown kind of file; the known ones are {known}")
 
 
-def _of_array(path: Path) -> Images:
+def _of_array(path: Path) -> ArrayFrames:
     with reading("cannot be read as an npy video"):
-        array = np.load(path, allow_pickle=False)
+        # Mapped, so that a header which claims more than the file holds is refused at once.
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
     if array.ndim == 4 and array.shape[-1] == 1:
         array = array[..., 0]
     if array.dtype != np.uint8 or not (array.ndim == 3 or (array.ndim, array.shape[-1]) == (4, 3)):
@@ -177,7 +198,11 @@ def _of_array(path: Path) -> Images:
             f"holds {array.dtype} {list(array.shape)}; a video is uint8 [t h w], [t h w 1] or "
             "[t h w 3]"
         )
-    return Images([Image.fromarray(frame) for frame in array])
+    height, width = array.shape[1:3]
+    check_pixels(width, height)
+    if not width * height:
+        raise UserError("has frames without pixels")
+    return ArrayFrames(array)
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:

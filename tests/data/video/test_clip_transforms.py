@@ -189,6 +189,12 @@ def test_frames_of_two_sizes():
         clip_transforms.testing_views(mixed, ClipConfig(frames=2, resize=32, crop=24))
 
 
+def test_frames_that_many_crops_would_make_huge():
+    narrow = decode.Images([noise(1, 21)])
+    with pytest.raises(UserError, match="has frames of 1x21 pixels, too narrow"):
+        clip_transforms.testing_views(narrow, ClipConfig(frames=2, resize=32, crop=24))
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [

@@ -265,6 +265,52 @@ def test_huge_claims_are_refused(tmp_path):
         pass
 
 
+def test_claims_that_pillow_allows_are_bounded_too(tmp_path):
+    (tmp_path / "a.png").write_bytes(png_that_claims(9000, 9000))
+    (tmp_path / "frames").mkdir()
+    (tmp_path / "frames" / "1.png").write_bytes(png_that_claims(9000, 9000))
+    for name in ("a.png", "frames"):
+        with (
+            pytest.raises(UserError, match="has frames of 9000x9000 pixels, too many"),
+            decode.opened(tmp_path / name) as frames,
+        ):
+            arrays(frames, [0])
+
+
+def test_sizes_in_the_stream_are_bounded(monkeypatch):
+    """They may be others than in the container."""
+    content = video_corpus.make(video_corpus.KINDS["h264, mp4"], 2)
+    monkeypatch.setattr(seek, "check_pixels", lambda *size: None)
+    monkeypatch.setattr(seek, "MAX_PIXELS", 1000)
+    with pytest.raises(UserError, match="holds no frame"), decode.opened(content) as frames:
+        arrays(frames, [0])
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ("(9, 40000, 40000)", "cannot be read as an npy video: mmap length is greater"),
+        ("(0, 40000, 40000)", "has frames of 40000x40000 pixels, too many"),
+        ("(9, 0, 4)", "has frames without pixels"),
+    ],
+)
+def test_arrays_that_claim_what_they_do_not_hold(tmp_path, shape, message):
+    np.save(tmp_path / "a.npy", np.zeros((9, 4, 4), np.uint8))
+    content = (tmp_path / "a.npy").read_bytes()
+    claim = content.replace(b"(9, 4, 4), }".ljust(28), f"{shape}, }}".ljust(28).encode())
+    assert claim != content and len(claim) == len(content)
+    (tmp_path / "a.npy").write_bytes(claim)
+    with pytest.raises(UserError, match=message), decode.opened(tmp_path / "a.npy"):
+        pass
+
+
+def test_number_of_frames_is_bounded(tmp_path, monkeypatch):
+    monkeypatch.setattr(decode, "MAX_FRAMES", 8)
+    np.save(tmp_path / "a.npy", np.zeros((9, 4, 4), np.uint8))
+    with pytest.raises(UserError, match="has 9 frames, more than 8: cut it up"):
+        decode.check(tmp_path / "a.npy")
+
+
 def test_stills_are_turned_and_have_eight_bits(tmp_path):
     image = clip_files.pictures(1)[0]
     exif = Image.Exif()
