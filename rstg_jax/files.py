@@ -47,6 +47,24 @@ def write_text(path: Path, text: str) -> None:
         raise UserError(f"cannot write {path}: {error.strerror}") from error
 
 
+def read_json(path: Path) -> Any:
+    """Reads a JSON file that anybody may have written.
+
+    Raises:
+      UserError: It cannot be read or is no JSON; names the line if it is known.
+    """
+    try:
+        return json.loads(path.read_text("utf-8-sig"))
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: is not UTF-8 ({error})") from error
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}: line {error.lineno}: bad json ({error.msg})") from error
+    except (ValueError, RecursionError) as error:  # a number or a nesting beyond Python's bounds
+        raise UserError(f"{path}: bad json ({error})") from error
+
+
 def write_json(path: Path, value: Any) -> None:
     """Writes a JSON file whole or not at all.
 

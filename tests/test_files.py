@@ -28,6 +28,26 @@ def test_nothing_is_left_of_a_failure(tmp_path):
         files.write_text(tmp_path / "none" / "out.txt", "text")
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'{"a":\n]', r"a\.json: line 2: bad json \(Expecting value\)"),
+        (b"[" * 100_000, r"a\.json: bad json \(maximum recursion"),
+        (b"9" * 5000, r"a\.json: bad json \(Exceeds the limit"),
+        (b'"\xff"', r"a\.json: is not UTF-8"),
+    ],
+)
+def test_json_of_strangers(tmp_path, content, message):
+    path = tmp_path / "a.json"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        files.read_json(path)
+    path.write_bytes(b"\xef\xbb\xbf[1]")
+    assert files.read_json(path) == [1]
+    with pytest.raises(UserError, match="cannot read .*: Is a directory"):
+        files.read_json(tmp_path)
+
+
 def test_texts_are_utf8_in_every_locale(tmp_path):
     files.write_text(tmp_path / "out.txt", "übung")
     assert (tmp_path / "out.txt").read_bytes() == "übung".encode()

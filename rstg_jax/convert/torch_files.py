@@ -1,6 +1,5 @@
 """Reads the files in which PyTorch projects publish weights."""
 
-import json
 import pickle
 import re
 from collections.abc import Mapping
@@ -9,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from rstg_jax import files
 from rstg_jax.errors import UserError
 
 # Training scripts put the weights under one of these keys.
@@ -42,9 +42,9 @@ def _read_index(path: Path) -> dict[str, np.ndarray]:
     """Reads the tensors from all files that an index names."""
     try:
         places = {
-            str(k): str(v) for k, v in json.loads(path.read_text("utf-8"))["weight_map"].items()
+            str(k): str(v) for k, v in files.read_json(path)["weight_map"].items()
         }
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+    except (UserError, LookupError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is not an index of weights: it has no weight_map") from error
     state: dict[str, np.ndarray] = {}
     for file in sorted(set(places.values())):

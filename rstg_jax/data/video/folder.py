@@ -4,7 +4,6 @@ import collections
 import concurrent.futures
 import dataclasses
 import hashlib
-import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -226,8 +225,8 @@ def _stamp(file: Path) -> str:
 def _read_index(file: Path) -> dict[str, str]:
     """Name -> stamp of videos that could be read; empty without an index of this version."""
     try:
-        content = json.loads(file.read_text("utf-8")).items()
-    except (OSError, ValueError, AttributeError):
+        content = files.read_json(file).items()
+    except (UserError, AttributeError):
         return {}
     return {name: stamp for name, stamp in content if isinstance(stamp, str)}
 

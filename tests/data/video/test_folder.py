@@ -235,6 +235,8 @@ def test_index_of_an_earlier_version_is_made_anew(root):
     index.write_text(json.dumps({str(root / "run" / "9.webm"): ["1 2", "Permission denied"]}))
     assert len(config(root, test_path=str(root)).open("train")) == 12
     assert len(json.loads(index.read_text())) == 12
+    index.write_text("[" * 100_000)
+    assert len(config(root, test_path=str(root)).open("train")) == 12
 
 
 def test_every_label_is_trained_on(root, encoded, caplog):
