@@ -24,6 +24,8 @@ MAGIC = 0xDB4775248B80FB57.to_bytes(8, "little")
 FOOTER = 48  # bytes: handles of metaindex and index, padded, and the magic number
 TRAILER = 5  # bytes behind a block: kind of compression and checksum
 CRC_DELTA = 0xA282EAD8  # stored sums are rotated and shifted, so that sums of sums are no trouble
+# What a file may claim: more would take the memory of the machine before it turns out to be wrong.
+MAX_SHARDS, MAX_KEY, MAX_SIZE = 1 << 16, 1 << 12, 1 << 48  # files, bytes of a name, array elements
 DTYPES = {1: "float32", 2: "float64", 3: "int32", 9: "int64", 19: "float16"}  # types.proto
 
 
@@ -114,14 +116,15 @@ def _array(path: Path, name: str, entry: _Entry) -> np.ndarray:
     dtype = np.dtype(DTYPES[entry.dtype]).newbyteorder("<")
     if entry.size != math.prod(entry.shape) * dtype.itemsize:
         raise UserError(f"{path}: {name} {list(entry.shape)} cannot have {entry.size} bytes")
+    end = entry.offset + entry.size
     try:
         with path.open("rb") as file:
+            if end > path.stat().st_size:
+                raise UserError(f"{path} is cut off: {name} ends at byte {end}")
             file.seek(entry.offset)
             data = file.read(entry.size)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
-    if len(data) < entry.size:
-        raise UserError(f"{path} is cut off: {name} ends at byte {entry.offset + entry.size}")
     if _masked_crc(data) != entry.crc:
         raise UserError(f"{path} is damaged: wrong checksum of {name}")
     return np.frombuffer(data, dtype).reshape(entry.shape).astype(dtype.newbyteorder("="))
@@ -137,6 +140,8 @@ def _entries(prefix: Path) -> tuple[int, dict[str, _Entry]]:
         header = _message(table.pop(b""))
         shards, big_endian = header.get(1, [0])[-1], header.get(2, [0])[-1]
         entries = {key.decode(): _entry(value) for key, value in table.items()}
+        if shards > MAX_SHARDS:
+            raise _DamagedError(f"{shards} data files are too many")
         if any(entry.shard >= shards for entry in entries.values()):
             raise _DamagedError(f"a variable lies in a file beyond the {shards} that there are")
     except OSError as error:
@@ -154,6 +159,8 @@ def _entry(data: bytes) -> _Entry:
     fields = _message(data)
     shape = _message(fields.get(2, [b""])[-1])
     sizes = [_message(axis).get(1, [0])[-1] for axis in shape.get(2, [])]
+    if math.prod(max(size, 1) for size in sizes) > MAX_SIZE:
+        raise _DamagedError(f"an array of {sizes} is too large")
     numbers = [fields.get(key, [0])[-1] for key in (1, 3, 4, 5, 6)]
     dtype, shard, offset, size, crc = numbers
     return _Entry(dtype, tuple(sizes), shard, offset, size, crc, sliced=7 in fields)
@@ -191,6 +198,8 @@ def _block(data: bytes, start: int, size: int) -> Iterator[tuple[bytes, bytes]]:
         own, at = _varint(block, at)
         length, at = _varint(block, at)
         key = key[:shared] + block[at : at + own]
+        if len(key) > MAX_KEY:
+            raise _DamagedError("a name is too long")
         at += own
         yield key, block[at : at + length]
         at += length
@@ -236,6 +245,8 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
         at, shift = at + 1, shift + 7
         if byte < 0x80:
             return value, at
+        if shift > 63:
+            raise _DamagedError("a number is too long")
 
 
 def _masked_crc(data: bytes) -> int:

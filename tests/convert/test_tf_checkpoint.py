@@ -74,6 +74,10 @@ def field(number, value):
     return varint(number * 8 + 2) + varint(len(value)) + value
 
 
+def shape(*sizes):
+    return field(2, b"".join(field(2, field(1, size)) for size in sizes))
+
+
 def masked(data):
     crc = google_crc32c.value(data)
     return struct.pack("<I", ((crc >> 15) + (crc << 17) + 0xA282EAD8) % 2**32)
@@ -160,6 +164,11 @@ def test_ways_to_name_a_checkpoint(tmp_path):
         ({"extra": field(7, b"")}, "x is stored in slices"),
         # Of a repeated scalar the last one counts.
         ({"extra": field(3, 2)}, r"model\.index .*lies in a file beyond the 2 that there are"),
+        # Claims beyond what there is, with the right checksums.
+        ({"extra": field(4, 1 << 63)}, "data-00000-of-00002 is cut off: x ends at byte 922337203"),
+        ({"extra": shape(1 << 40) + field(5, 1 << 42)}, "data-00000-of-00002 is cut off: x ends"),
+        ({"extra": shape(0, 1 << 62)}, r"index .*an array of \[0, 4611686018427387904\] is too la"),
+        ({"extra": varint(9 * 8) + b"\xff" * 11}, r"model\.index .*a number is too long"),
     ],
 )
 def test_what_cannot_be_read(tmp_path, settings, message):
@@ -167,6 +176,16 @@ def test_what_cannot_be_read(tmp_path, settings, message):
     with pytest.raises(UserError, match=message) as error:
         tf_checkpoint.read(tmp_path)
     assert "\n" not in str(error.value)
+
+
+def test_claims_of_an_index_are_bounded(tmp_path, monkeypatch):
+    write(tmp_path / "model", {"x" * 5000: np.zeros(3, np.float32)})
+    with pytest.raises(UserError, match=r"model\.index .*a name is too long"):
+        tf_checkpoint.read(tmp_path)
+    write(tmp_path / "model", {"x": np.zeros(3, np.float32)})
+    monkeypatch.setattr(tf_checkpoint, "MAX_SHARDS", 1)
+    with pytest.raises(UserError, match=r"model\.index .*2 data files are too many"):
+        tf_checkpoint.read(tmp_path)
 
 
 def test_missing_files(tmp_path):
