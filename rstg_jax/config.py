@@ -265,7 +265,10 @@ def _check(value: Any, hint: Any, key: str) -> Any:
         if option is type(None) and value is None:
             return None
         if option is float and type(value) in (int, float):
-            return float(value)
+            try:
+                return float(value)
+            except OverflowError:  # JSON has integers of any size
+                continue
         if (option in (int, bool, str) and type(value) is option) or option is Any:
             return value
         if typing.get_origin(option) is Literal and value in typing.get_args(option):
@@ -277,7 +280,7 @@ def _check(value: Any, hint: Any, key: str) -> Any:
     choices = classes(hint)
     if isinstance(value, Mapping) and choices:
         name = value.get(CLASS_KEY, next(iter(choices)))
-        if name not in choices:
+        if not isinstance(name, str) or name not in choices:
             raise unknown_class(key, name, choices)
         return from_dict(choices[name], value, key + ".")
     raise wrong_type(key, value, hint)

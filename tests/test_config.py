@@ -174,6 +174,10 @@ def test_json_round_trip_keeps_the_class_of_a_union():
         config.from_dict(Root, {"train": {"batch": 3}})
     with pytest.raises(UserError, match=r"'train\.batch_size': '3' is not of type int"):
         config.from_dict(Root, {"train": {"batch_size": "3"}})
+    with pytest.raises(UserError, match=r"'train\.learning_rate': 1000* is not of type float"):
+        config.from_dict(Root, {"train": {"learning_rate": 10**400}})
+    with pytest.raises(UserError, match=r"'model\.attention': no class \['Dot'\]"):
+        config.from_dict(Root, {"model": {"attention": {"class": ["Dot"]}}})
 
 
 def test_hash_and_diff():
