@@ -6,6 +6,7 @@ import os
 import pathlib
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -345,7 +346,17 @@ def other_size(folder):
     Image.new("RGB", (20, 20)).save(folder / "00002.jpg")
 
 
+def claims_more(folder):
+    """Its first frame header says 60000x60000 pixels, which Pillow refuses as a bomb."""
+    file = folder / "00002.jpg"
+    content = bytearray(file.read_bytes())
+    size = content.index(b"\xff\xc0") + 5  # behind marker, length and bits
+    content[size : size + 4] = struct.pack(">HH", 60000, 60000)
+    file.write_bytes(content)
+
+
 FOLDER_DAMAGE = {
+    "bomb": (claims_more, "unreadable", "00002.jpg"),
     "cut": (cut, "truncated", "00003.jpg"),
     "no picture": (lambda f: (f / "00002.jpg").write_text("x"), "unreadable", "00002.jpg"),
     "hole": (lambda f: (f / "00004.jpg").unlink(), "frames missing", "00004.jpg"),
@@ -530,6 +541,26 @@ MISTAKES = {
     "answer of no class": (
         appended("labels/test-answers.csv", "4711;Moving\n"),
         "test-answers.csv: id 4711: there is no class 'Moving'",
+    ),
+    "nesting too deep": (
+        lambda d: (d / "labels/train.json").write_text("[" * 100_000),
+        r"train.json: bad json \(maximum recursion",
+    ),
+    "infinite index": (
+        edited("labels", lambda c: c.update({"Moving something up": float("inf")})),
+        "labels.json: an index is no number",
+    ),
+    "id that no file can have": (
+        edited("train", lambda c: c[0].update(id="7\0")),
+        r"train.json: id '7\\x00' is no name of a clip",
+    ),
+    "half of a character": (
+        edited("train", lambda c: c[0].update(label="\ud800")),
+        r"train.json: id \d+: a text is no Unicode",
+    ),
+    "class of two lines": (
+        edited("labels", lambda c: c.update({"Moving\nup": "99"})),
+        r"labels.json: class 'Moving\\nup' is no name",
     ),
     "path for an id": (
         edited("train", lambda c: c[0].update(id="../7")),

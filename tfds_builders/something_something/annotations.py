@@ -20,11 +20,13 @@ import pathlib
 from collections.abc import Iterable
 from typing import Any
 
+from rstg_jax import files
 from rstg_jax.errors import UserError
 
 SPLITS = ("train", "validation", "test")
 VERSIONS = ("v1", "v2")
 _SHOWN = 12  # file names that a message lists
+_MAX_NAME = 200  # bytes of an id; file systems take 255 with an ending
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,20 +91,37 @@ def read(version: str, manual_dir: pathlib.Path) -> Annotations:
         names file and id.
     """
     folder = manual_dir / f"20bn-something-something-{version}"
-    files = _find(version, manual_dir, folder)
+    places = _find(version, manual_dir, folder)
     try:
-        names, clips = (_read_v1 if version == "v1" else _read_v2)(files)
+        names, clips = (_read_v1 if version == "v1" else _read_v2)(places)
     except UnicodeDecodeError as e:
         raise UserError(f"{manual_dir}: an annotation file is not UTF-8 ({e})") from e
     seen: dict[str, pathlib.Path] = {}
     for split, some in clips.items():
         for clip in some:
             if clip.id in seen:
-                raise UserError(f"{files[split]}: id {clip.id} is there twice, see {seen[clip.id]}")
-            if not clip.id or "/" in clip.id or clip.id.startswith("."):
-                raise UserError(f"{files[split]}: id {clip.id!r} is no name of a clip")
-            seen[clip.id] = files[split]
+                raise UserError(
+                    f"{places[split]}: id {clip.id} is there twice, see {seen[clip.id]}"
+                )
+            if not _is_name(clip.id):
+                raise UserError(f"{places[split]}: id {clip.id!r} is no name of a clip")
+            _check_text(places[split], clip)
+            seen[clip.id] = places[split]
     return Annotations(folder, names, clips)
+
+
+def _is_name(text: str) -> bool:
+    """Whether a text can be the name of a file, and of none outside its folder."""
+    plain = text.isprintable() and "/" not in text and not text.startswith(".")
+    return bool(text) and plain and len(text.encode()) <= _MAX_NAME
+
+
+def _check_text(place: pathlib.Path, clip: Annotation) -> None:
+    """Raises `UserError` for halves of characters, which JSON can write and UTF-8 cannot."""
+    try:
+        "".join((clip.template, clip.caption, *clip.placeholders)).encode()
+    except UnicodeEncodeError as e:
+        raise UserError(f"{place}: id {clip.id}: a text is no Unicode ({e})") from e
 
 
 def _candidates(version: str, kind: str) -> list[str]:
@@ -173,7 +192,15 @@ def _indices(path: pathlib.Path, names: Iterable[str]) -> dict[str, int]:
         raise UserError(
             f"{path}: {f'class {double[0]!r} is there twice' if double else 'is empty'}"
         )
+    _check_classes(path, indices)
     return indices
+
+
+def _check_classes(path: pathlib.Path, names: Iterable[str]) -> None:
+    """Raises `UserError` for names that are no line of text."""
+    for name in names:
+        if not name.isprintable():
+            raise UserError(f"{path}: class {name!r} is no name")
 
 
 def _read_v1(files: dict[str, pathlib.Path]) -> tuple[tuple[str, ...], dict[str, Any]]:
@@ -210,10 +237,7 @@ def _read_v2(files: dict[str, pathlib.Path]) -> tuple[tuple[str, ...], dict[str,
 
 
 def _load(path: pathlib.Path, kind: type) -> Any:
-    try:
-        content = json.loads(path.read_text("utf-8-sig"))
-    except json.JSONDecodeError as e:
-        raise UserError(f"{path}: line {e.lineno}: bad json ({e.msg})") from e
+    content = files.read_json(path)
     if not isinstance(content, kind):
         raise UserError(f"{path}: must hold a json {'list' if kind is list else 'object'}")
     return content
@@ -224,8 +248,9 @@ def _label_indices(path: pathlib.Path) -> dict[str, int]:
     content = _load(path, dict)
     try:
         indices = {name: int(index) for name, index in content.items()}
-    except (ValueError, TypeError) as e:
+    except (ValueError, TypeError, OverflowError) as e:
         raise UserError(f"{path}: an index is no number ({e})") from e
+    _check_classes(path, indices)
     if sorted(indices.values()) != list(range(len(indices))) or not indices:
         raise UserError(f"{path}: indices must be 0..{len(indices) - 1}, each of them once")
     return dict(sorted(indices.items(), key=lambda item: item[1]))

@@ -13,7 +13,11 @@ import pathlib
 from typing import Any
 
 import av
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
+
+from rstg_jax.data.video import seek
+from rstg_jax.data.video.damage import reading, reason
+from rstg_jax.errors import UserError
 
 FPS = 12.0  # frame rate of every published clip
 # Encoders round durations differently; a truncated clip lacks more than both of these.
@@ -75,13 +79,14 @@ def read_folder(folder: pathlib.Path) -> Clip:
         file = folder / f"{number:05d}.jpg"
         content = file.read_bytes()
         try:
-            with Image.open(io.BytesIO(content), formats=["JPEG"]) as image:
+            with reading(), Image.open(io.BytesIO(content), formats=["JPEG"]) as image:
+                seek.check_pixels(*image.size)
                 image.load()
                 sizes.add(image.size)
-        except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as e:
+        except UserError as e:
             cut = "truncated" in str(e) or not content
-            reason = "truncated" if cut else "unreadable"
-            raise BrokenClipError(reason, f"{file.name} cannot be decoded") from e
+            kind = "truncated" if cut else "unreadable"
+            raise BrokenClipError(kind, f"{file.name} cannot be decoded") from e
         frames.append(content)
     if len(sizes) > 1:
         raise BrokenClipError("unreadable", f"frames of different sizes {sorted(sizes)}")
@@ -109,11 +114,10 @@ def read_video(path: pathlib.Path, *, as_video: bool, short_side: int, quality: 
         raise BrokenClipError("truncated", f"{len(content):,} bytes{whole}")
     frames, count = [], 0
     try:
-        with av.open(io.BytesIO(content), mode="r") as container:
+        with seek.open_container(content) as container:
             if not container.streams.video:
                 raise BrokenClipError("no frames", "no video in it")
-            stream = container.streams.video[0]
-            stream.codec_context.thread_count = 1  # clips are what goes on side by side
+            stream = seek.bounded(container.streams.video[0])
             fps = float(stream.average_rate or stream.guessed_rate or FPS)
             seconds = container.duration / av.time_base if container.duration else 0.0
             last = 0.0
@@ -125,18 +129,16 @@ def read_video(path: pathlib.Path, *, as_video: bool, short_side: int, quality: 
             others = len(container.streams) > 1  # may go on for longer
     except av.EOFError as e:
         raise BrokenClipError("no frames", "the file ends where they should begin") from e
-    except (av.FFmpegError, ValueError) as e:
-        raise BrokenClipError("unreadable", f"after {count} frames: {_reason(e)}") from e
+    except BrokenClipError:
+        raise
+    except Exception as e:  # FFmpeg raises nearly anything, see `damage.reading`
+        raise BrokenClipError("unreadable", f"after {count} frames: {reason(e)}") from e
     if not count:
         raise BrokenClipError("no frames", "nothing could be decoded")
     if seconds - last > max(_LATE_FRAMES / fps, _LATE_SHARE * seconds) and not others:
         detail = f"{count} frames end at {last:.2f} s of {seconds:.2f} s"
         raise BrokenClipError("truncated", detail)
     return Clip(frames, count, fps, content if as_video else b"")
-
-
-def _reason(error: Exception) -> str:
-    return getattr(error, "strerror", None) or str(error)
 
 
 def _jpeg(frame: av.VideoFrame, short_side: int, quality: int) -> bytes:
