@@ -41,9 +41,7 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
 def _read_index(path: Path) -> dict[str, np.ndarray]:
     """Reads the tensors from all files that an index names."""
     try:
-        places = {
-            str(k): str(v) for k, v in files.read_json(path)["weight_map"].items()
-        }
+        places = {str(k): str(v) for k, v in files.read_json(path)["weight_map"].items()}
     except (UserError, LookupError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is not an index of weights: it has no weight_map") from error
     state: dict[str, np.ndarray] = {}

@@ -1,10 +1,67 @@
 """Shards of ArrayRecord that TFDS prepared, read and checked without TensorFlow."""
 
+import contextlib
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+from rstg_jax import files
+from rstg_jax.data.video.damage import reason
 from rstg_jax.errors import UserError
+
+_TFDS = "tensorflow_datasets."  # where its own features are
+_CLASS_KEYS = ("pythonClassName", "python_class_name", "type")  # of today and of earlier releases
+
+
+@contextlib.contextmanager
+def described(directory: pathlib.Path) -> Iterator[None]:
+    """Reports any error of its body as a `UserError`.
+
+    The body opens or reads prepared data: if their description is damaged, TFDS raises nearly every
+    exception.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(
+            f"{directory}: cannot be read ({reason(error)}); delete it and prepare it again"
+        ) from error
+
+
+def open_builder(directory: pathlib.Path) -> Any:
+    """TFDS's builder of prepared data.
+
+    Raises:
+      UserError: Their description is damaged, or names code of others, which TFDS would import.
+    """
+    import tensorflow_datasets as tfds
+
+    with described(directory):
+        content = files.read_json(directory / "features.json")
+        _check_types(content, directory)
+        builder = tfds.builder_from_directory(directory)
+        # The names lie in a file of their own, which TFDS believes whatever their number.
+        count = int(content["featuresDict"]["features"]["label"]["classLabel"]["numClasses"])
+        names = builder.info.features["label"].names or []
+        if len(names) != count:
+            raise UserError(
+                f"{directory}: label.labels.txt has {len(names)} names, features.json {count} "
+                "classes; delete it and prepare it again"
+            )
+        return builder
+
+
+def _check_types(content: Any, directory: pathlib.Path) -> None:
+    """Raises `UserError` unless every feature is of a class of TFDS."""
+    if isinstance(content, dict):
+        for name in (content[key] for key in _CLASS_KEYS if key in content):
+            if not str(name).startswith(_TFDS):
+                raise UserError(f"{directory}/features.json: {name!r} is no feature of TFDS")
+        content = list(content.values())
+    for value in content if isinstance(content, list) else ():
+        _check_types(value, directory)
 
 
 def read_examples(
@@ -20,11 +77,9 @@ def read_examples(
     Raises:
       UserError: They cannot be read.
     """
-    try:
+    with described(directory):
         examples: list[dict[str, Any]] = videos.__getitems__(list(indices))
-    except (RuntimeError, ValueError, IndexError) as e:  # array_record's
-        raise UserError(f"{directory}: cannot be read ({e}); delete it and prepare it again") from e
-    return examples
+        return examples
 
 
 def check_shards(paths: list[str], lengths: list[int]) -> None:

@@ -62,9 +62,13 @@ class PreparedSyncMNIST:
                 f"set {split}_source=online; `make demo` trains a small variant without "
                 "prepared data"
             )
-        import tensorflow_datasets as tfds
+        builder = array_records.open_builder(directory)
+        with array_records.described(directory):
+            self._open(config, split, directory, builder)
 
-        builder = tfds.builder_from_directory(directory)
+    def _open(
+        self, config: "SyncMNISTConfig", split: str, directory: pathlib.Path, builder: Any
+    ) -> None:
         metadata = builder.info.metadata or {}
         names = tuple(builder.info.features["label"].names)
         if names != config.spec.label_names:
@@ -92,15 +96,16 @@ class PreparedSyncMNIST:
     def batch(self, indices: np.ndarray) -> Batch:
         """Examples int64 [b] -> {video, label} and `object_arrays`."""
         examples = array_records.read_examples(self._videos, indices.tolist(), self._directory)
-        return {
-            "video": np.stack([e["video"] for e in examples]),
-            "label": np.array([e["label"] for e in examples], np.int32),
-            **object_arrays(
-                self._spec,
-                np.stack([e["digits"] for e in examples]),
-                np.stack([e["coordinates"] for e in examples]),
-            ),
-        }
+        with array_records.described(self._directory):
+            return {
+                "video": np.stack([e["video"] for e in examples]),
+                "label": np.array([e["label"] for e in examples], np.int32),
+                **object_arrays(
+                    self._spec,
+                    np.stack([e["digits"] for e in examples]),
+                    np.stack([e["coordinates"] for e in examples]),
+                ),
+            }
 
 
 def _check_digits(

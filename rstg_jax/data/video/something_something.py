@@ -52,7 +52,8 @@ class SomethingSomethingConfig(ClipDataConfig):
         if self.version.split("-")[0] in OFFICIAL:
             return 174
         builder = open_builder(self)
-        return int(builder.info.features["label"].num_classes)
+        with array_records.described(prepared_dir(self)):
+            return int(builder.info.features["label"].num_classes)
 
     def open(self, split: str) -> ClipSource:
         check_split(split)
@@ -105,9 +106,7 @@ def open_builder(config: SomethingSomethingConfig) -> Any:
             f"`{build_command(config)}`; `make smt-demo` runs every step, from drawn clips to "
             "predictions, without the download"
         )
-    import tensorflow_datasets as tfds
-
-    return tfds.builder_from_directory(directory)
+    return array_records.open_builder(directory)
 
 
 def open_something_something(config: SomethingSomethingConfig, split: str) -> ClipSource:
@@ -116,9 +115,16 @@ def open_something_something(config: SomethingSomethingConfig, split: str) -> Cl
     Raises:
       UserError: If the data are not there or damaged.
     """
+    directory, builder = prepared_dir(config), open_builder(config)
+    with array_records.described(directory):
+        return _open_split(config, split, directory, builder)
+
+
+def _open_split(
+    config: SomethingSomethingConfig, split: str, directory: pathlib.Path, builder: Any
+) -> ClipSource:
     import tensorflow_datasets as tfds
 
-    directory, builder = prepared_dir(config), open_builder(config)
     name = config.test_split if split == "test" else split
     if name not in builder.info.splits:
         raise UserError(f"{directory}: has no split {name!r}; prepare the data again with it")
@@ -181,7 +187,8 @@ class PreparedClips:
 
     def load(self, indices: Sequence[int]) -> list[Clip]:
         examples = array_records.read_examples(self._videos, indices, self._directory)
-        return [self._clip(i, example) for i, example in zip(indices, examples, strict=True)]
+        with array_records.described(self._directory):
+            return [self._clip(i, example) for i, example in zip(indices, examples, strict=True)]
 
     def _clip(self, index: int, example: dict[str, Any]) -> Clip:
         number, label = _text(example["id"]), int(example["label"])

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import pathlib
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -199,3 +200,29 @@ def test_damaged_shard_is_named(made, tmp_path):
     shard.write_bytes(shard.read_bytes()[:1000])
     with pytest.raises(UserError, match=f"{shard.name}: the shard is damaged"):
         moved.open("train")
+
+
+DESCRIPTIONS = {
+    "no json": ("features.json", "[" * 100_000, r"features\.json: bad json"),
+    "other code": (
+        "features.json",
+        '{"pythonClassName": "antigravity.Feature"}',
+        r"features\.json: 'antigravity\.Feature' is no feature of TFDS",
+    ),
+    "no splits": ("dataset_info.json", "{}", r"1\.0\.0: cannot be read \(.*delete it and prepare"),
+    "no features": ("features.json", "{}", r"1\.0\.0: cannot be read \(.*delete it and prepare"),
+    "no labels": ("label.labels.txt", "up\n", r"labels\.txt has 1 names, features\.json 3 classes"),
+}
+
+
+@pytest.mark.parametrize("damage", DESCRIPTIONS)
+def test_damaged_descriptions_are_refused_and_import_nothing(made, tmp_path, damage):
+    name, content, message = DESCRIPTIONS[damage]
+    shutil.copytree(made[0], tmp_path / "tfds")
+    file = tmp_path / "tfds/something_something/v2_demo/1.0.0" / name
+    assert file.is_file()
+    file.write_text(content)
+    with pytest.raises(UserError, match=message) as error:
+        everything(config((tmp_path / "tfds",)).open("train"))
+    assert "\n" not in str(error.value)
+    assert "antigravity" not in sys.modules
