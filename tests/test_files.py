@@ -44,7 +44,7 @@ def test_json_of_strangers(tmp_path, content, message):
         files.read_json(path)
     path.write_bytes(b"\xef\xbb\xbf[1]")
     assert files.read_json(path) == [1]
-    with pytest.raises(UserError, match="cannot read .*: Is a directory"):
+    with pytest.raises(UserError, match=r"cannot read .*: Is a directory"):
         files.read_json(tmp_path)
 
 
