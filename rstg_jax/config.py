@@ -40,6 +40,7 @@ from rstg_jax.errors import UserError
 
 T = TypeVar("T")
 CLASS_KEY = "class"
+_LONG_KEY = 100  # characters that are compared; the time grows with their square
 
 
 def load(spec: str) -> Any:
@@ -159,6 +160,7 @@ def is_boolean(cls: Any, key: str) -> bool:
 
 def nearest(key: str, known: list[str]) -> str:
     """Returns the known key that is most similar to `key`, as a whole or in its last part."""
+    key = key[:_LONG_KEY]
 
     def likeness(candidate: str) -> tuple[float, float]:
         whole = difflib.SequenceMatcher(None, key, candidate).ratio()

@@ -3,6 +3,7 @@
 import abc
 import dataclasses
 import json
+import time
 from typing import Literal
 
 import pytest
@@ -161,6 +162,14 @@ def test_misspelt_key_names_the_nearest(key, near):
 def test_wrong_type_names_key_value_and_type(key, value, wanted):
     with pytest.raises(UserError, match=f"{key}'.*{value}' is not of type {wanted}"):
         config.override(Root(), {key: value})
+
+
+def test_the_nearest_of_a_very_long_key_is_found_soon():
+    key = "train.batchsize" + 30_000 * "(["
+    start = time.process_time()
+    with pytest.raises(UserError, match="the nearest is 'train\\.batch_size'"):
+        config.override(Root(), {key: "8"})
+    assert time.process_time() - start < 1
 
 
 def test_json_round_trip_keeps_the_class_of_a_union():
