@@ -15,7 +15,7 @@ CLIPS := smt-demo
 	@echo "make smt-demo    the same for drawn Something-Something clips, about 9 minutes, $(CLIPS)/run/report.html"
 	@echo "make test        install, check style and types, run the tests"
 	@echo "make test-newest run a few tests with the newest releases: make test-newest PYTHON=python3.12"
-	@echo "make fuzz        give 10,000 damaged files to every reader, about half an hour on two cores"
+	@echo "make fuzz        give 10,000 damaged files to every reader, up to 40 minutes on two cores"
 	@echo "make peers       install PyTorch networks (2.3 GB), so that make test compares with them"
 
 demo: $(VENV)/.installed

@@ -141,13 +141,18 @@ def where(error: BaseException) -> str:
     return f"{type(error).__name__}: {text[:120]}{place}"
 
 
+def divert(log: str | Path = os.devnull) -> None:
+    """Sends what this process prints, and what its libraries in C do, to a file."""
+    with open(log, "w") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+
+
 def work(pipe: connection.Connection, corpus: Corpus, flags: argparse.Namespace, log: Path) -> None:
     """A worker: receives cases, sends results; before the first of a kind an empty message."""
     parent, known, originals = os.getppid(), "", []
     warnings.simplefilter("ignore")
-    with log.open("w") as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
+    divert(log)
     faulthandler.enable()
     while os.getppid() == parent:
         if not pipe.poll(5):
@@ -278,7 +283,7 @@ def main() -> int:
         return alone(Case(kind, int(number)), make([kind]), flags)
     names = flags.kinds.split(",")
     # Encoders and writers leave threads behind, with which a process must not fork.
-    with concurrent.futures.ProcessPoolExecutor(1, _FORK) as pool:
+    with concurrent.futures.ProcessPoolExecutor(1, _FORK, divert) as pool:
         corpus = pool.submit(make, names).result()
     count = -(-flags.cases // len(names))
     cases = [Case(name, number) for name in names for number in range(count)]
