@@ -56,6 +56,7 @@ PROGRAMS = {
     "benchmarks.sync_mnist_generation": "a quiet machine",
     "benchmarks.train_step": "a quiet machine",
     "benchmarks.table": "hours",
+    "benchmarks.kill": "many starts of whole programs",
 }
 
 

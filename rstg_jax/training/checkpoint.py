@@ -114,7 +114,9 @@ class Checkpoints:
                     if jax.process_count() > 1:
                         multihost_utils.sync_global_devices("damaged checkpoints are set aside")
                 self._manager = ocp.CheckpointManager(self.path, options=options)
-            except (OSError, ValueError) as error:
+            except UserError:
+                raise
+            except Exception as error:  # Orbax reads the scores of all checkpoints here
                 raise UserError(f"cannot use {self.path}: {_first_line(error)}") from error
             self._opened = stack.pop_all()  # of what `close` releases
 
@@ -215,6 +217,13 @@ class Checkpoints:
                 step, args=ocp.args.Composite(meta=ocp.args.JsonRestore())
             )["meta"]
 
+    def run_meta(self, step: int) -> dict[str, Any]:
+        """The JSON part of a checkpoint that `run.save` wrote, with what `load` needs."""
+        meta = self.meta(step)
+        with self._readable(step):
+            _check_meta(meta)
+        return meta
+
     def restore(self, step: int, abstract: Any) -> steps.TrainState:
         """Reads a state into the shapes, types and shardings of `abstract`, on any mesh."""
         with self._readable(step):
@@ -271,7 +280,9 @@ class Checkpoints:
             self._verified.add(step)
         try:
             yield
-        except (OSError, ValueError, KeyError) as error:
+        except UserError:
+            raise
+        except Exception as error:  # damage can make Orbax raise nearly everything
             raise UserError(
                 f"cannot read checkpoint {self.path / str(step)}: {_first_line(error)}"
             ) from error
@@ -306,7 +317,7 @@ def load(
     """
     with Checkpoints(workdir, read_only=True) as checkpoints:
         step = checkpoints.resolve(which)
-        meta = checkpoints.meta(step)
+        meta = checkpoints.run_meta(step)
         experiment = config_lib.from_dict(Experiment, meta["config"])
         experiment = config_lib.override(experiment, overrides or {})
         mesh = sharding.make_mesh(
@@ -323,6 +334,18 @@ def load(
 def plain(value: Any) -> Any:
     """Turns NumPy scalars and arrays inside dicts and lists into what JSON can hold."""
     return json.loads(json.dumps(value, default=lambda v: np.asarray(v).tolist()))
+
+
+def _check_meta(meta: Any) -> None:
+    """Raises `ValueError` unless the JSON part of a checkpoint has what every version wrote."""
+    types = {"config": dict, "label_names": list, "video_shape": list, "total_steps": int}
+    for key, kind in types.items():
+        if not isinstance(meta, dict) or not isinstance(meta.get(key), kind):
+            raise ValueError(f"its metadata have no {key}")
+    if not all(isinstance(name, str) for name in meta["label_names"]):
+        raise ValueError("its label_names are no texts")
+    if len(meta["video_shape"]) != 4 or not all(type(n) is int for n in meta["video_shape"]):
+        raise ValueError("its video_shape is not four numbers")
 
 
 def _top1(metrics: Mapping[str, float]) -> float:

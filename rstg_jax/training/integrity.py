@@ -50,7 +50,7 @@ def damage(directory: Path) -> str | None:
         expected = {str(name): (int(size), int(crc)) for name, (size, crc) in listed.items()}
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         return f"{MANIFEST} is unreadable ({type(error).__name__})"
     for name, (size, crc) in expected.items():
         path = directory / name
@@ -62,8 +62,8 @@ def damage(directory: Path) -> str | None:
                 return f"{name} differs from its checksum"
         except FileNotFoundError:
             return f"{name} is missing"
-        except OSError as error:
-            return f"{name} is unreadable: {error.strerror}"
+        except (OSError, ValueError) as error:  # ValueError: no file can have this name
+            return f"{name!r} is unreadable: {error}"
     return None
 
 

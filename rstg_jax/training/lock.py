@@ -131,7 +131,7 @@ def _read(path: Path) -> dict[str, Any]:
     """The content of a lock; empty if it is gone or damaged."""
     try:
         owner = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return owner if isinstance(owner, dict) else {}
 

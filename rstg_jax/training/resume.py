@@ -62,7 +62,7 @@ def _begin(run: Run) -> Progress:
 
 def from_checkpoint(run: Run, step: int) -> Progress:
     """The progress of a run that goes on from one of its checkpoints; raises as `start` does."""
-    meta = run.checkpoints.meta(step)
+    meta = run.checkpoints.run_meta(step)
     check_same(run.experiment, run.provenance, meta, run.workdir)
     if step > run.total_steps:
         raise UserError(

@@ -334,8 +334,8 @@ def table_sums(content: bytes) -> bytes:
         fix(*index)
         for _, value in tf_checkpoint._block(bytes(fixed), *index):
             fix(*tf_checkpoint._handle(value, 0)[0])
-    except Exception:  # the places of the blocks are lost
-        pass
+    except Exception:  # the places of the other blocks are lost
+        return bytes(fixed)
     return bytes(fixed)
 
 
@@ -348,7 +348,12 @@ def checkpoints() -> list[Files]:
 
     experiment = config.load("configs/sync_mnist.py:demo")
     with tempfile.TemporaryDirectory() as place:
-        meta = {"config": config.to_dict(experiment), "label_names": ["up", "down"]}
+        meta = {
+            "config": config.to_dict(experiment),
+            "label_names": ["up", "down"],
+            "video_shape": [10, 32, 32, 1],
+            "total_steps": 2,
+        }
         with checkpoint.Checkpoints(place) as saved:
             for step in (1, 2):
                 state = {"a": step * np.arange(99, dtype=np.float32)}
@@ -372,7 +377,7 @@ def read_checkpoint(directory: Path) -> str:
     wanted = {"a": jax.ShapeDtypeStruct((99,), np.float32, sharding=place)}
     with checkpoint.Checkpoints(directory, read_only=True) as saved:
         step = saved.resolve("last")
-        config.from_dict(Experiment, saved.meta(step)["config"])
+        config.from_dict(Experiment, saved.run_meta(step)["config"])
         saved.shapes(step)
         return digest({"a": np.asarray(saved.restore(step, wanted)["a"])})
 

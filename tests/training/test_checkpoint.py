@@ -162,6 +162,13 @@ def test_a_damaged_checkpoint_is_named(tmp_path, state, collect_garbage):
             checkpoints.meta(1)
         with pytest.raises(UserError, match=r"cannot read checkpoint .*/1"):
             checkpoints.restore(1, wrong)
+        # Names that are numbers, and a clip of three sizes.
+        labels = '{"config": {}, "label_names": [1], "video_shape": [1, 2, 2, 1], "total_steps": 1}'
+        shape = '{"config": {}, "label_names": [], "video_shape": [2, 2, 1], "total_steps": 1}'
+        for text in ("[" * 100_000, "[]", "{}", labels, shape):
+            (tmp_path / "checkpoints/1/meta/metadata").write_text(text)
+            with pytest.raises(UserError, match=r"cannot read checkpoint .*/1"):
+                checkpoints.run_meta(1)
         for path in (tmp_path / "checkpoints/1/state").rglob("*"):
             if path.is_file():
                 path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
