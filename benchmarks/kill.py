@@ -31,7 +31,7 @@ import tqdm
 
 from rstg_jax import cli, verify
 from rstg_jax.errors import UserError
-from rstg_jax.training import checkpoint
+from rstg_jax.training import checkpoint, logs
 
 ROOT = Path(__file__).parents[1]
 IN_A_ROW = 4
@@ -56,7 +56,7 @@ class Job(NamedTuple):
 def training(out: Path) -> dict[str, Any]:
     """Metrics, result and state of a run, without what depends on the clock."""
     records = [
-        {name: value for name, value in record.items() if name not in verify.CLOCK}
+        {name: value for name, value in record.items() if name not in logs.CLOCK}
         for record in verify.records(out).values()
     ]
     result = json.loads((out / "result.json").read_text("utf-8"))
@@ -208,9 +208,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--signal", choices=["KILL", "TERM"], default="KILL")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     args = parser.parse_args(argv)
-    names = args.jobs.split(",")
-    if unknown := sorted(set(names) - JOBS.keys()):
-        parser.error(f"--jobs={unknown[0]}: choose from {', '.join(JOBS)}")
+    names = cli.choices(parser, "--jobs", args.jobs, JOBS)
     moments, number = random.Random(args.seed), signal.Signals[f"SIG{args.signal}"]
     losses = []
     with tempfile.TemporaryDirectory() as temporary:

@@ -1,5 +1,29 @@
-"""The exception for mistakes that the user can fix."""
+"""The exception for mistakes that the user can fix, and how those of other code become it."""
+
+import contextlib
+from collections.abc import Callable, Iterator
 
 
 class UserError(ValueError):
     """Raised for invalid input; the message is one line that says how to fix it."""
+
+
+@contextlib.contextmanager
+def translated(describe: Callable[[Exception], str]) -> Iterator[None]:
+    """Reports any exception of its body as a `UserError`, with the message that `describe` makes.
+
+    The body must be a call of a reader and no more: the bytes of a damaged file can make FFmpeg,
+    Pillow, TFDS and Orbax raise nearly every exception, from `struct.error` to `MemoryError`.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(describe(error)) from error
+
+
+def reason(error: Exception) -> str:
+    """Describes an error in a line."""
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return " ".join(str(text).split())

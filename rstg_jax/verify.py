@@ -14,7 +14,6 @@ differs by more than --tolerance. The run itself stays as it is.
 """
 
 import argparse
-import json
 import shutil
 import sys
 import tempfile
@@ -26,11 +25,9 @@ import jax
 import numpy as np
 
 from rstg_jax import cli
-from rstg_jax.errors import UserError
+from rstg_jax.errors import UserError, translated
 from rstg_jax.inference import evaluation
-from rstg_jax.training import checkpoint, integrity, train_loop
-
-CLOCK = ("time", "examples_per_second", "waiting_for_data")  # differ from time to time
+from rstg_jax.training import checkpoint, integrity, logs, train_loop
 
 
 class Comparison(NamedTuple):
@@ -57,18 +54,15 @@ def difference(found: Any, expected: Any) -> float:
 
 def compare_metrics(name: str, found: dict[str, Any], expected: dict[str, Any]) -> Comparison:
     """Compares the numbers that both have, but for those of the clock."""
-    keys = (found.keys() & expected.keys()) - set(CLOCK)
+    keys = (found.keys() & expected.keys()) - set(logs.CLOCK)
     return Comparison(name, max(difference(found[key], expected[key]) for key in keys))
 
 
-def records(workdir: Path) -> dict[tuple[int, str], dict[str, Any]]:
-    """The lines of metrics.jsonl by step and split."""
+def records(workdir: Path) -> dict[tuple[str, int], dict[str, Any]]:
+    """The rows of metrics.jsonl by split and step."""
     path = workdir / "metrics.jsonl"
-    try:
-        lines = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
-        return {(line.pop("step"), line.pop("split")): line for line in lines}
-    except (OSError, ValueError, KeyError, AttributeError) as error:
-        raise UserError(f"cannot read {path}: {error}") from error
+    with translated(lambda error: f"cannot read {path}: {error}"):
+        return logs.parse(path.read_text("utf-8"), path)
 
 
 def replay(
@@ -82,31 +76,30 @@ def replay(
             shutil.copytree(workdir / "checkpoints" / str(start), again / f"checkpoints/{start}")
         train_loop.train(model.experiment, again, until)
         there = records(workdir)
-        for (step, split), found in records(again).items():
-            if (step, split) in there:
-                yield compare_metrics(f"{split} at step {step}", found, there[step, split])
-        ours, theirs = again / "checkpoints", workdir / "checkpoints"
-        common = set(integrity.steps(ours)) & set(integrity.steps(theirs)) - {start}
-        for step in sorted(common):
-            states = []
-            for directory in (again, workdir):
-                with checkpoint.Checkpoints(directory, read_only=True) as checkpoints:
-                    states.append(jax.device_get(checkpoints.restore(step, model.abstract)))
-            differences = jax.tree.leaves(jax.tree.map(difference, *states))
-            yield Comparison(f"checkpoint {step}", max(differences))
+        for (split, step), found in records(again).items():
+            if (split, step) in there:
+                yield compare_metrics(f"{split} at step {step}", found, there[split, step])
+        with (
+            checkpoint.Checkpoints(again, read_only=True) as ours,
+            checkpoint.Checkpoints(workdir, read_only=True) as theirs,
+        ):
+            both = set(integrity.steps(ours.path)) & set(integrity.steps(theirs.path))
+            for step in sorted(both - {start}):
+                states = [jax.device_get(c.restore(step, model.abstract)) for c in (ours, theirs)]
+                differences = jax.tree.leaves(jax.tree.map(difference, *states))
+                yield Comparison(f"checkpoint {step}", max(differences))
 
 
 def evaluate_again(workdir: Path, overrides: Mapping[str, str]) -> Comparison:
     """Evaluates the newest checkpoint that was tested and compares with what was logged."""
     with checkpoint.Checkpoints(workdir, read_only=True) as checkpoints:
-        known = integrity.steps(checkpoints.path)
-        tested = [step for step in known if checkpoints.score(step) is not None]
+        tested = [step for _, step in checkpoints.scores()]
     logged = records(workdir)
-    if not tested or (max(tested), "test") not in logged:
+    if not tested or ("test", max(tested)) not in logged:
         raise UserError(f"{workdir} has no checkpoint with a logged test")
     model = checkpoint.load(workdir, str(max(tested)), overrides)
     result, _ = evaluation.evaluate_checkpoint(model)
-    expected = logged[model.step, "test"]
+    expected = logged["test", model.step]
     return compare_metrics(f"test of checkpoint {model.step}", result, expected)
 
 

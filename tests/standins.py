@@ -13,6 +13,7 @@ import numpy as np
 
 from rstg_jax import data
 from rstg_jax.models import classifier
+from rstg_jax.training import logs
 from rstg_jax.training.experiment import Experiment, TrainConfig
 from rstg_jax.training.optim import OptimizerConfig
 from rstg_jax.training.sharding import MeshConfig
@@ -72,13 +73,10 @@ class Source:
         }
 
 
-CLOCK = ("time", "examples_per_second", "waiting_for_data")
-
-
 def records(workdir):
     """The records of metrics.jsonl, without what depends on the clock."""
-    text = (workdir / "metrics.jsonl").read_text()
-    return [{k: v for k, v in json.loads(x).items() if k not in CLOCK} for x in text.splitlines()]
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(x).items() if k not in logs.CLOCK} for x in lines]
 
 
 def install(monkeypatch, train=None, test=None):

@@ -2,32 +2,23 @@
 
 import contextlib
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from rstg_jax import files
-from rstg_jax.data.video.damage import reason
-from rstg_jax.errors import UserError
+from rstg_jax.errors import UserError, reason, translated
 
 _TFDS = "tensorflow_datasets."  # where its own features are
 _CLASS_KEYS = ("pythonClassName", "python_class_name", "type")  # of today and of earlier releases
 
 
-@contextlib.contextmanager
-def described(directory: pathlib.Path) -> Iterator[None]:
-    """Reports any error of its body as a `UserError`.
-
-    The body opens or reads prepared data: if their description is damaged, TFDS raises nearly every
-    exception.
-    """
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:
-        raise UserError(
+def described(directory: pathlib.Path) -> contextlib.AbstractContextManager[None]:
+    """Reports any error of its body, which opens or reads prepared data, as a `UserError`."""
+    return translated(
+        lambda error: (
             f"{directory}: cannot be read ({reason(error)}); delete it and prepare it again"
-        ) from error
+        )
+    )
 
 
 def open_builder(directory: pathlib.Path) -> Any:

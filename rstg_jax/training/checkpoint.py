@@ -27,7 +27,7 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from rstg_jax import config as config_lib
 from rstg_jax import data as data_lib
-from rstg_jax.errors import UserError
+from rstg_jax.errors import UserError, translated
 from rstg_jax.models import classifier
 from rstg_jax.training import integrity, sharding, steps
 from rstg_jax.training.experiment import Experiment
@@ -106,18 +106,15 @@ class Checkpoints:
         self._lock = Lock(Path(workdir), enabled=first and not read_only)
         with contextlib.ExitStack() as stack:
             stack.enter_context(self._lock)
-            try:
+            with translated(lambda error: f"cannot use {self.path}: {_first_line(error)}"):
                 if not read_only:
                     self.path.mkdir(parents=True, exist_ok=True)
                     if first:
                         self._verified = integrity.set_damaged_aside(self.path)
                     if jax.process_count() > 1:
                         multihost_utils.sync_global_devices("damaged checkpoints are set aside")
+                # Reads the scores of all checkpoints.
                 self._manager = ocp.CheckpointManager(self.path, options=options)
-            except UserError:
-                raise
-            except Exception as error:  # Orbax reads the scores of all checkpoints here
-                raise UserError(f"cannot use {self.path}: {_first_line(error)}") from error
             self._opened = stack.pop_all()  # of what `close` releases
 
     def __enter__(self) -> "Checkpoints":
@@ -144,12 +141,12 @@ class Checkpoints:
     @property
     def best(self) -> int | None:
         """The step of the highest test top-1 (the later of equals); the newest if none has one."""
-        return max(self._scores(), default=(-1.0, self.latest))[1]
+        return max(self.scores(), default=(-1.0, self.latest))[1]
 
     @property
     def best_top1(self) -> float:
         """The highest test top-1 among the checkpoints; -1 if none has one."""
-        return max(self._scores(), default=(-1.0, None))[0]
+        return max(self.scores(), default=(-1.0, None))[0]
 
     def save(
         self, step: int, state: steps.TrainState, meta: Mapping[str, Any], top1: float | None
@@ -181,7 +178,7 @@ class Checkpoints:
                 force=True,
             )
 
-    def _scores(self) -> list[tuple[float, int]]:
+    def scores(self) -> list[tuple[float, int]]:
         """Test top-1 and step of every checkpoint that has one."""
         steps = self._manager.all_steps()
         return [(top1, step) for step in steps if (top1 := self.score(step)) is not None]
@@ -278,14 +275,9 @@ class Checkpoints:
         if step not in self._verified:
             integrity.verify(self.path, step)
             self._verified.add(step)
-        try:
+        path = self.path / str(step)
+        with translated(lambda error: f"cannot read checkpoint {path}: {_first_line(error)}"):
             yield
-        except UserError:
-            raise
-        except Exception as error:  # damage can make Orbax raise nearly everything
-            raise UserError(
-                f"cannot read checkpoint {self.path / str(step)}: {_first_line(error)}"
-            ) from error
 
     def latest_whole(self) -> int | None:
         """The newest complete checkpoint on disk; the manager also counts failed ones."""

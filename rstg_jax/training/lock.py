@@ -130,8 +130,8 @@ class Lock:
 def _read(path: Path) -> dict[str, Any]:
     """The content of a lock; empty if it is gone or damaged."""
     try:
-        owner = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError, RecursionError):
+        owner = files.read_json(path)
+    except UserError:
         return {}
     return owner if isinstance(owner, dict) else {}
 

@@ -15,7 +15,27 @@ from tqdm import tqdm
 
 from rstg_jax.errors import UserError
 
+CLOCK = ("time", "examples_per_second", "waiting_for_data")  # metrics that no two runs share
+
 _log = logging.getLogger("rstg_jax")
+
+
+def parse(text: str, path: Path) -> dict[tuple[str, int], dict[str, Any]]:
+    """The rows of a metrics.jsonl by split and step; of equal ones the last.
+
+    Raises:
+      UserError: A line is damaged; the message names it and `path`.
+    """
+    rows = {}
+    for number, line in enumerate(text.splitlines(), start=1):
+        try:
+            row = json.loads(line)
+            rows[row["split"], row["step"]] = row
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            raise UserError(
+                f"{path} line {number} is not a row of metrics: remove the line, or train again"
+            ) from error
+    return rows
 
 
 def truncate(path: Path, step: int, retest: bool = False) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 from rstg_jax.errors import UserError
 from rstg_jax.inference import class_metrics
 from rstg_jax.rstg.region_graph import RegionGraph
+from rstg_jax.training import logs
 from rstg_jax.viz import charts, draw_graph, panels, video_writer
 
 PANEL_HEIGHT = 220  # of a video on the page, in pixels
@@ -71,17 +72,8 @@ def read_record(workdir: str | Path) -> Record:
       UserError: A file is missing or damaged; the message says which.
     """
     workdir = Path(workdir)
-    rows: dict[tuple[str, int], dict[str, Any]] = {}
-    lines = _read_text(workdir / "metrics.jsonl").splitlines()
-    for number, line in enumerate(lines, start=1):
-        try:
-            row = json.loads(line)
-            rows[row["split"], row["step"]] = row
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
-            path = workdir / "metrics.jsonl"
-            raise UserError(
-                f"{path} line {number} is not a row of metrics: remove the line, or train again"
-            ) from error
+    path = workdir / "metrics.jsonl"
+    rows = logs.parse(_read_text(path), path)
     metrics = {
         split: [row for (name, _), row in sorted(rows.items()) if name == split]
         for split in ("train", "test")

@@ -16,8 +16,8 @@ import av
 from PIL import Image
 
 from rstg_jax.data.video import seek
-from rstg_jax.data.video.damage import reading, reason
-from rstg_jax.errors import UserError
+from rstg_jax.data.video.damage import reading
+from rstg_jax.errors import UserError, reason
 
 FPS = 12.0  # frame rate of every published clip
 # Encoders round durations differently; a truncated clip lacks more than both of these.
@@ -131,7 +131,7 @@ def read_video(path: pathlib.Path, *, as_video: bool, short_side: int, quality: 
         raise BrokenClipError("no frames", "the file ends where they should begin") from e
     except BrokenClipError:
         raise
-    except Exception as e:  # FFmpeg raises nearly anything, see `damage.reading`
+    except Exception as e:  # FFmpeg raises nearly anything, see `errors.translated`
         raise BrokenClipError("unreadable", f"after {count} frames: {reason(e)}") from e
     if not count:
         raise BrokenClipError("no frames", "nothing could be decoded")

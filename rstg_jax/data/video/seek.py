@@ -21,8 +21,8 @@ import numpy as np
 from av.video.frame import PictureType
 from PIL import Image
 
-from rstg_jax.data.video.damage import reading, reason
-from rstg_jax.errors import UserError
+from rstg_jax.data.video.damage import reading
+from rstg_jax.errors import UserError, reason
 
 # Codecs of which one packet is one shown frame, so that frames are counted without decoding.
 # (VP8 has packets that are never shown.)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import json
 
 import jax
 import jax.numpy as jnp
@@ -232,12 +231,6 @@ def device_experiment(devices: int, **train):
     return dataclasses.replace(base, train=dataclasses.replace(base.train, **settings | train))
 
 
-def logged(workdir) -> list[dict]:
-    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    clock = ("time", "examples_per_second", "waiting_for_data")
-    return [{k: v for k, v in line.items() if k not in clock} for line in lines]
-
-
 def test_source_on_the_host_is_the_source_on_the_devices():
     settings = device_experiment(8).data
     source = settings.open("train")
@@ -268,7 +261,7 @@ def test_source_on_the_host_is_the_source_on_the_devices():
 def test_training_on_it_resumes_exactly_on_any_number_of_devices(tmp_path, monkeypatch):
     monkeypatch.setattr(classifier, "build", lambda config, classes: standins.Model(classes))
     train_loop.train(device_experiment(1), tmp_path / "one")
-    whole = logged(tmp_path / "one")
+    whole = standins.records(tmp_path / "one")
     assert len(whole) == 7  # six training steps, one test
 
     with monkeypatch.context() as patch:
@@ -277,8 +270,8 @@ def test_training_on_it_resumes_exactly_on_any_number_of_devices(tmp_path, monke
         stopped = train_loop.train(device_experiment(1), tmp_path / "stopped")
     assert stopped == {"stopped_at": 3}
     train_loop.train(device_experiment(1), tmp_path / "stopped")
-    assert logged(tmp_path / "stopped") == whole
+    assert standins.records(tmp_path / "stopped") == whole
 
     train_loop.train(device_experiment(8), tmp_path / "eight")
-    for here, there in zip(whole, logged(tmp_path / "eight"), strict=True):
+    for here, there in zip(whole, standins.records(tmp_path / "eight"), strict=True):
         np.testing.assert_allclose(here["loss"], there["loss"], rtol=1e-5)
