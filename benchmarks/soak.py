@@ -110,7 +110,7 @@ def sample(process: psutil.Process, begin: float, out: Path) -> Sample:
 
 
 def watch(name: str, seconds: float) -> list[Sample]:
-    """Runs a job for some seconds, from the moment at which it begins to write or compute.
+    """Runs a job for some seconds, its start-up included.
 
     Raises:
       UserError: it ended by itself.
@@ -170,9 +170,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--jobs", default=",".join(JOBS), help="all if absent")
     parser.add_argument("--out", type=Path, help="write all samples to this file")
     args = parser.parse_args(argv)
-    names = args.jobs.split(",")
-    if unknown := sorted(set(names) - JOBS.keys()):
-        parser.error(f"--jobs={unknown[0]}: choose from {', '.join(JOBS)}")
+    names = cli.choices(parser, "--jobs", args.jobs, JOBS)
     seen, status = {}, 0
     print(f"{'job':<9}{'minutes':>8}{'memory MB':>11}{'growth':>8}{'files':>7}{'threads':>9}")
     for name in names:

@@ -134,9 +134,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args, overrides = cli.parse(parser, argv)
     flags = [f"--import={module}" for module in args.modules]
     flags += [f"--config.{key}={value}" for key, value in overrides.items()]
-    rows, seeds = args.rows.split(","), [int(seed) for seed in args.seeds.split(",")]
-    if unknown := sorted(set(rows) - set(table_page.VARIANTS)):
-        parser.error(f"--rows={unknown[0]}: choose from {', '.join(table_page.VARIANTS)}")
+    rows = cli.choices(parser, "--rows", args.rows, table_page.VARIANTS)
+    seeds = [int(seed) for seed in args.seeds.split(",")]
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     end = time.monotonic() + args.hours * 3600
     for row in rows:

@@ -11,7 +11,7 @@ import platform
 import re
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from rstg_jax import config
@@ -60,6 +60,16 @@ def parse(
         parser.error(f"unrecognised argument {unknown[0]!r}")
     config.import_modules(args.modules)
     return args, changes
+
+
+def choices(
+    parser: argparse.ArgumentParser, flag: str, text: str, known: Collection[str]
+) -> list[str]:
+    """Splits the value of a flag at its commas; an unknown name ends the process with its usage."""
+    names = text.split(",")
+    if unknown := sorted(set(names) - set(known)):
+        parser.error(f"{flag}={unknown[0]}: choose from {', '.join(known)}")
+    return names
 
 
 def _split(

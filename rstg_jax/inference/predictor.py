@@ -137,7 +137,7 @@ def expand(name: str) -> list[str]:
     if not os.path.isdir(name):
         return [name]
     unreadable: list[Path] = []
-    paths = list(listing.files_below(Path(name), lambda path, _: unreadable.append(path)))
+    paths = list(listing.files_below(Path(name), unreadable.append))
     videos = {path for path in paths if path.suffix.lower() in VIDEO_KINDS}
     folders = {path.parent for path in paths if path.suffix.lower() in decode.STILLS}
     folders -= {path.parent for path in videos}

@@ -14,7 +14,7 @@ Each is a function of config and data alone, so that a resumed run does the same
 import math
 import re
 from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from rstg_jax.errors import UserError
 
@@ -28,10 +28,10 @@ QUANTITIES = {
 
 
 class Policy(NamedTuple):
-    """What to do, and how many times in a run."""
+    """What to do ("stop", "skip" or "rollback"), and how many times in a run."""
 
-    action: Literal["stop", "skip", "rollback"]
-    limit: int = 0
+    action: str
+    limit: int
 
 
 def parse(text: str) -> Policy:
@@ -39,9 +39,7 @@ def parse(text: str) -> Policy:
     match = _PATTERN.fullmatch(text)
     if match is None:
         raise ValueError(f"on_nan={text}: choose stop, skip:N or rollback:N, N being at least 1")
-    if match[1]:
-        return Policy("stop")
-    return Policy("skip" if match[2] == "skip" else "rollback", int(match[3]))
+    return Policy(match[1] or match[2], int(match[3] or 0))
 
 
 class NotFinite(UserError):

@@ -35,6 +35,7 @@ class Run:
       test_source: the test split.
       video_shape: shape of one training clip, `(t, h, w, c)`.
       total_steps: number of updates.
+      on_nan: what to do if an update is not finite.
       fed: names of the arrays of a batch that are sent to the devices.
       train_step: compiled for the mesh.
       eval_step: compiled for the mesh.
@@ -51,6 +52,7 @@ class Run:
     test_source: data.Source
     video_shape: tuple[int, ...]
     total_steps: int
+    on_nan: not_finite.Policy
     fed: tuple[str, ...]
     train_step: steps.TrainStep
     eval_step: eval_loop.EvalStep
@@ -149,6 +151,7 @@ def set_up(experiment: Experiment, workdir: Path) -> Run:
         test_source=test_source,
         video_shape=video_shape,
         total_steps=total_steps,
+        on_nan=on_nan,
         fed=fed,
         train_step=train_step,
         eval_step=steps.jit_eval_step(module, mesh, abstract, experiment.train.for_evaluation),

@@ -205,19 +205,18 @@ def drain(run: Run, progress: Progress, context: LoopContext, allowed: int) -> N
     Raises:
       NotFinite: an update was not finite, and is not left out; nothing of it has been saved.
     """
-    policy = not_finite.parse(run.experiment.train.on_nan)
     while len(context.pending) > allowed:
         step, sums = context.pending.popleft()
         fetched = jax.device_get(sums)
         try:
             not_finite.check(step, fetched)
         except NotFinite as error:
-            if policy.action != "skip" or progress.skipped == policy.limit:
+            if run.on_nan.action != "skip" or progress.skipped == run.on_nan.limit:
                 raise
             progress.skipped += 1
             context.console.say(
                 f"the {error.what} at step {step}; the update is left out "
-                f"({progress.skipped} of {policy.limit})"
+                f"({progress.skipped} of {run.on_nan.limit})"
             )
             continue
         progress.window = metrics.add(progress.window, {**fetched, "updates": np.int32(1)})
@@ -231,10 +230,9 @@ def go_back(run: Run, progress: Progress, context: LoopContext, error: NotFinite
     Raises:
       UserError: `train.on_nan` does not say so, or not so often, or there is no checkpoint.
     """
-    policy = not_finite.parse(run.experiment.train.on_nan)
     run.checkpoints.wait()
     latest = run.checkpoints.latest
-    if policy.action != "rollback" or progress.rollbacks == policy.limit or latest is None:
+    if run.on_nan.action != "rollback" or progress.rollbacks == run.on_nan.limit or latest is None:
         kept = "no checkpoint was saved before it" if latest is None else f"step {latest} is kept"
         counts = [
             f", after {progress.skipped} that were left out" if progress.skipped else "",
@@ -253,7 +251,7 @@ def go_back(run: Run, progress: Progress, context: LoopContext, error: NotFinite
     context.clock.reset()
     context.console.say(
         f"{error}; back to step {latest}, and on with the batches after the one that failed "
-        f"({back.rollbacks} of {policy.limit})"
+        f"({back.rollbacks} of {run.on_nan.limit})"
     )
     return back
 

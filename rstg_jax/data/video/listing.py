@@ -67,7 +67,7 @@ def without_video(path: str, videos: Sequence[Video]) -> list[str]:
 
 def files_below(
     directory: Path,
-    unreadable: Callable[[Path, OSError], None] | None = None,
+    unreadable: Callable[[Path], None] | None = None,
     above: frozenset[Path] = frozenset(),
 ) -> Iterator[Path]:
     """Paths below a directory that are neither directories nor hidden.
@@ -88,10 +88,10 @@ def files_below(
     try:
         with os.scandir(directory) as entries:
             found = [entry for entry in entries if not entry.name.startswith(".")]
-    except OSError as error:
+    except OSError:
         if unreadable is None:
             raise
-        unreadable(directory, error)
+        unreadable(directory)
         return
     for entry in found:
         path = directory / entry.name
