@@ -69,3 +69,19 @@ def decode_all(source: bytes | pathlib.Path) -> list[np.ndarray]:
     size = (round(width * max(aspect, 1)), round(height * max(1 / aspect, 1)))
     bicubic = Image.Resampling.BICUBIC
     return [np.asarray(Image.fromarray(frame).resize(size, bicubic)) for frame in frames]
+
+
+class Images:
+    """Pictures as the frames of a video; satisfies `decode.Frames`."""
+
+    fps = None
+
+    def __init__(self, images):
+        self._images = images
+
+    def __len__(self):
+        return len(self._images)
+
+    def images(self, indices):
+        for index in indices:
+            yield self._images[index].convert("RGB")

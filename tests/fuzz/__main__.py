@@ -33,7 +33,7 @@ import tqdm
 
 from rstg_jax.errors import UserError
 from rstg_jax.machine import num_cores
-from tests.fuzz.kinds import KINDS
+from tests.fuzz.kinds import KINDS, unpack
 from tests.fuzz.mutations import Files, mutate
 
 READ, REFUSED, FAILED = "read", "refused", "failed"
@@ -72,14 +72,6 @@ class Result(NamedTuple):
 def make(names: Sequence[str]) -> Corpus:
     """Small whole files of the kinds."""
     return {name: KINDS[name].make() for name in names}
-
-
-def unpack(files: Files, directory: Path) -> Path:
-    """Writes files below a directory."""
-    for name, content in files.items():
-        (directory / name).parent.mkdir(parents=True, exist_ok=True)
-        (directory / name).write_bytes(content)
-    return directory
 
 
 def value(kind: str, files: Files) -> Any:

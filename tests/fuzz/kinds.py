@@ -64,6 +64,14 @@ def packed(directory: Path) -> Files:
     return {path.relative_to(directory).as_posix(): path.read_bytes() for path in paths}
 
 
+def unpack(files: Files, directory: Path) -> Path:
+    """Writes files below a directory."""
+    for name, content in files.items():
+        (directory / name).parent.mkdir(parents=True, exist_ok=True)
+        (directory / name).write_bytes(content)
+    return directory
+
+
 def all_of(*reads: Callable[[Path], Any]) -> Callable[[Path], None]:
     """Reads in several ways, of which each may refuse."""
 
@@ -261,10 +269,7 @@ def prepared() -> list[Files]:
     from tfds_builders.something_something import build, something_something
 
     with tempfile.TemporaryDirectory() as place:
-        manual = Path(place, "manual")
-        for name, content in download("v2")()[0].items():
-            (manual / name).parent.mkdir(parents=True, exist_ok=True)
-            (manual / name).write_bytes(content)
+        manual = unpack(download("v2")()[0], Path(place, "manual"))
         settings = something_something.SomethingSomethingBuilderConfig.of("v2")
         build.build(settings, manual, Path(place, "data"))
         return [packed(Path(place, "data"))]

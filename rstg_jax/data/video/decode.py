@@ -43,22 +43,6 @@ class Frames(Protocol):
         """The frames of strictly rising indices, in RGB."""
 
 
-class Images:
-    """Frames that are decoded already; satisfies `Frames`."""
-
-    fps = None
-
-    def __init__(self, images: Sequence[Image.Image]):
-        self._images = images
-
-    def __len__(self) -> int:
-        return len(self._images)
-
-    def images(self, indices: Sequence[int]) -> Iterator[Image.Image]:
-        for index in indices:
-            yield self._images[index].convert("RGB")
-
-
 class ArrayFrames:
     """Frames of an array, uint8 [t h w] or [t h w 3], which may lie on disk; satisfies `Frames`."""
 

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rstg_jax.data.video import clip_transforms, crops, decode
+from rstg_jax.data.video import clip_transforms, crops
 from rstg_jax.data.video.clip_transforms import ClipConfig
 from rstg_jax.errors import UserError
+from tests import clip_files
 
 
 def noise(width, height, seed=0):
@@ -100,7 +101,7 @@ def test_brightness_as_tensorflow_computes_it(delta):
 
 
 def frames_of(count, size=(60, 40)):
-    return decode.Images([noise(*size, seed=k) for k in range(count)])
+    return clip_files.Images([noise(*size, seed=k) for k in range(count)])
 
 
 def plain_view(images, indices, resize, box):
@@ -184,13 +185,13 @@ def test_short_videos_repeat_frames():
 
 
 def test_frames_of_two_sizes():
-    mixed = decode.Images([noise(60, 40), noise(40, 60)])
+    mixed = clip_files.Images([noise(60, 40), noise(40, 60)])
     with pytest.raises(UserError, match="has frames of 60x40 and of 40x60 pixels"):
         clip_transforms.testing_views(mixed, ClipConfig(frames=2, resize=32, crop=24))
 
 
 def test_frames_that_many_crops_would_make_huge():
-    narrow = decode.Images([noise(1, 21)])
+    narrow = clip_files.Images([noise(1, 21)])
     with pytest.raises(UserError, match="has frames of 1x21 pixels, too narrow"):
         clip_transforms.testing_views(narrow, ClipConfig(frames=2, resize=32, crop=24))
 

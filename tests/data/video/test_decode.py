@@ -137,7 +137,13 @@ def test_other_stills_are_not_even_looked_at():
 def test_grey_and_transparent_stills_become_rgb():
     image = clip_files.pictures(1)[0]
     grey, clear = image.convert("L"), image.convert("RGBA")
-    got = arrays(decode.Images([grey, clear]), [0, 1])
+    encoded = []
+    for still in (grey, clear):
+        buffer = io.BytesIO()
+        still.save(buffer, "PNG")
+        encoded.append(buffer.getvalue())
+    with decode.opened(tuple(encoded)) as frames:
+        got = arrays(frames, [0, 1])
     np.testing.assert_array_equal(got[0], np.asarray(grey)[..., None].repeat(3, -1))
     np.testing.assert_array_equal(got[1], np.asarray(image))
 
