@@ -21,6 +21,7 @@ class LossConfig:
       reduction: "mean" over the real examples of the global batch, or "sum" over them, which is
         the official code's choice (its rate then corresponds to rate x batch for a mean).
       label_smoothing: share of the target spread evenly over all classes.
+      clip_weight: weight of the cross-entropy itself; 0 trains auxiliary tasks alone.
       frame_weight: weight of an extra cross-entropy of every frame's own logits with the clip's
         label, averaged over the frames from `frame_start` on. In training only.
       frame_start: first frame, from 0, by which the label can be known.
@@ -31,6 +32,7 @@ class LossConfig:
 
     reduction: Literal["mean", "sum"] = "mean"
     label_smoothing: float = 0.0
+    clip_weight: float = 1.0
     frame_weight: float = 0.0
     frame_start: int = 0
     region_weight: float = 0.0
@@ -39,9 +41,12 @@ class LossConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.label_smoothing < 1:
             raise ValueError(f"label_smoothing={self.label_smoothing} is outside [0, 1)")
-        for name in ("frame_weight", "frame_start", "region_weight", "map_weight"):
+        weights = ("clip_weight", "frame_weight", "region_weight", "map_weight")
+        for name in (*weights, "frame_start"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}={getattr(self, name)} cannot be negative")
+        if not any(getattr(self, name) for name in weights):
+            raise ValueError("all weights of the loss are 0: " + ", ".join(weights))
 
     @property
     def needs_objects(self) -> bool:
@@ -90,7 +95,7 @@ def objective(
     label, mask = batch["label"], batch["mask"]
     chex.assert_rank([logits, label, mask], [2, 1, 1])
     chex.assert_equal_shape_prefix([logits, label, mask], 1)
-    loss = cross_entropy(logits, label, config.label_smoothing)  # [b]
+    loss = config.clip_weight * cross_entropy(logits, label, config.label_smoothing)  # [b]
     if config.frame_weight > 0:
         frames = out["frame_logits"]  # [b t classes]
         chex.assert_rank(frames, 3)

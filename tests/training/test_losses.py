@@ -35,16 +35,16 @@ def test_cross_entropy(batch, smoothing):
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
-@pytest.mark.parametrize("frame_weight", [0.0, 0.3])
-def test_objective_counts_real_examples_only(batch, reduction, frame_weight):
+@pytest.mark.parametrize("clip_weight, frame_weight", [(1.0, 0.0), (0.7, 0.3), (0.0, 0.3)])
+def test_objective_counts_real_examples_only(batch, reduction, clip_weight, frame_weight):
     logits, frames, label, mask = batch
     logits[mask == 0] = np.inf  # padding may hold anything
-    config = LossConfig(reduction, 0.1, frame_weight, 2)
+    config = LossConfig(reduction, 0.1, clip_weight, frame_weight, 2)
     out = {"frame_logits": jnp.array(frames)}
     real_batch = {"label": jnp.array(label), "mask": mask}
     value, total = losses.objective(config, jnp.array(logits), out, real_batch)
     real = mask > 0
-    each = numpy_cross_entropy(logits[real], label[real], 0.1)
+    each = clip_weight * numpy_cross_entropy(logits[real], label[real], 0.1)
     per_frame = numpy_cross_entropy(frames[real], np.repeat(label[real, None], 5, 1), 0.1)
     each = each + frame_weight * per_frame[:, 2:].mean(1)
     np.testing.assert_allclose(total, each.sum(), rtol=1e-6)
@@ -76,7 +76,9 @@ def test_impossible_configurations_are_refused(batch):
     logits, frames, label, mask = batch
     with pytest.raises(ValueError, match="label_smoothing"):
         LossConfig(label_smoothing=1.0)
-    with pytest.raises(ValueError, match="clip has 5 frames"):
+    with pytest.raises(ValueError, match="all weights of the loss are 0"):
+        LossConfig(clip_weight=0.0)
+    with pytest.raises(ValueError, match="leaves none of the 5 frames"):
         losses.objective(
             LossConfig(frame_weight=1.0, frame_start=5),
             logits,
