@@ -126,7 +126,7 @@ def model_macs(config: ModelConfig, module: Any, variables: Any, video: jax.Arra
 # --- what is timed --------------------------------------------------------------------------------
 
 
-def ours(case: Case, inputs: np.ndarray) -> tuple[Runs, Any, int, float]:
+def ours(case: Case, inputs: np.ndarray | jax.Array) -> tuple[Runs, Any, int, float]:
     """Functions to time, the variables in use, MACs of a forward pass, and compile seconds."""
     x = jnp.asarray(inputs)
     is_block = isinstance(case.config, RSTGConfig)
@@ -168,14 +168,16 @@ def ours(case: Case, inputs: np.ndarray) -> tuple[Runs, Any, int, float]:
     return runs, variables, macs, seconds
 
 
-def peers(case: Case, inputs: np.ndarray, variables: Any) -> tuple[Any, Callable[[Any], Runs]]:
+def peers(
+    case: Case, inputs: np.ndarray, variables: Any, device: str = "cpu"
+) -> tuple[Any, Callable[[Any], Runs]]:
     """The PyTorch module with the same weights, and what makes functions to time of a module."""
     import torch
 
     from benchmarks.peers import torch_rstg
 
     torch.set_num_threads(num_cores())
-    x = torch.tensor(inputs)
+    x = torch.tensor(inputs, device=device)
     module: Any
     if isinstance(case.config, RSTGConfig):
         module = torch_rstg.RSTG(case.config, (case.side, case.side), inputs.shape[-1])
@@ -184,8 +186,9 @@ def peers(case: Case, inputs: np.ndarray, variables: Any) -> tuple[Any, Callable
     else:
         module = torch_rstg.Classifier(case.config, inputs.shape[1:], CLASSES)
         torch_rstg.copy_classifier(module, variables)
+    module.to(device)
     descent = torch.optim.SGD(module.parameters(), RATE)
-    labels = torch.arange(case.batch)
+    labels = torch.arange(case.batch, device=device)
 
     def runs(network: Any) -> Runs:
         def forward() -> None:

@@ -33,19 +33,19 @@ def best_seconds(runs: Mapping[str, Callable[[], Any]], repeats: int) -> dict[st
     return {name: min(measured) for name, measured in times.items()}
 
 
-def large_product() -> Callable[[], Any]:
+def large_product(size: int = PEAK_SIZE, dtype: Any = jnp.float32) -> Callable[[], Any]:
     """A float32 product of `PEAK_SIZE` square matrices, to be timed beside what it is compared to.
 
     `2 * PEAK_SIZE**3` floating-point operations; the speed is called the machine's peak.
     """
-    matrix = jnp.ones((PEAK_SIZE, PEAK_SIZE))
+    matrix = jnp.ones((size, size), dtype)
     product = jax.jit(jnp.matmul)
     return lambda: product(matrix, matrix)
 
 
-def peak_flops(seconds: float) -> float:
+def peak_flops(seconds: float, size: int = PEAK_SIZE) -> float:
     """Floating-point operations a second of `large_product`."""
-    return 2 * PEAK_SIZE**3 / seconds
+    return 2 * size**3 / seconds
 
 
 def describe() -> dict[str, Any]:

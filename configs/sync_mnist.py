@@ -19,6 +19,9 @@ nl_i3d, i3d, conv_lstm, mean_lstm
 lite3, lite5     The full tasks with 3 and with 5 digits (46 labels, frames of 64x64, 10,000 test
                  videos) for CPUs: 0.19M parameters, 0.1 GMAC per video. MNIST is downloaded, or
                  read from --config.data.mnist_dir=DIR.
+lite_backbone    Their network on single frames alone, taught which digits are there, and where. The
+                 lite variants can begin with it: --config.train.init_from=DIR
+                 --config.train.init_fresh=params/rstg,params/classifier
 lite3_ROW, lite5_ROW
                  The rows of the poster's table with the same training, and with the same stem where
                  the row has one: positional (lite3, lite5), all_temp_stages, one_temp_stage,
@@ -198,6 +201,17 @@ def resnet(kind: Literal["i3d", "nl_i3d"]) -> ResNet3DConfig:
     )
 
 
+def lite_data(num_digits: int, num_frames: int = 10) -> SyncMNISTConfig:
+    """The full task; all videos are made while they are needed."""
+    return SyncMNISTConfig(
+        digits_from="tfds",
+        train_source="online",
+        test_source="online",
+        num_digits=num_digits,
+        num_frames=num_frames,
+    )
+
+
 def lite(num_digits: int, row: str = "positional") -> Experiment:
     """The full task at a fraction of the paper's compute; `row` is one of `LITE_ROWS`.
 
@@ -214,12 +228,7 @@ def lite(num_digits: int, row: str = "positional") -> Experiment:
     return Experiment(
         name=f"sync_mnist lite{num_digits} {row}",
         model=LITE_ROWS[row](model),
-        data=SyncMNISTConfig(
-            digits_from="tfds",
-            train_source="online",
-            test_source="online",
-            num_digits=num_digits,
-        ),
+        data=lite_data(num_digits),
         loss=LossConfig(frame_weight=1.0, frame_start=3, map_weight=1.0),
         optim=MUON,
         train=TrainConfig(
@@ -230,6 +239,22 @@ def lite(num_digits: int, row: str = "positional") -> Experiment:
             eval_every=3000,
             checkpoint_every=1500,
         ),
+    )
+
+
+def lite_backbone() -> Experiment:
+    """The backbone of the lite rows alone, on single frames: which digits are there, and where.
+
+    A frame costs a twentieth of a whole video, and all rows with this backbone can begin with it.
+    """
+    base = lite(5)
+    return dataclasses.replace(
+        base,
+        name="sync_mnist lite_backbone",
+        model=without_block(base.model, head=GlobalPooling()),
+        data=lite_data(num_digits=5, num_frames=1),
+        loss=LossConfig(clip_weight=0.0, map_weight=1.0),
+        train=dataclasses.replace(base.train, total_examples=2_400_000, batch_size=160),
     )
 
 
@@ -301,6 +326,7 @@ VARIANTS: dict[str, Callable[[], Experiment]] = {
     "conv_lstm": lambda: row("conv_lstm", without_block, head=RNNHead("conv"), readout="last"),
     "mean_lstm": lambda: row("mean_lstm", without_block, head=RNNHead("mean"), readout="last"),
     "tiny": tiny,
+    "lite_backbone": lite_backbone,
     **{f"lite{digits}": functools.partial(lite, digits) for digits in (3, 5)},
     **{
         f"lite{digits}_{name}": functools.partial(lite, digits, name)

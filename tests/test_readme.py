@@ -50,6 +50,7 @@ PROGRAMS = {
     "benchmarks.scaling": (
         "tests/benchmarks/test_scaling.py::test_quick_run_writes_what_it_measures"
     ),
+    "benchmarks.accelerator": "tests/benchmarks/test_accelerator.py",
     "benchmarks.block": "a quiet machine",
     "benchmarks.clip_loading": "a quiet machine",
     "benchmarks.roofline": "memory for the largest models",

@@ -10,9 +10,9 @@ import math
 from collections.abc import Iterator
 
 import numpy as np
-from jaxtyping import Bool, Float32, Float64, Int
 
 from rstg_jax.errors import UserError
+from rstg_jax.layers.array_types import Bool, Float32, Float64, Int
 
 # Official position maps are drawn on a 6x6 grid with a Gaussian of two cells.
 POSITION_GRID = 6

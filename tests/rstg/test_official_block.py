@@ -1,7 +1,6 @@
 """The `official` preset against the authors' TensorFlow-1 graph: values, gradients, statistics."""
 
 import dataclasses
-import json
 import pathlib
 
 import jax
@@ -11,8 +10,8 @@ import pytest
 
 from rstg_jax.convert.official_block import convert_block
 from rstg_jax.errors import UserError
-from rstg_jax.rstg import RSTG, RSTGConfig, presets, to_map, to_vec
-from tests.golden import load
+from rstg_jax.rstg import RSTG, to_map, to_vec
+from tests.golden import block, config_of, load, variables_of
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
 CASES = sorted(path.stem for path in GOLDEN.glob("block_*.npz"))
@@ -20,24 +19,6 @@ TRAINED = [case for case in CASES if "out_train/nodes_TBNC" in load(case)]
 GRADIENTS = sorted(
     {(case, key.split("/")[0]) for case in CASES for key in load(case) if key.startswith("grad_")}
 )
-
-
-def config_of(golden: dict) -> RSTGConfig:
-    """The preset for the flags that the official code ran with."""
-    flags = json.loads(str(golden["meta_json"]))["params"]
-    return presets.official(
-        "sync_mnist" if flags["dataset"] == "mnist" else "something_something",
-        flags["num_process_iter"],
-        dim=flags["node_feat_dim"],
-        scales=tuple(range(flags["num_scales"], 0, -1)),
-        attention={"simple": "additive", "dot": "dot"}[flags["use_att"]],
-        num_heads=8 if flags["multihead_att"] else 1,
-        positions=flags["use_positional_emb"],
-        update_per_scale=flags["scalewise_update"],
-        update_layers=flags["update_layers"],
-        post_norm={"none": "none", "LN": "layer", "BN": "batch"}[flags["use_norm"]],
-        input_batch_norm=any("/batch_normalization/" in name for name in golden),
-    )
 
 
 ORDERS = {
@@ -57,17 +38,6 @@ def orders_of(case: str) -> list[str]:
     return [order for order in ORDERS if not impossible.get(order)]
 
 
-def variables_of(golden: dict, prefix: str) -> dict:
-    return {key.removeprefix(prefix): golden[key] for key in golden if key.startswith(prefix)}
-
-
-def setup(case: str):
-    golden = load(case)
-    config, features = config_of(golden), golden["in/features"]
-    variables = convert_block(variables_of(golden, "var/"), config, channels=features.shape[-1])
-    return golden, config, features, variables
-
-
 def assert_close(actual, expected, tolerance: float, what: str) -> None:
     """Largest deviation relative to the largest expected value."""
     deviation = np.abs(np.asarray(actual) - expected).max() / max(np.abs(expected).max(), 1e-12)
@@ -84,7 +54,8 @@ def test_all_official_blocks_are_here():
     ("case", "order"), [(case, order) for case in CASES for order in orders_of(case)]
 )
 def test_forward(case, order):
-    golden, config, features, variables = setup(case)
+    golden, config, variables = block(case)
+    features = golden["in/features"]
     config = dataclasses.replace(config, **ORDERS[order])
     out = jax.jit(RSTG(config, project_back=True).apply)(variables, features)
     nodes = golden["out_eval/nodes_TBNC"]
@@ -101,7 +72,8 @@ def test_forward(case, order):
 @pytest.mark.stack
 @pytest.mark.parametrize("case", TRAINED)
 def test_training_mode_and_moving_statistics(case):
-    golden, config, features, variables = setup(case)
+    golden, config, variables = block(case)
+    features = golden["in/features"]
     out, updated = jax.jit(
         lambda v, x: RSTG(config, project_back=True).apply(
             v, x, train=True, mutable=["batch_stats"]
@@ -135,7 +107,8 @@ def test_training_mode_and_moving_statistics(case):
     ],
 )
 def test_gradients(case, kind, order):
-    golden, config, features, variables = setup(case)
+    golden, config, variables = block(case)
+    features = golden["in/features"]
     config = dataclasses.replace(config, **ORDERS[order])
     official = variables_of(golden, f"{kind}/")
     _, target, mode = kind.split("_")
@@ -169,7 +142,7 @@ def test_gradients(case, kind, order):
 
 def test_conversion_fills_exactly_the_variables_of_the_module():
     for case in CASES:
-        _, config, features, variables = setup(case)
+        _, config, features, variables = block(case)
         shapes = jax.eval_shape(RSTG(config, project_back=True).init, jax.random.key(0), features)
         assert jax.tree.map(jnp.shape, variables) == jax.tree.map(lambda x: x.shape, shapes), case
 

@@ -15,7 +15,7 @@ from typing import Any
 import av
 from PIL import Image
 
-from rstg_jax.data.video import seek
+from rstg_jax.data.video import limits, seek
 from rstg_jax.data.video.damage import reading
 from rstg_jax.errors import UserError, reason
 
@@ -80,7 +80,7 @@ def read_folder(folder: pathlib.Path) -> Clip:
         content = file.read_bytes()
         try:
             with reading(), Image.open(io.BytesIO(content), formats=["JPEG"]) as image:
-                seek.check_pixels(*image.size)
+                limits.check_pixels(*image.size)
                 image.load()
                 sizes.add(image.size)
         except UserError as e:

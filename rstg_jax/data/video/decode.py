@@ -10,8 +10,8 @@ from typing import Protocol
 import numpy as np
 from PIL import Image, ImageOps
 
+from rstg_jax.data.video import limits
 from rstg_jax.data.video.damage import reading
-from rstg_jax.data.video.seek import MAX_FRAMES, VideoFrames, check_pixels, open_container
 from rstg_jax.errors import UserError
 
 # JPEG images in memory, a video file in memory, or a path (see `opened`).
@@ -76,7 +76,7 @@ class Stills:
             with reading(f"frame {index} of {len(self)} is damaged"):
                 file = io.BytesIO(content) if isinstance(content, bytes) else content
                 with Image.open(file) as image:
-                    check_pixels(*image.size)
+                    limits.check_pixels(*image.size)
                     rgb = ImageOps.exif_transpose(_eight_bits(image)).convert("RGB")
             yield rgb
 
@@ -89,7 +89,7 @@ class Animation:
     def __init__(self, path: Path):
         self._path = path
         with Image.open(path) as image:
-            check_pixels(*image.size)
+            limits.check_pixels(*image.size)
             self._length = getattr(image, "n_frames", 1)
 
     def __len__(self) -> int:
@@ -123,10 +123,7 @@ def opened(encoded: Encoded) -> Iterator[Frames]:
     with contextlib.ExitStack() as stack:
         with reading():
             frames = _open(encoded, stack)
-        if not len(frames):
-            raise UserError("holds no frame")
-        if len(frames) > MAX_FRAMES:
-            raise UserError(f"has {len(frames):,} frames, more than {MAX_FRAMES:,}: cut it up")
+        limits.check_frames(len(frames))
         yield frames
 
 
@@ -155,7 +152,7 @@ def _open(encoded: Encoded, stack: contextlib.ExitStack) -> Frames:
     if isinstance(encoded, tuple):
         return Stills(encoded)
     if isinstance(encoded, bytes):
-        return VideoFrames(encoded, stack.enter_context(open_container(encoded)))
+        return _of_file(encoded, stack)
     kind = encoded.suffix.lower()
     if encoded.is_dir():
         return Stills(sorted(file for file in encoded.iterdir() if file.suffix.lower() in STILLS))
@@ -166,9 +163,16 @@ def _open(encoded: Encoded, stack: contextlib.ExitStack) -> Frames:
     if kind in IMAGES:
         return Animation(encoded)
     if kind in VIDEO_EXTENSIONS:
-        return VideoFrames(encoded, stack.enter_context(open_container(encoded)))
+        return _of_file(encoded, stack)
     known = ", ".join((".npy", *IMAGES, *VIDEO_EXTENSIONS))
     raise UserError(f"unknown kind of file; the known ones are {known}")
+
+
+def _of_file(encoded: bytes | Path, stack: contextlib.ExitStack) -> Frames:
+    # Imports FFmpeg, which machines that read no video files need not have.
+    from rstg_jax.data.video import seek
+
+    return seek.VideoFrames(encoded, stack.enter_context(seek.open_container(encoded)))
 
 
 def _of_array(path: Path) -> ArrayFrames:
@@ -183,7 +187,7 @@ def _of_array(path: Path) -> ArrayFrames:
             "[t h w 3]"
         )
     height, width = array.shape[1:3]
-    check_pixels(width, height)
+    limits.check_pixels(width, height)
     if not width * height:
         raise UserError("has frames without pixels")
     return ArrayFrames(array)

@@ -21,6 +21,7 @@ import numpy as np
 from av.video.frame import PictureType
 from PIL import Image
 
+from rstg_jax.data.video import limits
 from rstg_jax.data.video.damage import reading
 from rstg_jax.errors import UserError, reason
 
@@ -31,9 +32,6 @@ _COUNTABLE = ("av1", "libdav1d", "h264", "hevc", "mjpeg", "vp9")
 _CUT_ANYWHERE = ("mpeg", "mpegts")
 _KEEP_PACKETS = 16 << 20  # bytes of one file that are held in memory rather than read twice
 _MAX_FPS = 120  # a higher rate is a default that the container made up
-# What a header may claim, so that a small file cannot take the memory of the machine.
-MAX_PIXELS = 1 << 26  # of a frame, such as 8192x8192
-MAX_FRAMES = 1 << 21  # 19 hours with 30 frames per second
 # Matrices between YUV and RGB that FFmpeg's converter knows; others are shown as if not specified.
 _COLORSPACES, _UNSPECIFIED = (0, 1, 2, 4, 5, 6, 7, 9), 2
 _MAX_ASPECT = 8  # of one pixel; a larger one is a mistake of the file
@@ -60,7 +58,7 @@ class VideoFrames:
         self.decoded = 0
         context = self._stream.codec_context
         self._size = context.width, context.height
-        check_pixels(*self._size)
+        limits.check_pixels(*self._size)
         aspect = self._stream.sample_aspect_ratio or 1
         self._aspect = aspect if 1 / _MAX_ASPECT <= aspect <= _MAX_ASPECT else 1
         rate = self._stream.average_rate
@@ -258,14 +256,8 @@ def bounded(stream: Any) -> Any:
     # Several clips are decoded at once; threads inside one decoder would only add to them.
     stream.codec_context.thread_count = 1
     # The stream itself may say another size than its container.
-    stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
+    stream.codec_context.options = {"max_pixels": str(limits.MAX_PIXELS)}
     return stream
-
-
-def check_pixels(width: int, height: int) -> None:
-    """Raises `UserError` for frames that would take too much memory."""
-    if width * height > MAX_PIXELS:
-        raise UserError(f"has frames of {width}x{height} pixels, too many")
 
 
 def _orient(array: np.ndarray, frame: Any) -> tuple[np.ndarray, bool]:
