@@ -11,6 +11,7 @@ import platform
 import re
 import sys
 import tempfile
+import warnings
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from rstg_jax.errors import UserError
 
 CONFIG_FLAG = re.compile(r"--?(no)?config\.([^=]*)(=.*)?", re.DOTALL)
 BOOLEANS = ("true", "false", "1", "0")
+_DEVICE_FULL = "RESOURCE_EXHAUSTED"  # how JAX's errors of a device's memory begin
 
 _log = logging.getLogger(__name__)
 
@@ -186,8 +188,28 @@ def keep_compiled_programs() -> None:
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
+def _quieten_orbax() -> None:
+    """Silences what Orbax prints besides the errors that it raises.
+
+    It logs every file that it writes, and tracebacks of errors in its threads, which it raises
+    again. The event loops of these threads are closed with the error, and complain about it.
+    """
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
+    if sys.unraisablehook is sys.__unraisablehook__:
+        sys.unraisablehook = _report_unraisable
+
+
+def _report_unraisable(unraisable: "sys.UnraisableHookArgs") -> None:
+    """Does what Python does, but for errors within asyncio."""
+    trace = unraisable.exc_traceback
+    if trace is None or not trace.tb_frame.f_globals["__name__"].startswith("asyncio."):
+        sys.__unraisablehook__(unraisable)
+
+
 def run(main: Callable[[], int]) -> int:
-    """Runs a command; a `UserError` is printed as ``error: ...`` and gives status 2.
+    """Runs a command; an error of the user's or of memory is printed in a line and gives status 2.
 
     Letters that the terminal cannot show, such as bytes in the name of a file, are escaped.
     """
@@ -196,11 +218,21 @@ def run(main: Callable[[], int]) -> int:
             stream.reconfigure(errors="backslashreplace")
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("rstg_jax").setLevel(logging.INFO)
-    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax logs every file that it writes
+    _quieten_orbax()
     try:
         return main()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except (MemoryError, RuntimeError) as error:
+        text = str(error) or "no more was said"
+        if not isinstance(error, MemoryError) and not text.startswith(_DEVICE_FULL):
+            raise
+        print(
+            f"error: out of memory ({text.splitlines()[0]}); smaller batches need less. Training "
+            "goes on from its last checkpoint when it is started again",
+            file=sys.stderr,
+        )
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

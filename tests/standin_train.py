@@ -4,14 +4,20 @@ python -m tests.standin_train WORKDIR [VIDEOS_A_SECOND] [--key=value of TrainCon
 """
 
 import dataclasses
+import os
+import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
 import train
 from rstg_jax import cli, config
 from tests import standins
+
+ROOT = Path(__file__).parents[1]
+LENGTH = ["--config.train.total_steps=60", "--config.train.checkpoint_every=7"]
 
 
 @dataclasses.dataclass
@@ -23,6 +29,38 @@ class SlowSource(standins.Source):
     def batch(self, indices):
         time.sleep(self.seconds)
         return super().batch(indices)
+
+
+def launch(workdir, *flags, seconds=0.0, devices=1, before=""):
+    """Starts it; `before` is code that its process runs first."""
+    environment = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+    command = [sys.executable, "-m", "tests.standin_train", str(workdir), str(seconds)]
+    if before:
+        first = f"import os, sys; {before}; os.execv(sys.argv[1], sys.argv[1:])"
+        command = [sys.executable, "-c", first, *command]
+    return subprocess.Popen(
+        [*command, *LENGTH, *flags],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(process):
+    """Waits for its end; returns its status and what it printed."""
+    out, err = process.communicate(timeout=900)
+    return process.returncode, out, err
+
+
+def wait_for(condition, process, seconds=900):
+    """Waits until a condition holds while it runs."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < end, "the process got nowhere"
+        time.sleep(0.02)
 
 
 def main() -> int:

@@ -79,6 +79,12 @@ def records(workdir):
     return [{k: v for k, v in json.loads(x).items() if k not in logs.CLOCK} for x in lines]
 
 
+def figures(workdir):
+    """The content of result.json, without what depends on the clock."""
+    result = json.loads((workdir / "result.json").read_text())
+    return {k: v for k, v in result.items() if k != "wall_time_seconds"}
+
+
 def install(monkeypatch, train=None, test=None):
     """Puts the stand-ins in the place of model and data."""
     train = Source(size=data.ENDLESS) if train is None else train

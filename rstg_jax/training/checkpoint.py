@@ -87,7 +87,11 @@ class Checkpoints:
             create=False,
             read_only=read_only,
             cleanup_tmp_directories=not read_only,
-            async_options=ocp.AsyncOptions(post_finalization_callback=self._write_manifest),
+            async_options=ocp.AsyncOptions(
+                post_finalization_callback=self._write_manifest,
+                # Otherwise threads wait for a directory for minutes that could not be made.
+                create_directories_asynchronously=False,
+            ),
             best_fn=_top1,  # without it no metrics would be written; the policy decides
             preservation_policy=preservation_policy.AnyPreservationPolicy(
                 [
@@ -160,10 +164,9 @@ class Checkpoints:
           top1: on the test split, if it was evaluated at this step.
 
         Raises:
-          UserError: this or the previous save failed: disk full, no permission; or another run
-            has taken the directory over.
+          UserError: this or the previous save failed: disk full, no permission; or `check` did.
         """
-        self._lock.check()
+        self.check()
         self.wait()
         with self._explained(step):
             if step in self._manager.all_steps():
@@ -200,6 +203,10 @@ class Checkpoints:
             writer.save(directory / "metrics", args=ocp.args.JsonSave({"top1": top1}))
             integrity.write_manifest(directory)
             self._manager.reload()
+
+    def check(self) -> None:
+        """Raises `UserError` if the directory is gone, or another run has taken it over."""
+        self._lock.check()
 
     def wait(self) -> None:
         """Waits until the last save is written; raises `UserError` if it failed."""
@@ -267,7 +274,8 @@ class Checkpoints:
             free = shutil.disk_usage(self.path).free / 1e6 if self.path.is_dir() else 0.0
             raise UserError(
                 f"cannot save the checkpoint of step {step} in {self.path} ({free:.0f} MB free): "
-                f"{_first_line(error)}; the last good checkpoint: {kept}"
+                f"{_first_line(error)}; the last good checkpoint: {kept}. When this is mended, "
+                "start again"
             ) from error
 
     @contextlib.contextmanager

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from rstg_jax import files
-from rstg_jax.errors import UserError
+from rstg_jax.errors import UserError, reason
 
 NAME = "lock.json"
 BEAT_SECONDS = 5.0
@@ -39,7 +39,6 @@ class Lock:
             "id": uuid.uuid4().hex,
         }
         self._end = threading.Event()
-        self._lost = False
         self._thread = threading.Thread(target=self._beat, name="lock", daemon=True)
 
     def __enter__(self) -> "Lock":
@@ -62,15 +61,24 @@ class Lock:
             return
         self._end.set()
         self._thread.join()
-        if self._is_mine():
-            self._path.unlink(missing_ok=True)
+        try:
+            if _read(self._path).get("id") == self._owner["id"]:
+                self._path.unlink(missing_ok=True)
+        except (OSError, UserError) as error:  # whoever comes next finds that its owner is gone
+            _log.warning("cannot remove %s: %s", self._path, reason(error))
 
     def check(self) -> None:
-        """Raises `UserError` if another run has taken the lock over."""
-        if self._lost:
+        """Raises `UserError` if the lock is gone or another run's; nothing may be saved then."""
+        owner = _read(self._path) if self._enabled else self._owner
+        if not owner:
+            raise UserError(
+                f"{self._path} is gone, and perhaps all of the run; nothing more is saved there. "
+                "If its checkpoints can be brought back, start again: the run resumes from them"
+            )
+        if owner.get("id") != self._owner["id"]:
             raise UserError(
                 f"another run has taken over {self._path.parent}, because this one did not answer "
-                f"for a while; nothing more is saved here: {_describe(_read(self._path))}"
+                f"for a while; nothing more is saved here: {_describe(owner)}"
             )
 
     def _take(self) -> None:
@@ -114,24 +122,27 @@ class Lock:
     def _beat(self) -> None:
         beats = 0
         while not self._end.wait(BEAT_SECONDS):
-            if not self._is_mine():
-                self._lost = True
-                return
             beats += 1
             try:
+                if _read(self._path).get("id") != self._owner["id"]:
+                    return
                 files.write_json(self._path, {**self._owner, "beats": beats})
             except UserError as error:  # a full disk is the business of what must be saved
                 _log.warning("%s", error)
 
-    def _is_mine(self) -> bool:
-        return _read(self._path).get("id") == self._owner["id"]
-
 
 def _read(path: Path) -> dict[str, Any]:
-    """The content of a lock; empty if it is gone or damaged."""
+    """The content of a lock; empty if it is gone or damaged.
+
+    Raises:
+      UserError: It is there but cannot be read, such as for too many open files.
+    """
     try:
         owner = files.read_json(path)
-    except UserError:
+    except UserError as error:
+        cause = error.__cause__
+        if isinstance(cause, OSError) and not isinstance(cause, FileNotFoundError):
+            raise
         return {}
     return owner if isinstance(owner, dict) else {}
 

@@ -10,10 +10,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import tensorboardX
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.proto.summary_pb2 import Summary
 from tqdm import tqdm
 
-from rstg_jax.errors import UserError
+from rstg_jax import files
+from rstg_jax.errors import UserError, reason
 
 CLOCK = ("time", "examples_per_second", "waiting_for_data")  # metrics that no two runs share
 
@@ -54,7 +57,7 @@ def truncate(path: Path, step: int, retest: bool = False) -> None:
         repeated = retest and record and (record["step"], record["split"]) == (step, "test")
         if record and record["step"] <= step and not repeated:
             kept.append(line)
-    path.write_text("".join(kept), "utf-8")
+    files.write_text(path, "".join(kept))
 
 
 class MetricLog:
@@ -65,49 +68,67 @@ class MetricLog:
     """
 
     def __init__(self, workdir: Path, step: int, enabled: bool, retest: bool = False):
-        """Opens the files to continue after `step`, see `truncate`; none unless `enabled`."""
+        """Opens the files to continue after `step`, see `truncate`; none unless `enabled`.
+
+        Raises:
+          UserError: They cannot be written.
+        """
         self._workdir = workdir
         self._file: io.FileIO | None = None
         if enabled:
-            self._open(step, retest)
+            with self._explained(step):
+                self._open(step, retest)
 
     def _open(self, step: int, retest: bool) -> None:
         path = self._workdir / "metrics.jsonl"
         truncate(path, step, retest)
         # Unbuffered: closing the file does not retry a failed write.
         self._file = path.open("ab", buffering=0)
-        self._events = tensorboardX.SummaryWriter(str(self._workdir), purge_step=step + 1)
+        # Not a SummaryWriter: its thread ends with an error, and then it waits for the thread.
+        self._events = EventsWriter(str(self._workdir / "events"))
+        # Hides what an earlier process wrote of later steps.
+        start = SessionLog(status=SessionLog.START)
+        self._events.write_event(Event(step=step + 1, session_log=start))
 
     def go_back(self, step: int) -> None:
         """Removes the records after `step`."""
         if self._file is not None:
             self.close()
-            self._open(step, retest=False)
+            with self._explained(step):
+                self._open(step, retest=False)
 
     def write(self, step: int, split: str, values: Mapping[str, Any]) -> None:
         """Records the metrics of a split at a step.
 
         Raises:
-          UserError: The file cannot be written, for example because the disk is full.
+          UserError: The files cannot be written, for example because the disk is full.
         """
         if self._file is None:
             return
-        try:
-            line = json.dumps({"step": step, "split": split, **values}) + "\n"
+        line = json.dumps({"step": step, "split": split, **values}) + "\n"
+        scalars = [Summary.Value(tag=f"{split}/{k}", simple_value=v) for k, v in values.items()]
+        summary = Summary(value=scalars)
+        with self._explained(step):
             self._file.write(line.encode())
-        except OSError as error:
-            raise UserError(
-                f"cannot write {self._file.name} at step {step}: {error.strerror}; free some "
-                "space and start again, the run resumes from its last checkpoint"
-            ) from error
-        for name, value in values.items():
-            self._events.add_scalar(f"{split}/{name}", value, step)
-        self._events.flush()
+            self._events.write_event(Event(wall_time=time.time(), step=step, summary=summary))
+            self._events.flush()
 
     def close(self) -> None:
+        """Closes the files; an error in writing them has been raised before."""
         if self._file is not None:
             self._file.close()
-            self._events.close()
+            with contextlib.suppress(OSError):
+                self._events.close()
+
+    @contextlib.contextmanager
+    def _explained(self, step: int) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise UserError(
+                f"cannot write the logs of step {step} in {self._workdir}: {reason(error)}; when "
+                "this is mended start again, the run resumes from its last checkpoint"
+            ) from error
 
 
 class Console:

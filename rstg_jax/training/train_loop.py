@@ -138,6 +138,7 @@ def make_updates(run: Run, progress: Progress, context: LoopContext) -> None:
             stopping = stopping or progress.step == context.until
             drain(run, progress, context, 0 if due or stopping else settings.max_queued_steps)
             if "log" in due:
+                run.checkpoints.check()  # not only when saving, which may be hours away
                 log_window(run, progress, context)
             with context.clock.excluded():
                 if "test" in due:
@@ -146,6 +147,7 @@ def make_updates(run: Run, progress: Progress, context: LoopContext) -> None:
                 if stopping or wants_saving(due, progress):
                     run_lib.save(run, progress, context.clock.seconds())
     run.checkpoints.wait()
+    run.checkpoints.check()
 
 
 def due_now(run: Run, step: int) -> set[str]:

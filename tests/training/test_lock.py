@@ -101,15 +101,45 @@ def test_a_run_whose_lock_was_taken_over_saves_nothing_more(tmp_path):
     assert json.loads((tmp_path / lock.NAME).read_text())["pid"] == 7  # it is not removed
 
 
+def test_a_run_whose_lock_is_gone_saves_nothing_more(tmp_path):
+    with Lock(tmp_path / "run") as first:
+        (tmp_path / "run").rename(tmp_path / "elsewhere")
+        with pytest.raises(UserError, match=f"{tmp_path}/run/lock.json is gone"):
+            first.check()
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_lock_that_cannot_be_read_for_a_while_is_not_lost(tmp_path, caplog):
+    """Its owner goes on counting, and removes it in the end."""
+    path = tmp_path / lock.NAME
+    with Lock(tmp_path) as first:
+        content = path.read_text()
+        path.unlink()
+        path.mkdir()  # cannot be read, even by root
+        with pytest.raises(UserError, match=r"cannot read .*lock\.json: Is a directory"):
+            first.check()
+        wait_for(lambda: "cannot read" in caplog.text)
+        path.rmdir()
+        path.write_text(content)
+        first.check()
+        before = json.loads(path.read_text())["beats"]
+        wait_for(lambda: json.loads(path.read_text())["beats"] > before)
+    assert not os.listdir(tmp_path)
+
+
+def wait_for(condition):
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
 def test_the_owner_counts(tmp_path):
     def beats():
         return json.loads((tmp_path / lock.NAME).read_text())["beats"]
 
     with Lock(tmp_path):
-        end = time.monotonic() + 60
-        while beats() < 2 and time.monotonic() < end:
-            time.sleep(0.05)
-        assert beats() >= 2
+        wait_for(lambda: beats() >= 2)
 
 
 def test_a_directory_that_cannot_be_made_is_named(tmp_path):

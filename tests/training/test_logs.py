@@ -4,8 +4,10 @@ import io
 import json
 import os
 import re
+import struct
 
 import pytest
+from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from rstg_jax.errors import UserError
 from rstg_jax.training import logs, train_loop
@@ -53,10 +55,51 @@ def test_plain_lines_elsewhere(tmp_path, monkeypatch, caplog):
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
-def test_a_full_disk_while_logging(tmp_path):
+@pytest.mark.parametrize("which", ["metrics", "events"])
+def test_a_full_disk_while_logging(tmp_path, which):
     log = logs.MetricLog(tmp_path, 0, enabled=True)
-    log._file.close()
-    log._file = open("/dev/full", "wb", buffering=0)  # noqa: SIM115
-    with pytest.raises(UserError, match=r"cannot write /dev/full at step 3: No space left"):
-        log.write(3, "train", {"loss": 1.0})
-    log.close()  # says nothing more
+    with open("/dev/full", "wb", buffering=0) as full:
+        owner, name = {
+            "metrics": (log, "_file"),
+            "events": (log._events._py_recordio_writer, "_writer"),
+        }[which]
+        getattr(owner, name).close()
+        setattr(owner, name, full)
+        message = rf"cannot write the logs of step 3 in {tmp_path}: No space left"
+        with pytest.raises(UserError, match=message):
+            log.write(3, "train", {"loss": 1.0})
+        log.close()  # says nothing more
+
+
+def test_logs_that_cannot_be_opened_are_named(tmp_path):
+    (tmp_path / "metrics.jsonl").mkdir()
+    with pytest.raises(UserError, match=f"cannot write the logs of step 4 in {tmp_path}: Is a dir"):
+        logs.MetricLog(tmp_path, 4, enabled=True)
+
+
+def test_tensorboard_finds_every_metric_and_forgets_what_is_repeated(tmp_path):
+    """Read back by the writer's own definitions; a new start hides later steps of the first."""
+    for start, loss in ((0, 1.0), (2, 5.0)):
+        (tmp_path / str(start)).mkdir()
+        log = logs.MetricLog(tmp_path / str(start), start, enabled=True)
+        for step in (start + 1, start + 2):
+            log.write(step, "train", {"loss": loss * step, "time": 0.5})
+        log.close()
+        (path,) = (tmp_path / str(start)).glob("events.out.tfevents.*")
+        version, session, *events = read_events(path)
+        assert version.file_version == "brain.Event:2"
+        assert (session.step, session.session_log.status) == (start + 1, SessionLog.START)
+        found = [(e.step, [(v.tag, v.simple_value) for v in e.summary.value]) for e in events]
+        assert found == [
+            (step, [("train/loss", loss * step), ("train/time", 0.5)])
+            for step in (start + 1, start + 2)
+        ]
+
+
+def read_events(path):
+    """Events of a file: length, 4 bytes of its checksum, content, 4 bytes of its checksum."""
+    content = path.read_bytes()
+    while content:
+        (length,) = struct.unpack_from("<Q", content)
+        yield Event.FromString(content[12 : 12 + length])
+        content = content[16 + length :]

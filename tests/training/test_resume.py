@@ -1,60 +1,14 @@
 """Kills real training processes; what follows equals an uninterrupted run, bit for bit."""
 
-import json
 import os
 import signal
 import socket
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import pytest
 
 from tests import standins
-
-ROOT = Path(__file__).parents[2]
-LENGTH = ["--config.train.total_steps=60", "--config.train.checkpoint_every=7"]
-
-
-def launch(workdir, *flags, seconds=0.0, devices=1):
-    environment = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
-    command = [sys.executable, "-m", "tests.standin_train", str(workdir), str(seconds)]
-    return subprocess.Popen(
-        [*command, *LENGTH, *flags],
-        cwd=ROOT,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def finish(process):
-    out, err = process.communicate(timeout=900)
-    return process.returncode, out, err
-
-
-def wait_for(condition, process, seconds=900):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert process.poll() is None, process.communicate()[1]
-        assert time.monotonic() < end, "the process got nowhere"
-        time.sleep(0.02)
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("whole")
-    status, out, err = finish(launch(workdir))
-    assert status == 0, err
-    assert out.startswith("test top1 ")
-    return workdir
-
-
-def figures(workdir):
-    result = json.loads((workdir / "result.json").read_text())
-    return {k: v for k, v in result.items() if k != "wall_time_seconds"}
+from tests.standin_train import finish, launch, wait_for
+from tests.standins import figures
 
 
 def test_sigterm_saves_and_says_how_to_resume(tmp_path, whole):
