@@ -1,5 +1,7 @@
+import contextlib
 import dataclasses
 import functools
+import os
 import pathlib
 import re
 import shutil
@@ -310,6 +312,47 @@ def test_damage_inside_a_shard_is_told(copy):
     path.write_bytes(bytes(content))
     with pytest.raises(UserError, match=r"cannot be read|the shard"):
         copy.open("test").batch(np.arange(16))
+
+
+def harm_cut(path):
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def harm_in_place(path):
+    with path.open("r+b") as file:
+        file.seek(path.stat().st_size // 2)
+        file.write(bytes(5000))
+
+
+def harm_exchanged(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 255
+    path.unlink()
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("started", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("harm", [pathlib.Path.unlink, harm_cut, harm_in_place, harm_exchanged])
+def test_shards_that_are_damaged_during_training(built, copy, harm, started):
+    """Before or after the first batch: an error, or the same examples as from whole shards."""
+
+    def batches(config):
+        return data.train_batches(config.open("train"), batch_size=8, seed=0)
+
+    with contextlib.closing(batches(built)) as whole, contextlib.closing(batches(copy)) as found:
+        if started:
+            np.testing.assert_array_equal(next(found)["video"], next(whole)["video"])
+        directory = prepared.prepared_dir(copy)
+        for path in directory.glob("*train.array_record*"):
+            harm(path)
+        try:
+            for _ in range(10):
+                np.testing.assert_array_equal(next(found)["video"], next(whole)["video"])
+        except UserError as error:
+            assert str(error).startswith(f"{directory}: cannot be read (")
+            assert str(error).endswith("delete it and prepare it again")
+        else:
+            assert started  # the shards were open, and held in memory
 
 
 def test_bad_command_line(tmp_path, capsys):
