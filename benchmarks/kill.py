@@ -13,7 +13,6 @@ anything was lost.
 
 import argparse
 import hashlib
-import json
 import random
 import shutil
 import signal
@@ -29,7 +28,7 @@ import jax
 import numpy as np
 import tqdm
 
-from rstg_jax import cli, verify
+from rstg_jax import cli, files
 from rstg_jax.errors import UserError
 from rstg_jax.training import checkpoint, logs
 
@@ -57,9 +56,9 @@ def training(out: Path) -> dict[str, Any]:
     """Metrics, result and state of a run, without what depends on the clock."""
     records = [
         {name: value for name, value in record.items() if name not in logs.CLOCK}
-        for record in verify.records(out).values()
+        for record in logs.read(out / "metrics.jsonl").values()
     ]
-    result = json.loads((out / "result.json").read_text("utf-8"))
+    result = files.read_json(out / "result.json")
     del result["wall_time_seconds"]
     model = checkpoint.load(out)
     with checkpoint.Checkpoints(out, read_only=True) as checkpoints:
@@ -143,15 +142,15 @@ def kill(process: subprocess.Popen[bytes], after: float, number: signal.Signals)
 
 
 def unreadable(out: Path) -> list[str]:
-    """JSON files that are not whole, outside of directories that are not finished."""
+    """Errors of JSON files that are not whole, outside of directories that are not finished."""
     found = []
     for path in sorted(out.rglob("*.json")):
         if any("tmp" in part or part.endswith(".partial") for part in path.parts[len(out.parts) :]):
             continue
         try:
-            json.loads(path.read_text("utf-8"))
-        except ValueError:
-            found.append(f"{path.relative_to(out)} is cut")
+            files.read_json(path)
+        except UserError as error:
+            found.append(str(error))
     return found
 
 

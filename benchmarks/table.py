@@ -21,6 +21,7 @@ from typing import Any
 
 from benchmarks import table_page
 from rstg_jax import cli, files
+from rstg_jax.training import logs
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "docs" / "results"
@@ -78,15 +79,16 @@ def commit() -> str:
 
 def record(row: str, seed: int, workdir: Path) -> dict[str, Any] | None:
     """Summarises a run for docs/results/; None if it has not been evaluated yet."""
-    lines = _json_lines(workdir / "metrics.jsonl")
-    tests = {line["step"]: line for line in lines if line["split"] == "test"}
+    log, starts = workdir / "metrics.jsonl", workdir / STARTS
+    rows = logs.read(log) if log.exists() else {}
+    tests = {step: row for (split, step), row in rows.items() if split == "test"}
     if not tests:
         return None
-    config = json.loads((workdir / "config.json").read_text("utf-8"))
+    config = files.read_json(workdir / "config.json")
     batch_size, last = config["train"]["batch_size"], tests[max(tests)]
     finished = (workdir / "result.json").exists()
-    result = json.loads((workdir / "result.json").read_text("utf-8")) if finished else {}
-    starts = _json_lines(workdir / STARTS)
+    result = files.read_json(workdir / "result.json") if finished else {}
+    begun = files.read_json_lines(starts) if starts.exists() else []
     return {
         "row": row,
         "seed": seed,
@@ -100,15 +102,9 @@ def record(row: str, seed: int, workdir: Path) -> dict[str, Any] | None:
         "hours": last["time"] / 3600,
         "parameters": result.get("parameters"),
         "config_hash": result.get("config_hash"),
-        "commits": list(dict.fromkeys(start["commit"] for start in starts)),
+        "commits": list(dict.fromkeys(start["commit"] for start in begun)),
         "curve": [[step * batch_size, line["top1"]] for step, line in sorted(tests.items())],
     }
-
-
-def _json_lines(path: Path) -> list[dict[str, Any]]:
-    return (
-        [json.loads(line) for line in path.read_text("utf-8").splitlines()] if path.exists() else []
-    )
 
 
 def write_record(row: str, seed: int, workdir: Path) -> None:

@@ -1,6 +1,5 @@
 """Writes docs/results.md: the paper's SyncMNIST table beside ours, from docs/results/*.json."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -41,7 +40,7 @@ configs/sync_mnist.py. "of N" marks a run that is not finished: its last evaluat
 
 def load(results: Path) -> list[dict[str, Any]]:
     """Reads the records of all runs, in the order of the paper's table, then of the seeds."""
-    records = [json.loads(path.read_text("utf-8")) for path in sorted(results.glob("*.json"))]
+    records = [files.read_json(path) for path in sorted(results.glob("*.json"))]
     known = [record for record in records if record["row"] in VARIANTS]
     return sorted(known, key=lambda r: (VARIANTS.index(r["row"]), r["seed"]))
 

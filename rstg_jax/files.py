@@ -53,14 +53,30 @@ def read_json(path: Path) -> Any:
     Raises:
       UserError: It cannot be read or is no JSON; names the line if it is known.
     """
+    return _parsed(_read_text(path), path)
+
+
+def read_json_lines(path: Path) -> list[Any]:
+    """Reads a file with a JSON value in every line; raises as `read_json` does."""
+    lines = enumerate(_read_text(path).splitlines())
+    return [_parsed(line, path, before) for before, line in lines]
+
+
+def _read_text(path: Path) -> str:
     try:
-        return json.loads(path.read_text("utf-8-sig"))
+        return path.read_text("utf-8-sig")
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: is not UTF-8 ({error})") from error
+
+
+def _parsed(text: str, path: Path, before: int = 0) -> Any:
+    """The value of a JSON text that follows some lines of a file."""
+    try:
+        return json.loads(text)
     except json.JSONDecodeError as error:
-        raise UserError(f"{path}: line {error.lineno}: bad json ({error.msg})") from error
+        raise UserError(f"{path}: line {before + error.lineno}: bad json ({error.msg})") from error
     except (ValueError, RecursionError) as error:  # a number or a nesting beyond Python's bounds
         raise UserError(f"{path}: bad json ({error})") from error
 

@@ -25,7 +25,7 @@ import jax
 import numpy as np
 
 from rstg_jax import cli
-from rstg_jax.errors import UserError, translated
+from rstg_jax.errors import UserError
 from rstg_jax.inference import evaluation
 from rstg_jax.training import checkpoint, integrity, logs, train_loop
 
@@ -58,13 +58,6 @@ def compare_metrics(name: str, found: dict[str, Any], expected: dict[str, Any]) 
     return Comparison(name, max(difference(found[key], expected[key]) for key in keys))
 
 
-def records(workdir: Path) -> dict[tuple[str, int], dict[str, Any]]:
-    """The rows of metrics.jsonl by split and step."""
-    path = workdir / "metrics.jsonl"
-    with translated(lambda error: f"cannot read {path}: {error}"):
-        return logs.parse(path.read_text("utf-8"), path)
-
-
 def replay(
     model: checkpoint.TrainedModel, workdir: Path, start: int, until: int
 ) -> Iterator[Comparison]:
@@ -75,8 +68,8 @@ def replay(
             integrity.verify(workdir / "checkpoints", start)
             shutil.copytree(workdir / "checkpoints" / str(start), again / f"checkpoints/{start}")
         train_loop.train(model.experiment, again, until)
-        there = records(workdir)
-        for (split, step), found in records(again).items():
+        there = logs.read(workdir / "metrics.jsonl")
+        for (split, step), found in logs.read(again / "metrics.jsonl").items():
             if (split, step) in there:
                 yield compare_metrics(f"{split} at step {step}", found, there[split, step])
         with (
@@ -94,7 +87,7 @@ def evaluate_again(workdir: Path, overrides: Mapping[str, str]) -> Comparison:
     """Evaluates the newest checkpoint that was tested and compares with what was logged."""
     with checkpoint.Checkpoints(workdir, read_only=True) as checkpoints:
         tested = [step for _, step in checkpoints.scores()]
-    logged = records(workdir)
+    logged = logs.read(workdir / "metrics.jsonl")
     if not tested or ("test", max(tested)) not in logged:
         raise UserError(f"{workdir} has no checkpoint with a logged test")
     model = checkpoint.load(workdir, str(max(tested)), overrides)

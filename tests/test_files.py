@@ -48,6 +48,17 @@ def test_json_of_strangers(tmp_path, content, message):
         files.read_json(tmp_path)
 
 
+def test_every_line_of_json_lines_is_read_or_named(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"a": 1}\n[2]\n')
+    assert files.read_json_lines(path) == [{"a": 1}, [2]]
+    path.write_text('{"a": 1}\n\n[2')
+    with pytest.raises(UserError, match=r"a\.jsonl: line 2: bad json"):
+        files.read_json_lines(path)
+    with pytest.raises(UserError, match=r"cannot read .*b\.jsonl: No such file"):
+        files.read_json_lines(tmp_path / "b.jsonl")
+
+
 def test_texts_are_utf8_in_every_locale(tmp_path):
     files.write_text(tmp_path / "out.txt", "übung")
     assert (tmp_path / "out.txt").read_bytes() == "übung".encode()

@@ -85,8 +85,7 @@ class Shard:
         """Returns the skipped examples of a finished shard."""
         if not self.list_of_skipped.exists():
             return []
-        lines = self.list_of_skipped.read_text("utf-8").splitlines()
-        return [Skipped(**json.loads(line)) for line in lines]
+        return [Skipped(**one) for one in files.read_json_lines(self.list_of_skipped)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -215,9 +214,8 @@ def _claim(plan: Plan) -> None:
     for leftover in (*plan.partial.glob("*.tmp"), *plan.partial.glob(".part*")):
         shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
     try:
-        same = json.loads(note.read_text("utf-8")) == description
-    except (FileNotFoundError, json.JSONDecodeError):
-        # Without a note nobody knows what shards hold.
+        same = files.read_json(note) == description
+    except UserError:  # without a note nobody knows what shards hold
         same = not any(plan.partial.glob("*.array_record*"))
     if not same:
         raise UserError(

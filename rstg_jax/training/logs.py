@@ -23,20 +23,19 @@ CLOCK = ("time", "examples_per_second", "waiting_for_data")  # metrics that no t
 _log = logging.getLogger("rstg_jax")
 
 
-def parse(text: str, path: Path) -> dict[tuple[str, int], dict[str, Any]]:
+def read(path: Path) -> dict[tuple[str, int], dict[str, Any]]:
     """The rows of a metrics.jsonl by split and step; of equal ones the last.
 
     Raises:
-      UserError: A line is damaged; the message names it and `path`.
+      UserError: It cannot be read, or a line is damaged; the message names it.
     """
     rows = {}
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, row in enumerate(files.read_json_lines(path), start=1):
         try:
-            row = json.loads(line)
             rows[row["split"], row["step"]] = row
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
+        except (KeyError, TypeError) as error:
             raise UserError(
-                f"{path} line {number} is not a row of metrics: remove the line, or train again"
+                f"{path}: line {number} is not a row of metrics: remove the line, or train again"
             ) from error
     return rows
 

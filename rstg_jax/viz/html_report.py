@@ -12,6 +12,7 @@ import humanize
 import jinja2
 import numpy as np
 
+from rstg_jax import files
 from rstg_jax.errors import UserError
 from rstg_jax.inference import class_metrics
 from rstg_jax.rstg.region_graph import RegionGraph
@@ -72,30 +73,23 @@ def read_record(workdir: str | Path) -> Record:
       UserError: A file is missing or damaged; the message says which.
     """
     workdir = Path(workdir)
-    path = workdir / "metrics.jsonl"
-    rows = logs.parse(_read_text(path), path)
+    rows = logs.read(_existing(workdir / "metrics.jsonl"))
     metrics = {
         split: [row for (name, _), row in sorted(rows.items()) if name == split]
         for split in ("train", "test")
     }
-    result, config = (_read_json(workdir / f"{name}.json") for name in ("result", "config"))
+    result, config = (
+        files.read_json(_existing(workdir / f"{name}.json")) for name in ("result", "config")
+    )
     return Record(result, config, metrics)
 
 
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text("utf-8")
-    except FileNotFoundError as error:
+def _existing(path: Path) -> Path:
+    if not path.exists():
         raise UserError(
             f"{path} is missing: finish the training first (train.py --workdir={path.parent})"
-        ) from error
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(_read_text(path))
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path} is not valid JSON ({error}): train again to renew it") from error
+        )
+    return path
 
 
 def render(

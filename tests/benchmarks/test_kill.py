@@ -59,7 +59,7 @@ def test_a_careful_job_loses_nothing(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("code", "loss"), [(REPEATING, "differs"), (CUT, ".json is cut")], ids=["repeated", "cut"]
+    ("code", "loss"), [(REPEATING, "differs"), (CUT, "bad json")], ids=["repeated", "cut"]
 )
 def test_losses_are_found(monkeypatch, tmp_path, code, loss):
     assert any(loss in text for text in losses(monkeypatch, tmp_path, code))

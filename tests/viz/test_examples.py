@@ -88,11 +88,14 @@ def test_damaged_files_are_named(tmp_path):
     write_run(tmp_path, [{"step": 1, "split": "train"}])
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 2, "spl')
-    with pytest.raises(UserError, match=r"metrics\.jsonl line 2 is not a row of metrics"):
+    with pytest.raises(UserError, match=r"metrics\.jsonl: line 2: bad json"):
+        html_report.read_record(tmp_path)
+    write_run(tmp_path, [{"step": 1, "split": "train"}, {"step": 2}])
+    with pytest.raises(UserError, match=r"metrics\.jsonl: line 2 is not a row of metrics"):
         html_report.read_record(tmp_path)
     write_run(tmp_path, [])
     (tmp_path / "result.json").write_text("{")
-    with pytest.raises(UserError, match=r"result\.json is not valid JSON"):
+    with pytest.raises(UserError, match=r"result\.json: line 1: bad json"):
         html_report.read_record(tmp_path)
 
 
