@@ -8,11 +8,14 @@
 
 A job is sampled for its minutes, split evenly, and then stopped. The first sixth is the time to
 warm up: compare the samples after it. Memory is the resident set; it has grown if the median of the
-last sixth is above that of the second. The exit status is 1 if memory has grown by 2% or more, or
-if there are more open files or threads at the end than at any time before the middle.
+last sixth is above that of the second. Disk is what the job has written, without its logs, which
+grow with the updates. The exit status is 1 if memory has grown by 2% or more, or if there are more
+open files, threads or bytes on disk at the end than at any time before the middle.
 """
 
 import argparse
+import contextlib
+import os
 import signal
 import statistics
 import subprocess
@@ -32,6 +35,7 @@ from rstg_jax.errors import UserError
 ROOT = Path(__file__).parents[1]
 SAMPLES = 240  # of each job
 GROWTH = 0.02  # of memory, allowed
+LOGS = ("metrics.jsonl", "events.")  # how their names begin
 CONFIG = "configs/sync_mnist.py:tiny"
 TRAIN = ["train.py", f"--config={CONFIG}", "--config.optim.schedule=constant"]
 
@@ -105,8 +109,19 @@ def sample(process: psutil.Process, begin: float, out: Path) -> Sample:
             process.memory_info().rss,
             process.num_fds(),
             process.num_threads(),
-            sum(path.stat().st_size for path in out.rglob("*") if path.is_file()),
+            disk(out),
         )
+
+
+def disk(out: Path) -> int:
+    """Bytes of all files of a directory but logs; some may vanish meanwhile."""
+    total = 0
+    for folder, _, names in os.walk(out):
+        for name in names:
+            if not name.startswith(LOGS):
+                with contextlib.suppress(FileNotFoundError):
+                    total += os.stat(os.path.join(folder, name)).st_size
+    return total
 
 
 def watch(name: str, seconds: float) -> list[Sample]:
@@ -151,7 +166,7 @@ def problems(samples: Sequence[Sample]) -> list[str]:
     if (share := growth(samples)) >= GROWTH:
         found.append(f"memory has grown by {share:.1%}")
     half, sixth = len(samples) // 2, max(len(samples) // 6, 1)
-    for what in ("files", "threads"):
+    for what in ("files", "threads", "disk"):
         before = max(getattr(s, what) for s in samples[:half])
         after = min(getattr(s, what) for s in samples[-sixth:])
         if after > before:
@@ -172,13 +187,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     names = cli.choices(parser, "--jobs", args.jobs, JOBS)
     seen, status = {}, 0
-    print(f"{'job':<9}{'minutes':>8}{'memory MB':>11}{'growth':>8}{'files':>7}{'threads':>9}")
+    print(
+        f"{'job':<9}{'minutes':>8}{'memory MB':>11}{'growth':>8}{'files':>7}{'threads':>9}"
+        f"{'disk MB':>9}"
+    )
     for name in names:
         samples = seen[name] = watch(name, 60 * args.minutes / len(names))
         last = samples[-1]
         print(
             f"{name:<9}{last.seconds / 60:>8.1f}{last.memory / 1e6:>11.0f}"
-            f"{growth(samples):>8.1%}{last.files:>7}{last.threads:>9}",
+            f"{growth(samples):>8.1%}{last.files:>7}{last.threads:>9}"
+            f"{last.disk / 1e6:>9.2f}",
             flush=True,
         )
         for problem in problems(samples):

@@ -6,8 +6,8 @@ from benchmarks import soak
 from rstg_jax.errors import UserError
 
 
-def samples(memory=lambda i: 100, files=lambda i: 10, threads=lambda i: 5):
-    return [soak.Sample(i, memory(i), files(i), threads(i), 0) for i in range(60)]
+def samples(memory=lambda i: 100, files=lambda i: 10, threads=lambda i: 5, disk=lambda i: 7):
+    return [soak.Sample(i, memory(i), files(i), threads(i), disk(i)) for i in range(60)]
 
 
 def test_growth_after_the_warm_up_is_found():
@@ -16,13 +16,29 @@ def test_growth_after_the_warm_up_is_found():
     flat = samples(lambda i: 1 if i < 8 else 900 if i == 33 else 100, lambda i: 10 + 5 * (i == 20))
     assert soak.growth(flat) == 0 and not soak.problems(flat)
     grown = soak.problems(
-        samples(lambda i: 1000 + i, lambda i: 10 + i // 10, lambda i: 5 + i // 30)
+        samples(
+            lambda i: 1000 + i,
+            lambda i: 10 + i // 10,
+            lambda i: 5 + i // 30,
+            lambda i: 70 * (1 + i // 10 + i % 2),  # a checkpoint in ten samples is not deleted
+        )
     )
     assert grown == [
         "memory has grown by 3.9%",
         "files: 15 at the end, 12 at most before the middle",
         "threads: 6 at the end, 5 at most before the middle",
+        "disk: 420 at the end, 280 at most before the middle",
     ]
+
+
+def test_disk_is_all_that_is_written_but_logs(tmp_path):
+    for name, size in (("a/b.bin", 5), ("c.json", 7), ("metrics.jsonl", 100), ("events.out.1", 9)):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(bytes(size))
+    assert soak.disk(tmp_path) == 12
+    (tmp_path / "gone").symlink_to(tmp_path / "never")  # listed, but gone when it is looked at
+    assert soak.disk(tmp_path) == 12
 
 
 def test_a_job_is_watched_until_its_time_is_over(monkeypatch):
