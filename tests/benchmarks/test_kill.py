@@ -79,3 +79,10 @@ def test_a_job_is_killed_unless_it_is_over():
     )
     assert kill.kill(sleeping, 0.01, signal.SIGKILL) and sleeping.returncode == -signal.SIGKILL
     assert not kill.kill(ending, 600, signal.SIGKILL) and ending.returncode == 0
+
+
+@pytest.mark.slow
+def test_twenty_kills_of_training_lose_nothing(tmp_path):
+    row = kill.measure("train", 20, signal.SIGKILL, random.Random(0), tmp_path)
+    assert row["kills"] == 20 and row["runs"] >= 5
+    assert row["losses"] == []

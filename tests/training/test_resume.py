@@ -47,24 +47,46 @@ def saved(workdir):
     return [int(name) for name in names if name.isdecimal()]
 
 
-def test_two_processes_train_as_one(tmp_path, whole):
-    """Two processes with two devices each, data and fsdp: the figures of one process, rounded."""
+def launch_two(workdir, seconds=0.0):
+    """Two processes with two devices each, data and fsdp."""
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         address = f"localhost:{probe.getsockname()[1]}"
-    flags = [f"--coordinator={address}", "--num_processes=2", "--config.mesh.data=2"]
-    processes = [
-        launch(tmp_path, *flags, f"--process_id={i}", "--config.mesh.fsdp=2", devices=2)
-        for i in range(2)
+    flags = [f"--coordinator={address}", "--num_processes=2"]
+    flags += ["--config.mesh.data=2", "--config.mesh.fsdp=2"]
+    return [
+        launch(workdir, *flags, f"--process_id={i}", seconds=seconds, devices=2) for i in range(2)
     ]
-    results = [finish(process) for process in processes]
+
+
+def assert_two_train_as_one(workdir, whole):
+    """Runs two processes to their end: the figures of one process, rounded."""
+    results = [finish(process) for process in launch_two(workdir)]
     assert [status for status, _, _ in results] == [0, 0], results
-    both, one = standins.records(tmp_path), standins.records(whole)
+    both, one = standins.records(workdir), standins.records(whole)
     assert [(r["step"], r["split"]) for r in both] == [(r["step"], r["split"]) for r in one]
     for a, b in zip(both, one, strict=True):
         assert a["loss"] == pytest.approx(b["loss"], rel=1e-4)
         assert a["examples"] == b["examples"]
+
+
+def test_two_processes_train_as_one(tmp_path, whole):
+    assert_two_train_as_one(tmp_path, whole)
     # What two processes saved, one process reads.
     status, _, err = finish(launch(tmp_path))
     assert status == 0, err
     assert figures(tmp_path)["loss"] == pytest.approx(figures(whole)["loss"], rel=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 1])
+def test_kill_9_of_one_of_two_processes(tmp_path, whole, victim):
+    """The other one says so and ends; both go on from the last checkpoint."""
+    processes = launch_two(tmp_path, seconds=0.03)
+    wait_for(lambda: max(saved(tmp_path), default=0) > 7, processes[0])
+    processes[victim].kill()
+    status, _, err = finish(processes[1 - victim])
+    assert status not in (0, None)
+    assert "another process of this run seems to be gone" in err or "another task died" in err
+    finish(processes[victim])
+    assert_two_train_as_one(tmp_path, whole)
