@@ -18,14 +18,13 @@ from pathlib import Path
 import google_crc32c
 import numpy as np
 
+from rstg_jax import limits
 from rstg_jax.errors import UserError
 
 MAGIC = 0xDB4775248B80FB57.to_bytes(8, "little")
 FOOTER = 48  # bytes: handles of metaindex and index, padded, and the magic number
 TRAILER = 5  # bytes behind a block: kind of compression and checksum
 CRC_DELTA = 0xA282EAD8  # stored sums are rotated and shifted, so that sums of sums are no trouble
-# What a file may claim: more would take the memory of the machine before it turns out to be wrong.
-MAX_SHARDS, MAX_KEY, MAX_SIZE = 1 << 16, 1 << 12, 1 << 48  # files, bytes of a name, array elements
 DTYPES = {1: "float32", 2: "float64", 3: "int32", 9: "int64", 19: "float16"}  # types.proto
 
 
@@ -140,7 +139,7 @@ def _entries(prefix: Path) -> tuple[int, dict[str, _Entry]]:
         header = _message(table.pop(b""))
         shards, big_endian = header.get(1, [0])[-1], header.get(2, [0])[-1]
         entries = {key.decode(): _entry(value) for key, value in table.items()}
-        if shards > MAX_SHARDS:
+        if shards > limits.TF_FILES:
             raise _DamagedError(f"{shards} data files are too many")
         if any(entry.shard >= shards for entry in entries.values()):
             raise _DamagedError(f"a variable lies in a file beyond the {shards} that there are")
@@ -159,7 +158,7 @@ def _entry(data: bytes) -> _Entry:
     fields = _message(data)
     shape = _message(fields.get(2, [b""])[-1])
     sizes = [_message(axis).get(1, [0])[-1] for axis in shape.get(2, [])]
-    if math.prod(max(size, 1) for size in sizes) > MAX_SIZE:
+    if math.prod(max(size, 1) for size in sizes) > limits.TF_ARRAY:
         raise _DamagedError(f"an array of {sizes} is too large")
     numbers = [fields.get(key, [0])[-1] for key in (1, 3, 4, 5, 6)]
     dtype, shard, offset, size, crc = numbers
@@ -198,7 +197,7 @@ def _block(data: bytes, start: int, size: int) -> Iterator[tuple[bytes, bytes]]:
         own, at = _varint(block, at)
         length, at = _varint(block, at)
         key = key[:shared] + block[at : at + own]
-        if len(key) > MAX_KEY:
+        if len(key) > limits.TF_NAME:
             raise _DamagedError("a name is too long")
         at += own
         yield key, block[at : at + length]

@@ -13,12 +13,12 @@ from typing import Any, ClassVar, NamedTuple, Self
 import numpy as np
 from PIL import Image
 
+from rstg_jax import limits
 from rstg_jax.data.batches import Source
 from rstg_jax.data.video import decode
 from rstg_jax.errors import UserError
 
 SPLITS = ("train", "test")
-MAX_FRAMES = 1024  # of a video that a model sees whole; its memory grows with them
 _MODES = {1: "L", 3: "RGB"}  # Pillow's names by number of channels
 
 
@@ -139,12 +139,12 @@ class DataConfig(abc.ABC):
           uint8 `[t h w c]`, or `[v t h w c]` with several views.
 
         Raises:
-          UserError: A frame is damaged, or there are more than `MAX_FRAMES` of them.
+          UserError: A frame is damaged, or there are more than `limits.WHOLE_FRAMES` of them.
         """
-        if len(frames) > MAX_FRAMES:
+        if len(frames) > limits.WHOLE_FRAMES:
             raise UserError(
-                f"has {len(frames)} frames; a model of whole videos takes up to {MAX_FRAMES}: cut "
-                "out a part"
+                f"has {len(frames)} frames; a model of whole videos takes up to "
+                f"{limits.WHOLE_FRAMES}: cut out a part"
             )
         _, height, width, channels = self.clip_shape
         fitted = []

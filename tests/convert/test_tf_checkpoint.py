@@ -9,6 +9,7 @@ import google_crc32c
 import numpy as np
 import pytest
 
+from rstg_jax import limits
 from rstg_jax.convert import tf_checkpoint
 from rstg_jax.errors import UserError
 from rstg_jax.rstg.region_graph import RegionGraph, area_weights
@@ -183,7 +184,7 @@ def test_claims_of_an_index_are_bounded(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"model\.index .*a name is too long"):
         tf_checkpoint.read(tmp_path)
     write(tmp_path / "model", {"x": np.zeros(3, np.float32)})
-    monkeypatch.setattr(tf_checkpoint, "MAX_SHARDS", 1)
+    monkeypatch.setattr(limits, "TF_FILES", 1)
     with pytest.raises(UserError, match=r"model\.index .*2 data files are too many"):
         tf_checkpoint.read(tmp_path)
 

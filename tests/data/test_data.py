@@ -7,7 +7,7 @@ import urllib.error
 import numpy as np
 import pytest
 
-from rstg_jax import data
+from rstg_jax import data, limits
 from rstg_jax.data import batches
 from rstg_jax.data.sync_mnist import digits as digits_lib
 from rstg_jax.errors import UserError
@@ -157,7 +157,7 @@ def test_truncated_gzip_is_named(tmp_path, keep):
 
 def test_no_more_is_unpacked_than_a_file_can_have(tmp_path, monkeypatch):
     write_idx(tmp_path, zipped=True)
-    monkeypatch.setattr(digits_lib, "_MAX_IDX_BYTES", 1000)
+    monkeypatch.setattr(limits, "IDX_BYTES", 1000)
     with pytest.raises(UserError, match=r"gz: 1001 bytes, but its header promises 23536"):
         digits_lib.load("idx", "train", mnist_dir=str(tmp_path))
 

@@ -15,7 +15,8 @@ from typing import Any
 import av
 from PIL import Image
 
-from rstg_jax.data.video import limits, seek
+from rstg_jax import limits
+from rstg_jax.data.video import seek
 from rstg_jax.data.video.damage import reading
 from rstg_jax.errors import UserError, reason
 

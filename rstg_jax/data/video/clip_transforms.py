@@ -6,13 +6,13 @@ from collections.abc import Callable
 
 import numpy as np
 
+from rstg_jax import limits
 from rstg_jax.data.video import crops, decode
 from rstg_jax.data.video.frame_sampling import Rule, train_frames, view_frames
 from rstg_jax.errors import UserError
 
 # Random numbers of a training example: these, then one per frame.
 _FLIP, _BRIGHTNESS, _BOX, _TIME = 0, 1, slice(2, 5), 5
-_MAX_ASPECT = 20  # of a frame; the area that several crops cover grows with it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,7 +178,7 @@ def _pictures(
     """
     images = frames.images(wanted.tolist())
     head = next(images)
-    if max(head.size) > _MAX_ASPECT * min(head.size):
+    if max(head.size) > limits.ASPECT * min(head.size):
         raise UserError(f"has frames of {head.width}x{head.height} pixels, too narrow")
     size = crops.resized(head.size, short_side)
     box, out = choose(size)

@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 from PIL import Image, ImageOps
 
-from rstg_jax.data.video import limits
+from rstg_jax import limits
 from rstg_jax.data.video.damage import reading
 from rstg_jax.errors import UserError
 

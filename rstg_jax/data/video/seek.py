@@ -21,7 +21,7 @@ import numpy as np
 from av.video.frame import PictureType
 from PIL import Image
 
-from rstg_jax.data.video import limits
+from rstg_jax import limits
 from rstg_jax.data.video.damage import reading
 from rstg_jax.errors import UserError, reason
 
@@ -256,7 +256,7 @@ def bounded(stream: Any) -> Any:
     # Several clips are decoded at once; threads inside one decoder would only add to them.
     stream.codec_context.thread_count = 1
     # The stream itself may say another size than its container.
-    stream.codec_context.options = {"max_pixels": str(limits.MAX_PIXELS)}
+    stream.codec_context.options = {"max_pixels": str(limits.PIXELS)}
     return stream
 
 

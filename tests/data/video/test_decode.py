@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image, ImageFile, ImageSequence
 
-from rstg_jax.data.video import decode, limits, seek
+from rstg_jax import limits
+from rstg_jax.data.video import decode, seek
 from rstg_jax.errors import UserError
 from tests import clip_files, video_corpus
 
@@ -287,7 +288,7 @@ def test_sizes_in_the_stream_are_bounded(monkeypatch):
     """They may be others than in the container."""
     content = video_corpus.make(video_corpus.KINDS["h264, mp4"], 2)
     monkeypatch.setattr(limits, "check_pixels", lambda *size: None)
-    monkeypatch.setattr(limits, "MAX_PIXELS", 1000)
+    monkeypatch.setattr(limits, "PIXELS", 1000)
     with pytest.raises(UserError, match="holds no frame"), decode.opened(content) as frames:
         arrays(frames, [0])
 
@@ -311,7 +312,7 @@ def test_arrays_that_claim_what_they_do_not_hold(tmp_path, shape, message):
 
 
 def test_number_of_frames_is_bounded(tmp_path, monkeypatch):
-    monkeypatch.setattr(limits, "MAX_FRAMES", 8)
+    monkeypatch.setattr(limits, "FRAMES", 8)
     np.save(tmp_path / "a.npy", np.zeros((9, 4, 4), np.uint8))
     with pytest.raises(UserError, match="has 9 frames, more than 8: cut it up"):
         decode.check(tmp_path / "a.npy")
