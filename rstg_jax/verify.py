@@ -1,11 +1,13 @@
 """Checks somebody's run: replays some of its updates and compares all that it recorded.
 
-    python -m rstg_jax.verify --workdir=DIR [--start=STEP] [--steps=100] [--test]
+    python -m rstg_jax.verify --workdir=DIR [--start=STEP] [--steps=100] [--test] [--test_videos=M]
 
 Training goes on from a copy of one of the run's checkpoints, with its config and its data
 (``--config.data.KEY=VALUE`` if they lie elsewhere now), by the code that trains. Compared are the
 lines of metrics.jsonl and the checkpoints that both have: weights, optimiser, statistics, random
-key. --test also evaluates the newest checkpoint that was tested, and compares the metrics.
+key. --test also evaluates the newest checkpoint that was tested, and compares the metrics. Where
+that takes hours, --test_videos=M compares the predictions of the first M videos with those that
+`rstg_jax.evaluate` wrote to the run, of the newest checkpoint that has some.
 
 Prints what is identical and how far the rest differs, relative to the largest value of an array.
 On the machine and devices of the run all is identical. Elsewhere sums have another order, so that
@@ -24,8 +26,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from rstg_jax import cli
-from rstg_jax.errors import UserError
+from rstg_jax import cli, files
+from rstg_jax.errors import UserError, reason, translated
 from rstg_jax.inference import evaluation
 from rstg_jax.training import checkpoint, integrity, logs, train_loop
 
@@ -96,6 +98,48 @@ def evaluate_again(workdir: Path, overrides: Mapping[str, str]) -> Comparison:
     return compare_metrics(f"test of checkpoint {model.step}", result, expected)
 
 
+def test_of(path: Path) -> tuple[int, str, str | None]:
+    """Step, split and protocol of an evaluation."""
+    with translated(lambda error: f"{path}: is no evaluation ({reason(error)})"):
+        result = files.read_json(path)
+        return int(result["step"]), result["split"], result["protocol"]
+
+
+def predict_again(workdir: Path, count: int, overrides: Mapping[str, str]) -> Comparison:
+    """Predicts the first videos of the newest evaluation, and compares the five best classes.
+
+    Raises:
+      UserError: no checkpoint has an evaluation, or its files are damaged.
+    """
+    known = integrity.steps(workdir / "checkpoints")
+    tests = {path: test_of(path) for path in sorted(workdir.glob("evaluation-*.json"))}
+    evaluated = [path for path, (step, _, _) in tests.items() if step in known]
+    if not evaluated:
+        raise UserError(
+            f"{workdir} has no predictions to compare with; those who have all its data can write "
+            f"them: python -m rstg_jax.evaluate --workdir={workdir}"
+        )
+    newest = max(evaluated, key=lambda path: tests[path][0])
+    step, split, protocol = tests[newest]
+    path = newest.with_name(newest.name.replace("evaluation", "predictions", 1))
+    recorded = files.read_json(path)
+    model = checkpoint.load(workdir, str(step), overrides).with_protocol(protocol)
+    _, predictions = evaluation.evaluate_checkpoint(model, split, count)
+    differences = []
+    with translated(lambda error: f"{path}: holds no such predictions ({reason(error)})"):
+        for name, labels, probabilities in zip(*predictions, strict=True):
+            there = {best["label"]: best["probability"] for best in recorded[name]}
+            here = {model.label_names[k]: p for k, p in zip(labels, probabilities, strict=True)}
+            # What is not among the best there, because of a tie, has at most their least value.
+            both = [
+                [best.get(label, min(best.values())) for label in sorted(here | there)]
+                for best in (here, there)
+            ]
+            differences.append(difference(*both))
+    count = len(differences)
+    return Comparison(f"predictions of {count} videos by checkpoint {model.step}", max(differences))
+
+
 def start_of(known: Sequence[int], wanted: int | None) -> int:
     """The checkpoint to go on from: the newest that another follows, or else step 0."""
     if wanted is None:
@@ -117,10 +161,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--start", type=int, help="checkpoint, or 0; default: the last but one")
     parser.add_argument("--steps", type=int, default=100, help="updates to replay (default 100)")
     parser.add_argument("--test", action="store_true", help="also evaluate")
+    parser.add_argument(
+        "--test_videos", type=int, default=0, metavar="M", help="also predict so many test videos"
+    )
     parser.add_argument("--tolerance", type=float, default=1e-3, help="default 0.001")
     args, overrides = cli.parse(parser, argv)
-    if args.steps < 0 or not (args.steps or args.test):
-        parser.error(f"--steps={args.steps}: at least 1, or 0 with --test")
+    if min(args.steps, args.test_videos) < 0 or not (args.steps or args.test or args.test_videos):
+        parser.error(f"--steps={args.steps}: at least 1, or 0 with --test or --test_videos")
     cli.keep_compiled_programs()
     model = checkpoint.load(args.workdir, "last", overrides)
     start = start_of(integrity.steps(args.workdir / "checkpoints"), args.start)
@@ -131,6 +178,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         found.append(comparison)
     if args.test:
         found.append(evaluate_again(args.workdir, overrides))
+        print(found[-1])
+    if args.test_videos:
+        found.append(predict_again(args.workdir, args.test_videos, overrides))
         print(found[-1])
     if not found:
         raise UserError(

@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from rstg_jax import verify
+from rstg_jax import evaluate, verify
 from rstg_jax.training import integrity, train_loop
 from tests import standins
 
@@ -79,6 +79,36 @@ def test_an_embellished_metric_is_found(workdir, capsys):
         "test of checkpoint 20",
         "all",
     ]
+
+
+def test_some_videos_are_predicted_again(workdir, capsys):
+    flags = ("--steps=0", "--test_videos=5")
+    with pytest.raises(verify.UserError, match="has no predictions to compare with"):
+        run(capsys, workdir, *flags)
+    for step in ("15", "last"):
+        evaluate.main([f"--workdir={workdir}", f"--step={step}"])
+    capsys.readouterr()
+    status, lines = run(capsys, workdir, *flags)
+    assert status == 0
+    assert lines == ["predictions of 5 videos by checkpoint 20: identical", "all: identical"]
+    # All predictions are of the split's 37 videos; what lies behind the fifth is not looked at.
+    path = workdir / "predictions-test-last.json"
+    recorded = json.loads(path.read_text())
+    assert len(recorded) == 37
+    other = "a" if recorded["3"][0]["label"] != "a" else "b"
+    for video in ("3", "9"):
+        recorded[video][0]["label"] = other
+    path.write_text(json.dumps(recorded))
+    assert run(capsys, workdir, "--steps=0", "--test_videos=3")[0] == 0
+    status, lines = run(capsys, workdir, *flags)
+    assert status == 1
+    assert float(re.fullmatch(r"all: within (.*)", lines[-1])[1]) > 0.1
+    path.write_text("{}")
+    with pytest.raises(verify.UserError, match=r"last\.json: holds no such predictions \('0'\)"):
+        run(capsys, workdir, *flags)
+    (workdir / "evaluation-test-last.json").write_text("[]")
+    with pytest.raises(verify.UserError, match=r"last\.json: is no evaluation"):
+        run(capsys, workdir, *flags)
 
 
 def test_other_weights_are_found(workdir, capsys, tmp_path):

@@ -186,6 +186,20 @@ def eval_batches(
     return _ahead(make, 0, -(-n // batch_size), prefetch)
 
 
+class First:
+    """The first examples of a source; satisfies `Source`."""
+
+    def __init__(self, source: Source, count: int):
+        self.name = f"the first {count} of {source.name}"
+        self.label_names, self.provenance = source.label_names, source.provenance
+        self.labelled = getattr(source, "labelled", True)
+        self.batch = source.batch
+        self._length = min(count, len(source))
+
+    def __len__(self) -> int:
+        return self._length
+
+
 def refuse_endless(source: Source) -> None:
     """Raises `UserError` for a source that has no last example."""
     if len(source) >= ENDLESS:

@@ -15,13 +15,14 @@ PRINTED_CONFUSIONS = 10
 
 
 def evaluate_checkpoint(
-    model: checkpoint.TrainedModel, split: str | None = None
+    model: checkpoint.TrainedModel, split: str | None = None, count: int | None = None
 ) -> tuple[dict[str, Any], eval_loop.Predictions]:
     """Evaluates a trained model on a split.
 
     Args:
       model: the model and its data.
       split: own name of the split, see `DataConfig.with_split`.
+      count: only the first so many videos of it; all if None.
 
     Returns:
       The content of evaluation-NAME.json, without metrics if the split has no labels; and the
@@ -34,6 +35,8 @@ def evaluate_checkpoint(
             f"the checkpoint has {len(model.label_names)}, {model.label_names[:3]}..."
         )
     data.refuse_endless(source)
+    if count is not None:
+        source = data.First(source, count)
     protocols.check_fits(model)
     max_clips = model.experiment.train.for_evaluation
     eval_step = steps.jit_eval_step(model.module, model.mesh, model.abstract, max_clips)

@@ -1,12 +1,19 @@
-"""A clean stop on SIGINT and SIGTERM."""
+"""Ends from outside: a clean stop on SIGINT and SIGTERM, and the loss of another process."""
 
+import contextlib
+import logging
 import signal
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
+
+from rstg_jax.errors import reason
+
+_log = logging.getLogger(__name__)
 
 
 class StopSignal:
@@ -43,3 +50,18 @@ class StopSignal:
         if jax.process_count() == 1:
             return self.local()
         return bool(np.any(multihost_utils.process_allgather(np.array(self.local()))))
+
+
+@contextlib.contextmanager
+def lost_processes_told() -> Iterator[None]:
+    """Tells at once why a run of several processes fails: JAX waits up to 100 s before it ends."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if jax.process_count() > 1:
+            _log.error(
+                "another process of this run seems to be gone (%s); this one ends within minutes. "
+                "Start all of them again: the run resumes from its last checkpoint",
+                reason(error)[:300],
+            )
+        raise

@@ -7,7 +7,6 @@ logging window all come from the checkpoint, and log lines after it are removed.
 import collections
 import contextlib
 import dataclasses
-import logging
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,16 +16,14 @@ import jax
 import numpy as np
 
 from rstg_jax import data, files
-from rstg_jax.errors import UserError, reason
+from rstg_jax.errors import UserError
 from rstg_jax.training import eval_loop, metrics, not_finite, optim, resume, sharding, steps
 from rstg_jax.training import run as run_lib
 from rstg_jax.training.experiment import Experiment
 from rstg_jax.training.logs import Clock, Console, MetricLog
 from rstg_jax.training.not_finite import NotFinite
 from rstg_jax.training.run import Progress, Run
-from rstg_jax.training.signals import StopSignal
-
-_log = logging.getLogger(__name__)
+from rstg_jax.training.signals import StopSignal, lost_processes_told
 
 NORMS = ("grad_norm", "param_norm")  # logged as averages over updates, the rest over examples
 
@@ -89,21 +86,6 @@ def train(experiment: Experiment, workdir: str | Path, until: int | None = None)
             with lost_processes_told():
                 progress = fit(run, progress, context)
                 return finish(run, progress, context)
-
-
-@contextlib.contextmanager
-def lost_processes_told() -> Iterator[None]:
-    """Tells at once why a run of several processes fails: JAX waits up to 100 s before it ends."""
-    try:
-        yield
-    except jax.errors.JaxRuntimeError as error:
-        if jax.process_count() > 1:
-            _log.error(
-                "another process of this run seems to be gone (%s); this one ends within minutes. "
-                "Start all of them again: the run resumes from its last checkpoint",
-                reason(error)[:300],
-            )
-        raise
 
 
 def announce(run: Run, progress: Progress, context: LoopContext) -> None:
