@@ -48,7 +48,7 @@ def truncate(path: Path, step: int, retest: bool = False) -> None:
     if not path.is_file():
         return
     kept = []
-    for line in path.read_text("utf-8").splitlines(keepends=True):
+    for line in path.read_text("utf-8", errors="replace").splitlines(keepends=True):
         try:
             record = json.loads(line) if line.endswith("\n") else None
         except json.JSONDecodeError:

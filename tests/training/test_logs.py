@@ -1,8 +1,10 @@
 """The log file after a crash, and what a terminal shows."""
 
+import errno
 import io
 import json
 import os
+import pathlib
 import re
 import struct
 
@@ -28,7 +30,26 @@ def test_truncate_removes_later_and_broken_lines(tmp_path):
     path.write_text(good[0].rstrip())  # complete, but its end may be missing
     logs.truncate(path, 10)
     assert path.read_text() == ""
+    path.write_bytes(good[0].encode() + b"\xff\x00\n" + good[1].encode()[:-3])  # a torn page
+    logs.truncate(path, 10)
+    assert path.read_text() == good[0]
     logs.truncate(tmp_path / "nothing", 3)
+
+
+def test_a_log_that_cannot_be_truncated_is_kept(tmp_path, monkeypatch):
+    """It is replaced by what is kept of it, at once, or not at all."""
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 5, "split": "train"}\n{"step": 9, "split": "train"}\n')
+    before = path.read_bytes()
+
+    def full(self, *_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pathlib.Path, "write_text", full)
+        with pytest.raises(UserError, match=r"cannot write .*metrics\.jsonl: No space left"):
+            logs.MetricLog(tmp_path, 5, enabled=True)
+    assert path.read_bytes() == before
 
 
 def test_a_live_bar_on_a_terminal(tmp_path, monkeypatch):

@@ -85,8 +85,11 @@ def test_kill_9_of_one_of_two_processes(tmp_path, whole, victim):
     processes = launch_two(tmp_path, seconds=0.03)
     wait_for(lambda: max(saved(tmp_path), default=0) > 7, processes[0])
     processes[victim].kill()
-    status, _, err = finish(processes[1 - victim])
-    assert status not in (0, None)
-    assert "another process of this run seems to be gone" in err or "another task died" in err
-    finish(processes[victim])
+    words = ("another process of this run seems to be gone", "another task died")
+    other = processes[1 - victim]
+    assert any(word in line for line in other.stderr for word in words)
+    if victim == 1:
+        other.kill()  # otherwise JAX ends it, when it has missed the other one for 70 to 100 s
+    for process in processes:
+        assert finish(process)[0] < 0
     assert_two_train_as_one(tmp_path, whole)
