@@ -1,4 +1,4 @@
-"""PyTorch weights of ResNets: ImageNet's into C2D or inflated into I3D, Kinetics' as they are.
+"""PyTorch weights: ImageNet's into networks on frames or inflated into I3D, Kinetics' as they are.
 
     python -m rstg_jax.convert.torch FILE --arch=imagenet_i3d_r50 --out=DIR [--labels=FILE]
 
@@ -19,27 +19,21 @@ import argparse
 import dataclasses
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from flax import traverse_util
 
 from rstg_jax import cli
+from rstg_jax.convert import fit
 from rstg_jax.convert.torch_files import read
-from rstg_jax.convert.torch_names import ARCHS, Arch, torch_name
+from rstg_jax.convert.torch_names import ARCHS, Arch
 from rstg_jax.data import ClipConfig, FolderConfig
-from rstg_jax.errors import UserError
-from rstg_jax.models import classifier
 from rstg_jax.models.classifier import ModelConfig
 from rstg_jax.models.heads import GlobalPooling
 from rstg_jax.training.experiment import Experiment, TrainConfig
 from rstg_jax.training.optim import OptimizerConfig
-
-Arrays = Mapping[str, np.ndarray]
 
 # Wrappers put a word before names.
 PREFIX = re.compile(r"^((module|model|_orig_mod)\.)+")
@@ -47,7 +41,7 @@ PREFIX = re.compile(r"^((module|model|_orig_mod)\.)+")
 
 def model_config(arch: Arch) -> ModelConfig:
     """The classifier around a network: mean over the last map, linear layer."""
-    return ModelConfig(backbone=arch.backbone, rstg_at=(), head=GlobalPooling())
+    return ModelConfig(backbone=arch.backbone, rstg_at=(), head=GlobalPooling(arch.pool_window))
 
 
 def data_config(arch: Arch) -> FolderConfig:
@@ -58,7 +52,7 @@ def data_config(arch: Arch) -> FolderConfig:
     return FolderConfig(clip=clip)
 
 
-def convert(state: Arrays, arch: Arch) -> dict[str, Any]:
+def convert(state: fit.Arrays, arch: Arch) -> dict[str, Any]:
     """Maps a state dict to the variables of `models.build(model_config(arch), classes)`.
 
     Args:
@@ -77,47 +71,12 @@ def convert(state: Arrays, arch: Arch) -> dict[str, Any]:
         for name, value in state.items()
         if not name.endswith(".num_batches_tracked")
     }
-    name = torch_name(arch, ("classifier", "bias"))
-    classes = len(left[name]) if name in left else 1
-    problems: list[str] = []
-    flat = {}
-    for path, shape in _shapes(arch, classes).items():
-        name = torch_name(arch, path[1:])
-        value = left.pop(name, None)
-        if value is None and arch.names.mmcv_attention and path[-2:] == ("out", "bias"):
-            value = np.zeros(shape, np.float32)
-        if value is None:
-            problems.append(f"missing {name}")
-            continue
-        array = _turn(np.asarray(value, np.float32), path, shape)
-        if array.shape != shape:
-            problems.append(f"misshapen {name} {list(np.shape(value))}, ours is {list(shape)}")
-        elif arch.names.mmcv_attention and path[-2] == "theta":
-            array = array * shape[-1] ** 0.5
-        flat[path] = array
-    problems += [f"unused {name}" for name in left]
-    if problems:
-        listed = "; ".join(sorted(problems))
-        raise UserError(f"the tensors do not fit the architecture: {listed}")
-    return traverse_util.unflatten_dict(flat)
+    return fit.fit(left, model_config(arch), arch.names, frames=arch.frames, turn=turn)
 
 
-def _shapes(arch: Arch, classes: int) -> dict[tuple[str, ...], tuple[int, ...]]:
-    """The shapes of our variables by path."""
-    module = classifier.build(model_config(arch), classes)
-    video = jax.ShapeDtypeStruct((1, arch.frames, 64, 64, 3), jnp.uint8)
-    tree = jax.eval_shape(module.init, jax.random.key(0), video)
-    return {path: leaf.shape for path, leaf in traverse_util.flatten_dict(tree).items()}
-
-
-def _turn(value: np.ndarray, path: tuple[str, ...], shape: tuple[int, ...]) -> np.ndarray:
-    """PyTorch's axes `[out in (t) h w]` to ours, and one more axis for 2D kernels."""
-    if path[-1] != "kernel" or value.ndim < 2:
-        return value
-    value = np.moveaxis(value, (1, 0), (-2, -1))
-    if value.ndim == 4 and len(shape) == 5:
-        value = np.repeat(value[None], shape[0], axis=0) / shape[0]
-    return value
+def turn(value: np.ndarray) -> np.ndarray:
+    """PyTorch's axes `[out in ...]` to `[... in out]`."""
+    return np.moveaxis(value, (1, 0), (-2, -1))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,23 +1,18 @@
-"""What PyTorch projects call the layers of our ResNets, and the networks that they publish."""
+"""The networks that PyTorch projects publish, and what they call the layers of our ResNets."""
 
 import dataclasses
 import re
 from typing import Any
 
-from rstg_jax.models.backbones import resnet3d
+from rstg_jax.convert import inception_names
+from rstg_jax.convert.fit import Arrays, Names, Path
+from rstg_jax.convert.inception_names import LEAVES
+from rstg_jax.models.backbones import BackboneConfig, inception, resnet3d
 from rstg_jax.models.backbones.resnet3d import ResNet3DConfig
-
-LEAVES = {
-    "kernel": "weight",
-    "scale": "weight",
-    "bias": "bias",
-    "mean": "running_mean",
-    "var": "running_var",
-}
 
 
 @dataclasses.dataclass(frozen=True)
-class Names:
+class ResNetNames(Names):
     """What a project calls our modules.
 
     In the names `{stage}` counts from 2 (res2), `{layer}` from 1, and `{part}` is PyTorchVideo's
@@ -42,17 +37,45 @@ class Names:
     attention: tuple[str, ...] = ("conv_theta", "conv_phi", "conv_g", "conv_out", "norm")
     mmcv_attention: bool = False
 
+    def of(self, backbone: ResNet3DConfig, path: Path) -> str | None:
+        leaf = LEAVES[path[-1]]
+        pool = int(backbone.pool2 > 1)  # is a part of PyTorchVideo's list, behind res2
+        if path[0] == "classifier":
+            part = len(backbone.depths) + 1 + pool
+            return f"{self.classifier.format(part=part)}.{leaf}"
+        module = path[1]
+        match = re.fullmatch(r"res(\d+)_(\d+)(_nonlocal)?", module)
+        if not match:
+            return f"{self.stem[('conv1', 'conv1_bn').index(module)]}.{leaf}"
+        stage, block = int(match[1]), int(match[2])
+        if match[3]:
+            if self.mmcv_attention and path[-2:] == ("out", "bias"):
+                return None
+            assert self.non_local is not None  # `ARCHS` has no such network
+            begin, end = self.non_local, self.attention[ATTENTION.index(path[2])]
+        else:
+            begin, end = self.block, self.inside[INSIDE.index(path[2])]
+        part = stage - 1 + (pool if stage > 2 else 0)
+        return f"{begin}{end}.{leaf}".format(stage=stage, layer=stage - 1, block=block, part=part)
+
+    def prepare(self, state: Arrays) -> Arrays:
+        """Moves mmcv's missing factor of the logits into theta."""
+        if not self.mmcv_attention:
+            return state
+        theta = f".{self.attention[0]}."
+        return {k: v * len(v) ** 0.5 if theta in k else v for k, v in state.items()}
+
 
 INSIDE = ("conv1", "bn1", "conv2", "bn2", "conv3", "bn3", "shortcut", "shortcut_bn")
 ATTENTION = ("theta", "phi", "g", "out", "bn")
 
-TORCHVISION = Names(  # and timm
+TORCHVISION = ResNetNames(  # and timm
     stem=("conv1", "bn1"),
     block="layer{layer}.{block}.",
     inside=("conv1", "bn1", "conv2", "bn2", "conv3", "bn3", "downsample.0", "downsample.1"),
     classifier="fc",
 )
-PYTORCHVIDEO = Names(
+PYTORCHVIDEO = ResNetNames(
     stem=("blocks.0.conv", "blocks.0.norm"),
     block="blocks.{part}.res_blocks.{block}.",
     inside=(
@@ -61,7 +84,7 @@ PYTORCHVIDEO = Names(
     ),
     classifier="blocks.{part}.proj",
 )
-SLOWFAST = Names(
+SLOWFAST = ResNetNames(
     stem=("s1.pathway0_stem.conv", "s1.pathway0_stem.bn"),
     block="s{stage}.pathway0_res{block}.",
     inside=(
@@ -71,7 +94,7 @@ SLOWFAST = Names(
     classifier="head.projection",
     non_local="s{stage}.pathway0_nonlocal{block}.",
 )
-MMACTION = Names(
+MMACTION = ResNetNames(
     stem=("backbone.conv1.conv", "backbone.conv1.bn"),
     block="backbone.layer{layer}.{block}.",
     inside=(
@@ -94,16 +117,18 @@ class Arch:
       backbone: its layers and input range.
       frames: number of frames that it was trained with (ImageNet's: a usual number).
       stride: distance of these frames; None if they are to be spread over the whole video.
+      pool_window: see `GlobalPooling`.
     """
 
     names: Names
-    backbone: ResNet3DConfig
+    backbone: BackboneConfig
     frames: int
     stride: int | None = None
+    pool_window: int = 0
 
 
 def _archs() -> dict[str, Arch]:
-    """All that the command line offers, by name: PROJECT_KIND_DEPTH."""
+    """ResNets by name: PROJECT_KIND_DEPTH."""
     # Both Kinetics families of Meta use mean 0.45 and deviation 0.225 of pixels 0..1.
     meta: dict[str, Any] = {
         "input_mean": resnet3d.OFFICIAL_MEAN,
@@ -123,9 +148,10 @@ def _archs() -> dict[str, Arch]:
             MMACTION, resnet3d.kinetics("nl_i3d", non_local_pool="after", **mm), 32, 2
         ),
     }
+    r101: dict[str, Any] = {"depths": (3, 4, 23, 3)}
     deep = {
         f"{name}_r101": dataclasses.replace(
-            arch, backbone=dataclasses.replace(arch.backbone, depths=(3, 4, 23, 3))
+            arch, backbone=dataclasses.replace(arch.backbone, **r101)
         )
         for name, arch in archs.items()
         if name in ("imagenet_c2d", "imagenet_i3d", "slowfast_c2d", "slowfast_i3d")
@@ -133,25 +159,13 @@ def _archs() -> dict[str, Arch]:
     return {f"{name}_r50": arch for name, arch in archs.items()} | deep
 
 
-ARCHS = _archs()
+# Frames of I3D and BN-Inception as in TSN and DeepMind's papers; S3D's as their projects state.
+INCEPTIONS = {
+    "imagenet_bn_inception": Arch(inception_names.BNInception(), inception.bn_inception(), 8),
+    "piergiaj_i3d": Arch(inception_names.PiergiajI3D(), inception.i3d(), 64, 1, 7),
+    "torchvision_s3d": Arch(inception_names.TorchvisionS3D(), inception.s3d(), 128, 2, 7),
+    "howto100m_s3dg": Arch(inception_names.HowTo100M(), inception.howto100m(), 32, 3),
+}
 
 
-def torch_name(arch: Arch, path: tuple[str, ...]) -> str:
-    """What the file calls one of our variables; `path` is without the collection."""
-    names, leaf = arch.names, LEAVES[path[-1]]
-    pool = int(arch.backbone.pool2 > 1)  # is a part of PyTorchVideo's list, behind res2
-    if path[0] == "classifier":
-        part = len(arch.backbone.depths) + 1 + pool
-        return f"{names.classifier.format(part=part)}.{leaf}"
-    module = path[1]
-    match = re.fullmatch(r"res(\d+)_(\d+)(_nonlocal)?", module)
-    if not match:
-        return f"{names.stem[('conv1', 'conv1_bn').index(module)]}.{leaf}"
-    stage, block = int(match[1]), int(match[2])
-    if match[3]:
-        assert names.non_local is not None  # `ARCHS` has no such network
-        begin, end = names.non_local, names.attention[ATTENTION.index(path[2])]
-    else:
-        begin, end = names.block, names.inside[INSIDE.index(path[2])]
-    part = stage - 1 + (pool if stage > 2 else 0)
-    return f"{begin}{end}.{leaf}".format(stage=stage, layer=stage - 1, block=block, part=part)
+ARCHS = _archs() | INCEPTIONS

@@ -1,5 +1,6 @@
 """Convolution and pooling of frames and clips, with a faster lowering on CPUs."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 import jax
@@ -12,6 +13,9 @@ from rstg_jax.layers.linear import linear
 
 Lowering = Literal["auto", "xla", "matmul"]
 Padding = Literal["SAME", "VALID"]
+Padding3D = Literal["half", "same"]
+Pads = Sequence[tuple[int, int]]
+HE_FAN_OUT = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
 def multiplies(lowering: Lowering) -> bool:
@@ -53,13 +57,14 @@ class Conv2D(nn.Module):
 class Conv3D(nn.Module):
     """Convolution over frames, rows and columns, without bias by default.
 
-    Inputs are padded by half a kernel on every side, as in all networks that use this layer.
-
     Attributes:
       features: output channels.
       kernel: frames, rows and columns of the kernel.
       stride: steps along the same axes.
       bias: whether there is a bias.
+      padding: "half" a kernel on every side (PyTorch's networks), or TensorFlow's "same", which
+        differs from it where the stride is above 1.
+      kernel_init: makes the first kernel.
       lowering: "xla" is one convolution over three axes. "matmul" concatenates the frames under the
         kernel along channels, which leaves a convolution of single frames, or a matrix product if
         the kernel is one pixel wide; it is several times faster on CPUs. "auto" is "matmul" on CPUs
@@ -70,16 +75,21 @@ class Conv3D(nn.Module):
     kernel: tuple[int, int, int] = (1, 1, 1)
     stride: tuple[int, int, int] = (1, 1, 1)
     bias: bool = False
+    padding: Padding3D = "half"
+    kernel_init: nn.initializers.Initializer = HE_FAN_OUT
     lowering: Lowering = "auto"
 
     @nn.compact
     def __call__(self, x: Float[Array, "b t h w c"]) -> Float[Array, "b t2 h2 w2 f"]:
         """Convolves clips."""
-        init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
         shape = (*self.kernel, x.shape[-1], self.features)
-        kernel = self.param("kernel", init, shape).astype(x.dtype)
+        kernel = self.param("kernel", self.kernel_init, shape).astype(x.dtype)
         run = conv3d_by_frames if multiplies(self.lowering) else conv3d
-        x = run(x, kernel, self.stride)
+        if self.padding == "half":
+            pads: Pads = [((size - 1) // 2, size // 2) for size in self.kernel]
+        else:
+            pads = jax.lax.padtype_to_pads(x.shape[1:4], self.kernel, self.stride, "SAME")
+        x = run(x, kernel, self.stride, pads)
         if not self.bias:
             return x
         return x + self.param("bias", nn.initializers.zeros, (self.features,)).astype(x.dtype)
@@ -89,10 +99,11 @@ def conv3d(
     x: Float[Array, "b t h w c"],
     kernel: Float[Array, "kt kh kw c f"],
     stride: tuple[int, int, int],
+    pads: Pads,
 ) -> Float[Array, "b t2 h2 w2 f"]:
-    """XLA's convolution over three axes, padded by half a kernel."""
+    """XLA's convolution over three axes."""
     return jax.lax.conv_general_dilated(
-        x, kernel, stride, _half(kernel.shape[:3]), dimension_numbers=("NDHWC", "DHWIO", "NDHWC")
+        x, kernel, stride, pads, dimension_numbers=("NDHWC", "DHWIO", "NDHWC")
     )
 
 
@@ -100,11 +111,12 @@ def conv3d_by_frames(
     x: Float[Array, "b t h w c"],
     kernel: Float[Array, "kt kh kw c f"],
     stride: tuple[int, int, int],
+    pads: Pads,
 ) -> Float[Array, "b t2 h2 w2 f"]:
     """The same result as `conv3d` from convolutions of single frames."""
     frames, rows, columns, channels, features = kernel.shape
     step = stride[0]
-    x = jnp.pad(x, ((0, 0), _half((frames,))[0], (0, 0), (0, 0), (0, 0)))
+    x = jnp.pad(x, ((0, 0), pads[0], (0, 0), (0, 0), (0, 0)))
     length = (x.shape[1] - frames) // step + 1
     taps = [x[:, k : k + step * length : step] for k in range(frames)]
     x = jnp.concatenate(taps, axis=-1) if frames > 1 else taps[0]
@@ -113,14 +125,9 @@ def conv3d_by_frames(
         return linear(x[:, :, :: stride[1], :: stride[2]], kernel[0, 0])
     flat = x.reshape(-1, *x.shape[2:])
     flat = jax.lax.conv_general_dilated(
-        flat, kernel, stride[1:], _half((rows, columns)), dimension_numbers=("NHWC", "HWIO", "NHWC")
+        flat, kernel, stride[1:], pads[1:], dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
     return flat.reshape(*x.shape[:2], *flat.shape[1:])
-
-
-def _half(kernel: tuple[int, ...]) -> list[tuple[int, int]]:
-    """Padding by half a kernel on both sides of each axis."""
-    return [(size // 2, size // 2) for size in kernel]
 
 
 def conv(
@@ -152,7 +159,7 @@ def max_pool3d(
     x: Shaped[Array, "b t h w c"],
     window: tuple[int, int, int],
     stride: tuple[int, int, int],
-    padding: int = 0,
+    pads: Pads = ((0, 0),) * 3,
 ) -> Shaped[Array, "b t2 h2 w2 c"]:
     """Maximum over windows of frames, rows and columns.
 
@@ -160,15 +167,14 @@ def max_pool3d(
       x: clips.
       window: frames, rows and columns.
       stride: steps along the same axes.
-      padding: rows and columns of -inf on every side.
+      pads: -inf before and behind along the same axes.
 
     Raises:
       UserError: the clips are smaller than the window.
     """
-    pads = ((0, 0), (padding, padding), (padding, padding))
     if min(x.shape[axis + 1] + sum(pads[axis]) - window[axis] for axis in range(3)) < 0:
         raise UserError(f"feature map {list(x.shape[1:4])} is too small to pool by {window}")
-    return nn.max_pool(x, window, stride, pads)
+    return nn.max_pool(x, window, stride, tuple(pads))
 
 
 def max_pool(x: Shaped[Array, "b h w c"]) -> Shaped[Array, "b h2 w2 c"]:

@@ -16,6 +16,7 @@ from rstg_jax.convert import torch as convert_torch
 from rstg_jax.convert.torch_names import ARCHS
 from rstg_jax.errors import UserError
 from rstg_jax.models import classifier as models
+from rstg_jax.models.backbones import inception
 from rstg_jax.training import checkpoint
 
 REASON = "pip install -r requirements-torch.txt"
@@ -290,6 +291,80 @@ def test_mmaction_non_local(pytorchvideo):
     theirs = run_3d(model, normalised(video, found))
     compare("mmaction_nl_i3d_r50 features", features, theirs[0])
     compare("mmaction_nl_i3d_r50 logits", logits, theirs[1])
+
+
+@pytest.mark.slow
+def test_torchvision_s3d(torchvision):
+    """He-normal weights: torchvision's own let the signal die, and wrong padding passes."""
+    torch.manual_seed(5)
+    model = randomise(torchvision.models.video.s3d(num_classes=CLASSES))
+    for module in model.modules():
+        if isinstance(module, nn.Conv3d):
+            nn.init.kaiming_normal_(module.weight)
+    nn.init.normal_(model.classifier[1].bias)
+    model.avgpool = nn.AvgPool3d((2, 3, 3), stride=1)  # for smaller frames
+    found = dataclasses.replace(ARCHS["torchvision_s3d"], pool_window=3)
+    video, state = clips((1, 16, 96, 114, 3)), arrays(model.state_dict())
+    x = normalised(video, found)
+    with torch.no_grad():
+        features, wanted = model.features(x), model(x).numpy()
+        first = np.moveaxis(model.features[:6](x).numpy(), 1, -1)
+    features = np.moveaxis(nn.AvgPool3d((2, 1, 1), stride=1)(features).numpy(), 1, -1)
+    assert features.shape == (1, 1, 3, 4, 1024)
+    theirs = ours(found, state, video)
+    compare("torchvision_s3d features", theirs[0], features)
+    compare("torchvision_s3d logits", theirs[1], wanted)
+    variables = convert_torch.convert(state, found)
+    compare("torchvision_s3d mixed3b", mixed3b(found.backbone, variables, video), first)
+    for wrong in ({"padding": "same"}, {"pool_padding": "same"}, {"epsilon": 1e-5}):
+        network = dataclasses.replace(found.backbone, **wrong)
+        mistaken = mixed3b(network, variables, video)
+        assert np.abs(mistaken - first).max() > 1e-3 * np.abs(first).max()
+
+
+def mixed3b(backbone, variables, video):
+    """The map behind the first mixed block; nothing behind it is run."""
+    kept = []
+    inside = {kind: tree["backbone"] for kind, tree in variables.items()}
+
+    def run(inside, video):
+        after = {"mixed3b": lambda x: kept.append(x) or x}
+        backbone.build(np.float32, None).apply(inside, video, after=after)
+        return kept[-1]
+
+    return np.asarray(jax.jit(run)(inside, video))
+
+
+def test_slim_separable_convolution_without_a_second_norm():
+    """tensorflow/models, research/slim/nets/i3d_utils.py, written out: odd sizes, stride 2."""
+    config = inception.s3dg(width=64)
+    unit = inception.Unit(config, 6, (3, 3, 3), (2, 2, 2), separable=True)
+    x = np.random.default_rng(0).standard_normal((2, 5, 7, 8, 4), np.float32)
+    variables = unit.init(jax.random.key(1), x, train=False)
+    time = variables["params"]["conv_time"]
+    np.testing.assert_array_equal(time["kernel"][1, 0, 0], np.eye(6))
+    assert not np.any(time["kernel"][::2]) and not np.any(time["bias"])
+    generator = np.random.default_rng(1)
+    variables = jax.tree.map(
+        lambda leaf: generator.uniform(0.5, 1.5, leaf.shape).astype(np.float32) - 0.4, variables
+    )
+    params, stats = variables["params"], variables["batch_stats"]["bn"]
+    kernels = [
+        torch.tensor(np.moveaxis(np.asarray(params[name]["kernel"]), (-1, -2), (0, 1)))
+        for name in ("conv", "conv_time")
+    ]
+    y = nn.functional.pad(torch.tensor(np.moveaxis(x, -1, 1)), (0, 1, 1, 1))  # SAME: 8, then 7
+    y = nn.functional.conv3d(y, kernels[0], stride=(1, 2, 2))
+    norm = [
+        torch.tensor(a)
+        for a in (stats["mean"], stats["var"], *map(params["bn"].get, ("scale", "bias")))
+    ]
+    y = nn.functional.batch_norm(y, *norm, eps=1e-3).relu()
+    y = nn.functional.conv3d(
+        y, kernels[1], torch.tensor(params["conv_time"]["bias"]), (2, 1, 1), (1, 0, 0)
+    ).relu()
+    found = unit.apply(variables, x, train=False)
+    compare("slim separable", np.asarray(found), np.moveaxis(y.numpy(), 1, -1))
 
 
 def test_what_does_not_fit_is_named(i3d):

@@ -279,9 +279,8 @@ def test_variables_of_another_model_are_refused(tmp_path, monkeypatch):
 
 def test_all_published_networks_have_names_for_all_their_layers():
     """An empty file lacks as many differently named tensors as the network has."""
-    assert len(ARCHS) == 13
     for name, arch in ARCHS.items():
-        if name.endswith("r101"):  # the same names for more blocks
+        if not name.endswith("r50"):  # R101 has the same names for more blocks
             continue
         with pytest.raises(UserError) as error:
             convert_torch.convert({}, arch)

@@ -193,14 +193,14 @@ class ResNet3D(nn.Module):
             config.width,
             config.stem_kernel,
             config.stem_stride,
-            False,
-            config.lowering,
+            lowering=config.lowering,
             name="conv1",
         )
         x = stem(x)
         x = nn.relu(norm(config, "conv1_bn")(x, train=train))
         if config.pool1_stride:
-            x = max_pool3d(x, (1, 3, 3), (config.pool1_stride, 2, 2), config.pool1_padding)
+            side = (config.pool1_padding,) * 2
+            x = max_pool3d(x, (1, 3, 3), (config.pool1_stride, 2, 2), ((0, 0), side, side))
         non_local = {config.resolve(place) for place in config.non_local}
         for stage, block in config.blocks():
             if (stage, block) == (3, 0) and config.pool2 > 1:
