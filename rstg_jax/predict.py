@@ -2,6 +2,9 @@
 
     python -m rstg_jax.predict --workdir=DIR [--step=last|best|N] [--json]
         [--protocol=center|dense|NxM] [--visualise=FILE.mp4] VIDEO...
+    python -m rstg_jax.predict --weights=kinetics/i3d ... VIDEO...
+
+The model is that of a run, or one of the published ones in `rstg_jax.inference.known_weights`.
 
 VIDEO is a file (.npy, .gif, .webp, .mp4, .webm, ...), whose frames are fitted to the model as in
 testing, a directory (all videos in it and below; one that holds images is one video) or a range of
@@ -26,6 +29,7 @@ import jax
 
 from rstg_jax import cli
 from rstg_jax.inference import predictor
+from rstg_jax.inference.known_weights import KNOWN
 from rstg_jax.training import checkpoint
 from rstg_jax.training.experiment import Experiment
 from rstg_jax.viz import annotate_video
@@ -98,7 +102,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         description=(__doc__ or "").strip(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--workdir", required=True, help="directory of the training run")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--workdir", help="directory of the training run")
+    source.add_argument("--weights", choices=sorted(KNOWN), help="published weights")
     parser.add_argument("--step", default="last", help="last (default), best, or a number")
     parser.add_argument("--protocol", help="center, dense or NxM; by default that of the config")
     parser.add_argument("--json", action="store_true", help="print one JSON list instead")
@@ -106,7 +112,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("videos", nargs="+", metavar="VIDEO", help="file, directory, or test:0-9")
     args, overrides = cli.parse(parser, argv, config_class=Experiment)
     cli.keep_compiled_programs()
-    model = checkpoint.load(args.workdir, args.step, overrides, jax.local_devices()[:1])
+    devices = jax.local_devices()[:1]
+    if args.weights:
+        model = KNOWN[args.weights]().model(overrides, devices)
+    else:
+        model = checkpoint.load(args.workdir, args.step, overrides, devices)
     model = model.with_protocol(args.protocol)
     videos = predictor.Videos(model)
     requests = videos.find(args.videos)

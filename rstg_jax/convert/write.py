@@ -7,8 +7,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from flax import traverse_util
 
 from rstg_jax import config, data, files
 from rstg_jax.errors import UserError
@@ -49,7 +47,7 @@ def write(
     setup = steps.make_setup(module, experiment.loss, experiment.optim, TOTAL_STEPS)
     wanted = jax.eval_shape(lambda: steps.init_state(setup, tuple(video_shape), jnp.int32(0)))
     found = {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
-    _check_same({"params": wanted.params, "batch_stats": wanted.batch_stats}, found)
+    checkpoint.check_same({"params": wanted.params, "batch_stats": wanted.batch_stats}, found)
 
     params = jax.tree.map(jnp.asarray, found["params"])
     state = steps.TrainState(
@@ -116,20 +114,3 @@ def label_names(
             f"{classes}: give their names with --labels=FILE"
         )
     return names
-
-
-def _check_same(wanted: Any, found: Any) -> None:
-    """Compares names and shapes of two trees of variables."""
-    shapes = [
-        {"/".join(path): tuple(np.shape(leaf)) for path, leaf in flat.items()}
-        for flat in map(traverse_util.flatten_dict, (wanted, found))
-    ]
-    problems = [f"missing {name}" for name in sorted(shapes[0].keys() - shapes[1].keys())]
-    problems += [f"unused {name}" for name in sorted(shapes[1].keys() - shapes[0].keys())]
-    problems += [
-        f"{name} is {list(shapes[1][name])}, the model's is {list(shape)}"
-        for name, shape in sorted(shapes[0].items())
-        if name in shapes[1] and shapes[1][name] != shape
-    ]
-    if problems:
-        raise UserError(f"the weights do not fit the model: {'; '.join(problems)}")

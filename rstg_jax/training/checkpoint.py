@@ -21,6 +21,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from flax import traverse_util
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from orbax.checkpoint.checkpoint_managers import preservation_policy
@@ -334,6 +335,23 @@ def load(
 def plain(value: Any) -> Any:
     """Turns NumPy scalars and arrays inside dicts and lists into what JSON can hold."""
     return json.loads(json.dumps(value, default=lambda v: np.asarray(v).tolist()))
+
+
+def check_same(wanted: Any, found: Any) -> None:
+    """Raises `UserError` unless two trees of variables have the same names and shapes."""
+    shapes = [
+        {"/".join(path): tuple(np.shape(leaf)) for path, leaf in flat.items()}
+        for flat in map(traverse_util.flatten_dict, (wanted, found))
+    ]
+    problems = [f"missing {name}" for name in sorted(shapes[0].keys() - shapes[1].keys())]
+    problems += [f"unused {name}" for name in sorted(shapes[1].keys() - shapes[0].keys())]
+    problems += [
+        f"{name} is {list(shapes[1][name])}, the model's is {list(shape)}"
+        for name, shape in sorted(shapes[0].items())
+        if name in shapes[1] and shapes[1][name] != shape
+    ]
+    if problems:
+        raise UserError(f"the weights do not fit the model: {'; '.join(problems)}")
 
 
 def _check_meta(meta: Any) -> None:

@@ -7,6 +7,7 @@ import gzip
 import hashlib
 import io
 import json
+import pickle
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rstg_jax import config, files
-from rstg_jax.convert import tf_checkpoint, torch_files
+from rstg_jax.convert import pickled_arrays, tf_checkpoint, torch_files
 from rstg_jax.data import ClipConfig, FolderConfig, SomethingSomethingConfig
 from rstg_jax.data.sync_mnist import digits
 from rstg_jax.data.video import decode
@@ -315,6 +316,15 @@ def read_torch(directory: Path) -> str:
     return digest(torch_files.read(paths[0] if paths else directory / "weights.pth"))
 
 
+def pickled() -> list[Files]:
+    tree = {"params": tensors(), "batch_stats": {"mean": np.zeros((1, 4), np.float32)}}
+    return [{"weights.ckpt": pickle.dumps(tree, protocol)} for protocol in (2, 4)]
+
+
+def read_pickled(directory: Path) -> str:
+    return digest(pickled_arrays.read(directory / "weights.ckpt"))
+
+
 def tensorflow() -> list[Files]:
     return [{path.name: path.read_bytes() for path in GOLDEN.glob("model_2.ckpt.*")}]
 
@@ -444,6 +454,7 @@ KINDS = {
     "tfds": Kind(prepared, read_prepared, text=True, harm=("json", "txt")),
     "safetensors": Kind(safetensors, read_torch, text=True),
     "pth": Kind(pth, read_torch),
+    "pickle": Kind(pickled, read_pickled),
     "tensorflow": Kind(tensorflow, read_tensorflow, exact=True),
     "tf_forged": Kind(tensorflow, read_tensorflow, repair=table_sums),
     "checkpoint": Kind(checkpoints, read_checkpoint, exact=True, harm=("manifest.json", *META)),

@@ -1,0 +1,50 @@
+"""Weights that did not come from a run here: a model without a checkpoint."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+
+from rstg_jax import config
+from rstg_jax.models import classifier
+from rstg_jax.training import checkpoint, sharding, steps
+from rstg_jax.training.experiment import Experiment
+
+
+class Weights(NamedTuple):
+    """All that a checkpoint of such weights consists of.
+
+    Attributes:
+      experiment: its model is the one that the variables are for, its data gives clips as the
+        network was trained on.
+      variables: ``params`` and, if the model has batch norm, ``batch_stats``.
+      label_names: one for each class.
+      source: where the weights come from, for the record.
+    """
+
+    experiment: Experiment
+    variables: Mapping[str, Any]
+    label_names: tuple[str, ...]
+    source: Mapping[str, Any]
+
+    def model(
+        self, overrides: Mapping[str, str] | None = None, devices: list[jax.Device] | None = None
+    ) -> checkpoint.TrainedModel:
+        """The model, as `checkpoint.load` returns it.
+
+        Args:
+          overrides: dotted config keys to change, such as those of the clips.
+          devices: where to put the model, data-parallel; by default all devices.
+        """
+        experiment = config.override(self.experiment, overrides or {})
+        mesh = sharding.make_mesh(sharding.MeshConfig(), devices, or_data_parallel=True)
+        module = classifier.build(experiment.model, len(self.label_names))
+        setup = steps.make_setup(module, experiment.loss, experiment.optim, 1)
+        shape = experiment.data.clip_shape
+        abstract = steps.abstract_state(setup, shape, mesh)
+        checkpoint.check_same(abstract.variables, self.variables)
+        variables = jax.device_put(self.variables, steps.shardings_of(abstract.variables))
+        meta = {"video_shape": list(shape), "data": {"weights": dict(self.source)}}
+        return checkpoint.TrainedModel(
+            experiment, module, variables, abstract, mesh, self.label_names, 0, meta
+        )

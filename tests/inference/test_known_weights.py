@@ -1,0 +1,70 @@
+"""Weights with a name: a model without a checkpoint, through `predict`."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from rstg_jax import predict
+from rstg_jax.data import ClipConfig, FolderConfig
+from rstg_jax.errors import UserError
+from rstg_jax.inference import video_input
+from rstg_jax.inference.known_weights import KNOWN
+from rstg_jax.models import classifier
+from rstg_jax.models.backbones import SimpleCNNConfig
+from rstg_jax.models.classifier import ModelConfig
+from rstg_jax.models.heads import GlobalPooling
+from rstg_jax.training.experiment import Experiment, TrainConfig
+from rstg_jax.training.weights import Weights
+from tests import clip_files
+
+NAMES = ("walking", "running", "sitting")
+
+
+def tiny():
+    config = Experiment(
+        name="tiny",
+        train=TrainConfig(total_steps=1),
+        model=ModelConfig(
+            SimpleCNNConfig((4,), (3,), (2,), input_scale=64.0), rstg_at=(), head=GlobalPooling()
+        ),
+        data=FolderConfig(clip=ClipConfig(frames=3, resize=32, crop=24)),
+    )
+    module = classifier.build(config.model, len(NAMES))
+    variables = module.init(jax.random.key(0), np.zeros((1, 3, 24, 24, 3), np.uint8))
+    return Weights(config, variables, NAMES, {"name": "a test"})
+
+
+def test_predict(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(KNOWN, "tests/tiny", tiny)
+    film, drawn = tmp_path / "a.webm", tmp_path / "a.gif"
+    film.write_bytes(clip_files.film(clip_files.pictures(9)))
+    words = ["--weights=tests/tiny", "--json", f"--visualise={drawn}", str(film)]
+    assert predict.main([*words, "--config.data.clip.frames=5"]) == 0
+    (record,) = json.loads(capsys.readouterr().out)
+    assert record["frames"] == 5 and drawn.stat().st_size > 1000
+    weights = tiny()
+    clip = video_input.read(film, weights.model({"data.clip.frames": "5"}).data)
+    module = classifier.build(weights.experiment.model, len(NAMES))
+    wanted = np.asarray(jax.nn.softmax(module.apply(weights.variables, clip[None])[0][0]))
+    found = {entry["label"]: entry["probability"] for entry in record["predictions"]}
+    for name, probability in zip(NAMES, wanted, strict=True):
+        assert found[name] == pytest.approx(probability, abs=1e-6)
+    assert max(found.values()) > 0.4  # or all labels were alike
+
+
+def test_another_network_does_not_fit():
+    with pytest.raises(UserError, match=r"conv0/kernel is \[3, 3, 3, 4\], the model's is \[5, 5,"):
+        tiny().model({"model.backbone.kernels": "5"})
+
+
+def test_flags(capsys):
+    for words, message in (
+        (["a.mp4"], "one of the arguments --workdir --weights is required"),
+        (["--weights=x", "a.mp4"], "invalid choice: 'x' (choose from"),
+        (["--weights=kinetics/i3d", "--workdir=x", "a.mp4"], "not allowed with argument"),
+    ):
+        with pytest.raises(SystemExit):
+            predict.main(words)
+        assert message in capsys.readouterr().err
