@@ -40,9 +40,18 @@ def write_text(path: Path, text: str) -> None:
     Raises:
       UserError: It cannot be written.
     """
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Writes a file whole or not at all.
+
+    Raises:
+      UserError: It cannot be written.
+    """
     try:
         with replacing(path) as part:
-            part.write_text(text, "utf-8")
+            part.write_bytes(content)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}") from error
 

@@ -2,9 +2,10 @@
 
     python -m rstg_jax.predict --workdir=DIR [--step=last|best|N] [--json]
         [--protocol=center|dense|NxM] [--visualise=FILE.mp4] VIDEO...
-    python -m rstg_jax.predict --weights=kinetics/i3d ... VIDEO...
+    python -m rstg_jax.predict --weights=kinetics/i3d|FILE.safetensors ... VIDEO...
 
-The model is that of a run, or one of the published ones in `rstg_jax.inference.known_weights`.
+The model is that of a run, one of the published ones in `rstg_jax.inference.known_weights`, or of
+a file that `python -m rstg_jax.convert.export` wrote.
 
 VIDEO is a file (.npy, .gif, .webp, .mp4, .webm, ...), whose frames are fitted to the model as in
 testing, a directory (all videos in it and below; one that holds images is one video) or a range of
@@ -28,8 +29,7 @@ from typing import Any
 import jax
 
 from rstg_jax import cli
-from rstg_jax.inference import predictor
-from rstg_jax.inference.known_weights import KNOWN
+from rstg_jax.inference import known_weights, predictor
 from rstg_jax.training import checkpoint
 from rstg_jax.training.experiment import Experiment
 from rstg_jax.viz import annotate_video
@@ -104,7 +104,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--workdir", help="directory of the training run")
-    source.add_argument("--weights", choices=sorted(KNOWN), help="published weights")
+    source.add_argument("--weights", help="name of published weights, or a .safetensors file")
     parser.add_argument("--step", default="last", help="last (default), best, or a number")
     parser.add_argument("--protocol", help="center, dense or NxM; by default that of the config")
     parser.add_argument("--json", action="store_true", help="print one JSON list instead")
@@ -114,7 +114,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     cli.keep_compiled_programs()
     devices = jax.local_devices()[:1]
     if args.weights:
-        model = KNOWN[args.weights]().model(overrides, devices)
+        model = known_weights.find(args.weights).model(overrides, devices)
     else:
         model = checkpoint.load(args.workdir, args.step, overrides, devices)
     model = model.with_protocol(args.protocol)

@@ -19,7 +19,8 @@ ROWS = (
     ("cli",),
     ("config", "files"),
     ("config_values", "machine"),
-    ("errors", "limits"),
+    ("limits",),
+    ("errors",),
 )
 HEIGHT = {name: number for number, row in enumerate(reversed(ROWS)) for name in row}
 # Stricter than the rows: all that a folder may import.

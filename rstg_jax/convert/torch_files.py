@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors import SafetensorError, safe_open
 
 from rstg_jax import files
 from rstg_jax.errors import UserError
@@ -55,12 +56,6 @@ def _read_index(path: Path) -> dict[str, np.ndarray]:
 
 
 def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
-    try:
-        from safetensors import SafetensorError, safe_open
-    except ImportError as error:
-        raise UserError(
-            f"{path} needs the package safetensors: pip install 'rstg-jax[convert]'"
-        ) from error
     try:
         with safe_open(path, framework="numpy") as file:
             for name in file.keys():  # noqa: SIM118  it is no mapping

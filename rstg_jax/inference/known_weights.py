@@ -1,9 +1,52 @@
-"""Weights that have a name, for `python -m rstg_jax.predict --weights=NAME`."""
+"""Weights by name or from a .safetensors file, for `--weights` and `rstg_jax.load`."""
 
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from flax import linen as nn
 
 from rstg_jax.convert import i3d_jax
+from rstg_jax.errors import UserError
+from rstg_jax.models import classifier
+from rstg_jax.training import weights_file
 from rstg_jax.training.weights import Weights
 
 # Each reads its file when it is called, and says how to get it if it is not there.
 KNOWN: dict[str, Callable[[], Weights]] = {"kinetics/i3d": i3d_jax.load}
+
+
+class Loaded(NamedTuple):
+    """A trained model.
+
+    Attributes:
+      module: the network; ``module.apply(variables, video)`` gives logits and intermediates of
+        `[b t h w c]` pixels 0..255.
+      variables: its weights and statistics, float32.
+      label_names: one for each class.
+    """
+
+    module: nn.Module
+    variables: Any
+    label_names: tuple[str, ...]
+
+
+def load(name: str) -> Loaded:
+    """Loads a trained model by a name of `KNOWN`, or from a .safetensors file.
+
+    Raises:
+      UserError: no such name or file, or a damaged one.
+    """
+    weights = find(name)
+    module = classifier.build(weights.experiment.model, len(weights.label_names))
+    return Loaded(module, weights.variables, weights.label_names)
+
+
+def find(name: str) -> Weights:
+    """The weights of a name of `KNOWN`, or of a .safetensors file; raises as `load`."""
+    if name in KNOWN:
+        return KNOWN[name]()
+    if name.endswith(weights_file.SUFFIX):
+        return weights_file.read(Path(name).expanduser())
+    known = ", ".join(sorted(KNOWN))
+    raise UserError(f"no weights {name!r}: give one of {known}, or a {weights_file.SUFFIX} file")

@@ -19,7 +19,7 @@ import numpy as np
 from flax import traverse_util
 
 from rstg_jax.errors import UserError
-from rstg_jax.training import steps
+from rstg_jax.training import steps, weights_file
 from rstg_jax.training.checkpoint import Checkpoints
 from rstg_jax.training.experiment import TrainConfig
 
@@ -55,6 +55,8 @@ def weights(
     Raises:
       UserError: no such checkpoint, or it does not fit; names everything that does not.
     """
+    if settings.init_from.endswith(weights_file.SUFFIX):
+        return of_file(settings, abstract, label_names)
     directory, which = split(settings.init_from)
     with Checkpoints(directory, read_only=True) as checkpoints:
         step = checkpoints.resolve(which)
@@ -66,13 +68,38 @@ def weights(
         restored = flat(checkpoints.restore_part(step, nested)) if wanted else {}
         names = checkpoints.meta(step).get("label_names", label_names)
     pretrained = {path: restored[path_there(path)] for path in found.pretrained}
+    pretrained |= classifier(pretrained, names, label_names)
+    return pretrained, {
+        "directory": directory,
+        "step": step,
+        **report(found, f"{directory} step {step}"),
+    }
+
+
+def of_file(
+    settings: TrainConfig, abstract: steps.TrainState, label_names: Sequence[str]
+) -> tuple[dict[str, jax.Array], dict[str, Any]]:
+    """The same as `weights` for a .safetensors file."""
+    given = weights_file.read(Path(settings.init_from).expanduser())
+    there = weights_file.flat(given)
+    here = flat({name: getattr(abstract, name) for name in WEIGHTS})
+    found = match(settings, here, there, settings.init_from)
+    pretrained = {
+        path: jax.device_put(there[path].astype(here[path].dtype), here[path].sharding)
+        for path in found.pretrained
+    }
+    pretrained |= classifier(pretrained, given.label_names, label_names)
+    return pretrained, {"file": settings.init_from, **report(found, settings.init_from)}
+
+
+def report(found: Match, source: str) -> dict[str, int]:
+    """Logs how many arrays came from where; returns the numbers for the record."""
     counts = {name: len(paths) for name, paths in found._asdict().items()}
     _log.info(
-        "initialised from %s step %d: %d arrays pretrained, %d fresh, %d ignored",
-        *(directory, step, *counts.values()),
+        "initialised from %s: %d arrays pretrained, %d fresh, %d ignored",
+        *(source, *counts.values()),
     )
-    pretrained |= classifier(pretrained, names, label_names)
-    return pretrained, {"directory": directory, "step": step, **counts}
+    return counts
 
 
 def split(init_from: str) -> tuple[str, str]:
