@@ -134,7 +134,10 @@ class RSTG(nn.Module):
 
 
 def init_state(config: RSTGConfig, batch: int, dtype: Any = jnp.float32) -> State:
-    """Returns the state before the first frame of `batch` videos."""
+    """Returns the state before the first frame of `batch` videos.
+
+    On a mesh with Explicit axes, put its axis of videos, the second, where that of the features is.
+    """
     zero = jnp.zeros((RegionGraph(config.scales).num_nodes, batch, config.dim), dtype)
     return tuple((zero,) * STATES[config.cell] for stage in config.stages if stage == "time")
 

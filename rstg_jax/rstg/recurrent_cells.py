@@ -159,23 +159,23 @@ class FrameRNN(nn.Module):
 
     @nn.compact
     def __call__(
-        self, nodes: Float[Array, "n t b c"], carry: Carry | None = None
-    ) -> tuple[Float[Array, "n t b d"], Carry]:
+        self, nodes: Float[Array, "n t *batch c"], carry: Carry | None = None
+    ) -> tuple[Float[Array, "n t *batch d"], Carry]:
         """Runs the cell over the frames of every node.
 
         Args:
           nodes: inputs of all frames.
-          carry: before the first frame, arrays `[n b d]`; None is zero.
+          carry: before the first frame, arrays `[n *batch d]`; None is zero.
 
         Returns:
           Outputs of all frames, and the carry after the last one.
         """
-        frames = jnp.swapaxes(nodes, 0, 1)  # [t n b d]: the scan wants frames first
+        frames = jnp.swapaxes(nodes, 0, 1)  # [t n *batch d]: the scan wants frames first
         run, input_kernel, bias = self._weights(nodes.shape[-1], nodes.dtype)
         projected = linear(frames, input_kernel, bias)
         if carry is None:
-            zero = jnp.zeros_like(frames, shape=(*frames.shape[1:-1], self.dim))
-            carry = (zero,) * STATES[self.cell]
+            # Of an array that lies where the outputs will, as a scan on Explicit axes wants it.
+            carry = (jnp.zeros_like(projected[0, ..., : self.dim]),) * STATES[self.cell]
         carry, outputs = run(carry, projected)
         return jnp.swapaxes(outputs, 0, 1), carry
 

@@ -98,7 +98,7 @@ def run_wavefront(
     Returns:
       Nodes after the last round, attention of every round, state of every round.
     """
-    rounds, (n, t, b, d) = config.rounds, nodes.shape
+    rounds, t = config.rounds, nodes.shape[1]
     time = make_stage("time", config, graph, parent=None)
     space = make_stage("space", config, graph, parent=None)
     round_number = np.arange(rounds)[None, :, None, None]
@@ -110,21 +110,17 @@ def run_wavefront(
         outputs, carry = before  # of round k, one step ago
         s, frame = x
         inputs = jnp.concatenate([frame[:, None], outputs[:, :-1]], axis=1)
-        # One frame of every round: the rounds join the clips, [n 1 k*b d].
-        flat_inputs = inputs.reshape(n, 1, rounds * b, d)
-        flat_carry = tuple(c.reshape(n, rounds * b, d) for c in carry)
-        moved, new_carry = time.apply(variables_of("time"), flat_inputs, flat_carry)
+        # One frame of every round, [n 1 k b d].
+        moved, new_carry = time.apply(variables_of("time"), inputs[:, None], carry)
         active = (s - round_number >= 0) & (s - round_number < t)  # the round is at a frame
         carry = tuple(
-            jnp.where(active, new.reshape(old.shape), old)
-            for new, old in zip(new_carry, carry, strict=True)
+            jnp.where(active, new, old) for new, old in zip(new_carry, carry, strict=True)
         )
-        moved = moved.reshape(n, rounds, b, d)
-        outputs, attention = space.apply(variables_of("space"), moved, False)
+        outputs, attention = space.apply(variables_of("space"), moved[:, 0], False)
         return (outputs, carry), (outputs[:, -1], attention)
 
     frames = jnp.pad(jnp.swapaxes(nodes, 0, 1), ((0, rounds - 1), (0, 0), (0, 0), (0, 0)))
-    zero = jnp.zeros_like(nodes, shape=(n, rounds, b, d))
+    zero = jnp.zeros_like(jnp.swapaxes(frames[:rounds], 0, 1))  # lies where the nodes do
     if state is None:
         carry: Carry = (zero,) * STATES[config.cell]
     else:

@@ -37,12 +37,12 @@ class TimeStage(nn.Module):
 
     @nn.compact
     def __call__(
-        self, nodes: Float[Array, "n t b d"], carry: Carry | None
-    ) -> tuple[Float[Array, "n t b d"], Carry]:
+        self, nodes: Float[Array, "n t *batch d"], carry: Carry | None
+    ) -> tuple[Float[Array, "n t *batch d"], Carry]:
         """Returns new nodes and the carry after the last frame.
 
         Args:
-          nodes: inputs of all frames.
+          nodes: inputs of all frames, of clips or of any other axes between frame and feature.
           carry: before the first frame; None is zero.
         """
         config = self.config
