@@ -9,13 +9,15 @@ not divide over its mesh axis is replicated.
 import dataclasses
 import functools
 import logging
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.experimental import mesh_utils
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from rstg_jax.errors import UserError
 
@@ -52,7 +54,7 @@ def make_mesh(
     devices: Sequence[jax.Device] | None = None,
     or_data_parallel: bool = False,
 ) -> Mesh:
-    """Lays the devices out as data x fsdp x model.
+    """Lays the devices out as data x fsdp x model, neighbours in an axis close in the machine.
 
     Args:
       config: size of each axis.
@@ -69,7 +71,7 @@ def make_mesh(
     known = int(np.prod([s for s in sizes if s > 0]))
     sizes = [len(devices) // known if s == -1 else s for s in sizes]
     used = int(np.prod(sizes))
-    shape = " x ".join(f"{axis}={size}" for axis, size in zip(AXES, sizes, strict=True))
+    shape = _described(sizes)
     exact = -1 in (config.data, config.fsdp, config.model) or jax.process_count() > 1
     if used > len(devices) or used == 0 or (exact and used != len(devices)):
         if or_data_parallel:
@@ -78,7 +80,42 @@ def make_mesh(
         raise UserError(f"mesh {shape} does not fit {len(devices)} devices; change config.mesh")
     if used < len(devices):
         _log.info("mesh %s uses %d of %d devices", shape, used, len(devices))
-    return Mesh(np.array(devices[:used]).reshape(sizes), AXES)
+    return Mesh(arrange(sizes, devices[:used]), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def arrange(sizes: Sequence[int], devices: Sequence[jax.Device]) -> np.ndarray:
+    """Orders devices by the topology of their machine.
+
+    Between slices (TPU pods or machines with GPUs that only a network joins) links are slow. The
+    outer axes extend over them as far as possible, `data` first.
+
+    Returns:
+      The devices, of shape `sizes`.
+
+    Raises:
+      UserError: the axes cannot be cut at the borders of the slices.
+    """
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    if slices == 1:
+        axis_types = (AxisType.Auto,) * len(AXES)
+        return jax.make_mesh(sizes, AXES, axis_types, devices=devices).devices
+    within, between, left = list(sizes), [1] * len(sizes), slices
+    for axis, size in enumerate(sizes):
+        between[axis] = math.gcd(size, left)
+        within[axis] //= between[axis]
+        left //= between[axis]
+    if left > 1:
+        raise UserError(
+            f"mesh {_described(sizes)} cannot be cut into {slices} slices of connected devices; "
+            f"make config.mesh.data a multiple of {slices}"
+        )
+    return mesh_utils.create_hybrid_device_mesh(
+        within, between, devices, allow_split_physical_axes=True
+    )
+
+
+def _described(sizes: Sequence[int]) -> str:
+    return " x ".join(f"{axis}={size}" for axis, size in zip(AXES, sizes, strict=True))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -96,14 +133,23 @@ def batch_devices(mesh: Mesh) -> int:
     return int(np.prod([mesh.shape[axis] for axis in BATCH_AXES]))
 
 
-def check_batch_size(batch_size: int, mesh: Mesh, key: str) -> None:
-    """Raises `UserError` naming the config key if a global batch cannot be cut evenly."""
-    pieces = batch_devices(mesh)
-    if batch_size % pieces or batch_size % jax.process_count():
+def check_batch_size(batch_size: int, mesh: Mesh, key: str, parts: int = 1) -> None:
+    """Raises `UserError` naming the config key if a global batch cannot be cut evenly.
+
+    Args:
+      batch_size: number of videos.
+      mesh: the mesh.
+      key: of `batch_size`.
+      parts: into which each device cuts its videos.
+    """
+    devices, processes = batch_devices(mesh), jax.process_count()
+    pieces = math.lcm(devices * parts, processes)
+    if batch_size % pieces:
         up = -(-batch_size // pieces) * pieces
+        cut = f", cut into {parts} parts by train.accumulate," if parts > 1 else ""
         raise UserError(
-            f"config key {key!r}: {batch_size} is not divisible by the {pieces} devices that share "
-            f"a batch ({jax.process_count()} processes); use {up}"
+            f"config key {key!r}: {batch_size} is not divisible by the {devices} devices that "
+            f"share a batch{cut} ({processes} processes); use {up}"
         )
 
 
@@ -149,9 +195,8 @@ def gather_weights(variables: Any, mesh: Mesh) -> Any:
 
     Batch and weights are both cut along ``fsdp``, so a product of the two has to gather one of
     them; it should be the weights, and their gradient is then scattered back. Without this
-    constraint XLA (jaxlib 0.10.2, Shardy and GSPMD) chooses otherwise on meshes with three axes and
-    computes WRONG gradients of such products, by some per cent; see
-    `tests/training/test_sharding.py`.
+    constraint XLA (jaxlib 0.10.2 and 0.12.0) chooses otherwise on meshes with three axes and
+    computes WRONG gradients of such products, see `benchmarks/mesh_gradients.py`.
     """
 
     def one(path: tuple[Any, ...], leaf: jax.Array) -> jax.Array:
