@@ -38,13 +38,18 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="where the run is stored (default: runs/CONFIG/VARIANT); a run in it is resumed",
     )
+    parser.add_argument(
+        "--profile", metavar="FROM:TO", help="trace these updates into WORKDIR/profile"
+    )
     cli.add_process_flags(parser)
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Trains; returns the exit status."""
-    args, overrides = cli.parse(make_parser(), argv)
+    parser = make_parser()
+    args, overrides = cli.parse(parser, argv)
+    profile = cli.number_range(parser, "--profile", args.profile) if args.profile else None
     # Late, because it loads JAX: --help and mistyped flags should answer at once.
     from rstg_jax.training import train_loop
 
@@ -55,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"no --workdir given: the run is in {workdir}", file=sys.stderr)
     cli.join_processes(args)
     cli.keep_compiled_programs()
-    result = train_loop.train(experiment, workdir)
+    result = train_loop.train(experiment, workdir, profile=profile)
     if "stopped_at" in result:
         command = shlex.join([os.path.basename(sys.executable), *sys.argv])
         print(f"to resume: {command}", file=sys.stderr)

@@ -18,7 +18,6 @@ import os
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=2")
 
 import argparse
-import dataclasses
 import math
 import sys
 from collections.abc import Sequence
@@ -28,6 +27,7 @@ from typing import Any
 import jax
 
 from rstg_jax import cli, config, files, summary
+from rstg_jax.machine import CHIPS, Chip
 from rstg_jax.models import classifier
 from rstg_jax.models import flops as costs
 from rstg_jax.training import sharding, steps
@@ -39,22 +39,6 @@ CONFIGS = {
     "configs/smt.py:i3d": 174,
     "configs/smt.py:map_res3_4": 174,
 }  # and their numbers of labels
-
-
-@dataclasses.dataclass(frozen=True)
-class Chip:
-    """Published figures of a chip: operations and bytes a second."""
-
-    name: str
-    flops: float  # dense bfloat16 products
-    bandwidth: float  # of its memory
-    link: float  # to its neighbours, both directions together
-
-
-CHIPS = (
-    Chip("H100 SXM", 989e12, 3.35e12, 900e9),
-    Chip("TPU v5e", 197e12, 819e9, 200e9),
-)
 
 
 def training_step(name: str, classes: int, batch: int) -> tuple[list[costs.Product], int]:

@@ -74,6 +74,14 @@ def choices(
     return names
 
 
+def number_range(parser: argparse.ArgumentParser, flag: str, text: str) -> tuple[int, int]:
+    """Reads ``FROM:TO``, from 1; anything else ends the process with its usage."""
+    found = re.fullmatch(r"(\d+):(\d+)", text)
+    if not found or not 1 <= int(found[1]) <= int(found[2]):
+        parser.error(f"{flag}={text}: give FROM:TO, two numbers in order, from 1")
+    return int(found[1]), int(found[2])
+
+
 def _split(
     words: Sequence[str],
     parser: argparse.ArgumentParser,

@@ -1,12 +1,11 @@
 """The configuration of an experiment; each section's class lies beside the code it configures."""
 
 import dataclasses
-import re
 
 from rstg_jax.data import ENDLESS, DataConfig, SyncMNISTConfig
 from rstg_jax.errors import UserError
 from rstg_jax.models.classifier import ModelConfig
-from rstg_jax.training import not_finite
+from rstg_jax.training import not_finite, patterns
 from rstg_jax.training.losses import LossConfig
 from rstg_jax.training.optim import OptimizerConfig
 from rstg_jax.training.sharding import MeshConfig
@@ -21,6 +20,9 @@ class TrainConfig:
       total_epochs: length in passes over the training split, which must be finite.
       total_examples: length in examples seen.
       batch_size: GLOBAL number of videos in an update.
+      accumulate: parts of a batch that are computed one after the other, to need less memory; their
+        gradients are summed. The same update as that of the whole batch, except that dropout draws
+        other masks and batch norm with statistics of the batch normalises each part by itself.
       eval_batch_size: the same for evaluation; `batch_size` if None.
       log_every: updates in a logged window; its metrics are averages over the window.
       eval_every: updates between evaluations on the whole test split; 0 for the end only.
@@ -37,6 +39,8 @@ class TrainConfig:
       init_ignore: patterns of weights there that the model has not, to be left out.
       max_queued_steps: updates that may be under way at once. Hides the host's work behind the
         device's; more would only hold memory (and can deadlock virtual CPU devices).
+      max_seconds: saves and stops, as on SIGTERM, when a process has trained that long; for queues.
+        The same command resumes.
       on_nan: what to do if an update is not finite: "stop", "skip:N" or "rollback:N", see
         `rstg_jax.training.not_finite`.
     """
@@ -45,6 +49,7 @@ class TrainConfig:
     total_epochs: float | None = None
     total_examples: int | None = None
     batch_size: int = 32
+    accumulate: int = 1
     eval_batch_size: int | None = None
     log_every: int = 50
     eval_every: int = 1000
@@ -55,6 +60,7 @@ class TrainConfig:
     init_fresh: tuple[str, ...] = ()
     init_ignore: tuple[str, ...] = ()
     max_queued_steps: int = 2
+    max_seconds: float | None = None
     on_nan: str = "stop"
 
     def __post_init__(self) -> None:
@@ -64,25 +70,23 @@ class TrainConfig:
                 "set exactly one of total_steps, total_epochs, total_examples "
                 f"(the others to none); they are {totals}"
             )
-        for name in ("batch_size", "log_every", "keep", "eval_batch_size"):
+        for name in ("batch_size", "accumulate", "log_every", "keep", "eval_batch_size"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ValueError(f"{name}={value} must be at least 1")
         for name in ("eval_every", "checkpoint_every", "max_queued_steps"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}={getattr(self, name)} cannot be negative")
+        if self.max_seconds is not None and self.max_seconds <= 0:
+            raise ValueError(f"max_seconds={self.max_seconds} must be positive (or none)")
         if next(t for t in totals if t is not None) <= 0:
             raise ValueError("the length of training must be positive")
         if not -(2**31) <= self.seed < 2**31:
             raise ValueError(f"seed={self.seed} must lie in -2**31..2**31 - 1")
         not_finite.parse(self.on_nan)
-        patterns = (*self.init_fresh, *self.init_ignore)
-        if patterns and not self.init_from:
+        allowed = (*self.init_fresh, *self.init_ignore)
+        if allowed and not self.init_from:
             raise ValueError("init_fresh and init_ignore need init_from")
-        for pattern in patterns:
-            try:
-                re.compile(pattern)
-            except re.error as error:
-                raise ValueError(f"{pattern!r} is no regular expression: {error}") from error
+        patterns.check(allowed)
 
     @property
     def for_evaluation(self) -> int:
@@ -132,6 +136,11 @@ class Experiment:
     loss: LossConfig = dataclasses.field(default_factory=LossConfig)
     optim: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
+
+    @property
+    def optimizer(self) -> OptimizerConfig:
+        """The optimiser with the rate for this batch."""
+        return self.optim.for_batch(self.train.batch_size)
 
     def __post_init__(self) -> None:
         frames = self.data.clip_shape[0]

@@ -10,7 +10,7 @@ must be allowed by name, ``train.init_fresh`` and ``train.init_ignore``.
 
 import logging
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +19,7 @@ import numpy as np
 from flax import traverse_util
 
 from rstg_jax.errors import UserError
-from rstg_jax.training import steps, weights_file
+from rstg_jax.training import patterns, steps, weights_file
 from rstg_jax.training.checkpoint import Checkpoints
 from rstg_jax.training.experiment import TrainConfig
 
@@ -135,15 +135,15 @@ def match(settings: TrainConfig, here: Shaped, there: Shaped, source: str) -> Ma
       UserError: names every path that is missing, left over or misshapen without being allowed to,
         and every pattern that matches nothing.
     """
-    fresh = set(matching(settings.init_fresh, here))
+    fresh = set(patterns.matching(settings.init_fresh, here))
     bias = f"{CLASSIFIER}bias"
     if {bias} <= here.keys() & there.keys() and here[bias].shape != there[bias].shape:
-        fresh |= set(matching([f"^{CLASSIFIER}"], here))
+        fresh |= set(patterns.matching([f"^{CLASSIFIER}"], here))
         _log.info(
             "%d classes there, %d here: new classifier", *there[bias].shape, *here[bias].shape
         )
     left = [path for path in there if path not in here]
-    ignored = matching(settings.init_ignore, left)
+    ignored = patterns.matching(settings.init_ignore, left)
     wanted = [path for path in here if path not in fresh]
 
     def sizes(path: str, *holders: Shaped) -> str:
@@ -160,7 +160,7 @@ def match(settings: TrainConfig, here: Shaped, there: Shaped, source: str) -> Ma
         f"{key} {pattern!r}"
         for key, paths in (("init_fresh", list(here)), ("init_ignore", left))
         for pattern in getattr(settings, key)
-        if not matching([pattern], paths)
+        if not patterns.matching([pattern], paths)
     ]
     complaints = [
         ("it lacks (train.init_fresh lets them start fresh)", missing),
@@ -172,11 +172,6 @@ def match(settings: TrainConfig, here: Shaped, there: Shaped, source: str) -> Ma
     if listed:
         raise UserError(f"train.init_from: {source} does not fit the model; {'; '.join(listed)}")
     return Match(tuple(wanted), tuple(sorted(fresh)), tuple(ignored))
-
-
-def matching(patterns: Sequence[str], paths: Iterable[str]) -> list[str]:
-    """The paths in which any of the patterns is found, as in the rules of `sharding`."""
-    return [path for path in paths if any(re.search(pattern, path) for pattern in patterns)]
 
 
 def classifier(

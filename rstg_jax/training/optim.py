@@ -2,11 +2,14 @@
 
 import dataclasses
 import re
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import optax
+
+from rstg_jax.training import patterns
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +31,13 @@ class OptimizerConfig:
       clip_norm: largest global norm of the gradient, or None.
       ema_decay: decay of a moving average of the weights that evaluation then uses, or None.
         Early on the decay is (1 + step) / (10 + step), so that the start is forgotten.
+      frozen: patterns of weights that stay as they are, such as ``params/backbone``, see
+        `rstg_jax.training.patterns`. They have neither gradient nor state of the optimiser. Running
+        statistics of batch norm are no weights: they go on following the batches.
+      rates: patterns of weights, each with a factor of the rate, such as
+        ``((params/classifier, 10.0),)``. Of several that match a weight the first one counts.
+      reference_batch: number of videos in an update for which `learning_rate` is meant, or None.
+        With other batches the rate is `learning_rate * batch_size / reference_batch`.
     """
 
     name: Literal["nesterov", "adamw", "muon"] = "adamw"
@@ -42,6 +52,9 @@ class OptimizerConfig:
     weight_decay: float = 0.0
     clip_norm: float | None = None
     ema_decay: float | None = None
+    frozen: tuple[str, ...] = ()
+    rates: tuple[tuple[str, float], ...] = ()
+    reference_batch: int | None = None
 
     def __post_init__(self) -> None:
         if self.learning_rate < 0 or self.warmup_steps < 0 or self.weight_decay < 0:
@@ -52,6 +65,21 @@ class OptimizerConfig:
             raise ValueError(f"ema_decay={self.ema_decay} must lie between 0 and 1 (or be none)")
         if self.name == "nesterov" and self.weight_decay:
             raise ValueError("the rule nesterov has no weight decay; use adamw")
+        if self.reference_batch is not None and self.reference_batch < 1:
+            raise ValueError(f"reference_batch={self.reference_batch} must be at least 1")
+        patterns.check((*self.frozen, *(pattern for pattern, _ in self.rates)))
+        if any(factor < 0 for _, factor in self.rates):
+            raise ValueError("factors of rates cannot be negative")
+
+    def for_batch(self, batch_size: int) -> "OptimizerConfig":
+        """The same rule with the rate for updates of `batch_size` videos.
+
+        The one place where the rate follows the batch.
+        """
+        if self.reference_batch is None:
+            return self
+        rate = self.learning_rate * batch_size / self.reference_batch
+        return dataclasses.replace(self, learning_rate=rate, reference_batch=None)
 
 
 def learning_rate(config: OptimizerConfig, total_steps: int) -> optax.Schedule:
@@ -70,7 +98,11 @@ def learning_rate(config: OptimizerConfig, total_steps: int) -> optax.Schedule:
 
 
 def build(config: OptimizerConfig, total_steps: int) -> optax.GradientTransformation:
-    """Returns the gradient transformation: clip, rule, schedule."""
+    """Returns the gradient transformation: clip, rule, schedule, factors, for what is not frozen.
+
+    A pattern of the configuration that matches no weight raises `UserError` when the state of the
+    transformation is initialised.
+    """
     rate = learning_rate(config, total_steps)
     if config.name == "nesterov":
         rule = optax.sgd(rate, momentum=config.momentum, nesterov=True)
@@ -88,9 +120,28 @@ def build(config: OptimizerConfig, total_steps: int) -> optax.GradientTransforma
         rule = optax.adamw(
             rate, config.b1, config.b2, config.eps, weight_decay=config.weight_decay, mask=decayed
         )
-    if config.clip_norm is None:
-        return rule
-    return optax.chain(optax.clip_by_global_norm(config.clip_norm), rule)
+    if config.clip_norm is not None:
+        rule = optax.chain(optax.clip_by_global_norm(config.clip_norm), rule)
+    if config.frozen:
+        kinds = {True: "frozen", False: "trained"}
+        rule = optax.partition(
+            {"frozen": optax.set_to_zero(), "trained": rule},
+            lambda params: jax.tree.map(kinds.get, frozen(config.frozen, params)),
+        )
+    if config.rates:
+        rule = optax.chain(rule, optax.stateless(lambda updates, _: scaled(config.rates, updates)))
+    return rule
+
+
+def frozen(names: Sequence[str], params: Any) -> Any:
+    """Marks the parameters that stay as they are; raises `UserError` for patterns in vain."""
+    return jax.tree.map(lambda n: n >= 0, patterns.first_match(names, params, "optim.frozen"))
+
+
+def scaled(rates: Sequence[tuple[str, float]], updates: Any) -> Any:
+    """Multiplies updates by the factors of `OptimizerConfig.rates`."""
+    numbers = patterns.first_match([name for name, _ in rates], updates, "optim.rates")
+    return jax.tree.map(lambda u, n: u if n < 0 else rates[n][1] * u, updates, numbers)
 
 
 def decayed(params: Any) -> Any:
@@ -114,7 +165,20 @@ def as_matrices(params: Any) -> Any:
     return jax.tree.map(dimensions, decayed(params), params)
 
 
-def moving_average(decay: float, step: jax.Array, average: Any, params: Any) -> Any:
-    """One step of the moving average; `step` counts the updates made, this one included."""
+def moving_average(
+    decay: float, step: jax.Array, average: Any, params: Any, names: Sequence[str] = ()
+) -> Any:
+    """One step of the moving average.
+
+    Args:
+      decay: at the end.
+      step: number of updates made, this one included.
+      average: before it.
+      params: after it.
+      names: `OptimizerConfig.frozen`; these weights are not averaged, which would round them.
+    """
     d = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
-    return jax.tree.map(lambda a, p: d * a + (1 - d) * p, average, params)
+    return jax.tree.map(
+        lambda a, p, still: p if still else d * a + (1 - d) * p,
+        *(average, params, frozen(names, params)),
+    )

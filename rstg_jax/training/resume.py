@@ -29,7 +29,9 @@ MAY_DIFFER = (
     "train.log_every",
     "train.checkpoint_every",
     "train.keep",
+    "train.accumulate",
     "train.max_queued_steps",
+    "train.max_seconds",
     "train.on_nan",
 )
 

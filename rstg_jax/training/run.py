@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,8 @@ class Run:
       total_steps: number of updates.
       on_nan: what to do if an update is not finite.
       fed: names of the arrays of a batch that are sent to the devices.
-      train_step: compiled for the mesh.
+      make_batch: makes a batch on the devices from what is fed, or None if all of it is.
+      train_step: jitted for the mesh.
       eval_step: compiled for the mesh.
       checkpoints: of the working directory.
     """
@@ -54,7 +55,8 @@ class Run:
     total_steps: int
     on_nan: not_finite.Policy
     fed: tuple[str, ...]
-    train_step: steps.TrainStep
+    make_batch: Callable[[steps.Batch], steps.Batch] | None
+    train_step: Any
     eval_step: eval_loop.EvalStep
     checkpoints: checkpoint.Checkpoints
 
@@ -117,7 +119,8 @@ def set_up(experiment: Experiment, workdir: Path) -> Run:
       UserError: the config does not fit the data, the devices or the directory.
     """
     mesh = sharding.make_mesh(experiment.mesh)
-    sharding.check_batch_size(experiment.train.batch_size, mesh, "train.batch_size")
+    settings = experiment.train
+    sharding.check_batch_size(settings.batch_size, mesh, "train.batch_size", settings.accumulate)
     train_source = eval_loop.open_split(experiment.data, "train")
     test_source = eval_loop.open_split(experiment.data, "test")
     data.refuse_endless(test_source)
@@ -128,17 +131,22 @@ def set_up(experiment: Experiment, workdir: Path) -> Run:
         )
     if train_source.label_names != test_source.label_names:
         raise UserError(f"{train_source.name} and {test_source.name} have different labels")
-    total_steps = experiment.train.steps(len(train_source))
+    total_steps = settings.steps(len(train_source))
     module = classifier.build(experiment.model, len(train_source.label_names))
-    on_nan = not_finite.parse(experiment.train.on_nan)
+    on_nan = not_finite.parse(settings.on_nan)
     setup = steps.make_setup(
-        module, experiment.loss, experiment.optim, total_steps, on_nan.action == "skip"
+        module,
+        experiment.loss,
+        experiment.optimizer,
+        total_steps,
+        on_nan.action == "skip",
+        settings.accumulate,
     )
     video_shape = data.video_shape(train_source)
     abstract = steps.abstract_state(setup, video_shape, mesh)
-    fed, train_step = experiment.loss.batch_keys, steps.jit_train_step(setup, mesh, abstract)
+    fed, make_batch = experiment.loss.batch_keys, None
     if isinstance(train_source, data.OnDevice):
-        train_step = with_batches_of(train_source, fed, train_step, mesh)
+        make_batch = batches_of(train_source, fed, mesh)
         fed = (*train_source.fed, "mask")
     return Run(
         experiment=experiment,
@@ -153,21 +161,21 @@ def set_up(experiment: Experiment, workdir: Path) -> Run:
         total_steps=total_steps,
         on_nan=on_nan,
         fed=fed,
-        train_step=train_step,
-        eval_step=steps.jit_eval_step(module, mesh, abstract, experiment.train.for_evaluation),
-        checkpoints=checkpoint.Checkpoints(workdir, experiment.train.keep),
+        make_batch=make_batch,
+        train_step=steps.jit_train_step(setup, mesh, abstract),
+        eval_step=steps.jit_eval_step(module, mesh, abstract, settings.for_evaluation),
+        checkpoints=checkpoint.Checkpoints(workdir, settings.keep),
     )
 
 
-def with_batches_of(
-    source: data.OnDevice, keys: Sequence[str], step: steps.TrainStep, mesh: Mesh
-) -> steps.TrainStep:
-    """A training step on addresses of examples; each device makes its own rows of the batch.
+def batches_of(
+    source: data.OnDevice, keys: Sequence[str], mesh: Mesh
+) -> Callable[[steps.Batch], steps.Batch]:
+    """Makes batches of addresses of examples; each device makes its own rows.
 
     Args:
       source: makes the examples.
-      keys: arrays of a batch that `step` reads.
-      step: from `steps.jit_train_step`.
+      keys: arrays of a batch that training reads.
       mesh: the mesh.
     """
     rows, whole = sharding.batch_sharding(mesh), sharding.replicated(mesh)
@@ -178,7 +186,7 @@ def with_batches_of(
         batch = {**source.make(constants, fed), **fed}
         return {key: batch[key] for key in keys}
 
-    return lambda state, fed: step(state, make(constants, fed))
+    return lambda fed: make(constants, fed)
 
 
 def save(run: Run, progress: Progress, seconds: float) -> None:

@@ -1,9 +1,10 @@
-"""Ends from outside: a clean stop on SIGINT and SIGTERM, and the loss of another process."""
+"""Ends from outside: a clean stop on a signal or when the time is over, and lost processes."""
 
 import contextlib
 import logging
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,14 +18,16 @@ _log = logging.getLogger(__name__)
 
 
 class StopSignal:
-    """Records the first SIGINT or SIGTERM; a second SIGINT interrupts at once.
+    """Records the first SIGINT or SIGTERM, or that a time is over; a second SIGINT interrupts.
 
     Use as a context manager around the work that asks it. Outside the main thread, where Python
     allows no handlers, it records nothing.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, max_seconds: float | None = None):
+        """Begins to count `max_seconds`; None for no end."""
         self.name = ""
+        self._end = None if max_seconds is None else time.monotonic() + max_seconds
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> "StopSignal":
@@ -42,7 +45,9 @@ class StopSignal:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def local(self) -> bool:
-        """Whether this process was told to stop."""
+        """Whether this process was told to stop, or its time is over."""
+        if not self.name and self._end is not None and time.monotonic() >= self._end:
+            self.name = "train.max_seconds"
         return bool(self.name)
 
     def agreed(self) -> bool:

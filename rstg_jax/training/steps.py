@@ -65,6 +65,8 @@ class TrainSetup:
       tx: the optimiser.
       ema_decay: of the average of the weights, or None.
       skip_not_finite: whether an update that is not finite leaves all but `step` as it was.
+      accumulate: parts of a batch that are computed one after the other.
+      frozen: patterns of weights without gradient, see `optim.OptimizerConfig`.
     """
 
     module: nn.Module
@@ -72,6 +74,8 @@ class TrainSetup:
     tx: optax.GradientTransformation
     ema_decay: float | None
     skip_not_finite: bool = False
+    accumulate: int = 1
+    frozen: tuple[str, ...] = ()
 
 
 def make_setup(
@@ -80,10 +84,13 @@ def make_setup(
     config: optim.OptimizerConfig,
     total_steps: int,
     skip_not_finite: bool = False,
+    accumulate: int = 1,
 ) -> TrainSetup:
     """Builds the `TrainSetup` of the configurations."""
     tx = optim.build(config, total_steps)
-    return TrainSetup(module, loss, tx, config.ema_decay, skip_not_finite)
+    return TrainSetup(
+        module, loss, tx, config.ema_decay, skip_not_finite, accumulate, config.frozen
+    )
 
 
 def init_state(
@@ -162,6 +169,9 @@ def loss_fn(
       The objective; its sum over the batch, the logits and the new running statistics.
     """
     key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
+    if setup.frozen:
+        still = optim.frozen(setup.frozen, params)
+        params = jax.tree.map(lambda p, s: jax.lax.stop_gradient(p) if s else p, params, still)
     variables = {"params": gather(params)}
     if state.batch_stats:
         variables["batch_stats"] = state.batch_stats
@@ -170,6 +180,44 @@ def loss_fn(
     )
     loss, total = losses.objective(setup.loss, logits, out, batch)
     return loss, (total, logits, updated.get("batch_stats", {}))
+
+
+def gradients_of(
+    setup: TrainSetup, state: TrainState, batch: Batch, gather: GatherParams
+) -> tuple[Any, Sums, Any]:
+    """Gradients, sums of metrics and new running statistics of a batch; arguments of `loss_fn`."""
+    grad_fn = jax.grad(loss_fn, has_aux=True)
+    grads, (total, logits, batch_stats) = grad_fn(state.params, setup, state, batch, gather)
+    sums = metrics.batch_sums(logits, batch["label"], batch["mask"]) | {"objective": total}
+    return grads, sums, batch_stats
+
+
+def accumulated_gradients(
+    setup: TrainSetup, state: TrainState, batch: Batch, gather: GatherParams
+) -> tuple[Any, Sums, Any]:
+    """The same from `setup.accumulate` parts of the batch, one after the other.
+
+    Part i has the rows i, i + n, ..., so that every device computes parts of its own rows.
+    """
+    n = setup.accumulate
+    real = jnp.maximum(batch["mask"].sum(), 1)
+
+    def part(before: tuple[Any, Any], x: tuple[jax.Array, Batch]) -> tuple[Any, Sums]:
+        total, batch_stats = before
+        number, rows = x
+        key = jax.random.fold_in(jax.random.wrap_key_data(state.key), number)
+        here = state.replace(key=jax.random.key_data(key), batch_stats=batch_stats)
+        grads, sums, batch_stats = gradients_of(setup, here, rows, gather)
+        # The objective of the part is a mean over its real examples, that of the batch over all.
+        weight = rows["mask"].sum() / real if setup.loss.reduction == "mean" else 1.0
+        total = jax.tree.map(lambda t, g: t + weight * g, total, grads)
+        return (total, batch_stats), sums
+
+    parts = jax.tree.map(lambda a: a.reshape(len(a) // n, n, *a.shape[1:]).swapaxes(0, 1), batch)
+    zero = jax.tree.map(jnp.zeros_like, state.params)
+    before = (zero, state.batch_stats)
+    (grads, batch_stats), sums = jax.lax.scan(part, before, (jnp.arange(n), parts))
+    return grads, jax.tree.map(lambda s: s.sum(0, dtype=s.dtype), sums), batch_stats
 
 
 def train_step(
@@ -190,24 +238,20 @@ def train_step(
       one that was not, `setup.skip_not_finite` keeps nothing but its sums and the step's number.
     """
     chex.assert_rank([batch["video"], batch["label"], batch["mask"]], [5, 1, 1])
-    grad_fn = jax.grad(loss_fn, has_aux=True)
-    grads, (total, logits, batch_stats) = grad_fn(state.params, setup, state, batch, gather)
+    gradients = gradients_of if setup.accumulate == 1 else accumulated_gradients
+    grads, sums, batch_stats = gradients(setup, state, batch, gather)
     updates, opt_state = setup.tx.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     chex.assert_trees_all_equal_shapes_and_dtypes(params, state.params)
     step = state.step + 1
     ema_params = state.ema_params
     if setup.ema_decay is not None:
-        ema_params = optim.moving_average(setup.ema_decay, step, ema_params, params)
+        ema_params = optim.moving_average(setup.ema_decay, step, ema_params, params, setup.frozen)
     param_norm = optax.tree.norm(params)
     if batch_stats:
         sound = jnp.isfinite(optax.tree.norm(batch_stats))
         param_norm = jnp.where(sound, param_norm, jnp.nan)
-    sums = metrics.batch_sums(logits, batch["label"], batch["mask"]) | {
-        "objective": total,
-        "grad_norm": optax.tree.norm(grads),
-        "param_norm": param_norm,
-    }
+    sums |= {"grad_norm": optax.tree.norm(grads), "param_norm": param_norm}
     new = state.replace(
         step=step,
         params=params,

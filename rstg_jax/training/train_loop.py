@@ -17,7 +17,16 @@ import numpy as np
 
 from rstg_jax import data, files
 from rstg_jax.errors import UserError
-from rstg_jax.training import eval_loop, metrics, not_finite, optim, resume, sharding, steps
+from rstg_jax.training import (
+    eval_loop,
+    metrics,
+    not_finite,
+    optim,
+    profiling,
+    resume,
+    sharding,
+    steps,
+)
 from rstg_jax.training import run as run_lib
 from rstg_jax.training.experiment import Experiment
 from rstg_jax.training.logs import Clock, Console, MetricLog
@@ -39,21 +48,30 @@ class LoopContext:
       stop: tells of signals.
       until: the step to stop after, or None.
       pending: numbers and sums of the updates that are still under way.
-      compiled: whether the step is.
+      profile: of some updates.
+      step: the compiled step, once it is.
+      cost: of an update, until it has been compared with what the devices can do.
     """
 
     log: MetricLog
     console: Console
     clock: Clock
     stop: StopSignal
+    profile: profiling.Profile
     until: int | None = None
     pending: collections.deque[tuple[int, steps.Sums]] = dataclasses.field(
         default_factory=collections.deque
     )
-    compiled: bool = False
+    step: jax.stages.Compiled | None = None
+    cost: profiling.Cost | None = None
 
 
-def train(experiment: Experiment, workdir: str | Path, until: int | None = None) -> dict[str, Any]:
+def train(
+    experiment: Experiment,
+    workdir: str | Path,
+    until: int | None = None,
+    profile: tuple[int, int] | None = None,
+) -> dict[str, Any]:
     """Trains, or goes on training, in a working directory.
 
     Args:
@@ -61,17 +79,18 @@ def train(experiment: Experiment, workdir: str | Path, until: int | None = None)
       workdir: receives config.json, metrics.jsonl, TensorBoard events, checkpoints/ and at the
         end result.json. If it holds a checkpoint of the same config the run is resumed.
       until: a step to stop after, as if a signal had come then.
+      profile: first and last update to trace, see `rstg_jax.training.profiling`.
 
     Returns:
-      What result.json holds; or ``{"stopped_at": step}`` after SIGINT, SIGTERM or `until`, when
-      the state is saved and the same call resumes.
+      What result.json holds; or ``{"stopped_at": step}`` after SIGINT, SIGTERM, `until` or
+      `train.max_seconds`, when the state is saved and the same call resumes.
 
     Raises:
       UserError: the config, data, devices or directory cannot be used; another run is in the
         directory; or the loss became NaN.
     """
     run = run_lib.set_up(experiment, Path(workdir))
-    with run.checkpoints, StopSignal() as stop:
+    with run.checkpoints, StopSignal(experiment.train.max_seconds) as stop:
         progress = resume.start(run)
         first = jax.process_index() == 0
         context = LoopContext(
@@ -79,9 +98,13 @@ def train(experiment: Experiment, workdir: str | Path, until: int | None = None)
             Console(progress.step, run.total_steps, first),
             Clock(progress.seconds),
             stop,
+            profiling.Profile(run.workdir, profile if first else None),
             until,
         )
-        with contextlib.closing(context.log), contextlib.closing(context.console):
+        closed_at_the_end = (context.log, context.console, context.profile)
+        with contextlib.ExitStack() as stack:
+            for part in closed_at_the_end:
+                stack.enter_context(contextlib.closing(part))
             announce(run, progress, context)
             with lost_processes_told():
                 progress = fit(run, progress, context)
@@ -100,6 +123,13 @@ def announce(run: Run, progress: Progress, context: LoopContext) -> None:
         f"trains on {run.train_source.name}, tests on all {len(run.test_source)} videos of "
         f"{run.test_source.name}"
     )
+    rate, settings = run.experiment.optimizer.learning_rate, run.experiment.optim
+    if settings.reference_batch is not None:
+        context.console.say(
+            f"learning rate {rate:g}: optim.learning_rate={settings.learning_rate:g} is for "
+            f"{settings.reference_batch} videos an update (optim.reference_batch), here they are "
+            f"{run.experiment.train.batch_size}"
+        )
     if progress.resumed:
         context.console.say(f"resuming after step {progress.step}")
 
@@ -176,30 +206,36 @@ def update(
     step = progress.step + 1
     with context.clock.waiting_for_data():
         batch = next(batches)
-    put = sharding.put_batch({key: batch[key] for key in run.fed}, run.mesh)
-    if context.compiled:
-        progress.state, sums = run.train_step(progress.state, put)
-        context.clock.examples += run.experiment.train.batch_size
-    else:
-        with context.clock.excluded():
-            progress.state, sums = compile_and_step(run, progress, context, put)
+    with context.profile.update(step):
+        fed = sharding.put_batch({key: batch[key] for key in run.fed}, run.mesh)
+        rows = run.make_batch(fed) if run.make_batch else fed
+        if context.step is not None:
+            progress.state, sums = context.step(progress.state, rows)
+            context.clock.examples += run.experiment.train.batch_size
+        else:
+            with context.clock.excluded():
+                context.step = compile_step(run, progress, context, rows)
+                progress.state, sums = jax.block_until_ready(context.step(progress.state, rows))
+    context.profile.after(step, progress.state)
     context.pending.append((step, sums))
     progress.step = step
     progress.test_metrics = None
 
 
-def compile_and_step(
-    run: Run, progress: Progress, context: LoopContext, put: dict[str, jax.Array]
-) -> tuple[steps.TrainState, steps.Sums]:
-    """The first update of a process, which compiles the step: minutes for a large model."""
+def compile_step(
+    run: Run, progress: Progress, context: LoopContext, batch: steps.Batch
+) -> jax.stages.Compiled:
+    """Compiles the training step, which takes minutes for a large model, and says what it costs."""
     context.console.say("compiling the training step ...")
     begin = time.monotonic()
-    state, sums = jax.block_until_ready(run.train_step(progress.state, put))
+    traced = run.train_step.trace(progress.state, batch)
+    compiled = traced.lower().compile()
     kept = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
     where = f"; the program is cached in {kept}" if kept else ""
     context.console.say(f"compiled in {time.monotonic() - begin:.1f} s{where}")
-    context.compiled = True
-    return state, sums
+    context.cost = profiling.cost(traced, compiled)
+    context.console.say(f"an update: {context.cost}")
+    return compiled
 
 
 def drain(run: Run, progress: Progress, context: LoopContext, allowed: int) -> None:
@@ -267,7 +303,7 @@ def log_window(run: Run, progress: Progress, context: LoopContext) -> None:
     totals, settings = dict(progress.window), run.experiment
     updates = totals.pop("updates")
     norms = {name: totals.pop(name) / updates for name in NORMS}
-    rate = optim.learning_rate(settings.optim, run.total_steps)(progress.step - 1)
+    rate = optim.learning_rate(settings.optimizer, run.total_steps)(progress.step - 1)
     values = metrics.means(totals) | norms
     values |= {
         "learning_rate": float(rate),
@@ -279,8 +315,19 @@ def log_window(run: Run, progress: Progress, context: LoopContext) -> None:
     context.log.write(progress.step, "train", values)
     left = (run.total_steps - progress.step) * settings.train.batch_size
     context.console.train_line(progress.step, values, left)
+    say_utilisation(run, context)
     progress.window = {}
     context.clock.reset()
+
+
+def say_utilisation(run: Run, context: LoopContext) -> None:
+    """Compares the speed of the first window with the peak of the devices, where that is known."""
+    rate, devices = context.clock.rate() / run.experiment.train.batch_size, run.mesh.devices
+    if context.cost is None or not rate:
+        return
+    if reached := context.cost.utilisation(rate, devices):
+        context.console.say(f"{reached:.1%} of the devices' peak in bfloat16")
+    context.cost = None
 
 
 def test(run: Run, progress: Progress, context: LoopContext) -> None:

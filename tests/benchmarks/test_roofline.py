@@ -21,7 +21,7 @@ def test_bound_of_a_scan_of_products():
         (4 * 8 * 2, 2 * (4 * 8 + 8 * 2 + 4 * 2), 1),
     ]
     # The first kind is bound by operations (512 / 1.0), the second by bytes (112 / 0.5).
-    chip = roofline.Chip("slow", flops=1.0, bandwidth=0.8, link=2.0)
+    chip = roofline.Chip("slow", "", flops=1.0, bandwidth=0.8, link=2.0)
     row = roofline.estimate(found, 16, 3, chip, chips=4)
     bound = 5 * max(512, 256 / 0.8) + max(128, 112 / 0.8)
     assert row["bound_ms"] == pytest.approx(1e3 * bound)

@@ -82,6 +82,14 @@ def test_adamw_recursion_with_clipping_decay_and_cosine():
         np.testing.assert_allclose(out[s]["layer"]["bias"], bias, rtol=2e-5)
 
 
+def test_the_rate_follows_the_batch():
+    config = OptimizerConfig(learning_rate=0.1, reference_batch=64)
+    rates = [config.for_batch(size).learning_rate for size in (16, 64, 256)]
+    np.testing.assert_allclose(rates, [0.025, 0.1, 0.4], rtol=1e-12)
+    assert config.for_batch(16) == config.for_batch(16).for_batch(99)  # not a second time
+    assert OptimizerConfig(learning_rate=0.1).for_batch(16).learning_rate == 0.1
+
+
 def test_schedule_ends_where_it_should():
     rate = optim.learning_rate(OptimizerConfig(learning_rate=2.0, end_factor=0.1), 10)
     np.testing.assert_allclose([rate(0), rate(10)], [2.0, 0.2], rtol=1e-6)
@@ -108,6 +116,9 @@ def test_moving_average_forgets_the_start():
         {"clip_norm": 0.0},
         {"ema_decay": 1.0},
         {"name": "nesterov", "weight_decay": 0.1},
+        {"reference_batch": 0},
+        {"frozen": ("(",)},
+        {"rates": (("head", -1.0),)},
     ],
 )
 def test_impossible_configurations_are_refused(fields):

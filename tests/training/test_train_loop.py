@@ -1,7 +1,9 @@
 """The host loop with a small stand-in model: schedule of events, averages, stops, failures."""
 
+import gzip
 import json
 import os
+import re
 import signal
 
 import jax
@@ -9,10 +11,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rstg_jax import config
+from rstg_jax import config, machine
 from rstg_jax.data import ENDLESS
 from rstg_jax.errors import UserError
-from rstg_jax.training import checkpoint, eval_loop, sharding, steps, train_loop
+from rstg_jax.training import (
+    checkpoint,
+    eval_loop,
+    logs,
+    sharding,
+    signals,
+    steps,
+    train_loop,
+)
 from rstg_jax.training.experiment import Experiment, TrainConfig
 from rstg_jax.training.optim import OptimizerConfig
 from rstg_jax.training.sharding import MeshConfig
@@ -145,6 +155,58 @@ def test_a_signal_before_the_first_step_saves_nothing_and_says_so(tmp_path, monk
     assert train_loop.train(standins.experiment(), tmp_path) == {"stopped_at": 0}
     assert "SIGTERM: stopped before the first step; there is nothing to save" in caplog.text
     assert not os.listdir(tmp_path / "checkpoints")
+
+
+def test_a_run_whose_time_is_over_resumes_exactly(tmp_path, monkeypatch, caplog):
+    """The clock of the first process jumps by an hour at the seventh update."""
+    caplog.set_level("INFO", "rstg_jax")
+    limited = standins.experiment(max_seconds=3000.0)
+    train_loop.train(limited, tmp_path / "whole")
+    original, calls = train_loop.update, []
+
+    def update(*args):
+        original(*args)
+        calls.append(0)
+        if len(calls) == 7:
+            now = signals.time.monotonic
+            monkeypatch.setattr(signals.time, "monotonic", lambda: now() + 3600)
+
+    monkeypatch.setattr(train_loop, "update", update)
+    assert train_loop.train(limited, tmp_path / "cut") == {"stopped_at": 7}
+    assert "train.max_seconds: stopped after step 7, which is saved" in caplog.text
+    monkeypatch.undo()
+    standins.install(monkeypatch)
+    without_limit = config.override(limited, {"train.max_seconds": "none"})
+    assert train_loop.train(without_limit, tmp_path / "cut")["steps"] == 20
+    assert standins.records(tmp_path / "cut") == standins.records(tmp_path / "whole")
+
+
+def test_a_profile_has_the_updates_that_were_asked_for(tmp_path):
+    train_loop.train(standins.experiment(total_steps=6), tmp_path, profile=(3, 4))
+    (trace,) = (tmp_path / "profile").rglob("*.trace.json.gz")
+    events = json.loads(gzip.decompress(trace.read_bytes()))["traceEvents"]
+    numbers = [int(e["args"]["step_num"]) for e in events if e.get("name") == "train"]
+    assert sorted(set(numbers)) == [3, 4]
+
+
+def test_the_cost_of_an_update_is_said_once(tmp_path, monkeypatch, caplog):
+    """On a machine whose peak is known: a million operations a second."""
+    caplog.set_level("INFO", "rstg_jax")
+    kind = jax.devices()[0].device_kind
+    monkeypatch.setattr(machine, "CHIPS", (machine.Chip("this", kind, 1e6, 1.0, 1.0),))
+    rate = OptimizerConfig(learning_rate=0.01, reference_batch=4)
+    train_loop.train(standins.experiment(optim=rate), tmp_path)
+    assert "learning rate 0.02: optim.learning_rate=0.01 is for 4 videos an update" in caplog.text
+    found = re.findall(r"an update: (\S+) GFLOP, (\S+) MB on each device", caplog.text)
+    assert len(found) == 1, caplog.text
+    said = re.findall(r"([\d.]+)% of the devices' peak in bfloat16", caplog.text)
+    assert len(said) == 1
+    flops = float(found[0][0]) * 1e9
+    # `standins.Model` on 8 videos of 3 frames: a layer without gradient by its input, and one with.
+    assert flops == pytest.approx(8 * 3 * 2 * (2 * 8 * 16 + 3 * 16 * 7), rel=0.01)
+    rows = logs.parse((tmp_path / "metrics.jsonl").read_text(), tmp_path)
+    speed = rows["train", 5]["examples_per_second"] / 8  # updates a second
+    assert float(said[0]) / 100 == pytest.approx(speed * flops / 1e6, rel=0.2)
 
 
 def test_a_finished_run_gives_its_result_again(tmp_path):
