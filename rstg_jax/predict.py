@@ -15,7 +15,7 @@ and the exit status is then 1.
 
 --visualise draws region graph, messages and labels over the frames, see
 `rstg_jax.viz.annotate_video`: into FILE (.mp4, .webm, .gif, .webp), or as one video each into a
-directory.
+directory, with a page index.html that shows them all.
 """
 
 import argparse
@@ -32,7 +32,7 @@ from rstg_jax import cli
 from rstg_jax.inference import known_weights, predictor
 from rstg_jax.training import checkpoint
 from rstg_jax.training.experiment import Experiment
-from rstg_jax.viz import annotate_video
+from rstg_jax.viz import annotate_video, prediction_page
 
 LONG = 20  # characters of a label that gets a line of its own
 
@@ -121,14 +121,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     videos = predictor.Videos(model)
     requests = videos.find(args.videos)
     draw = drawing(model, videos, requests, args.visualise) if args.visualise else None
-    failed = 0
+    done: list[dict[str, Any]] = []
 
     def records() -> Iterator[dict[str, Any]]:
-        nonlocal failed
         for record in predictor.predict(model, videos, requests, draw=draw):
             if "error" in record:
-                failed += 1
                 print(f"error: {record['error']}", file=sys.stderr)
+            done.append(record)
             yield record
 
     if args.json:
@@ -136,7 +135,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     else:
         width = max(len(request.name) for request in requests)
         print_lines(records(), width, any(len(label) > LONG for label in model.label_names))
-    return 1 if failed else 0
+    if draw and args.visualise.is_dir():
+        name, labels = model.experiment.name, len(model.label_names)
+        page = prediction_page.write(args.visualise, name, labels, done)
+        print(f"page: {page}", file=sys.stderr)
+    return 1 if any("error" in record for record in done) else 0
 
 
 if __name__ == "__main__":
