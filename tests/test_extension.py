@@ -164,7 +164,10 @@ def test_prediction_of_a_file_and_of_examples(run, capsys):
     assert [r["truth"] for r in records[1:]] == ["rows", "columns", "plain", "rows"]
     assert records[0]["predictions"] == records[2]["predictions"]  # the same video
     assert records[0]["predictions"][0]["label"] == "columns"
-    assert len(list(drawn.iterdir())) == 5
+    drawings = {file.name for file in drawn.iterdir()} - {"index.html"}
+    assert len(drawings) == 5
+    page = (drawn / "index.html").read_text()
+    assert all(f'src="{name}"' in page for name in drawings)
 
 
 def test_report_and_summary(run, capsys):
