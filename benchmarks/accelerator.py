@@ -225,7 +225,7 @@ def step_time(name: str, classes: int, batch: int, dtype: str, sizes: Sizes) -> 
     """Clips a second, memory, and the share of the peak that the products reach."""
     experiment = config.override(config.load(name), {"model.dtype": dtype})
     module = classifier.build(experiment.model, classes)
-    setup = steps.make_setup(module, experiment.loss, experiment.optim, summary.ANY_LENGTH)
+    setup = steps.make_setup(module, experiment.loss, experiment.optimizer, summary.ANY_LENGTH)
     mesh = sharding.make_mesh(sharding.MeshConfig(data=1))
     shape = experiment.data.clip_shape
     given = sharding.put_batch(random_batch(summary.abstract_batch(experiment, batch)), mesh)

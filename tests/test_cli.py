@@ -13,7 +13,6 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
 from rstg_jax import cli, config, limits
-from rstg_jax.data.video import seek
 from rstg_jax.errors import UserError
 from rstg_jax.training.experiment import Experiment, TrainConfig
 
@@ -173,11 +172,11 @@ def test_import_flag_makes_classes_known(tmp_path, monkeypatch):
 def test_a_module_can_raise_limits(tmp_path, monkeypatch):
     monkeypatch.setattr(limits, "PIXELS", 100)
     with pytest.raises(UserError, match="has frames of 20x20 pixels, too many"):
-        seek.check_pixels(20, 20)
+        limits.check_pixels(20, 20)
     (tmp_path / "roomy.py").write_text("from rstg_jax import limits\nlimits.PIXELS = 1 << 28\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     cli.parse(parser(), ["--import=roomy"])
-    seek.check_pixels(16384, 16384)
+    limits.check_pixels(16384, 16384)
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,7 @@ PROGRAMS = {
     "rstg_jax.animate": "tests/viz/test_video_writer.py::test_command",
     "rstg_jax.summary": "tests/test_summary.py::test_table_and_json",
     "rstg_jax.verify": "tests/test_verify.py::test_a_run_is_identical",
+    "rstg_jax.convert.export": "tests/convert/test_export.py::test_export_and_load",
     "rstg_jax.convert.i3d_jax": "tests/convert/test_i3d_jax.py::test_command_line",
     "rstg_jax.convert.official": "tests/convert/test_official_tf.py::test_sync_mnist_model",
     "rstg_jax.convert.torch": "tests/convert/test_torch.py::test_command_line",
@@ -51,7 +52,9 @@ PROGRAMS = {
     "benchmarks.scaling": (
         "tests/benchmarks/test_scaling.py::test_quick_run_writes_what_it_measures"
     ),
-    "benchmarks.accelerator": "tests/benchmarks/test_accelerator.py",
+    "benchmarks.accelerator": (
+        "tests/benchmarks/test_accelerator.py::test_all_sections_run_without_data_packages"
+    ),
     "benchmarks.block": "a quiet machine",
     "benchmarks.clip_loading": "a quiet machine",
     "benchmarks.roofline": "memory for the largest models",
