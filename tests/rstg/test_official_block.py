@@ -142,7 +142,8 @@ def test_gradients(case, kind, order):
 
 def test_conversion_fills_exactly_the_variables_of_the_module():
     for case in CASES:
-        _, config, features, variables = block(case)
+        golden, config, variables = block(case)
+        features = golden["in/features"]
         shapes = jax.eval_shape(RSTG(config, project_back=True).init, jax.random.key(0), features)
         assert jax.tree.map(jnp.shape, variables) == jax.tree.map(lambda x: x.shape, shapes), case
 
