@@ -19,6 +19,7 @@ from rstg_jax import config
 from rstg_jax.config_values import OFF, ON
 from rstg_jax.errors import UserError
 
+ADDRESS = re.compile(r"([a-z][a-z0-9+.-]*)://")  # of a bucket or a server
 CONFIG_FLAG = re.compile(r"--?(no)?config\.([^=]*)(=.*)?", re.DOTALL)
 BOOLEANS = ("true", "false", "1", "0")
 _DEVICE_FULL = "RESOURCE_EXHAUSTED"  # how JAX's errors of a device's memory begin
@@ -216,6 +217,16 @@ def _report_unraisable(unraisable: "sys.UnraisableHookArgs") -> None:
         sys.__unraisablehook__(unraisable)
 
 
+def _refuse_addresses(words: Sequence[str]) -> None:
+    """Raises `UserError` for a path such as gs://bucket/run, which would be taken for a directory."""
+    for word in words:
+        if found := ADDRESS.match(word.rpartition("=")[2]):
+            raise UserError(
+                f"{word}: {found[1]}:// is not read or written; mount the bucket as a directory "
+                "(gcsfuse, s3fs) and give its path"
+            )
+
+
 def run(main: Callable[[], int]) -> int:
     """Runs a command; an error of the user's or of memory is printed in a line and gives status 2.
 
@@ -228,6 +239,7 @@ def run(main: Callable[[], int]) -> int:
     logging.getLogger("rstg_jax").setLevel(logging.INFO)
     _quieten_orbax()
     try:
+        _refuse_addresses(sys.argv[1:])
         return main()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

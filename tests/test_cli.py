@@ -211,3 +211,15 @@ def test_public_names():
     assert set(rstg_jax.__all__) <= set(dir(rstg_jax))
     with pytest.raises(AttributeError, match="has no attribute 'Rstg'"):
         rstg_jax.Rstg  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    "word", ["--workdir=gs://b/run", "--config.data.data_dir=s3://b", "https://host/a.mp4"]
+)
+def test_buckets_are_no_directories(word, monkeypatch, capsys):
+    """`Path("gs://b")` would be a new directory named "gs:"."""
+    monkeypatch.setattr(sys, "argv", ["train.py", "--config=a.py", word])
+    assert cli.run(lambda: pytest.fail("the command has begun")) == 2
+    assert f"error: {word}: " in capsys.readouterr().err
+    monkeypatch.setattr(sys, "argv", ["train.py", "--workdir=runs/a:b//c"])
+    assert cli.run(lambda: 0) == 0
