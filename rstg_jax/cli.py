@@ -218,7 +218,7 @@ def _report_unraisable(unraisable: "sys.UnraisableHookArgs") -> None:
 
 
 def _refuse_addresses(words: Sequence[str]) -> None:
-    """Raises `UserError` for a path such as gs://bucket/run, which would be taken for a directory."""
+    """Raises `UserError` for a path such as gs://bucket/run, which would become a directory."""
     for word in words:
         if found := ADDRESS.match(word.rpartition("=")[2]):
             raise UserError(
