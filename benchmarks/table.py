@@ -97,6 +97,7 @@ def record(row: str, seed: int, workdir: Path) -> dict[str, Any] | None:
         "top1": last["top1"],
         "top5": last["top5"],
         "test_videos": last["examples"],
+        "begins_with": Path(config["train"].get("init_from", "")).name,
         "videos_seen": last["step"] * batch_size,
         "videos_planned": config["train"]["total_examples"],
         "hours": last["time"] / 3600,

@@ -14,6 +14,7 @@ def make_run(workdir, *, steps, finished):
     """The files of a run that was evaluated after each of `steps`."""
     workdir.mkdir(parents=True)
     config = {"train": {"batch_size": 16, "total_examples": 640}, "data": {"num_digits": 3}}
+    config["train"]["init_from"] = "/somewhere/backbone" if finished else ""
     (workdir / "config.json").write_text(json.dumps(config))
     lines = [{"split": "train", "step": 1, "loss": 3.0}]
     lines += [
@@ -54,10 +55,10 @@ def test_page(tmp_path, monkeypatch):
     page = (tmp_path / "docs" / "results.md").read_text()
     rows = [line for line in page.splitlines() if line.startswith("| ")]
     assert rows[1:] == [
-        "| Mean + LSTM | 77.0 | 10.00 | 0 | 160 of 640 | 0.1 | - | `lite3_mean_lstm` | - "
+        "| Mean + LSTM | 77.0 | 10.00 | 0 | - | 160 of 640 | 0.1 | - | `lite3_mean_lstm` | - "
         "| aaaa, bbbb |",
-        "| RSTG All-temp-stages | 98.9 | 40.00 | 0 | 640 | 0.4 | 0.19M | `lite3_all_temp_stages` "
-        "| 0123456789ab | aaaa, bbbb |",
+        "| RSTG All-temp-stages | 98.9 | 40.00 | 0 | backbone | 640 | 0.4 | 0.19M "
+        "| `lite3_all_temp_stages` | 0123456789ab | aaaa, bbbb |",
     ]
     assert "results/curves3.svg" in page and "curves5" not in page
     drawn = (tmp_path / "docs" / "results" / "curves3.svg").read_bytes()
