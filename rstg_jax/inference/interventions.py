@@ -1,0 +1,97 @@
+"""What would the network say if a part of its graph did not work? Interventions at inference.
+
+An intervention is an interceptor for `flax.linen.intercept_methods`, so the model itself stays as
+it is:
+
+    with nn.intercept_methods(silence(4, frame=7)):
+        logits, _ = module.apply(variables, video)
+
+Regions are numbers of nodes, as in `rstg_jax.rstg.region_graph.RegionGraph`; they may be traced
+arrays, so that `jax.vmap` tries all regions at once. With schedule "stage" only.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax.linen.module import InterceptorContext
+
+from rstg_jax.rstg.block import RSTG
+from rstg_jax.rstg.stages import SpaceStage, TimeStage
+
+Interceptor = Callable[
+    [Callable[..., Any], Sequence[Any], Mapping[str, Any], InterceptorContext], Any
+]
+
+
+def silence(region: int | jax.Array, frame: int | jax.Array | None = None) -> Interceptor:
+    """The region sees nothing: its features are 0 when they enter the graph.
+
+    Args:
+      region: number of the node.
+      frame: in this frame only; None for all frames.
+    """
+
+    def intercept(
+        call: Callable[..., Any],
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        context: InterceptorContext,
+    ) -> Any:
+        out = call(*args, **kwargs)
+        if not isinstance(context.module, RSTG) or context.method_name != "_encode":
+            return out
+        chosen = jnp.arange(out.shape[0])[:, None] == region  # [n 1]
+        if frame is not None:
+            chosen &= jnp.arange(out.shape[1]) == frame  # [n t]
+        return jnp.where(chosen[..., None, None], 0, out)
+
+    return intercept
+
+
+def cut(receiver: int | jax.Array, sender: int | jax.Array) -> Interceptor:
+    """The receiver gets no message of the sender in any space stage; others weigh as before."""
+
+    def intercept(
+        call: Callable[..., Any],
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        context: InterceptorContext,
+    ) -> Any:
+        out = call(*args, **kwargs)
+        if not isinstance(context.module, SpaceStage) or context.method_name != "_attend":
+            return out
+        n, m = out.shape[:2]  # [i j t b h]
+        edge = (jnp.arange(n)[:, None] == receiver) & (jnp.arange(m) == sender)
+        return jnp.where(edge[..., None, None, None], 0, out)
+
+    return intercept
+
+
+def forget(region: int | jax.Array) -> Interceptor:
+    """The region has no memory: its time stages see every frame as if it were the first."""
+    busy = False  # with single frames, of which the interceptor is told as well
+
+    def intercept(
+        call: Callable[..., Any],
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        context: InterceptorContext,
+    ) -> Any:
+        nonlocal busy
+        out = call(*args, **kwargs)
+        stage = context.module
+        if busy or not isinstance(stage, TimeStage) or context.method_name != "__call__":
+            return out
+        nodes, (remembered, carry) = args[0], out
+        n, t, b, d = nodes.shape
+        busy = True
+        single = nodes.reshape(n, 1, t * b, d)
+        alone, _ = TimeStage(stage.config, parent=None).apply(stage.variables, single, None)
+        busy = False
+        chosen = jnp.arange(n) == region
+        mixed = jnp.where(chosen[:, None, None, None], alone.reshape(n, t, b, d), remembered)
+        return mixed, carry
+
+    return intercept

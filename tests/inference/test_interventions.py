@@ -1,0 +1,97 @@
+"""Interventions on the graph, each against another way to the same network."""
+
+import jax
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from rstg_jax.inference import interventions
+from rstg_jax.rstg import RSTG, presets
+from rstg_jax.rstg.region_graph import RegionGraph
+
+SCALES = (2, 1)  # nodes 0..3 are quarters, 4 is the frame
+
+
+def run(config, features, variables=None, intervention=None):
+    block = RSTG(config)
+    if variables is None:
+        variables = block.init(jax.random.key(1), features)
+    if intervention is None:
+        return block.apply(variables, features).nodes, variables
+    with nn.intercept_methods(intervention):
+        return block.apply(variables, features).nodes, variables
+
+
+@pytest.fixture
+def features():
+    return np.random.default_rng(0).normal(size=(2, 5, 4, 4, 8)).astype(np.float32)
+
+
+def test_silenced_regions_see_black(features):
+    """Without the region of the whole frame, features of 0 in a quarter do the same."""
+    config = presets.modern(1, dim=8, scales=(2,), masking="exclude")
+    plain, variables = run(config, features)
+    for frame in (None, 3):
+        black = features.copy()
+        black[:, slice(None) if frame is None else frame, 2:, :2] = 0  # quarter 2
+        wanted, _ = run(config, black, variables)
+        found, _ = run(config, features, variables, interventions.silence(2, frame))
+        np.testing.assert_allclose(found, wanted, atol=1e-6)
+        assert np.abs(wanted - plain).max() > 1e-2
+        other, _ = run(config, features, variables, interventions.silence(1, frame))
+        assert np.abs(other - wanted).max() > 1e-2
+
+
+def test_cut_edges_carry_nothing(features):
+    """A node whose edges are all cut does not depend on the others, and each edge counts."""
+    config = presets.modern(2, dim=8, scales=SCALES)  # two space stages: 0 to 1 to 3
+    _, variables = run(config, features)
+    moved = features.copy()
+    moved[:, :, :2, :2] *= -1  # quarter 0
+    adjacency = RegionGraph(SCALES).adjacency
+
+    def reply(node, *edges):
+        """How much the node's output depends on quarter 0."""
+
+        def together(call, args, kwargs, context):
+            for edge in edges:
+                call = with_one(call, interventions.cut(*edge), context)
+            return call(*args, **kwargs)
+
+        outputs = [run(config, f, variables, together)[0] for f in (features, moved)]
+        return np.abs(outputs[1] - outputs[0])[:, :, node].max()
+
+    def with_one(call, intercept, context):
+        return lambda *args, **kwargs: intercept(call, args, kwargs, context)
+
+    senders = [int(j) for j in np.flatnonzero(adjacency[3])]
+    assert senders == [1, 2, 4]  # quarter 0 touches quarter 3 at a corner only
+    assert reply(3) > 1e-3
+    assert reply(3, (3, 1), (3, 2)) > 1e-3
+    assert reply(3, (3, 1), (3, 2), (3, 4)) == 0
+    assert reply(3, (1, 3), (2, 3), (4, 3)) > 1e-3  # the other direction
+
+
+def test_a_region_that_forgets(features):
+    """Without space stages every node is by itself: its output is that of single frames."""
+    config = presets.modern(dim=8, scales=SCALES, stages=("time", "time"))
+    plain, variables = run(config, features)
+    single = np.stack(
+        [run(config, features[:, t : t + 1], variables)[0][:, 0] for t in range(5)], 1
+    )
+    found, _ = run(config, features, variables, interventions.forget(2))
+    np.testing.assert_allclose(found[:, :, 2], single[:, :, 2], atol=1e-6)
+    np.testing.assert_array_equal(found[:, :, [0, 1, 3, 4]], plain[:, :, [0, 1, 3, 4]])
+    assert np.abs(single - plain)[:, 1:].max() > 1e-2
+
+
+def test_all_regions_at_once(features):
+    config = presets.modern(1, dim=8, scales=SCALES)
+    _, variables = run(config, features)
+
+    def silenced(region):
+        return run(config, features, variables, interventions.silence(region))[0]
+
+    together = jax.jit(jax.vmap(silenced))(np.arange(5))
+    for region in range(5):
+        np.testing.assert_allclose(together[region], silenced(region), atol=1e-5)
