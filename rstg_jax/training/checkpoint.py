@@ -371,5 +371,6 @@ def _top1(metrics: Mapping[str, float]) -> float:
 
 
 def _first_line(error: BaseException) -> str:
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0][:300]
+    text = (str(error).strip() or type(error).__name__).splitlines()[0]
+    # TensorStore names the cause last, after the same long paths several times.
+    return text if len(text) <= 300 else f"{text[:150]} ... {text[-150:]}"

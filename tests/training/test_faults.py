@@ -20,8 +20,8 @@ from rstg_jax.training import integrity, lock, train_loop
 from tests import standins
 from tests.standin_train import finish, launch, wait_for
 
-# Drops the capability to override permissions (prctl(2)), so that these bind root as well.
-BIND_ROOT = "import ctypes; ctypes.CDLL(None).prctl(24, 1)"
+# Drops the capability to override permissions, see prctl(2), so that these bind root as well.
+BIND_ROOT = "import ctypes; libc = ctypes.CDLL(None); hasattr(libc, 'prctl') and libc.prctl(24, 1)"
 
 
 def only_error(process):
