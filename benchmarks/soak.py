@@ -7,8 +7,9 @@
     predict  `rstg_jax.predict` over a directory of thousands of videos, again and again
 
 A job is sampled for its minutes, split evenly, and then stopped. The first sixth is the time to
-warm up: compare the samples after it. Memory is the resident set; it has grown if the median of the
-last sixth is above that of the second. Disk is what the job has written, without its logs, which
+warm up: compare the samples after it. Memory is the resident set without mapped
+files, which the system may drop; it has grown if the median of the last sixth is above that of the
+second. Disk is what the job has written, without its logs, which
 grow with the updates. The exit status is 1 if memory has grown by 2% or more, or if there are more
 open files, threads or bytes on disk at the end than at any time before the middle.
 """
@@ -104,9 +105,10 @@ JOBS: dict[str, Callable[[Path], list[str]]] = {
 def sample(process: psutil.Process, begin: float, out: Path) -> Sample:
     """Samples a process, which must be running."""
     with process.oneshot():
+        memory = process.memory_info()
         return Sample(
             time.monotonic() - begin,
-            process.memory_info().rss,
+            memory.rss - getattr(memory, "shared", 0),  # of files and between processes
             process.num_fds(),
             process.num_threads(),
             disk(out),
