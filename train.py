@@ -4,13 +4,11 @@ python train.py --config=configs/sync_mnist.py:demo --workdir=runs/demo
 """
 
 import argparse
-import os
-import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from rstg_jax import cli, config
+from rstg_jax import cli, config, processes
 
 EPILOG = """\
 Any key of the config can be changed:
@@ -62,8 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     cli.keep_compiled_programs()
     result = train_loop.train(experiment, workdir, profile=profile)
     if "stopped_at" in result:
-        command = shlex.join([os.path.basename(sys.executable), *sys.argv])
-        print(f"to resume: {command}", file=sys.stderr)
+        print(f"to resume: {processes.resume_command()}", file=sys.stderr)
     else:
         print(f"test top1 {result['top1']:.2%}, top5 {result['top5']:.2%}, {workdir}/result.json")
     return 0

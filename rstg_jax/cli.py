@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
-from rstg_jax import config
+from rstg_jax import config, processes
 from rstg_jax.config_values import OFF, ON
 from rstg_jax.errors import UserError
 
@@ -160,12 +160,8 @@ def join_processes(args: argparse.Namespace) -> None:
         return
     if not args.cluster and None in several:
         raise UserError("give --coordinator, --num_processes and --process_id together")
-    import jax  # late: --help and mistyped flags answer without JAX
-
-    # Otherwise JAX swallows SIGTERM, on which training saves and stops.
-    jax.config.update("jax_enable_preemption_service", False)
     try:
-        jax.distributed.initialize(*several)
+        processes.join(*several)
     except (RuntimeError, ValueError) as error:
         raise UserError(f"cannot join the other processes: {error}") from error
 
@@ -238,6 +234,13 @@ def run(main: Callable[[], int]) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("rstg_jax").setLevel(logging.INFO)
     _quieten_orbax()
+    status = _run(main)
+    processes.leave(status)
+    return status
+
+
+def _run(main: Callable[[], int]) -> int:
+    """The exit status of a command, whose known errors are printed."""
     try:
         _refuse_addresses(sys.argv[1:])
         return main()

@@ -31,10 +31,12 @@ class SlowSource(standins.Source):
         return super().batch(indices)
 
 
-def launch(workdir, *flags, seconds=0.0, devices=1, before=""):
-    """Starts it; `before` is code that its process runs first."""
+def launch(workdir, *flags, seconds=0.0, devices=1, before="", processes=1):
+    """Starts it; `before` is code that its process runs first; several by the launcher."""
     environment = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
     command = [sys.executable, "-m", "tests.standin_train", str(workdir), str(seconds)]
+    if processes > 1:
+        command[1:1] = ["-m", "rstg_jax.launch", f"--processes={processes}"]
     if before:
         first = f"import os, sys; {before}; os.execv(sys.argv[1], sys.argv[1:])"
         command = [sys.executable, "-c", first, *command]

@@ -18,7 +18,7 @@ ROWS = (
     ("layers",),
     ("cli",),
     ("config", "files"),
-    ("config_values", "machine"),
+    ("config_values", "machine", "processes"),
     ("limits",),
     ("errors",),
 )

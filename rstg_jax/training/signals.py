@@ -1,7 +1,6 @@
 """Ends from outside: a clean stop on a signal or when the time is over, and lost processes."""
 
 import contextlib
-import logging
 import signal
 import threading
 import time
@@ -12,9 +11,8 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from rstg_jax.errors import reason
-
-_log = logging.getLogger(__name__)
+from rstg_jax import processes
+from rstg_jax.errors import UserError
 
 
 class StopSignal:
@@ -59,14 +57,10 @@ class StopSignal:
 
 @contextlib.contextmanager
 def lost_processes_told() -> Iterator[None]:
-    """Tells at once why a run of several processes fails: JAX waits up to 100 s before it ends."""
+    """Lets a process end in one line if its errors come from the loss of another one."""
     try:
         yield
-    except jax.errors.JaxRuntimeError as error:
-        if jax.process_count() > 1:
-            _log.error(
-                "another process of this run seems to be gone (%s); this one ends within minutes. "
-                "Start all of them again: the run resumes from its last checkpoint",
-                reason(error)[:300],
-            )
+    except (jax.errors.JaxRuntimeError, ValueError) as error:
+        if not isinstance(error, UserError):
+            processes.wait_for_verdict()
         raise

@@ -223,6 +223,14 @@ def test_meshes_that_do_not_fit_are_refused():
         MeshConfig(-1, -1, 1)
 
 
+def test_batches_that_devices_cannot_share_are_refused():
+    """A run of 1, 2 or 8 devices that goes on with three."""
+    mesh = sharding.make_mesh(MeshConfig(), jax.devices()[:3])
+    with pytest.raises(UserError, match=r"'train.batch_size': 8 is not divisible by the 3.*use 9"):
+        sharding.check_batch_size(8, mesh, "train.batch_size")
+    sharding.check_batch_size(9, mesh, "train.batch_size")
+
+
 def test_no_other_module_names_a_mesh_axis():
     for path in Path(sharding.__file__).parent.rglob("*.py"):
         if path.name != "sharding.py":

@@ -181,6 +181,30 @@ def test_a_run_whose_time_is_over_resumes_exactly(tmp_path, monkeypatch, caplog)
     assert standins.records(tmp_path / "cut") == standins.records(tmp_path / "whole")
 
 
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (MeshConfig(2, 2, 2), MeshConfig(data=1)),
+        (MeshConfig(data=1), MeshConfig(1, 2, 2)),
+        (MeshConfig(data=2), MeshConfig(data=4)),
+    ],
+    ids=["8 to 1", "1 to 4", "2 to 4"],
+)
+def test_a_run_goes_on_on_another_mesh(tmp_path, before, after):
+    """The order of the data is the same, the numbers but for rounding."""
+    # Not Adam, which blows rounding up.
+    sgd = OptimizerConfig("nesterov", 0.1, ema_decay=0.9)
+    whole = train_loop.train(standins.experiment(MeshConfig(data=1), sgd), tmp_path / "whole")
+    assert train_loop.train(standins.experiment(before, sgd), tmp_path / "cut", until=7) == {
+        "stopped_at": 7
+    }
+    resumed = train_loop.train(standins.experiment(after, sgd), tmp_path / "cut")
+    assert resumed["confusion"] == whole["confusion"]
+    one, other = standins.records(tmp_path / "whole"), standins.records(tmp_path / "cut")
+    for a, b in zip(other, one, strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], rel=1e-4)
+
+
 def test_a_profile_has_the_updates_that_were_asked_for(tmp_path):
     train_loop.train(standins.experiment(total_steps=6), tmp_path, profile=(3, 4))
     (trace,) = (tmp_path / "profile").rglob("*.trace.json.gz")

@@ -1,0 +1,108 @@
+"""The processes of one job: how they meet, notice that one is gone, and part.
+
+JAX alone lets the others wait for the lost one, or ends them with a trace of C++ calls. Here a
+thread of each process asks the coordination service every few seconds who is there. If somebody is
+missing, the process ends with one line. Only if it is process 0, which runs that service, JAX ends
+the others at once in its own words.
+"""
+
+import os
+import shlex
+import sys
+import threading
+from collections.abc import Collection
+from typing import Any
+
+HEARTBEAT_SECONDS = 20  # a process that is silent for so long is gone
+ASK_SECONDS = 2.0
+LEAVE_SECONDS = 60  # that processes wait for the others at their end, and after an error:
+LEAVE_SECONDS_AFTER_ERROR = 5
+LOST = 3  # exit status of the others
+
+_over = threading.Event()
+
+
+def join(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
+    """Joins the other processes; with None three times, JAX finds them itself.
+
+    Must come before the first use of a device. Raises what `jax.distributed.initialize` raises.
+    """
+    import jax  # late: --help and mistyped flags answer without JAX
+
+    # Otherwise JAX swallows SIGTERM, on which training saves and stops.
+    jax.config.update("jax_enable_preemption_service", False)
+    # Otherwise JAX ends a process, with a trace of C++ calls, before it can say which one is gone.
+    jax.config.update("jax_enable_recoverability", True)
+    jax.distributed.initialize(
+        coordinator, num_processes, process_id, heartbeat_timeout_seconds=HEARTBEAT_SECONDS
+    )
+    _over.clear()
+    threading.Thread(target=_watch, name="processes", daemon=True).start()
+
+
+def leave(status: int) -> None:
+    """Waits for the other processes at the end of a command, or does nothing without any.
+
+    A process that ends earlier would be missed; without process 0, JAX would end the others.
+    """
+    client = _client()
+    if client is None:
+        return
+    import jax
+
+    _over.set()
+    seconds = LEAVE_SECONDS_AFTER_ERROR if status else LEAVE_SECONDS
+    try:
+        client.wait_at_barrier("the end", seconds * 1000)
+        if jax.process_index() == 0:  # waits for the others, until they have disconnected
+            client.get_live_nodes(list(range(jax.process_count())))
+    except RuntimeError:  # the others have ended otherwise, or go on for longer
+        return
+    jax.distributed.shutdown()
+
+
+def wait_for_verdict() -> None:
+    """Gives the watching thread the time to find out who is gone, and to end this process.
+
+    For errors of communication, which come at once. Returns if nobody is missing.
+    """
+    if _client() is not None:
+        _over.wait(HEARTBEAT_SECONDS + 2 * ASK_SECONDS)
+
+
+def resume_command() -> str:
+    """The command line of this process."""
+    return shlex.join([os.path.basename(sys.executable), *sys.argv])
+
+
+def _client() -> Any:
+    """The client of JAX's coordination service, which has no public name; None in one process."""
+    if "jax" not in sys.modules:
+        return None
+    from jax._src import distributed
+
+    return distributed.global_state.client
+
+
+def _watch() -> None:
+    import jax
+
+    client, everyone = _client(), range(jax.process_count())
+    while not _over.wait(ASK_SECONDS):
+        try:
+            live = client.get_live_nodes(list(everyone))
+        except RuntimeError:  # the service has ended: JAX ends this process
+            return
+        if not _over.is_set() and len(live) < len(everyone):
+            _end(sorted(set(everyone) - set(live)), len(everyone))
+
+
+def _end(gone: Collection[int], count: int) -> None:
+    names = " and ".join(map(str, gone))
+    print(
+        f"error: process {names} of {count} (from 0) is gone, so this one ends too; start all of "
+        f"them again, the run resumes from its last checkpoint: {resume_command()}",
+        file=sys.stderr,
+        flush=True,
+    )
+    os._exit(LOST)  # the main thread may wait for the lost one for ever
