@@ -33,6 +33,9 @@ PROGRAMS = {
     "rstg_jax.report": "tests/viz/test_examples.py::test_report_of_a_real_run",
     "rstg_jax.animate": "tests/viz/test_video_writer.py::test_command",
     "rstg_jax.summary": "tests/test_summary.py::test_table_and_json",
+    "rstg_jax.launch": (
+        "tests/training/test_resume.py::test_four_processes_of_the_launcher_train_as_one"
+    ),
     "rstg_jax.verify": "tests/test_verify.py::test_a_run_is_identical",
     "rstg_jax.convert.export": "tests/convert/test_export.py::test_export_and_load",
     "rstg_jax.convert.i3d_jax": "tests/convert/test_i3d_jax.py::test_command_line",

@@ -46,7 +46,7 @@ def test_a_log_that_cannot_be_truncated_is_kept(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(pathlib.Path, "write_text", full)
+        patch.setattr(pathlib.Path, "write_bytes", full)
         with pytest.raises(UserError, match=r"cannot write .*metrics\.jsonl: No space left"):
             logs.MetricLog(tmp_path, 5, enabled=True)
     assert path.read_bytes() == before

@@ -261,7 +261,7 @@ def test_directory_that_cannot_be_written(root, monkeypatch, caplog):
     def refuse(self, *args):
         raise PermissionError(13, "Permission denied", str(self))
 
-    monkeypatch.setattr(folder.Path, "write_text", refuse)
+    monkeypatch.setattr(folder.Path, "write_bytes", refuse)
     with caplog.at_level(logging.WARNING, "rstg_jax"):
         assert len(config(root, test_path=str(root)).open("train")) == 12
     assert "the videos are opened anew each time" in caplog.text
