@@ -7,11 +7,11 @@
     predict  `rstg_jax.predict` over a directory of thousands of videos, again and again
 
 A job is sampled for its minutes, split evenly, and then stopped. The first sixth is the time to
-warm up: compare the samples after it. Memory is the resident set without mapped
-files, which the system may drop; it has grown if the median of the last sixth is above that of the
-second. Disk is what the job has written, without its logs, which
-grow with the updates. The exit status is 1 if memory has grown by 2% or more, or if there are more
-open files, threads or bytes on disk at the end than at any time before the middle.
+warm up: compare the samples after it. Memory is the resident set without mapped files, which the
+system may drop; it has grown if the median of the last sixth is above that of the second. Disk is
+what the job has written, without its logs, which grow with the updates. The exit status is 1 if
+memory has grown by 2% or more, or if there are more open files, threads or bytes on disk at the end
+than at any time before the middle.
 """
 
 import argparse

@@ -65,6 +65,7 @@ PROGRAMS = {
     "benchmarks.train_step": "a quiet machine",
     "benchmarks.table": "hours",
     "benchmarks.kill": "many starts of whole programs",
+    "benchmarks.soak": "many minutes",
 }
 
 
