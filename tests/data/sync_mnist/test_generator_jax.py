@@ -243,12 +243,9 @@ def test_source_on_the_host_is_the_source_on_the_devices():
 
     fed = next(data.train_batches(source, batch_size=16, seed=5, start_step=7, prefetch=0))
     assert fed.keys() == {"address", "mask"}
-    seen = {}
     mesh = sharding.make_mesh(MeshConfig())
-    step = run.with_batches_of(
-        source, ("video", "label", "mask"), lambda state, batch: seen.update(batch), mesh
-    )
-    step(None, sharding.put_batch(fed, mesh))
+    make = run.batches_of(source, ("video", "label", "mask"), mesh)
+    seen = make(sharding.put_batch(fed, mesh))
     assert seen["video"].sharding == sharding.batch_sharding(mesh)
     positions = np.arange(7 * 16, 8 * 16)
     expected = source.batch(data.batches.train_indices(data.ENDLESS, positions, 5))
