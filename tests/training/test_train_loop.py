@@ -228,7 +228,7 @@ def test_the_cost_of_an_update_is_said_once(tmp_path, monkeypatch, caplog):
     flops = float(found[0][0]) * 1e9
     # `standins.Model` on 8 videos of 3 frames: a layer without gradient by its input, and one with.
     assert flops == pytest.approx(8 * 3 * 2 * (2 * 8 * 16 + 3 * 16 * 7), rel=0.01)
-    rows = logs.parse((tmp_path / "metrics.jsonl").read_text(), tmp_path)
+    rows = logs.read(tmp_path / "metrics.jsonl")
     speed = rows["train", 5]["examples_per_second"] / 8  # updates a second
     assert float(said[0]) / 100 == pytest.approx(speed * flops / 1e6, rel=0.2)
 
