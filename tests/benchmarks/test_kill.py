@@ -82,7 +82,8 @@ def test_a_job_is_killed_unless_it_is_over():
 
 
 @pytest.mark.slow
-def test_twenty_kills_of_training_lose_nothing(tmp_path):
+def test_twenty_kills_of_training_lose_nothing(tmp_path, monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=1")  # not the suite's 8
     row = kill.measure("train", 20, signal.SIGKILL, random.Random(0), tmp_path)
     assert row["kills"] == 20 and row["runs"] >= 5
     assert row["losses"] == []
