@@ -315,17 +315,17 @@ def log_window(run: Run, progress: Progress, context: LoopContext) -> None:
     context.log.write(progress.step, "train", values)
     left = (run.total_steps - progress.step) * settings.train.batch_size
     context.console.train_line(progress.step, values, left)
-    say_utilisation(run, context)
+    say_utilisation(run, context, values["examples_per_second"])
     progress.window = {}
     context.clock.reset()
 
 
-def say_utilisation(run: Run, context: LoopContext) -> None:
+def say_utilisation(run: Run, context: LoopContext, examples_per_second: float) -> None:
     """Compares the speed of the first window with the peak of the devices, where that is known."""
-    rate, devices = context.clock.rate() / run.experiment.train.batch_size, run.mesh.devices
-    if context.cost is None or not rate:
+    if context.cost is None or not examples_per_second:
         return
-    if reached := context.cost.utilisation(rate, devices):
+    updates_per_second = examples_per_second / run.experiment.train.batch_size
+    if reached := context.cost.utilisation(updates_per_second, run.mesh.devices):
         context.console.say(f"{reached:.1%} of the devices' peak in bfloat16")
     context.cost = None
 

@@ -17,7 +17,6 @@ from rstg_jax.errors import UserError
 from rstg_jax.training import (
     checkpoint,
     eval_loop,
-    logs,
     sharding,
     signals,
     steps,
@@ -230,7 +229,7 @@ def test_the_cost_of_an_update_is_said_once(tmp_path, monkeypatch, caplog):
     assert flops == pytest.approx(8 * 3 * 2 * (2 * 8 * 16 + 3 * 16 * 7), rel=0.01)
     rows = logs.read(tmp_path / "metrics.jsonl")
     speed = rows["train", 5]["examples_per_second"] / 8  # updates a second
-    assert float(said[0]) / 100 == pytest.approx(speed * flops / 1e6, rel=0.2)
+    assert float(said[0]) / 100 == pytest.approx(speed * flops / 1e6, rel=0.05)
 
 
 def test_a_finished_run_gives_its_result_again(tmp_path):
