@@ -17,6 +17,7 @@ from rstg_jax.errors import UserError
 from rstg_jax.training import (
     checkpoint,
     eval_loop,
+    logs,
     sharding,
     signals,
     steps,
