@@ -8,7 +8,7 @@ WORKDIR := demo
 CLIPS := smt-demo
 FILMS := predict-demo
 
-.PHONY: .usage demo smt-demo predict-demo test test-newest fuzz peers
+.PHONY: .usage demo smt-demo predict-demo test test-slow test-newest fuzz peers
 .DEFAULT_GOAL := .usage
 
 .usage:
@@ -16,6 +16,7 @@ FILMS := predict-demo
 	@echo "make smt-demo    the same for drawn Something-Something clips, about 9 minutes, $(CLIPS)/run/report.html"
 	@echo "make predict-demo  label real films with published Kinetics weights, two minutes, $(FILMS)/index.html"
 	@echo "make test        install, check style and types, run the tests"
+	@echo "make test-slow   run the tests that take longer"
 	@echo "make test-newest run a few tests with the newest releases: make test-newest PYTHON=python3.12"
 	@echo "make fuzz        give 10,000 damaged files to every reader, up to 40 minutes on two cores"
 	@echo "make peers       install PyTorch networks (2.3 GB), so that make test compares with them"
@@ -53,7 +54,11 @@ test: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -n auto --dist worksteal $(PYTEST_FLAGS)
+	$(BIN)/python -m pytest -n auto --dist worksteal -m "not slow" $(PYTEST_FLAGS)
+
+# What takes longer: twenty kills, several processes, a full disk, networks of full size.
+test-slow: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -n auto --dist worksteal -m slow $(PYTEST_FLAGS)
 
 # A few minutes of tests in an environment of its own. JAX 0.11 and newer need Python 3.12.
 test-newest: $(NEWEST)/.installed
