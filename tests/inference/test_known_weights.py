@@ -6,11 +6,12 @@ import jax
 import numpy as np
 import pytest
 
+import rstg_jax
 from rstg_jax import predict
 from rstg_jax.data import ClipConfig, FolderConfig
 from rstg_jax.errors import UserError
 from rstg_jax.inference import video_input
-from rstg_jax.inference.known_weights import KNOWN
+from rstg_jax.inference.known_weights import KNOWN, SHIPPED, find
 from rstg_jax.models import classifier
 from rstg_jax.models.backbones import SimpleCNNConfig
 from rstg_jax.models.classifier import ModelConfig
@@ -67,3 +68,22 @@ def test_flags(capsys):
         with pytest.raises(SystemExit):
             predict.main(words)
         assert message in capsys.readouterr().err
+
+
+def test_shipped_weights_reach_what_their_card_says():
+    """On digits that every installation has; the card's 2,000 videos begin with these."""
+    model, variables, labels = rstg_jax.load("sync_mnist/demo")
+    source = find("sync_mnist/demo").experiment.data.open("test")
+    assert labels == source.label_names
+    classify = jax.jit(lambda video: model.apply(variables, video)[0].argmax(-1))
+    right = 0
+    for first in range(0, 1000, 50):
+        batch = source.batch(np.arange(first, first + 50))
+        right += int((classify(batch["video"]) == batch["label"]).sum())
+    assert abs(right / 1000 - 0.8955) < 0.02  # two standard deviations of 1,000 videos
+
+
+def test_every_shipped_file_has_a_card_and_is_small():
+    paths = list(SHIPPED.glob("*/*.safetensors"))
+    assert paths and all(path.with_suffix(".md").is_file() for path in paths)
+    assert all(path.stat().st_size < 4e6 for path in paths)
