@@ -55,6 +55,7 @@ PROGRAMS = {
     "benchmarks.scaling": (
         "tests/benchmarks/test_scaling.py::test_quick_run_writes_what_it_measures"
     ),
+    "benchmarks.analysis": "tests/benchmarks/test_analysis.py::test_page",
     "benchmarks.accelerator": (
         "tests/benchmarks/test_accelerator.py::test_all_sections_run_without_data_packages"
     ),
