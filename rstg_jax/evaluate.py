@@ -2,7 +2,7 @@
 
     python -m rstg_jax.evaluate --workdir=DIR [--split=test] [--step=last|best|N]
         [--protocol=center|dense|NxM] [--submission=FILE.csv]
-    python -m rstg_jax.evaluate --weights=sync_mnist/lite3|FILE.safetensors [--out=DIR] ...
+    python -m rstg_jax.evaluate --weights=sync_mnist/demo|FILE.safetensors [--out=DIR] ...
 
 The checkpoint alone gives model, weights, config and label names; only the data must be at hand
 (``--config.data.KEY=VALUE`` if it lies elsewhere now). Protocols are those of
@@ -33,7 +33,6 @@ import jax
 from rstg_jax import cli, files
 from rstg_jax.errors import UserError
 from rstg_jax.inference import class_metrics, evaluation, known_weights
-from rstg_jax.training import checkpoint
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -43,15 +42,11 @@ def make_parser() -> argparse.ArgumentParser:
         description=(__doc__ or "").strip(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--workdir", help="directory of the training run")
-    source.add_argument("--weights", help="name of published weights, or a .safetensors file")
+    known_weights.add_flags(parser)
     parser.add_argument("--out", type=Path, metavar="DIR", help="where to write the results")
     parser.add_argument(
         "--split", help="train, validation, test; by default the one that the run tested on"
     )
-    parser.add_argument("--step", default="last", help="last (default), best, or a number")
-    parser.add_argument("--protocol", help="center, dense or NxM; by default that of the config")
     parser.add_argument("--submission", type=Path, metavar="FILE.csv", help="also write this file")
     parser.add_argument("--submission_labels", choices=["numbers", "names"], default="numbers")
     cli.add_process_flags(parser)
@@ -64,11 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args, overrides = cli.parse(parser, argv)
     cli.join_processes(args)
     cli.keep_compiled_programs()
-    if args.weights:
-        model = known_weights.find(args.weights).model(overrides)
-    else:
-        model = checkpoint.load(args.workdir, args.step, overrides)
-    model = model.with_protocol(args.protocol)
+    model = known_weights.chosen(args, overrides)
     numbers = None
     if args.submission:
         if not args.submission.absolute().parent.is_dir():

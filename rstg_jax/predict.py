@@ -102,22 +102,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         description=(__doc__ or "").strip(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--workdir", help="directory of the training run")
-    source.add_argument("--weights", help="name of published weights, or a .safetensors file")
-    parser.add_argument("--step", default="last", help="last (default), best, or a number")
-    parser.add_argument("--protocol", help="center, dense or NxM; by default that of the config")
+    known_weights.add_flags(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON list instead")
     parser.add_argument("--visualise", type=Path, metavar="FILE.mp4", help="or a directory")
     parser.add_argument("videos", nargs="+", metavar="VIDEO", help="file, directory, or test:0-9")
     args, overrides = cli.parse(parser, argv, config_class=Experiment)
     cli.keep_compiled_programs()
-    devices = jax.local_devices()[:1]
-    if args.weights:
-        model = known_weights.find(args.weights).model(overrides, devices)
-    else:
-        model = checkpoint.load(args.workdir, args.step, overrides, devices)
-    model = model.with_protocol(args.protocol)
+    model = known_weights.chosen(args, overrides, jax.local_devices()[:1])
     videos = predictor.Videos(model)
     requests = videos.find(args.videos)
     draw = drawing(model, videos, requests, args.visualise) if args.visualise else None

@@ -15,6 +15,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax import linen as nn
 from flax.linen.module import InterceptorContext
 
 from rstg_jax.rstg.block import RSTG
@@ -25,6 +26,25 @@ Interceptor = Callable[
 ]
 
 
+def _on(
+    kind: type[nn.Module], method: str, change: Callable[[Any, nn.Module, Sequence[Any]], Any]
+) -> Interceptor:
+    """Changes what a method of a kind of module returns, given its result, module and arguments."""
+
+    def intercept(
+        call: Callable[..., Any],
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        context: InterceptorContext,
+    ) -> Any:
+        out = call(*args, **kwargs)
+        if not isinstance(context.module, kind) or context.method_name != method:
+            return out
+        return change(out, context.module, args)
+
+    return intercept
+
+
 def silence(region: int | jax.Array, frame: int | jax.Array | None = None) -> Interceptor:
     """The region sees nothing: its features are 0 when they enter the graph.
 
@@ -33,57 +53,35 @@ def silence(region: int | jax.Array, frame: int | jax.Array | None = None) -> In
       frame: in this frame only; None for all frames.
     """
 
-    def intercept(
-        call: Callable[..., Any],
-        args: Sequence[Any],
-        kwargs: Mapping[str, Any],
-        context: InterceptorContext,
-    ) -> Any:
-        out = call(*args, **kwargs)
-        if not isinstance(context.module, RSTG) or context.method_name != "_encode":
-            return out
-        chosen = jnp.arange(out.shape[0])[:, None] == region  # [n 1]
+    def without(nodes: jax.Array, *_: Any) -> jax.Array:
+        chosen = jnp.arange(nodes.shape[0])[:, None] == region  # [n 1]
         if frame is not None:
-            chosen &= jnp.arange(out.shape[1]) == frame  # [n t]
-        return jnp.where(chosen[..., None, None], 0, out)
+            chosen &= jnp.arange(nodes.shape[1]) == frame  # [n t]
+        return jnp.where(chosen[..., None, None], 0, nodes)
 
-    return intercept
+    return _on(RSTG, "_encode", without)
 
 
 def cut(receiver: int | jax.Array, sender: int | jax.Array) -> Interceptor:
     """The receiver gets no message of the sender in any space stage; others weigh as before."""
 
-    def intercept(
-        call: Callable[..., Any],
-        args: Sequence[Any],
-        kwargs: Mapping[str, Any],
-        context: InterceptorContext,
-    ) -> Any:
-        out = call(*args, **kwargs)
-        if not isinstance(context.module, SpaceStage) or context.method_name != "_attend":
-            return out
-        n, m = out.shape[:2]  # [i j t b h]
+    def without(attention: jax.Array, *_: Any) -> jax.Array:
+        n, m = attention.shape[:2]  # [i j t b h]
         edge = (jnp.arange(n)[:, None] == receiver) & (jnp.arange(m) == sender)
-        return jnp.where(edge[..., None, None, None], 0, out)
+        return jnp.where(edge[..., None, None, None], 0, attention)
 
-    return intercept
+    return _on(SpaceStage, "_attend", without)
 
 
 def forget(region: int | jax.Array) -> Interceptor:
     """The region has no memory: its time stages see every frame as if it were the first."""
     busy = False  # with single frames, of which the interceptor is told as well
 
-    def intercept(
-        call: Callable[..., Any],
-        args: Sequence[Any],
-        kwargs: Mapping[str, Any],
-        context: InterceptorContext,
-    ) -> Any:
+    def without(out: tuple[jax.Array, Any], stage: nn.Module, args: Sequence[Any]) -> Any:
         nonlocal busy
-        out = call(*args, **kwargs)
-        stage = context.module
-        if busy or not isinstance(stage, TimeStage) or context.method_name != "__call__":
+        if busy:
             return out
+        assert isinstance(stage, TimeStage)
         nodes, (remembered, carry) = args[0], out
         n, t, b, d = nodes.shape
         busy = True
@@ -94,4 +92,4 @@ def forget(region: int | jax.Array) -> Interceptor:
         mixed = jnp.where(chosen[:, None, None, None], alone.reshape(n, t, b, d), remembered)
         return mixed, carry
 
-    return intercept
+    return _on(TimeStage, "__call__", without)

@@ -1,19 +1,21 @@
 """Weights by name or from a .safetensors file, for `--weights` and `rstg_jax.load`."""
 
+import argparse
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 from flax import linen as nn
 
 from rstg_jax.convert import i3d_jax
 from rstg_jax.errors import UserError
 from rstg_jax.models import classifier
-from rstg_jax.training import weights_file
+from rstg_jax.training import checkpoint, weights_file
 from rstg_jax.training.weights import Weights
 
-# With this package, such as sync_mnist/lite3.safetensors and its card, sync_mnist/lite3.md.
+# With this package, such as sync_mnist/demo.safetensors and its card, sync_mnist/demo.md.
 SHIPPED = Path(__file__).parents[1] / "weights"
 
 # Each reads its file when it is called, and says how to get it if it is not there.
@@ -60,3 +62,25 @@ def find(name: str) -> Weights:
         return weights_file.read(Path(name).expanduser())
     known = ", ".join(sorted(KNOWN))
     raise UserError(f"no weights {name!r}: give one of {known}, or a {weights_file.SUFFIX} file")
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags that choose a trained model: a run or weights, its step, the protocol."""
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--workdir", help="directory of the training run")
+    source.add_argument("--weights", help="name of published weights, or a .safetensors file")
+    parser.add_argument("--step", default="last", help="last (default), best, or a number")
+    parser.add_argument("--protocol", help="center, dense or NxM; by default that of the config")
+
+
+def chosen(
+    args: argparse.Namespace,
+    overrides: Mapping[str, str],
+    devices: list[jax.Device] | None = None,
+) -> checkpoint.TrainedModel:
+    """The model that the flags of `add_flags` choose; for the others see `checkpoint.load`."""
+    if args.weights:
+        model = find(args.weights).model(overrides, devices)
+    else:
+        model = checkpoint.load(args.workdir, args.step, overrides, devices)
+    return model.with_protocol(args.protocol)
