@@ -6,6 +6,8 @@ import dataclasses
 import jax.numpy as jnp
 from flax import linen as nn
 
+from rstg_jax.errors import UserError
+
 
 @dataclasses.dataclass(frozen=True)
 class BackboneConfig(abc.ABC):
@@ -19,9 +21,16 @@ class BackboneConfig(abc.ABC):
     def places(self) -> tuple[str, ...]:
         """Full names of the places where a block can be put, in order."""
 
-    @abc.abstractmethod
     def resolve(self, place: str) -> str:
-        """The full name of a place; raises `UserError` naming the places if there is none."""
+        """The full name of a place, which may have short ones.
+
+        Raises:
+          UserError: there is no such place; names those that exist.
+        """
+        if place not in self.places:
+            choices = ", ".join(self.places)
+            raise UserError(f"no place {place!r} in the backbone; use 'final', {choices}")
+        return place
 
     @abc.abstractmethod
     def build(self, dtype: jnp.dtype, name: str) -> nn.Module:

@@ -173,13 +173,6 @@ class InceptionConfig(BackboneConfig):
         """Names of the places behind the mixed blocks, such as "mixed3c", in order."""
         return tuple(name for name, row in self.rows.items() if isinstance(row, Mixed))
 
-    def resolve(self, place: str) -> str:
-        """Checks the name of a place; raises `UserError` naming those that exist."""
-        if place not in self.places:
-            choices = ", ".join(self.places)
-            raise UserError(f"no place {place!r} in the backbone; use 'final', {choices}")
-        return place
-
     def build(self, dtype: jnp.dtype, name: str) -> "Inception":
         return Inception(self, dtype, name=name)
 

@@ -62,13 +62,6 @@ class SimpleCNNConfig(BackboneConfig):
         """Names of the places behind each convolution (and its pool and norm), in order."""
         return tuple(f"conv{number}" for number in range(len(self.features)))
 
-    def resolve(self, place: str) -> str:
-        """Checks the name of a place; raises `UserError` naming those that exist."""
-        if place not in self.places:
-            choices = ", ".join(self.places)
-            raise UserError(f"no place {place!r} in the backbone; use 'final', {choices}")
-        return place
-
     def build(self, dtype: jnp.dtype, name: str) -> "SimpleCNN":
         return SimpleCNN(self, dtype, name=name)
 
