@@ -222,6 +222,8 @@ def lite(num_digits: int, row: str = "positional") -> Experiment:
         backbone=small_cnn((16, 32, 64, 64), (5, 3, 3, 3), (2, 2, 2, 1)),
         rstg=presets.modern(dim=64),
         head=NodePooling("mean"),
+        region_classes=10,
+        lone_objects=True,
         map_classes=10,
         map_channels=True,
     )
@@ -229,7 +231,9 @@ def lite(num_digits: int, row: str = "positional") -> Experiment:
         name=f"sync_mnist lite{num_digits} {row}",
         model=LITE_ROWS[row](model),
         data=lite_data(num_digits),
-        loss=LossConfig(frame_weight=1.0, frame_start=3, map_weight=1.0),
+        loss=LossConfig(
+            frame_weight=1.0, frame_start=3, region_weight=1.0, lone_weight=2.0, map_weight=1.0
+        ),
         optim=MUON,
         train=TrainConfig(
             total_examples=480_000,
@@ -251,7 +255,7 @@ def lite_backbone() -> Experiment:
     return dataclasses.replace(
         base,
         name="sync_mnist lite_backbone",
-        model=without_block(base.model, head=GlobalPooling()),
+        model=without_block(base.model, head=GlobalPooling(), region_classes=0, lone_objects=False),
         data=lite_data(num_digits=5, num_frames=1),
         loss=LossConfig(clip_weight=0.0, map_weight=1.0),
         train=dataclasses.replace(base.train, total_examples=2_400_000, batch_size=160),

@@ -103,6 +103,7 @@ def abstract_batch(experiment: Experiment, size: int) -> dict[str, jax.ShapeDtyp
         "mask": ((), jnp.float32),
         "object_class": ((objects,), jnp.int32),
         "object_center": ((frames, objects, 2), jnp.float32),
+        "object_in_pair": ((objects,), jnp.bool_),
     }
     return {
         key: jax.ShapeDtypeStruct((size, *shapes[key][0]), shapes[key][1])

@@ -199,8 +199,9 @@ class DataConfig(abc.ABC):
     def num_objects(self) -> int:
         """Number of objects in a video whose classes and places are in every batch; 0 for none.
 
-        Batches then have `object_class` int32 `[b num_objects]`, no class twice in a video, and
-        `object_center` float32 `[b t num_objects 2]`, `y x` in fractions of the frame.
+        Batches then have `object_class` int32 `[b num_objects]`, no class twice in a video,
+        `object_center` float32 `[b t num_objects 2]`, `y x` in fractions of the frame, and
+        `object_in_pair` bool `[b num_objects]`, whether it moves together with another object.
         """
         return 0
 

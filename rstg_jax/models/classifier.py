@@ -11,7 +11,7 @@ from flax import linen as nn
 from rstg_jax.errors import UserError
 from rstg_jax.models import object_map
 from rstg_jax.models.backbones import BackboneConfig, SimpleCNNConfig
-from rstg_jax.models.heads import REGION_OUTPUTS, HeadConfig, NodePooling
+from rstg_jax.models.heads import LONE_OBJECT_OUTPUTS, REGION_OUTPUTS, HeadConfig, NodePooling
 from rstg_jax.rstg import presets
 from rstg_jax.rstg.block import RSTG, RSTGConfig, RSTGOutput
 from rstg_jax.rstg.region_graph import RegionGraph
@@ -39,10 +39,12 @@ class ModelConfig:
       dropout_rate: before the classifier, in training.
       region_classes: number of object classes of the auxiliary training task (see
         `rstg_jax.training.region_loss`), whose head reads the last block's nodes; 0 for no head.
+        In a model without blocks the whole frame is the only region.
+      lone_objects: likewise a head for the task of `rstg_jax.training.lone_object_loss`.
       map_classes: likewise of the task of `rstg_jax.training.map_loss`, whose head reads the
         backbone's last map.
-      map_channels: append the predictions of that head to the channels of the map, see
-        `rstg_jax.models.object_map.channels`.
+      map_channels: what is behind the backbone reads the predictions of that head in place of the
+        backbone's features, see `rstg_jax.models.object_map.channels`.
       dtype: of the computation; parameters, norms, softmax and logits stay float32.
     """
 
@@ -54,6 +56,7 @@ class ModelConfig:
     readout: Literal["mean", "last"] = "mean"
     dropout_rate: float = 0.0
     region_classes: int = 0
+    lone_objects: bool = False
     map_classes: int = 0
     map_channels: bool = False
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -74,8 +77,6 @@ class ModelConfig:
             raise UserError(f"head={head} reads a block at rstg_at 'final'")
         if self.head.final_block == "unused" and FINAL in names:
             raise UserError(f"head={head} has no use for a block at 'final'")
-        if self.region_classes and not names:
-            raise UserError("region_classes needs a block: rstg_at is empty")
 
     @property
     def resolved(self) -> tuple[str, ...]:
@@ -109,8 +110,8 @@ class VideoClassifier(nn.Module):
           the last block read, `frame_logits` float32 `[b t classes]` of every frame by itself; of
           the last block `nodes` `[b t n d]` and `attention` float32 `[k b t i j]` if its plan has
           space stages, and of every block the same in `graphs`, by place; with auxiliary heads
-          also `regions` float32 `[b t n region_classes * 5]` and the regions' `boxes` `[n 4]`, and
-          `object_map` float32 `[b t h w map_classes 3]`.
+          also `regions` float32 `[b t n region_classes * 5]`, `lone_objects` float32 `[b t n 3]`
+          and the regions' `boxes` `[n 4]`, and `object_map` float32 `[b t h w map_classes 3]`.
         """
         config = self.config
         graphs: dict[str, RSTGOutput] = {}
@@ -120,8 +121,7 @@ class VideoClassifier(nn.Module):
             head = object_map.ObjectMap(config.map_classes, name="object_map")
             out["object_map"] = head(features)
             if config.map_channels:
-                channels = object_map.channels(out["object_map"]).astype(features.dtype)
-                features = jnp.concatenate([features, channels], axis=-1)
+                features = object_map.channels(out["object_map"]).astype(features.dtype)
         frames = self._read(features, graphs, train)  # [b t d]
         if graphs:
             last = list(graphs.values())[-1]
@@ -133,10 +133,9 @@ class VideoClassifier(nn.Module):
         classifier = nn.Dense(self.num_classes, name="classifier")
         dropout = nn.Dropout(config.dropout_rate, deterministic=not train)
         out["frame_logits"] = classifier(frames)
-        if config.region_classes:
-            graph = RegionGraph(config.rstg.scales)
-            out["regions"] = self._regions(out["nodes"].astype(jnp.float32), graph)
-            out["boxes"] = jnp.asarray(graph.boxes, jnp.float32)
+        if config.region_classes or config.lone_objects:
+            nodes = out["nodes"] if graphs else frames[:, :, None]
+            out |= self._regions(nodes.astype(jnp.float32))
         return classifier(dropout(vector)), out
 
     def _features(self, video: jax.Array, graphs: dict[str, RSTGOutput], train: bool) -> jax.Array:
@@ -170,14 +169,21 @@ class VideoClassifier(nn.Module):
             vectors, graphs[FINAL] = branch(features, vectors, train=train)
         return vectors
 
-    def _regions(self, nodes: jax.Array, graph: RegionGraph) -> jax.Array:
-        """The auxiliary head: a linear layer for each scale."""
-        outputs = self.config.region_classes * REGION_OUTPUTS
-        heads = [
-            nn.Dense(outputs, name=f"regions{number}")(nodes[:, :, where])
-            for number, where in enumerate(graph.scale_slices)
-        ]
-        return jnp.concatenate(heads, axis=2)
+    def _regions(self, nodes: jax.Array) -> dict[str, jax.Array]:
+        """Boxes of the regions and predictions of the auxiliary heads, which read `[b t n d]`."""
+        config = self.config
+        graph = RegionGraph(config.rstg.scales if config.rstg_at else (1,))
+        out = {"boxes": jnp.asarray(graph.boxes, jnp.float32)}
+        if config.region_classes:
+            outputs = config.region_classes * REGION_OUTPUTS
+            heads = [  # a linear layer for each scale
+                nn.Dense(outputs, name=f"regions{number}")(nodes[:, :, where])
+                for number, where in enumerate(graph.scale_slices)
+            ]
+            out["regions"] = jnp.concatenate(heads, axis=2)
+        if config.lone_objects:
+            out["lone_objects"] = nn.Dense(LONE_OBJECT_OUTPUTS, name="lone_objects")(nodes)
+        return out
 
 
 def average_views(classify: Callable[[jax.Array], jax.Array], video: jax.Array) -> jax.Array:

@@ -15,6 +15,7 @@ from rstg_jax.rstg.recurrent_cells import Cell, FrameRNN
 FinalBlock = Literal["nodes", "vector", "unused"]
 # Outputs of the auxiliary head for each class of objects: presence logit, place y x, motion y x.
 REGION_OUTPUTS = 5
+LONE_OBJECT_OUTPUTS = 3  # logit of being in the pair, motion y x
 
 
 @dataclasses.dataclass(frozen=True)

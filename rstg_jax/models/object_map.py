@@ -15,8 +15,9 @@ from flax import linen as nn
 # Initial probability of presence. Most pixels hold no object; from 0.5 the first updates would only
 # learn that.
 PRIOR = 0.01
-# Objects fill few pixels of a region, so that means over a region would be small.
-CHANNEL_GAIN = 16.0
+# Objects fill few pixels of a region, so that means over a region are small, and objects move by
+# small parts of the frame.
+PRESENCE_GAIN, PLACE_GAIN = 32.0, 128.0
 
 
 class ObjectMap(nn.Module):
@@ -46,17 +47,22 @@ def channels(predicted: jax.Array) -> jax.Array:
 
     The mean of presence and of presence times place over a region says which objects are in it and
     where. The logits themselves would not do: their mean is dominated by the many empty pixels.
+    The sum over the classes says where any object is: to follow and compare motions, no class is
+    needed, and without it both are learned much sooner.
 
     Args:
       predicted: of `ObjectMap`, `[b t h w classes 3]`.
 
     Returns:
-      float32 `[b t h w 3 * classes]`: probability of presence, and its product with the place in
-      the FRAME, `y x` from -1 to 1; all times `CHANNEL_GAIN`.
+      float32 `[b t h w 3 * (classes + 1)]`: for each class, and last for twice the sum of all,
+      probability of presence times `PRESENCE_GAIN`, and probability times place in the FRAME, `y x`
+      from -1 to 1, times `PLACE_GAIN`.
     """
     size = predicted.shape[2:4]
     corner = jnp.stack(jnp.meshgrid(*map(np.arange, size), indexing="ij"), axis=-1)  # [h w 2]
     place = (corner[:, :, None] + (predicted[..., 1:] + 1) / 2) / np.array(size) * 2 - 1
     presence = jax.nn.sigmoid(predicted[..., :1])
-    values = jnp.concatenate([presence, presence * place], axis=-1) * CHANNEL_GAIN
+    values = [presence * PRESENCE_GAIN, presence * place * PLACE_GAIN]
+    values = jnp.concatenate(values, axis=-1)  # [b t h w classes 3]
+    values = jnp.concatenate([values, 2 * values.sum(axis=-2, keepdims=True)], axis=-2)
     return values.reshape(*predicted.shape[:4], -1)

@@ -160,3 +160,8 @@ class Experiment:
                     f"model.{head}={getattr(self.model, head)} must be {classes}, the number of "
                     f"object classes in the data, for a loss.{weight} above 0"
                 )
+        if self.loss.lone_weight:
+            if not self.data.num_object_classes:
+                raise UserError("loss.lone_weight above 0 needs data with known places of objects")
+            if not self.model.lone_objects:
+                raise UserError("model.lone_objects must be true for a loss.lone_weight above 0")

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from rstg_jax.errors import UserError
 from rstg_jax.models.heads import REGION_OUTPUTS
-from rstg_jax.training import map_loss, region_loss
+from rstg_jax.training import lone_object_loss, map_loss, region_loss
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +27,8 @@ class LossConfig:
       frame_start: first frame, from 0, by which the label can be known.
       region_weight: weight of the auxiliary task of `rstg_jax.training.region_loss`, for models
         with its head and data with known objects.
-      map_weight: weight of the auxiliary task of `rstg_jax.training.map_loss`, likewise.
+      lone_weight: likewise of the task of `rstg_jax.training.lone_object_loss`.
+      map_weight: likewise of the task of `rstg_jax.training.map_loss`.
     """
 
     reduction: Literal["mean", "sum"] = "mean"
@@ -36,12 +37,13 @@ class LossConfig:
     frame_weight: float = 0.0
     frame_start: int = 0
     region_weight: float = 0.0
+    lone_weight: float = 0.0
     map_weight: float = 0.0
 
     def __post_init__(self) -> None:
         if not 0 <= self.label_smoothing < 1:
             raise ValueError(f"label_smoothing={self.label_smoothing} is outside [0, 1)")
-        weights = ("clip_weight", "frame_weight", "region_weight", "map_weight")
+        weights = ("clip_weight", "frame_weight", "region_weight", "lone_weight", "map_weight")
         for name in (*weights, "frame_start"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}={getattr(self, name)} cannot be negative")
@@ -51,12 +53,14 @@ class LossConfig:
     @property
     def needs_objects(self) -> bool:
         """Whether an auxiliary task needs classes and places of the objects."""
-        return self.region_weight > 0 or self.map_weight > 0
+        return self.region_weight > 0 or self.lone_weight > 0 or self.map_weight > 0
 
     @property
     def batch_keys(self) -> tuple[str, ...]:
         """The arrays of a batch that training reads; the others are not sent to the devices."""
-        objects = ("object_class", "object_center") if self.needs_objects else ()
+        objects: tuple[str, ...] = ()
+        if self.needs_objects:
+            objects = ("object_class", "object_center", "object_in_pair")
         return ("video", "label", "mask", *objects)
 
 
@@ -85,9 +89,10 @@ def objective(
       config: see `LossConfig`.
       logits: [b classes] of the whole clip.
       out: the model's intermediates; ``out["frame_logits"]`` [b t classes], and for the auxiliary
-        tasks ``out["regions"]`` with ``out["boxes"]``, and ``out["object_map"]``.
+        tasks ``out["regions"]`` and ``out["lone_objects"]`` with ``out["boxes"]``, and
+        ``out["object_map"]``.
       batch: label int [b], mask [b] (1 for a real example, 0 for padding) and, for the auxiliary
-        tasks, object_class and object_center.
+        tasks, object_class, object_center and object_in_pair.
 
     Returns:
       The objective, and its sum over the real examples whatever the reduction (for the log).
@@ -111,6 +116,11 @@ def objective(
         objects = (batch["object_class"], batch["object_center"])
         target = region_loss.targets(out["boxes"], *objects, classes)
         loss = loss + config.region_weight * region_loss.loss(out["regions"], target)
+    if config.lone_weight > 0:
+        lone = lone_object_loss.targets(
+            out["boxes"], batch["object_center"], batch["object_in_pair"]
+        )
+        loss = loss + config.lone_weight * lone_object_loss.loss(out["lone_objects"], *lone)
     if config.map_weight > 0:
         predicted = out["object_map"]  # [b t h w classes 3]
         objects = (batch["object_class"], batch["object_center"])

@@ -30,14 +30,19 @@ def targets(
     """
     center = object_center[:, :, None]  # [b t 1 o 2]
     start, end = boxes[:, None, :2], boxes[:, None, 2:]  # [n 1 2]
-    inside = ((center >= start) & (center < end)).all(-1)  # [b t n o]
     place = (center - start) / (end - start) * 2 - 1
     motion = jnp.diff(center, axis=1, prepend=center[:, :1]) / MOTION_UNIT
     motion = jnp.broadcast_to(motion, place.shape)
     values = jnp.concatenate([jnp.ones_like(place[..., :1]), place, motion], axis=-1)
-    values = jnp.where(inside[..., None], values, 0)  # [b t n o 5]
+    values = jnp.where(inside(boxes, object_center)[..., None], values, 0)  # [b t n o 5]
     is_class = jax.nn.one_hot(object_class, num_classes)  # [b o classes]
     return jnp.einsum("btnov,boc->btncv", values, is_class)
+
+
+def inside(boxes: jax.Array, object_center: jax.Array) -> jax.Array:
+    """Whether a region holds the centre of an object: `[n 4]`, `[b t o 2]` -> bool `[b t n o]`."""
+    center = object_center[:, :, None]
+    return ((center >= boxes[:, None, :2]) & (center < boxes[:, None, 2:])).all(-1)
 
 
 def loss(predicted: jax.Array, target: jax.Array) -> jax.Array:

@@ -90,12 +90,13 @@ def make_video(
 
     Returns:
       video uint8 [t h w 1] and label int32 []; digits int32 [n] (classes 0..9), coords
-      int32 [t n 2], object_class int32 [n] (position in `spec.classes`) and object_center
-      float32 [t n 2] (y, x in fractions of the frame).
+      int32 [t n 2], object_class int32 [n] (position in `spec.classes`), object_center
+      float32 [t n 2] (y, x in fractions of the frame) and object_in_pair bool [n].
     """
     bits = jax.random.bits(key, (1 + spec.num_draws,), jnp.uint32)
     lead = _below(bits[0], jnp.int32(len(sprites.images)))
     trajectories = draw(spec, sprites, lead, bits[1:])
+    has_pair = trajectories.label < len(spec.label_names) - 1
     middle = (trajectories.coords.astype(jnp.float32) + SPRITE / 2) / CANVAS
     return {
         "video": render(sprites.images[trajectories.images], trajectories.coords, frame_size),
@@ -104,6 +105,7 @@ def make_video(
         "coords": trajectories.coords,
         "object_class": trajectories.positions,
         "object_center": middle,
+        "object_in_pair": has_pair & (jnp.arange(spec.num_digits) < 2),
     }
 
 

@@ -42,7 +42,7 @@ class OnlineSyncMNIST:
         return {
             "video": self._render(paths.images, paths.coords),
             "label": paths.labels,
-            **object_arrays(self.spec, paths.digits, paths.coords),
+            **object_arrays(self.spec, paths.digits, paths.coords, paths.labels),
         }
 
 

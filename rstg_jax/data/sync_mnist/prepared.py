@@ -97,14 +97,13 @@ class PreparedSyncMNIST:
         """Examples int64 [b] -> {video, label} and `object_arrays`."""
         examples = array_records.read_examples(self._videos, indices.tolist(), self._directory)
         with array_records.described(self._directory):
+            label = np.array([e["label"] for e in examples], np.int32)
+            digits = np.stack([e["digits"] for e in examples])
+            coords = np.stack([e["coordinates"] for e in examples])
             return {
                 "video": np.stack([e["video"] for e in examples]),
-                "label": np.array([e["label"] for e in examples], np.int32),
-                **object_arrays(
-                    self._spec,
-                    np.stack([e["digits"] for e in examples]),
-                    np.stack([e["coordinates"] for e in examples]),
-                ),
+                "label": label,
+                **object_arrays(self._spec, digits, coords, label),
             }
 
 
