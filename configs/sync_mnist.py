@@ -215,8 +215,9 @@ def lite_data(num_digits: int, num_frames: int = 10) -> SyncMNISTConfig:
 def lite(num_digits: int, row: str = "positional") -> Experiment:
     """The full task at a fraction of the paper's compute; `row` is one of `LITE_ROWS`.
 
-    The same auxiliary task teaches the backbone of every row, frame by frame, where the digits are;
-    the layers behind the backbone read the same channels.
+    The same auxiliary tasks teach every row. One teaches the backbone, frame by frame, where the
+    digits are; what is behind reads these maps (the 3D networks read their features). The others
+    ask the regions, or the whole frame of rows without regions, what is in them and how it moves.
     """
     model = ModelConfig(
         backbone=small_cnn((16, 32, 64, 64), (5, 3, 3, 3), (2, 2, 2, 1)),
@@ -273,13 +274,16 @@ def lite_resnet(non_local: tuple[str, ...] = ()) -> ResNet3DConfig:
     )
 
 
+def lite_i3d(non_local: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Sections of a model that is a 3D ResNet; its last map is not all that it knows."""
+    return {"backbone": lite_resnet(non_local), "head": GlobalPooling(), "map_channels": False}
+
+
 LITE_ROWS: dict[str, Callable[[ModelConfig], ModelConfig]] = {
     "positional": lambda model: model,
     **{name: functools.partial(ablated, **choices) for name, choices in ABLATIONS.items()},
-    "nl_i3d": functools.partial(
-        without_block, backbone=lite_resnet(("res3.0", "res4.0")), head=GlobalPooling()
-    ),
-    "i3d": functools.partial(without_block, backbone=lite_resnet(), head=GlobalPooling()),
+    "nl_i3d": functools.partial(without_block, **lite_i3d(("res3.0", "res4.0"))),
+    "i3d": functools.partial(without_block, **lite_i3d()),
     "conv_lstm": functools.partial(without_block, head=RNNHead("conv", dim=96), readout="last"),
     "mean_lstm": functools.partial(without_block, head=RNNHead("mean", dim=128), readout="last"),
 }

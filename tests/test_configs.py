@@ -59,7 +59,9 @@ def test_rows_of_lite_differ_in_their_models_only():
         assert dataclasses.replace(other, name=reference.name, model=reference.model) == reference
         assert other.model == sync_mnist.get_config(f"lite3_{row}").model
         assert (other == reference) == (row == "positional")
-        assert (other.model.map_classes, other.model.region_classes) == (10, 0)
+        assert (other.model.map_classes, other.model.region_classes) == (10, 10)
+        assert other.model.lone_objects
+        assert other.model.map_channels == ("i3d" not in row)
 
 
 @pytest.mark.parametrize("variant", DIFFERENT)

@@ -236,9 +236,15 @@ def test_online_source():
         "coords": (np.int32, (10, 10, 3, 2)),
         "object_class": (np.int32, (10, 3)),
         "object_center": (np.float32, (10, 10, 3, 2)),
+        "object_in_pair": (np.bool_, (10, 3)),
     }
     assert np.array(ONLINE.classes)[batch["object_class"]].tolist() == batch["digits"].tolist()
     np.testing.assert_allclose(batch["object_center"], (batch["coords"] + 14) / 100, atol=1e-6)
+    for digits, paired, label in zip(
+        batch["digits"], batch["object_in_pair"], batch["label"], strict=True
+    ):
+        names = sorted(map(str, digits[paired]))
+        assert "-".join(names) == train.label_names[label].replace("none", "")
     again = ONLINE.open("test").batch(np.arange(40, 50)[::-1])
     for key, value in batch.items():
         np.testing.assert_array_equal(value, again[key][::-1], err_msg=key)

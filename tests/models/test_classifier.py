@@ -188,7 +188,6 @@ def test_convolutions_down_to_a_vector():
         ({"rstg_at": ("res3", "res3.0")}, "names a place twice"),
         ({"head": NodePooling(), "rstg_at": ("res3",)}, "reads a block at rstg_at 'final'"),
         ({"head": RNNHead(), "rstg_at": ("final",)}, "no use for a block at 'final'"),
-        ({"rstg_at": (), "region_classes": 3}, "needs a block"),
         ({"backbone": CNN, "rstg_at": ("conv2",)}, "use 'final', conv0, conv1"),
     ],
 )

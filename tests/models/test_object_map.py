@@ -28,7 +28,9 @@ def test_head_starts_with_its_prior():
 def test_channels():
     predicted = np.random.default_rng(2).normal(size=(2, 3, ROWS, COLUMNS, CLASSES, 3))
     got = object_map.channels(jnp.asarray(predicted, jnp.float32))
-    got = got.reshape(predicted.shape) / object_map.CHANNEL_GAIN
+    got = got.reshape(*predicted.shape[:4], CLASSES + 1, 3)
+    got = got / np.array([object_map.PRESENCE_GAIN, *[object_map.PLACE_GAIN] * 2])
+    np.testing.assert_allclose(got[..., -1, :], 2 * got[..., :-1, :].sum(-2), rtol=1e-4, atol=1e-5)
     for clip, frame, row, column, one in np.ndindex(predicted.shape[:-1]):
         logit, y, x = predicted[clip, frame, row, column, one]
         presence = 1 / (1 + np.exp(-logit))

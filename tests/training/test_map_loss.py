@@ -64,11 +64,13 @@ def test_loss_of_a_clip_without_objects_is_finite():
 def test_channels_of_the_targets_are_the_places_in_the_frame():
     target = map_loss.targets((ROWS, COLUMNS), CLASS, centers(), CLASSES)
     certain = target.at[..., 0].set((target[..., 0] * 2 - 1) * 1e3)
-    seen = object_map.channels(certain).reshape(target.shape).sum((2, 3)) / object_map.CHANNEL_GAIN
+    seen = object_map.channels(certain).sum((2, 3)).reshape(2, 3, CLASSES + 1, 3)
+    seen /= np.array([object_map.PRESENCE_GAIN, *[object_map.PLACE_GAIN] * 2])
     for clip, frame, item in np.ndindex(2, 3, 2):
         presence, *place = seen[clip, frame, CLASS[clip, item]]
         np.testing.assert_allclose(presence, 1)
         np.testing.assert_allclose(place, centers()[clip, frame, item] * 2 - 1, atol=1e-5)
+    np.testing.assert_allclose(seen[:, :, -1], 2 * seen[:, :, :-1].sum(2), atol=1e-5)
 
 
 def test_objective_adds_the_weighted_task():

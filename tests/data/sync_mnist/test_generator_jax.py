@@ -202,7 +202,9 @@ def test_a_video_belongs_to_its_key_on_any_number_of_devices(digits):
     for name, value in together.items():
         np.testing.assert_array_equal(value[5], alone[name], err_msg=name)
         np.testing.assert_array_equal(value, cut[name], err_msg=name)
-    objects = object_arrays(spec, np.asarray(together["digits"]), np.asarray(together["coords"]))
+    objects = object_arrays(
+        spec, *(np.asarray(together[name]) for name in ("digits", "coords", "label"))
+    )
     for name, value in objects.items():
         assert together[name].dtype == value.dtype
         np.testing.assert_allclose(together[name], value, rtol=1e-6, err_msg=name)
