@@ -3,9 +3,10 @@
     nice python -m benchmarks.table --hours=8 --workdirs=DIR [--rows=lite3_mean_lstm,lite5_i3d] \
         [--seeds=0,1] [--config.data.mnist_dir=MNIST]
 
-A row is a variant of configs/sync_mnist.py. Each run has the working directory DIR/ROW-seedN. When
-the hours are over, the current run saves its state and stops; the same command resumes it. Every
-run, finished or not, has a small file in docs/results/, from which the page and its curves are
+A row is a variant of configs/sync_mnist.py. Its training has several phases, see `phases`; those
+that rows share are trained once. Each has a working directory of its own in DIR. When the hours are
+over, the current one saves its state and stops; the same command resumes it. Every row whose last
+phase has been evaluated has a small file in docs/results/, from which the page and its curves are
 generated: `--hours=0` only rewrites them. Config flags are those of train.py.
 """
 
@@ -17,7 +18,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from benchmarks import table_page
 from rstg_jax import cli, files
@@ -28,9 +29,62 @@ RESULTS = ROOT / "docs" / "results"
 STARTS = "starts.jsonl"  # in a run's directory: the commit and config flags of each start
 GRACE_SECONDS = 600  # to save and leave after the signal
 
+# What the backbone's phase teaches, and all the rest.
+STEM = "params/backbone,params/object_map"
+REST = "params/(?!backbone|object_map)"
+NO_FULL_TEST = "--config.data.num_test=1000"
+OWN_STEM = ("i3d", "nl_i3d")  # rows with another backbone
 
-def train(row: str, seed: int, workdir: Path, flags: Sequence[str], seconds: float) -> bool:
-    """Trains a row, or goes on with it, for some time.
+
+class Phase(NamedTuple):
+    """A run of train.py, which begins with the weights of the phase before.
+
+    Attributes:
+      directory: its working directory, in that of all runs.
+      variant: of configs/sync_mnist.py.
+      flags: further flags.
+    """
+
+    directory: str
+    variant: str
+    flags: tuple[str, ...] = ()
+
+
+def phases(row: str, seed: int) -> list[Phase]:
+    """The phases of a row's training, the last one last.
+
+    The backbone on single frames; behind it, while it stays as it is, two digits and then all of
+    them; at last everything together. Rows with another backbone have two digits and all of them,
+    everything together and as many videos.
+    """
+    digits, name = row.split("_", maxsplit=1)
+    run = f"--config.train.seed={seed}"
+    pairs = Phase(f"lite2_{name}-seed{seed}", f"lite2_{name}", (run,))
+    last = Phase(f"{row}-seed{seed}", row, (run,))
+    if name in OWN_STEM:
+        last = last._replace(flags=(run, "--config.train.total_examples=128000"))
+        return [pairs, last]
+    frozen = f"--config.optim.frozen={STEM}"
+    slow_end = ("--config.optim.learning_rate=0.02", "--config.optim.end_factor=0.3")
+    return [
+        Phase("lite_backbone", "lite_backbone"),
+        pairs._replace(flags=(run, frozen, f"--config.train.init_fresh={REST}")),
+        Phase(f"{row}-block-seed{seed}", row, (run, frozen, *slow_end, NO_FULL_TEST)),
+        last,
+    ]
+
+
+def train(
+    phase: Phase, before: Path | None, workdir: Path, flags: Sequence[str], seconds: float
+) -> bool:
+    """Trains a phase, or goes on with it, for some time.
+
+    Args:
+      phase: what to train.
+      before: working directory of the phase before.
+      workdir: of this one.
+      flags: of the command line.
+      seconds: how long at most.
 
     Returns:
       Whether it is finished.
@@ -40,15 +94,15 @@ def train(row: str, seed: int, workdir: Path, flags: Sequence[str], seconds: flo
       KeyboardInterrupt: a signal came; the training has saved its state and stopped.
     """
     workdir.mkdir(parents=True, exist_ok=True)
+    options = [*phase.flags, *([f"--config.train.init_from={before}"] if before else []), *flags]
     with (workdir / STARTS).open("a", encoding="utf-8") as starts:
-        starts.write(json.dumps({"commit": commit(), "flags": list(flags)}) + "\n")
+        starts.write(json.dumps({"commit": commit(), "flags": options}) + "\n")
     command = [
         sys.executable,
         "train.py",
-        f"--config=configs/sync_mnist.py:{row}",
+        f"--config=configs/sync_mnist.py:{phase.variant}",
         f"--workdir={workdir}",
-        f"--config.train.seed={seed}",
-        *flags,
+        *options,
     ]
     with subprocess.Popen(command, cwd=ROOT) as process:
         try:
@@ -77,30 +131,50 @@ def commit() -> str:
         return "unknown"
 
 
-def record(row: str, seed: int, workdir: Path) -> dict[str, Any] | None:
-    """Summarises a run for docs/results/; None if it has not been evaluated yet."""
-    log, starts = workdir / "metrics.jsonl", workdir / STARTS
-    rows = logs.read(log) if log.exists() else {}
-    tests = {step: row for (split, step), row in rows.items() if split == "test"}
-    if not tests:
+def record(row: str, seed: int, workdirs: Path) -> dict[str, Any] | None:
+    """Summarises a row for docs/results/; None if its last phase has not been evaluated yet."""
+    runs = [run for phase in phases(row, seed) if (run := run_record(workdirs / phase.directory))]
+    workdir = workdirs / phases(row, seed)[-1].directory
+    if not runs or runs[-1]["run"] != workdir.name or not runs[-1]["curve"]:
         return None
     config = files.read_json(workdir / "config.json")
-    batch_size, last = config["train"]["batch_size"], tests[max(tests)]
-    finished = (workdir / "result.json").exists()
-    result = files.read_json(workdir / "result.json") if finished else {}
-    begun = files.read_json_lines(starts) if starts.exists() else []
+    last = runs[-1]["last"]
     return {
         "row": row,
         "seed": seed,
         "digits": config["data"]["num_digits"],
-        "finished": finished,
+        "finished": runs[-1]["finished"],
         "top1": last["top1"],
         "top5": last["top5"],
         "test_videos": last["examples"],
-        "begins_with": Path(config["train"].get("init_from", "")).name,
-        "videos_seen": last["step"] * batch_size,
         "videos_planned": config["train"]["total_examples"],
-        "hours": last["time"] / 3600,
+        "hours": sum(run["hours"] for run in runs),
+        "parameters": runs[-1]["parameters"],
+        "config_hash": runs[-1]["config_hash"],
+        "commits": list(dict.fromkeys(name for run in runs for name in run["commits"])),
+        "curve": runs[-1]["curve"],
+        "phases": [{key: run[key] for key in ("run", "examples", "hours")} for run in runs],
+    }
+
+
+def run_record(workdir: Path) -> dict[str, Any] | None:
+    """What one run of train.py has left; None if it has not logged anything yet."""
+    log, starts = workdir / "metrics.jsonl", workdir / STARTS
+    rows = logs.read(log) if log.exists() else {}
+    if not rows:
+        return None
+    batch_size = files.read_json(workdir / "config.json")["train"]["batch_size"]
+    tests = {step: row for (split, step), row in rows.items() if split == "test"}
+    newest = rows[max(rows, key=lambda key: key[1])]
+    finished = (workdir / "result.json").exists()
+    result = files.read_json(workdir / "result.json") if finished else {}
+    begun = files.read_json_lines(starts) if starts.exists() else []
+    return {
+        "run": workdir.name,
+        "finished": finished,
+        "examples": newest["step"] * batch_size,
+        "hours": newest["time"] / 3600,
+        "last": tests[max(tests)] if tests else None,
         "parameters": result.get("parameters"),
         "config_hash": result.get("config_hash"),
         "commits": list(dict.fromkeys(start["commit"] for start in begun)),
@@ -108,12 +182,26 @@ def record(row: str, seed: int, workdir: Path) -> dict[str, Any] | None:
     }
 
 
-def write_record(row: str, seed: int, workdir: Path) -> None:
+def write_record(row: str, seed: int, workdirs: Path) -> None:
     """Writes docs/results/ROW-seedN.json, if there is something to say, and the page."""
-    if (summary := record(row, seed, workdir)) is not None:
+    if (summary := record(row, seed, workdirs)) is not None:
         RESULTS.mkdir(parents=True, exist_ok=True)
         files.write_json(RESULTS / f"{row}-seed{seed}.json", summary)
     table_page.write(RESULTS, RESULTS.parent / "results.md")
+
+
+def train_row(row: str, seed: int, workdirs: Path, flags: Sequence[str], end: float) -> None:
+    """Trains those phases of a row that are not finished, until a time of the monotonic clock."""
+    before = None
+    for phase in phases(row, seed):
+        workdir, left = workdirs / phase.directory, end - time.monotonic()
+        if not (workdir / "result.json").exists():
+            if left <= 0:
+                return
+            print(f"{phase.directory}: {left / 3600:.1f} hours left", flush=True)
+            if not train(phase, before, workdir, flags, left):
+                return
+        before = workdir
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -135,16 +223,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     seeds = [int(seed) for seed in args.seeds.split(",")]
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     end = time.monotonic() + args.hours * 3600
+    workdirs = args.workdirs.expanduser().absolute()
     for row in rows:
         for seed in seeds:
-            workdir = args.workdirs.expanduser().absolute() / f"{row}-seed{seed}"
-            left = end - time.monotonic()
             try:
-                if not (workdir / "result.json").exists() and left > 0:
-                    print(f"{row}, seed {seed}: {left / 3600:.1f} hours left", flush=True)
-                    train(row, seed, workdir, flags, left)
+                train_row(row, seed, workdirs, flags, end)
             finally:
-                write_record(row, seed, workdir)
+                write_record(row, seed, workdirs)
     return 0
 
 

@@ -19,10 +19,12 @@ nl_i3d, i3d, conv_lstm, mean_lstm
 lite3, lite5     The full tasks with 3 and with 5 digits (46 labels, frames of 64x64, 10,000 test
                  videos) for CPUs: 0.19M parameters, 0.1 GMAC per video. MNIST is downloaded, or
                  read from --config.data.mnist_dir=DIR.
-lite_backbone    Their network on single frames alone, taught which digits are there, and where. The
-                 lite variants can begin with it: --config.train.init_from=DIR
-                 --config.train.init_fresh=params/rstg,params/classifier
-lite3_ROW, lite5_ROW
+lite_backbone    Their network on single frames alone, taught which digits are there, and where.
+lite2            Two digits, and no pair in half of the videos: the shortest way to learn what
+                 moving together is. Begins with `lite_backbone`, which stays as it is.
+                 `python -m benchmarks.table` trains lite_backbone, lite2 and lite3 or lite5 one
+                 after the other.
+lite2_ROW, lite3_ROW, lite5_ROW
                  The rows of the poster's table with the same training, and with the same stem where
                  the row has one: positional (lite3, lite5), all_temp_stages, one_temp_stage,
                  homogeneous, time_only, space_only, nl_i3d, i3d, conv_lstm, mean_lstm.
@@ -235,15 +237,26 @@ def lite(num_digits: int, row: str = "positional") -> Experiment:
         loss=LossConfig(
             frame_weight=1.0, frame_start=3, region_weight=1.0, lone_weight=2.0, map_weight=1.0
         ),
-        optim=MUON,
+        optim=dataclasses.replace(MUON, learning_rate=1e-2),
         train=TrainConfig(
-            total_examples=480_000,
+            total_examples=64_000,
             batch_size=16,
             eval_batch_size=100,
             log_every=100,
-            eval_every=3000,
-            checkpoint_every=1500,
+            eval_every=0,
+            checkpoint_every=500,
         ),
+    )
+
+
+def lite_pairs(row: str = "positional") -> Experiment:
+    """Two digits, which move together or not: a lesson before the full task."""
+    base = lite(2, row)
+    return dataclasses.replace(
+        base,
+        data=dataclasses.replace(base.data, none_probability=0.5, num_test=1000),
+        optim=dataclasses.replace(base.optim, learning_rate=2e-2, end_factor=0.5),
+        train=dataclasses.replace(base.train, total_examples=32_000),
     )
 
 
@@ -259,7 +272,8 @@ def lite_backbone() -> Experiment:
         model=without_block(base.model, head=GlobalPooling(), region_classes=0, lone_objects=False),
         data=lite_data(num_digits=5, num_frames=1),
         loss=LossConfig(clip_weight=0.0, map_weight=1.0),
-        train=dataclasses.replace(base.train, total_examples=2_400_000, batch_size=160),
+        optim=MUON,
+        train=dataclasses.replace(base.train, total_examples=800_000, batch_size=160),
     )
 
 
@@ -335,6 +349,8 @@ VARIANTS: dict[str, Callable[[], Experiment]] = {
     "mean_lstm": lambda: row("mean_lstm", without_block, head=RNNHead("mean"), readout="last"),
     "tiny": tiny,
     "lite_backbone": lite_backbone,
+    "lite2": lite_pairs,
+    **{f"lite2_{name}": functools.partial(lite_pairs, name) for name in LITE_ROWS},
     **{f"lite{digits}": functools.partial(lite, digits) for digits in (3, 5)},
     **{
         f"lite{digits}_{name}": functools.partial(lite, digits, name)

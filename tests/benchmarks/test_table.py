@@ -1,5 +1,6 @@
 """The runner of the SyncMNIST table: what it trains, when it stops, and the page that it writes."""
 
+import argparse
 import json
 import signal
 import subprocess
@@ -8,15 +9,19 @@ import time
 import pytest
 
 from benchmarks import table, table_page
+from configs import sync_mnist
+from rstg_jax import cli, config
+from rstg_jax.models import classifier
+from rstg_jax.training import init_from, sharding, steps
+from rstg_jax.training.sharding import MeshConfig
 
 
 def make_run(workdir, *, steps, finished):
     """The files of a run that was evaluated after each of `steps`."""
-    workdir.mkdir(parents=True)
+    workdir.mkdir(parents=True, exist_ok=True)
     config = {"train": {"batch_size": 16, "total_examples": 640}, "data": {"num_digits": 3}}
-    config["train"]["init_from"] = "/somewhere/backbone" if finished else ""
     (workdir / "config.json").write_text(json.dumps(config))
-    lines = [{"split": "train", "step": 1, "loss": 3.0}]
+    lines = [{"split": "train", "step": 1, "loss": 3.0, "time": 1.0}]
     lines += [
         {
             "split": "test",
@@ -29,36 +34,79 @@ def make_run(workdir, *, steps, finished):
         for step in steps
     ]
     (workdir / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    starts = [{"commit": "aaaa", "flags": []}, {"commit": "bbbb", "flags": []}] * 2
+    starts = [{"commit": "aaaa", "flags": []}, {"commit": workdir.name, "flags": []}] * 2
     (workdir / table.STARTS).write_text("".join(json.dumps(start) + "\n" for start in starts))
     if finished:
         result = {"parameters": 186_000, "config_hash": "0123456789ab"}
         (workdir / "result.json").write_text(json.dumps(result))
 
 
+def test_phases():
+    backbone, pairs, block, last = table.phases("lite5_mean_lstm", 7)
+    assert [backbone.directory, pairs.directory] == ["lite_backbone", "lite2_mean_lstm-seed7"]
+    assert (block.variant, block.directory) == ("lite5_mean_lstm", "lite5_mean_lstm-block-seed7")
+    assert last == ("lite5_mean_lstm-seed7", "lite5_mean_lstm", ("--config.train.seed=7",))
+    own = table.phases("lite3_nl_i3d", 0)
+    assert [phase.variant for phase in own] == ["lite2_nl_i3d", "lite3_nl_i3d"]
+
+
+@pytest.mark.parametrize("row", [row for row in table_page.VARIANTS if row.startswith("lite3")])
+def test_every_phase_is_a_run_that_fits_the_one_before(row):
+    """The flags are understood, frozen and fresh weights exist, and everything else is there."""
+    before, mesh = None, sharding.make_mesh(MeshConfig())
+    for phase in table.phases(row, 1):
+        parser = argparse.ArgumentParser()
+        _, overrides = cli.parse(parser, list(phase.flags))
+        if before is not None:
+            overrides["train.init_from"] = "somewhere"
+        base = sync_mnist.get_config(phase.variant)
+        experiment = config.override(base, overrides)
+        if phase == table.phases(row, 1)[-1] or "block" in phase.directory:
+            assert experiment.data.num_digits == int(row[4])
+        module = classifier.build(experiment.model, 46)
+        setup = steps.make_setup(module, experiment.loss, experiment.optim, 10)
+        video = (experiment.data.num_frames, 64, 64, 1)
+        state = steps.abstract_state(setup, video, mesh)
+        here = init_from.flat({"params": state.params})
+        if before is not None:
+            found = init_from.match(experiment.train, here, before, "before")
+            assert not found.ignored and found.pretrained
+        before = here
+
+
 def test_record(tmp_path):
-    make_run(tmp_path / "run", steps=(10, 40, 20), finished=True)
-    record = table.record("lite3_mean_lstm", 1, tmp_path / "run")
-    assert record["top1"] == 0.4 and record["videos_seen"] == 640 and record["hours"] == 0.4
+    first = tmp_path / "lite2_i3d-seed1"
+    make_run(first, steps=(20,), finished=True)
+    assert table.record("lite3_i3d", 1, tmp_path) is None
+    make_run(tmp_path / "lite3_i3d-seed1", steps=(), finished=False)
+    assert table.record("lite3_i3d", 1, tmp_path) is None  # not evaluated yet
+    make_run(tmp_path / "lite3_i3d-seed1", steps=(10, 40, 20), finished=True)
+    record = table.record("lite3_i3d", 1, tmp_path)
+    assert record["top1"] == 0.4 and record["hours"] == 0.2 + 0.4
     assert record["curve"] == [[160, 0.1], [320, 0.2], [640, 0.4]]
-    assert record["commits"] == ["aaaa", "bbbb"] and record["test_videos"] == 10_000
-    make_run(tmp_path / "young", steps=(), finished=False)
-    assert table.record("lite3_mean_lstm", 0, tmp_path / "young") is None
+    assert record["commits"] == ["aaaa", "lite2_i3d-seed1", "lite3_i3d-seed1"]
+    assert record["test_videos"] == 10_000 and record["parameters"] == 186_000
+    assert record["phases"] == [
+        {"run": "lite2_i3d-seed1", "examples": 320, "hours": 0.2},
+        {"run": "lite3_i3d-seed1", "examples": 640, "hours": 0.4},
+    ]
 
 
 def test_page(tmp_path, monkeypatch):
     monkeypatch.setattr(table, "RESULTS", tmp_path / "docs" / "results")
-    make_run(tmp_path / "a", steps=(10, 40), finished=True)
-    make_run(tmp_path / "b", steps=(10,), finished=False)
-    table.write_record("lite3_all_temp_stages", 0, tmp_path / "a")
-    table.write_record("lite3_mean_lstm", 0, tmp_path / "b")
+    make_run(tmp_path / "lite_backbone", steps=(10,), finished=True)
+    make_run(tmp_path / "lite3_all_temp_stages-seed0", steps=(10, 40), finished=True)
+    make_run(tmp_path / "lite3_mean_lstm-seed0", steps=(10,), finished=False)
+    table.write_record("lite3_all_temp_stages", 0, tmp_path)
+    table.write_record("lite3_mean_lstm", 0, tmp_path)
     page = (tmp_path / "docs" / "results.md").read_text()
     rows = [line for line in page.splitlines() if line.startswith("| ")]
     assert rows[1:] == [
-        "| Mean + LSTM | 77.0 | 10.00 | 0 | - | 160 of 640 | 0.1 | - | `lite3_mean_lstm` | - "
-        "| aaaa, bbbb |",
-        "| RSTG All-temp-stages | 98.9 | 40.00 | 0 | backbone | 640 | 0.4 | 0.19M "
-        "| `lite3_all_temp_stages` | 0123456789ab | aaaa, bbbb |",
+        "| Mean + LSTM | 77.0 | 10.00 | 0 | 160 of 640 | lite_backbone 160 | 0.2 | - "
+        "| `lite3_mean_lstm` | - | aaaa, lite_backbone, lite3_mean_lstm-seed0 |",
+        "| RSTG All-temp-stages | 98.9 | 40.00 | 0 | 640 | lite_backbone 160 | 0.5 | 0.19M "
+        "| `lite3_all_temp_stages` | 0123456789ab "
+        "| aaaa, lite_backbone, lite3_all_temp_stages-seed0 |",
     ]
     assert "results/curves3.svg" in page and "curves5" not in page
     drawn = (tmp_path / "docs" / "results" / "curves3.svg").read_bytes()
@@ -66,22 +114,28 @@ def test_page(tmp_path, monkeypatch):
     assert (tmp_path / "docs" / "results" / "curves3.svg").read_bytes() == drawn
 
 
-def test_rows_are_trained_until_the_hours_are_over(tmp_path, monkeypatch):
+def test_phases_are_trained_until_the_hours_are_over(tmp_path, monkeypatch):
     monkeypatch.setattr(table, "RESULTS", tmp_path / "docs" / "results")
-    make_run(tmp_path / "lite3_i3d-seed0", steps=(40,), finished=True)
+    make_run(tmp_path / "lite2_i3d-seed0", steps=(40,), finished=True)
     now, trained = [0.0], []
 
-    def train(row, seed, workdir, flags, seconds):
-        trained.append((row, seed, seconds, tuple(flags)))
+    def train(phase, before, workdir, flags, seconds):
+        trained.append((phase.directory, before and before.name, seconds, tuple(flags)))
         now[0] += 1000
-        make_run(workdir, steps=(10,), finished=False)
+        done = phase.variant != "lite2_mean_lstm"
+        make_run(workdir, steps=(10,), finished=done)
+        return done
 
     monkeypatch.setattr(table, "train", train)
     monkeypatch.setattr(table.time, "monotonic", lambda: now[0])
-    flags = ["--hours=0.5", f"--workdirs={tmp_path}", "--rows=lite3_i3d,lite3_mean_lstm"]
-    assert table.main([*flags, "--seeds=0,1", "--config.data.mnist_dir=M"]) == 0
+    flags = ["--hours=1", f"--workdirs={tmp_path}", "--rows=lite3_i3d,lite3_mean_lstm"]
+    assert table.main([*flags, "--seeds=0", "--config.data.mnist_dir=M"]) == 0
     option = ("--config.data.mnist_dir=M",)
-    assert trained == [("lite3_i3d", 1, 1800, option), ("lite3_mean_lstm", 0, 800, option)]
+    assert trained == [
+        ("lite3_i3d-seed0", "lite2_i3d-seed0", 3600, option),
+        ("lite_backbone", None, 2600, option),
+        ("lite2_mean_lstm-seed0", "lite_backbone", 1600, option),
+    ]
 
 
 def test_a_run_is_stopped_as_by_a_signal(tmp_path, monkeypatch):
@@ -108,15 +162,16 @@ def test_a_run_is_stopped_as_by_a_signal(tmp_path, monkeypatch):
             return super().wait(timeout)
 
     monkeypatch.setattr(table.subprocess, "Popen", Popen)
-    assert not table.train("lite3_i3d", 0, tmp_path / "run", [], 3)
+    phase = table.Phase("run", "lite3_i3d", ("--flag=1",))
+    assert not table.train(phase, tmp_path / "before", tmp_path / "run", ["--more=2"], 3)
     assert (tmp_path / "run" / "saved").exists()
     assert json.loads((tmp_path / "run" / table.STARTS).read_text()) == {
         "commit": "unknown",
-        "flags": [],
+        "flags": ["--flag=1", f"--config.train.init_from={tmp_path / 'before'}", "--more=2"],
     }
     script.write_text("raise SystemExit(2)")
     with pytest.raises(subprocess.CalledProcessError):
-        table.train("lite3_i3d", 0, tmp_path / "run", [], 3)
+        table.train(phase, None, tmp_path / "run", [], 3)
 
 
 def test_a_signal_ends_the_runner_after_its_run(tmp_path, monkeypatch):
