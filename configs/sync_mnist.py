@@ -203,14 +203,14 @@ def resnet(kind: Literal["i3d", "nl_i3d"]) -> ResNet3DConfig:
     )
 
 
-def lite_data(num_digits: int, num_frames: int = 10) -> SyncMNISTConfig:
+def lite_data(num_digits: int, **fields: Any) -> SyncMNISTConfig:
     """The full task; all videos are made while they are needed."""
     return SyncMNISTConfig(
         digits_from="tfds",
         train_source="online",
         test_source="online",
         num_digits=num_digits,
-        num_frames=num_frames,
+        **fields,
     )
 
 
@@ -254,7 +254,7 @@ def lite_pairs(row: str = "positional") -> Experiment:
     base = lite(2, row)
     return dataclasses.replace(
         base,
-        data=dataclasses.replace(base.data, none_probability=0.5, num_test=1000),
+        data=lite_data(2, none_probability=0.5, num_test=1000),
         optim=dataclasses.replace(base.optim, learning_rate=2e-2, end_factor=0.5),
         train=dataclasses.replace(base.train, total_examples=32_000),
     )

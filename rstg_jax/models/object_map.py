@@ -62,7 +62,7 @@ def channels(predicted: jax.Array) -> jax.Array:
     corner = jnp.stack(jnp.meshgrid(*map(np.arange, size), indexing="ij"), axis=-1)  # [h w 2]
     place = (corner[:, :, None] + (predicted[..., 1:] + 1) / 2) / np.array(size) * 2 - 1
     presence = jax.nn.sigmoid(predicted[..., :1])
-    values = [presence * PRESENCE_GAIN, presence * place * PLACE_GAIN]
-    values = jnp.concatenate(values, axis=-1)  # [b t h w classes 3]
+    parts = [presence * PRESENCE_GAIN, presence * place * PLACE_GAIN]
+    values = jnp.concatenate(parts, axis=-1)  # [b t h w classes 3]
     values = jnp.concatenate([values, 2 * values.sum(axis=-2, keepdims=True)], axis=-2)
     return values.reshape(*predicted.shape[:4], -1)
