@@ -1,7 +1,10 @@
 """Goldens `zoo_*.npz`: weights and videos from seeds, see tests/golden/README.md."""
 
+import functools
 import json
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from tests.golden import load
@@ -42,6 +45,31 @@ def video(golden: dict[str, np.ndarray]) -> np.ndarray:
     return ((3 * coarse + fine) // 4 * level // 256).astype(np.uint8)[None]
 
 
+def means(backbone, variables, video, places):
+    """Means over rows and columns of the maps at places, `[t c]`; nothing behind them is run.
+
+    Args:
+      backbone: its configuration.
+      variables: of the whole model.
+      video: `[1 t h w c]`.
+      places: of the backbone.
+    """
+    kept = {}
+
+    def keep(place, x):
+        kept[place] = x.mean(axis=(2, 3))[0]
+        return x
+
+    after = {place: functools.partial(keep, place) for place in places}
+    inside = {kind: tree["backbone"] for kind, tree in variables.items()}
+
+    def run(inside, video):
+        backbone.build(jnp.float32, None).apply(inside, video, after=after)
+        return kept
+
+    return jax.jit(run)(inside, video)
+
+
 def meta(golden: dict[str, np.ndarray]) -> dict:
     return json.loads(str(golden["meta_json"]))
 
@@ -54,4 +82,4 @@ def deviation(actual, expected: np.ndarray) -> float:
     return float(np.abs(actual - expected).max() / np.abs(expected).max())
 
 
-__all__ = ["deviation", "load", "meta", "video", "weights"]
+__all__ = ["deviation", "load", "means", "meta", "video", "weights"]

@@ -25,6 +25,7 @@ class ResNetNames(Names):
       non_local: beginning of the names inside a non-local block, or None if there are none.
       attention: in the order of `ATTENTION`.
       classifier: the linear layer.
+      shifted: what stands behind the name of a conv1 that reads other frames (TSM).
       mmcv_attention: non-local blocks do not divide logits by the root of the width, and their
         last convolution has no bias. (Its factor can be moved into theta.)
     """
@@ -35,6 +36,7 @@ class ResNetNames(Names):
     classifier: str
     non_local: str | None = None
     attention: tuple[str, ...] = ("conv_theta", "conv_phi", "conv_g", "conv_out", "norm")
+    shifted: str = ""
     mmcv_attention: bool = False
 
     def of(self, backbone: ResNet3DConfig, path: Path) -> str | None:
@@ -55,6 +57,7 @@ class ResNetNames(Names):
             begin, end = self.non_local, self.attention[ATTENTION.index(path[2])]
         else:
             begin, end = self.block, self.inside[INSIDE.index(path[2])]
+            end += self.shifted if path[2] == "conv1" and backbone.shifts(block) else ""
         part = stage - 1 + (pool if stage > 2 else 0)
         return f"{begin}{end}.{leaf}".format(stage=stage, layer=stage - 1, block=block, part=part)
 
@@ -74,6 +77,13 @@ TORCHVISION = ResNetNames(  # and timm
     block="layer{layer}.{block}.",
     inside=("conv1", "bn1", "conv2", "bn2", "conv3", "bn3", "downsample.0", "downsample.1"),
     classifier="fc",
+)
+TSM = dataclasses.replace(
+    TORCHVISION,
+    stem=("base_model.conv1", "base_model.bn1"),
+    block="base_model.layer{layer}.{block}.",
+    classifier="new_fc",
+    shifted=".net",
 )
 PYTORCHVIDEO = ResNetNames(
     stem=("blocks.0.conv", "blocks.0.norm"),
@@ -104,6 +114,7 @@ MMACTION = ResNetNames(
     classifier="cls_head.fc_cls",
     non_local="backbone.layer{layer}.{block}.non_local_block.",
     attention=("theta.conv", "phi.0.conv", "g.0.conv", "conv_out.conv", "conv_out.bn"),
+    shifted=".net",
     mmcv_attention=True,
 )
 
@@ -148,6 +159,10 @@ def _archs() -> dict[str, Arch]:
             MMACTION, resnet3d.kinetics("nl_i3d", non_local_pool="after", **mm), 32, 2
         ),
     }
+    archs |= {
+        "mit_tsm": Arch(TSM, resnet3d.tsm(), 8),
+        "mmaction_tsm": Arch(MMACTION, resnet3d.tsm(), 8),
+    }
     r101: dict[str, Any] = {"depths": (3, 4, 23, 3)}
     deep = {
         f"{name}_r101": dataclasses.replace(
@@ -156,6 +171,8 @@ def _archs() -> dict[str, Arch]:
         for name, arch in archs.items()
         if name in ("imagenet_c2d", "imagenet_i3d", "slowfast_c2d", "slowfast_i3d")
     }
+    tsm = resnet3d.tsm(shift_every=2, **r101)
+    deep["mit_tsm_r101"] = dataclasses.replace(archs["mit_tsm"], backbone=tsm)
     return {f"{name}_r50": arch for name, arch in archs.items()} | deep
 
 

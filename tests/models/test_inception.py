@@ -58,24 +58,6 @@ def golden(name):
     return numbers, zoo.video(numbers), fit.fit(state, config, arch.names, frames=16, turn=turn)
 
 
-def means(backbone, variables, video, places):
-    """Means over rows and columns of the maps at places, `[t c]`; nothing behind them is run."""
-    kept = {}
-
-    def keep(place, x):
-        kept[place] = x.mean(axis=(2, 3))[0]
-        return x
-
-    after = {place: functools.partial(keep, place) for place in places}
-    inside = {kind: tree["backbone"] for kind, tree in variables.items()}
-
-    def run(inside, video):
-        backbone.build(jnp.float32, None).apply(inside, video, after=after)
-        return kept
-
-    return jax.jit(run)(inside, video)
-
-
 def places_of(numbers):
     """Our places of the maps in a golden."""
     keys = [key for key in numbers if key.startswith("mean/")]
@@ -86,7 +68,7 @@ def places_of(numbers):
 def test_same_numbers_as_the_other_network(name):
     numbers, video, variables = golden(name)
     places = places_of(numbers)
-    found = means(CASES[name][0].backbone, variables, video, places)
+    found = zoo.means(CASES[name][0].backbone, variables, video, places)
     for place, key in places.items():
         deviation = zoo.deviation(found[place], numbers[key])
         print(f"{name} {place}: {deviation:.2g}")
@@ -106,7 +88,7 @@ def test_mistakes_are_noticed(name, wrong):
     numbers, video, variables = golden(name)
     place, key = next(iter(places_of(numbers).items()))
     backbone = dataclasses.replace(CASES[name][0].backbone, time_window=1, **wrong)
-    found = means(backbone, variables, video, [place])
+    found = zoo.means(backbone, variables, video, [place])
     assert zoo.deviation(found[place], numbers[key]) > MISTAKE
 
 

@@ -1,4 +1,4 @@
-"""ResNets over space and time: C2D, inflated I3D, with optional non-local blocks.
+"""ResNets over space and time: C2D, TSM, inflated I3D, with optional non-local blocks.
 
 One definition for all of them. The default configuration is the official I3D-R50 as a table, for
 32 frames of 224x224:
@@ -13,8 +13,8 @@ One definition for all of them. The default configuration is the official I3D-R5
     res5         3    512   2048  1 3 1             1 1 1           16    14
 
 Sources: the official release (`official`), PyTorchVideo and SlowFast (`kinetics`), torchvision's
-ResNet on every frame (`imagenet`). Inside a block the first 1x1 convolution has the temporal
-kernel and the 3x3 one the stride.
+ResNet on every frame (`imagenet`), mit-han-lab/temporal-shift-module (`tsm`). Inside a block the
+first 1x1 convolution has the temporal kernel and the 3x3 one the stride.
 """
 
 import dataclasses
@@ -57,6 +57,9 @@ class ResNet3DConfig(BackboneConfig):
       pool1_padding: of that pool, in pixels: 0 (official, 112 -> 55) or 1 (torchvision, 56).
       pool2: frames that the max-pool after res2 makes one (1 for none).
       temporal_kernels: for each stage the temporal kernels of its blocks, repeated along the stage.
+      shift: one in this many of the channels that a block's conv1 reads comes from the next frame,
+        and as many from the one before (TSM: 8); 0 for none. The shortcut is not shifted.
+      shift_every: distance of the blocks that do so, from the first of each stage on.
       spatial_strides: of each stage's first block.
       temporal_strides: the same in time.
       non_local: blocks that a non-local block follows, such as `NON_LOCAL`.
@@ -77,6 +80,8 @@ class ResNet3DConfig(BackboneConfig):
     pool1_padding: int = 0
     pool2: int = 2
     temporal_kernels: tuple[tuple[int, ...], ...] = I3D_KERNELS
+    shift: int = 0
+    shift_every: int = 1
     spatial_strides: tuple[int, ...] = (1, 2, 2, 1)
     temporal_strides: tuple[int, ...] = (1, 1, 1, 1)
     non_local: tuple[str, ...] = ()
@@ -97,8 +102,10 @@ class ResNet3DConfig(BackboneConfig):
         even = [k for kernels in self.temporal_kernels for k in kernels if k % 2 == 0]
         if even or any(size % 2 == 0 for size in self.stem_kernel):
             raise UserError("kernels must have odd sizes")
-        if min((*self.depths, self.width, self.pool2)) < 1:
-            raise UserError("depths, width and pool2 must be at least 1")
+        if min((*self.depths, self.width, self.pool2, self.shift_every)) < 1:
+            raise UserError("depths, width, pool2 and shift_every must be at least 1")
+        if self.shift < 0 or self.shift == 1:
+            raise UserError(f"shift={self.shift} must be 0 (none) or at least 2")
         if 0 in self.input_scale:
             raise UserError("input_scale must not be 0")
         for place in self.non_local:
@@ -114,6 +121,10 @@ class ResNet3DConfig(BackboneConfig):
         for stage, depth in enumerate(self.depths, start=2):
             for block in range(depth):
                 yield stage, block
+
+    def shifts(self, block: int) -> bool:
+        """Whether this block of a stage, counted from 0, reads channels of other frames."""
+        return self.shift > 0 and block % self.shift_every == 0
 
     def resolve(self, place: str) -> str:
         """The full name of a place: "res3" is behind the block before the stage's last (official).
@@ -153,6 +164,11 @@ def kinetics(kind: Kind = "i3d", **fields: Any) -> ResNet3DConfig:
 def imagenet(**fields: Any) -> ResNet3DConfig:
     """Torchvision's ResNet on every frame: C2D without any pooling over time."""
     return kinetics("c2d", **{"pool2": 1} | fields)
+
+
+def tsm(**fields: Any) -> ResNet3DConfig:
+    """Torchvision's ResNet on frames that exchange channels; `shift_every` is 2 in R101."""
+    return imagenet(**{"shift": 8} | fields)
 
 
 def _kind(kind: str) -> dict[str, Any]:
@@ -231,7 +247,8 @@ class Bottleneck(nn.Module):
         frames = (config.temporal_strides[row] if first else 1, 1, 1)
         lowering = config.lowering
 
-        y = Conv3D(width, kernel, frames, lowering=lowering, name="conv1")(x)
+        y = shifted(x, config.shift) if config.shifts(self.block) else x
+        y = Conv3D(width, kernel, frames, lowering=lowering, name="conv1")(y)
         y = nn.relu(norm(config, "bn1")(y, train=train))
         y = Conv3D(width, (1, 3, 3), (1, step, step), lowering=lowering, name="conv2")(y)
         y = nn.relu(norm(config, "bn2")(y, train=train))
@@ -242,6 +259,18 @@ class Bottleneck(nn.Module):
             x = Conv3D(4 * width, stride=stride, lowering=lowering, name="shortcut")(x)
             x = norm(config, "shortcut_bn")(x, train=train)
         return nn.relu(x + y)
+
+
+def shifted(x: jax.Array, share: int) -> jax.Array:
+    """`[b t h w c]` with c/share channels of the next frame and as many of the one before.
+
+    These are the first channels; zeros stand for frames outside the clip.
+    """
+    size = x.shape[-1] // share
+    clip = ((0, 0), (1, 1), (0, 0), (0, 0), (0, 0))
+    following = jnp.pad(x[..., :size], clip)[:, 2:]
+    previous = jnp.pad(x[..., size : 2 * size], clip)[:, :-2]
+    return jnp.concatenate([following, previous, x[..., 2 * size :]], axis=-1)
 
 
 class NonLocal(nn.Module):
