@@ -10,8 +10,10 @@ import numpy as np
 from tests.golden import load
 
 
-def weights(golden: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def weights(golden: dict[str, np.ndarray], begin: tuple[str, ...] = ("",)) -> dict:
     """The arrays that the other network ran with, by its names and in its layout.
+
+    Only those whose names begin with one of `begin` are drawn.
 
     Convolutions are He-normal and statistics of batch norm random: with PyTorch's own
     initialisation the signal dies inside these networks, and wrong padding passes.
@@ -20,6 +22,8 @@ def weights(golden: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     rows = zip(*(golden[f"weights/{key}"] for key in keys), strict=True)
     out, seed = {}, meta(golden)["weights_seed"]
     for number, (name, sizes, kind, factor, offset) in enumerate(rows):
+        if not str(name).startswith(begin):
+            continue
         shape = tuple(int(size) for size in sizes if size)
         random = np.random.RandomState(seed + number)
         if kind == "conv":

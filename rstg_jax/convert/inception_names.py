@@ -1,5 +1,6 @@
 """What other projects call the layers of our Inception networks."""
 
+import dataclasses
 import re
 
 import numpy as np
@@ -13,6 +14,13 @@ LEAVES = {
     "bias": "bias",
     "mean": "running_mean",
     "var": "running_var",
+}
+CAFFE = {
+    "conv1a": "conv1_7x7_s2",
+    "conv2b": "conv2_3x3_reduce",
+    "conv2c": "conv2_3x3",
+    "conv3c_reduce": "inception_3c_double_3x3_reduce",  # ECO
+    "conv3c": "inception_3c_double_3x3_1",
 }
 LAYERS = {"conv1a": "Conv3d_1a_7x7", "conv2b": "Conv3d_2b_1x1", "conv2c": "Conv3d_2c_3x3"}
 
@@ -92,17 +100,28 @@ class DeepMindI3D(Names):
         return f"{collection}/{name}/{'Conv_0' if part == 'conv' else 'BatchNorm_0'}/{leaf}"
 
 
+@dataclasses.dataclass(frozen=True)
 class BNInception(Names):
-    """BN-Inception of Caffe in PyTorch (yjxiong, Cadene, TSN); its input is BGR."""
+    """BN-Inception of Caffe in PyTorch (yjxiong, Cadene, TSN); its input is BGR.
 
-    first = "conv1_7x7_s2"
+    Attributes:
+      prefix: of the names of all layers but the classifier.
+      classifier: the linear layer.
+    """
+
+    prefix: str = ""
+    classifier: str = "last_linear"
+
+    @property
+    def first(self) -> str:
+        """The first convolution."""
+        return f"{self.prefix}conv1_7x7_s2"
 
     def of(self, backbone: InceptionConfig, path: Path) -> str:
         if path[0] == "classifier":
-            return f"last_linear.{LEAVES[path[-1]]}"
+            return f"{self.classifier}.{LEAVES[path[-1]]}"
         _, layer, *branch, part, leaf = path
-        stem = {"conv1a": self.first, "conv2b": "conv2_3x3_reduce", "conv2c": "conv2_3x3"}
-        name = stem.get(layer, f"inception_{layer[5:]}")
+        name = self.prefix + CAFFE.get(layer, f"inception_{layer[5:]}")
         if branch:
             number, depth = _branch(branch[0])
             name += (

@@ -31,7 +31,6 @@ from rstg_jax.convert.torch_files import read
 from rstg_jax.convert.torch_names import ARCHS, Arch
 from rstg_jax.data import ClipConfig, FolderConfig
 from rstg_jax.models.classifier import ModelConfig
-from rstg_jax.models.heads import GlobalPooling
 from rstg_jax.training.experiment import Experiment, TrainConfig
 from rstg_jax.training.optim import OptimizerConfig
 
@@ -40,8 +39,8 @@ PREFIX = re.compile(r"^((module|model|_orig_mod)\.)+")
 
 
 def model_config(arch: Arch) -> ModelConfig:
-    """The classifier around a network: mean over the last map, linear layer."""
-    return ModelConfig(backbone=arch.backbone, rstg_at=(), head=GlobalPooling(arch.pool_window))
+    """The classifier around a network: its head, a linear layer."""
+    return ModelConfig(backbone=arch.backbone, rstg_at=(), head=arch.head)
 
 
 def data_config(arch: Arch) -> FolderConfig:

@@ -4,11 +4,13 @@ import dataclasses
 import re
 from typing import Any
 
-from rstg_jax.convert import inception_names
+from rstg_jax.convert import inception_names, tsn_names
 from rstg_jax.convert.fit import Arrays, Names, Path
 from rstg_jax.convert.inception_names import LEAVES
 from rstg_jax.models.backbones import BackboneConfig, inception, resnet3d
+from rstg_jax.models.backbones.eco import ECOConfig
 from rstg_jax.models.backbones.resnet3d import ResNet3DConfig
+from rstg_jax.models.heads import GlobalPooling, HeadConfig, RelationHead
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,14 +130,14 @@ class Arch:
       backbone: its layers and input range.
       frames: number of frames that it was trained with (ImageNet's: a usual number).
       stride: distance of these frames; None if they are to be spread over the whole video.
-      pool_window: see `GlobalPooling`.
+      head: behind them; the mean of the last map by default.
     """
 
     names: Names
     backbone: BackboneConfig
     frames: int
     stride: int | None = None
-    pool_window: int = 0
+    head: HeadConfig = dataclasses.field(default_factory=GlobalPooling)
 
 
 def _archs() -> dict[str, Arch]:
@@ -177,10 +179,15 @@ def _archs() -> dict[str, Arch]:
 
 
 # Frames of I3D and BN-Inception as in TSN and DeepMind's papers; S3D's as their projects state.
+WINDOW = GlobalPooling(pool_window=7)
+TSN = inception_names.BNInception("base_model.", "new_fc")
 INCEPTIONS = {
     "imagenet_bn_inception": Arch(inception_names.BNInception(), inception.bn_inception(), 8),
-    "piergiaj_i3d": Arch(inception_names.PiergiajI3D(), inception.i3d(), 64, 1, 7),
-    "torchvision_s3d": Arch(inception_names.TorchvisionS3D(), inception.s3d(), 128, 2, 7),
+    "tsn_bn_inception": Arch(TSN, inception.bn_inception(), 8),
+    "trn_bn_inception": Arch(tsn_names.TRN(TSN), inception.bn_inception(), 8, head=RelationHead()),
+    "eco_lite": Arch(tsn_names.ECO(TSN), ECOConfig(), 16),
+    "piergiaj_i3d": Arch(inception_names.PiergiajI3D(), inception.i3d(), 64, 1, WINDOW),
+    "torchvision_s3d": Arch(inception_names.TorchvisionS3D(), inception.s3d(), 128, 2, WINDOW),
     "howto100m_s3dg": Arch(inception_names.HowTo100M(), inception.howto100m(), 32, 3),
 }
 

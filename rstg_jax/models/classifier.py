@@ -162,8 +162,8 @@ class VideoClassifier(nn.Module):
         if config.head.final_block == "nodes":
             block = RSTG(config.rstg, config.head.projects_back, name=name)
             graphs[FINAL] = block(features, train=train)
-            return head(graphs[FINAL].nodes)
-        vectors = head(features)
+            return head(graphs[FINAL].nodes, train=train)
+        vectors = head(features, train=train)
         if FINAL in config.rstg_at:
             branch = VectorBranch(config.rstg, config.branch_norm, name=name)
             vectors, graphs[FINAL] = branch(features, vectors, train=train)

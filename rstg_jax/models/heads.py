@@ -2,6 +2,7 @@
 
 import abc
 import dataclasses
+import itertools
 from typing import ClassVar, Literal
 
 import jax
@@ -37,7 +38,10 @@ class HeadConfig(abc.ABC):
 
     @abc.abstractmethod
     def build(self, name: str) -> nn.Module:
-        """The module, which maps nodes or features to float32 `[b t d]`."""
+        """The module, called as `module(x, train=...)`: nodes or features to float32 `[b t d]`.
+
+        A head that reads all frames together returns one vector for all of them, `[b 1 d]`.
+        """
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +71,7 @@ class NodePool(nn.Module):
 
     config: NodePooling
 
-    def __call__(self, nodes: jax.Array) -> jax.Array:
+    def __call__(self, nodes: jax.Array, *, train: bool = False) -> jax.Array:
         """Nodes `[b t n d]` -> `[b t d]`, float32."""
         nodes = nodes.astype(jnp.float32)
         return nodes.sum(axis=2) if self.config.node_sum == "sum" else nodes.mean(axis=2)
@@ -96,7 +100,7 @@ class GlobalPool(nn.Module):
 
     config: GlobalPooling
 
-    def __call__(self, features: jax.Array) -> jax.Array:
+    def __call__(self, features: jax.Array, *, train: bool = False) -> jax.Array:
         """Features `[b t h w c]` -> `[b t c]`, float32.
 
         Raises:
@@ -147,7 +151,7 @@ class VectorRNN(nn.Module):
     config: RNNHead
 
     @nn.compact
-    def __call__(self, features: jax.Array) -> jax.Array:
+    def __call__(self, features: jax.Array, *, train: bool = False) -> jax.Array:
         """Features `[b t h w c]` -> `[b t d]`, float32."""
         b, t = features.shape[:2]
         if self.config.vector == "mean":
@@ -172,3 +176,74 @@ class VectorRNN(nn.Module):
         cell = FrameRNN(self.config.dim, self.config.cell, 1.0, name=self.config.cell)
         one_node = jnp.einsum("btc->tbc", x)[None]  # [n t b c]
         return jnp.einsum("ntbd->btd", cell(one_node)[0]).astype(jnp.float32)
+
+
+@dataclasses.dataclass(frozen=True)
+class RelationHead(HeadConfig):
+    """Multi-scale temporal relations (TRN, Zhou et al. 2018).
+
+    For each number of frames, from all of the clip down to 2, a small network reads ordered subsets
+    of so many frames. Its outputs are summed over the subsets, and these sums are concatenated.
+
+    Attributes:
+      frames: of the clips.
+      dim: features of a frame, and of a relation.
+      subsets: number of subsets of each size that a training step draws, alike for the whole batch.
+        Evaluation reads all of them and scales their sum to that of so many, which is its mean over
+        draws; the released code draws in evaluation too.
+      dropout_rate: of the means of the map, in training.
+    """
+
+    final_block: ClassVar[FinalBlock] = "unused"
+
+    frames: int = 8
+    dim: int = 256
+    subsets: int = 3
+    dropout_rate: float = 0.8
+
+    def __post_init__(self) -> None:
+        if self.frames < 2 or min(self.dim, self.subsets) < 1:
+            raise UserError("RelationHead needs frames of at least 2, dim and subsets of 1")
+        if not 0 <= self.dropout_rate < 1:
+            raise UserError(f"dropout_rate={self.dropout_rate} must be in [0, 1)")
+
+    def build(self, name: str) -> "Relations":
+        return Relations(self, name=name)
+
+
+class Relations(nn.Module):
+    """The module of a `RelationHead`."""
+
+    config: RelationHead
+
+    @nn.compact
+    def __call__(self, features: jax.Array, *, train: bool = False) -> jax.Array:
+        """Features `[b t h w c]` -> `[b 1 d]`, float32.
+
+        Raises:
+          UserError: the clips have another number of frames.
+        """
+        config, frames = self.config, features.shape[1]
+        if frames != config.frames:
+            raise UserError(f"head.frames={config.frames}, but the last map has {frames} frames")
+        x = features.astype(jnp.float32).mean(axis=(2, 3))  # [b t c]
+        x = nn.Dropout(config.dropout_rate, deterministic=not train)(x)
+        init = nn.initializers.normal(1e-3)  # as released
+        x = nn.relu(nn.Dense(config.dim, kernel_init=init, name="frame")(x))
+        sums = [self.relation(x, size, train) for size in range(frames, 1, -1)]
+        return jnp.concatenate(sums, axis=-1)[:, None]
+
+    def relation(self, x: jax.Array, size: int, train: bool) -> jax.Array:
+        """Frames `[b t d]` -> the sum over subsets of a size, `[b d]`."""
+        config, b = self.config, len(x)
+        subsets = np.array(list(itertools.combinations(range(config.frames), size)))  # [n size]
+        drawn = min(config.subsets, len(subsets))
+        scale = drawn / len(subsets)
+        if train and drawn < len(subsets):
+            key, scale = self.make_rng("dropout"), 1.0
+            chosen = jax.random.permutation(key, jnp.asarray(subsets))[:drawn]
+            x = x[:, chosen]  # [b n size d]
+        else:
+            x = x[:, subsets]
+        dense = nn.Dense(config.dim, name=f"relation{size}")
+        return scale * nn.relu(dense(x.reshape(b, x.shape[1], -1))).sum(axis=1)

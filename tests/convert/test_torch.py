@@ -17,6 +17,7 @@ from rstg_jax.convert.torch_names import ARCHS
 from rstg_jax.errors import UserError
 from rstg_jax.models import classifier as models
 from rstg_jax.models.backbones import inception
+from rstg_jax.models.heads import GlobalPooling
 from rstg_jax.training import checkpoint
 
 REASON = "pip install -r requirements-torch.txt"
@@ -303,7 +304,7 @@ def test_torchvision_s3d(torchvision):
             nn.init.kaiming_normal_(module.weight)
     nn.init.normal_(model.classifier[1].bias)
     model.avgpool = nn.AvgPool3d((2, 3, 3), stride=1)  # for smaller frames
-    found = dataclasses.replace(ARCHS["torchvision_s3d"], pool_window=3)
+    found = dataclasses.replace(ARCHS["torchvision_s3d"], head=GlobalPooling(pool_window=3))
     video, state = clips((1, 16, 96, 114, 3)), arrays(model.state_dict())
     x = normalised(video, found)
     with torch.no_grad():

@@ -1,8 +1,9 @@
 """Backbones: networks that turn videos into feature volumes."""
 
 from rstg_jax.models.backbones.base import BackboneConfig
+from rstg_jax.models.backbones.eco import ECOConfig
 from rstg_jax.models.backbones.inception import InceptionConfig
 from rstg_jax.models.backbones.resnet3d import ResNet3DConfig
 from rstg_jax.models.backbones.simple_cnn import SimpleCNNConfig
 
-__all__ = ["BackboneConfig", "InceptionConfig", "ResNet3DConfig", "SimpleCNNConfig"]
+__all__ = ["BackboneConfig", "ECOConfig", "InceptionConfig", "ResNet3DConfig", "SimpleCNNConfig"]

@@ -79,6 +79,13 @@ def _v2(a: int, b: tuple[int, int], c: tuple[int, int, int], d: int, pool: Any =
     return Mixed(((a,), b, c, (d,)), pool)
 
 
+def _v2_begin() -> dict[str, Row]:
+    return _stem() | {
+        "mixed3a": _v2(64, (64, 64), (64, 96, 96), 32),
+        "mixed3b": _v2(64, (64, 96), (64, 96, 96), 64),
+    }
+
+
 TABLES: dict[str, dict[str, Row]] = {
     "v1": _stem()
     | {
@@ -94,10 +101,8 @@ TABLES: dict[str, dict[str, Row]] = {
         "mixed5b": _v1(256, 160, 320, 32, 128, 128),
         "mixed5c": _v1(384, 192, 384, 48, 128, 128),
     },
-    "v2": _stem()
+    "v2": _v2_begin()
     | {
-        "mixed3a": _v2(64, (64, 64), (64, 96, 96), 32),
-        "mixed3b": _v2(64, (64, 96), (64, 96, 96), 64),
         "mixed3c": Mixed(((), (128, 160), (64, 96, 96), ()), stride=2),
         "mixed4a": _v2(224, (64, 96), (96, 128, 128), 128),
         "mixed4b": _v2(192, (96, 128), (96, 128, 128), 128),
@@ -107,6 +112,7 @@ TABLES: dict[str, dict[str, Row]] = {
         "mixed5a": _v2(352, (192, 320), (160, 224, 224), 128),
         "mixed5b": _v2(352, (192, 320), (192, 224, 224), 128, "max"),
     },
+    "eco": _v2_begin() | {"conv3c_reduce": Conv(64), "conv3c": Conv(96, 3)},
 }
 
 
@@ -115,7 +121,7 @@ class InceptionConfig(BackboneConfig):
     """A table of layers and its variants; the defaults are Inception I3D.
 
     Attributes:
-      table: "v1" (GoogLeNet's widths) or "v2" (BN-Inception's).
+      table: "v1" (GoogLeNet's widths), "v2" (BN-Inception's), or "eco" (the part of it in ECO).
       width: channels of the first convolution; those of the others change in proportion.
       kernels: "full" over space and time, "separable" (rows and columns, then frames), or on
         single "frames", which are then never pooled.
@@ -140,7 +146,7 @@ class InceptionConfig(BackboneConfig):
       lowering: see `Conv3D`.
     """
 
-    table: Literal["v1", "v2"] = "v1"
+    table: Literal["v1", "v2", "eco"] = "v1"
     width: int = FULL_WIDTH
     kernels: Literal["full", "separable", "frames"] = "full"
     stem_kernel: Size | None = None
