@@ -125,6 +125,34 @@ def window_weights(size: int, window: int) -> np.ndarray:
 
 
 @dataclasses.dataclass(frozen=True)
+class ProjectedPooling(HeadConfig):
+    """The mean of the clip, a linear layer without bias and ReLU (X3D).
+
+    Attributes:
+      dim: features of the layer.
+    """
+
+    final_block: ClassVar[FinalBlock] = "unused"
+
+    dim: int = 2048
+
+    def build(self, name: str) -> "ProjectedPool":
+        return ProjectedPool(self, name=name)
+
+
+class ProjectedPool(nn.Module):
+    """The module of a `ProjectedPooling`."""
+
+    config: ProjectedPooling
+
+    @nn.compact
+    def __call__(self, features: jax.Array, *, train: bool = False) -> jax.Array:
+        """Features `[b t h w c]` -> `[b 1 d]`, float32."""
+        x = features.astype(jnp.float32).mean(axis=(1, 2, 3))
+        return nn.relu(nn.Dense(self.config.dim, use_bias=False, name="project")(x))[:, None]
+
+
+@dataclasses.dataclass(frozen=True)
 class RNNHead(HeadConfig):
     """The poster's baselines without a graph: one vector per frame, then a recurrent cell.
 

@@ -6,7 +6,6 @@ non-local block differs and is written out here.
 """
 
 import dataclasses
-import warnings
 
 import jax
 import numpy as np
@@ -15,85 +14,41 @@ import pytest
 from rstg_jax.convert import torch as convert_torch
 from rstg_jax.convert.torch_names import ARCHS
 from rstg_jax.errors import UserError
-from rstg_jax.models import classifier as models
 from rstg_jax.models.backbones import inception
 from rstg_jax.models.heads import GlobalPooling
 from rstg_jax.training import checkpoint
+from tests import torch_peers
+from tests.torch_peers import (
+    arch,
+    arrays,
+    clips,
+    compare,
+    he_normal,
+    normalised,
+    ours,
+    randomise,
+    run_3d,
+)
 
-REASON = "pip install -r requirements-torch.txt"
-torch = pytest.importorskip("torch", reason=REASON)
-nn = torch.nn
+torch, nn = torch_peers.torch, torch_peers.torch.nn
 CLASSES, WIDTH = 7, 8
 
 
 @pytest.fixture(scope="module")
 def torchvision():
-    """torchvision; PyPI's wheel beside a CPU build of PyTorch lacks operators that nobody uses."""
-    try:
-        return pytest.importorskip("torchvision", reason=REASON)
-    except RuntimeError:
-        library = torch.library.Library("torchvision", "DEF")
-        for name in ("nms", "qnms"):
-            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        return pytest.importorskip("torchvision", reason=REASON)
+    return torch_peers.torchvision()
 
 
 @pytest.fixture(scope="module")
-def pytorchvideo(torchvision):
+def pytorchvideo():
     """Builders of narrow I3D-R50, with keyword arguments, and of non-local blocks."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # torch.jit, in a dependency
-        pytest.importorskip("pytorchvideo", reason=REASON)
-        from pytorchvideo.layers.nonlocal_net import create_nonlocal
-        from pytorchvideo.models import hub
+    hub = torch_peers.pytorchvideo().hub
+    from pytorchvideo.layers.nonlocal_net import create_nonlocal
 
     def i3d(**settings):
         return hub.i3d_r50(stem_dim_out=WIDTH, model_num_class=CLASSES, **settings)
 
     return i3d, create_nonlocal
-
-
-def randomise(model, seed=0):
-    """All of batch norm too; evaluation mode."""
-    generator = torch.Generator().manual_seed(seed)
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d | nn.BatchNorm3d):
-            with torch.no_grad():
-                for tensor in (module.weight, module.running_var):
-                    tensor.copy_(0.5 + torch.rand(tensor.shape, generator=generator))
-                for tensor in (module.bias, module.running_mean):
-                    tensor.copy_(0.2 * torch.randn(tensor.shape, generator=generator))
-    return model.eval()
-
-
-def arch(name, **backbone):
-    """One of the library, with other depths or width."""
-    found = ARCHS[name]
-    return dataclasses.replace(found, backbone=dataclasses.replace(found.backbone, **backbone))
-
-
-def arrays(state):
-    return {name: tensor.numpy() for name, tensor in state.items()}
-
-
-def clips(shape, seed=0):
-    return np.random.default_rng(seed).integers(0, 256, shape).astype(np.uint8)
-
-
-def normalised(video, found):
-    """`[b t h w c]` pixels to PyTorch's `[b c t h w]` in the network's input range."""
-    config = found.backbone
-    x = (video - np.array(config.input_mean)) / np.array(config.input_scale)
-    return torch.tensor(np.moveaxis(x, -1, 1), dtype=torch.float32)
-
-
-def ours(found, state, video):
-    """Features `[b t h w c]` and logits of our network."""
-    variables = convert_torch.convert(state, found)
-    classes = len(variables["params"]["classifier"]["bias"])
-    module = models.build(convert_torch.model_config(found), classes)
-    logits, out = jax.jit(module.apply)(variables, video)
-    return np.asarray(out["features"]), np.asarray(logits)
 
 
 def run_2d(model, x):
@@ -106,26 +61,6 @@ def run_2d(model, x):
     hook.remove()
     features = kept[0].unflatten(0, (b, t)).numpy()
     return np.moveaxis(features, 2, -1), logits.unflatten(0, (b, t)).numpy()
-
-
-def run_3d(model, x):
-    """Features `[b t h w c]` and logits of a PyTorchVideo network."""
-    kept = []
-    last = model.blocks[-2]
-    hook = last.register_forward_hook(lambda module, inputs, output: kept.append(output))
-    with torch.no_grad():
-        logits = model(x).numpy()
-    hook.remove()
-    return np.moveaxis(kept[0].numpy(), 1, -1), logits
-
-
-def compare(name, found, wanted):
-    """Relative to the largest value; the figure goes to the report of `pytest -rP`."""
-    deviation = np.abs(found - wanted).max() / np.abs(wanted).max()
-    print(f"{name}: {deviation:.2g}")
-    assert found.shape == wanted.shape
-    assert wanted.std() > 0.05 * np.abs(wanted).max()
-    assert deviation < 1e-4
 
 
 def test_imagenet_resnet50_frame_by_frame(torchvision):
@@ -298,10 +233,7 @@ def test_mmaction_non_local(pytorchvideo):
 def test_torchvision_s3d(torchvision):
     """He-normal weights: torchvision's own let the signal die, and wrong padding passes."""
     torch.manual_seed(5)
-    model = randomise(torchvision.models.video.s3d(num_classes=CLASSES))
-    for module in model.modules():
-        if isinstance(module, nn.Conv3d):
-            nn.init.kaiming_normal_(module.weight)
+    model = he_normal(randomise(torchvision.models.video.s3d(num_classes=CLASSES)))
     nn.init.normal_(model.classifier[1].bias)
     model.avgpool = nn.AvgPool3d((2, 3, 3), stride=1)  # for smaller frames
     found = dataclasses.replace(ARCHS["torchvision_s3d"], head=GlobalPooling(pool_window=3))

@@ -5,5 +5,15 @@ from rstg_jax.models.backbones.eco import ECOConfig
 from rstg_jax.models.backbones.inception import InceptionConfig
 from rstg_jax.models.backbones.resnet3d import ResNet3DConfig
 from rstg_jax.models.backbones.simple_cnn import SimpleCNNConfig
+from rstg_jax.models.backbones.slowfast import SlowFastConfig
+from rstg_jax.models.backbones.x3d import X3DConfig
 
-__all__ = ["BackboneConfig", "ECOConfig", "InceptionConfig", "ResNet3DConfig", "SimpleCNNConfig"]
+__all__ = [
+    "BackboneConfig",
+    "ECOConfig",
+    "InceptionConfig",
+    "ResNet3DConfig",
+    "SimpleCNNConfig",
+    "SlowFastConfig",
+    "X3DConfig",
+]

@@ -1,4 +1,4 @@
-"""ResNets over space and time: C2D, TSM, inflated I3D, with optional non-local blocks.
+"""ResNets over space and time: C2D, TSM, inflated I3D, with non-local or motion blocks.
 
 One definition for all of them. The default configuration is the official I3D-R50 as a table, for
 32 frames of 224x224:
@@ -12,9 +12,9 @@ One definition for all of them. The default configuration is the official I3D-R5
     res4         6    256   1024  3 1 3 1 3 1       1 2 2           16    14
     res5         3    512   2048  1 3 1             1 1 1           16    14
 
-Sources: the official release (`official`), PyTorchVideo and SlowFast (`kinetics`), torchvision's
-ResNet on every frame (`imagenet`), mit-han-lab/temporal-shift-module (`tsm`). Inside a block the
-first 1x1 convolution has the temporal kernel and the 3x3 one the stride.
+Sources: the official release (`official`), PyTorchVideo and SlowFast (`kinetics`, `slow_only`),
+torchvision's ResNet on every frame (`imagenet`), mit-han-lab/temporal-shift-module (`tsm`). Inside
+a block the first 1x1 convolution has the temporal kernel and the 3x3 one the stride.
 """
 
 import dataclasses
@@ -30,6 +30,7 @@ from rstg_jax.errors import UserError
 from rstg_jax.layers.conv import Conv3D, Lowering, max_pool3d
 from rstg_jax.layers.norms import BatchNorm
 from rstg_jax.models.backbones.base import BackboneConfig
+from rstg_jax.models.backbones.motion import MotionBlock
 from rstg_jax.models.backbones.pixels import normalise
 
 Kind = Literal["i3d", "c2d", "nl_i3d"]
@@ -65,6 +66,7 @@ class ResNet3DConfig(BackboneConfig):
       non_local: blocks that a non-local block follows, such as `NON_LOCAL`.
       non_local_pool: the 1x2x2 max-pool of keys and values comes "before" their convolutions
         (official, SlowFast) or "after" them (mmaction2).
+      motion: blocks that a block of MFNet follows, see `rstg_jax.models.backbones.motion`.
       statistics: batch norm with "frozen" statistics, gain and bias trained (official), or with
         those of the "batch".
       input_mean: subtracted from pixel values 0..255; one number a channel, or one for all.
@@ -86,6 +88,7 @@ class ResNet3DConfig(BackboneConfig):
     temporal_strides: tuple[int, ...] = (1, 1, 1, 1)
     non_local: tuple[str, ...] = ()
     non_local_pool: Literal["before", "after"] = "before"
+    motion: tuple[str, ...] = ()
     statistics: Literal["frozen", "batch"] = "frozen"
     input_mean: tuple[float, ...] = OFFICIAL_MEAN
     input_scale: tuple[float, ...] = OFFICIAL_SCALE
@@ -108,7 +111,7 @@ class ResNet3DConfig(BackboneConfig):
             raise UserError(f"shift={self.shift} must be 0 (none) or at least 2")
         if 0 in self.input_scale:
             raise UserError("input_scale must not be 0")
-        for place in self.non_local:
+        for place in self.non_local + self.motion:
             self.resolve(place)
 
     @property
@@ -166,9 +169,28 @@ def imagenet(**fields: Any) -> ResNet3DConfig:
     return kinetics("c2d", **{"pool2": 1} | fields)
 
 
+def slow_only(**fields: Any) -> ResNet3DConfig:
+    """PyTorchVideo's slow pathway of SlowFast by itself: temporal kernels in res4 and res5."""
+    settings: dict[str, Any] = {
+        "stem_kernel": (1, 7, 7),
+        "temporal_kernels": ((1,), (1,), (3,), (3,)),
+        "pool2": 1,
+        "input_mean": OFFICIAL_MEAN,  # 0.45 and 0.225 of pixels 0..1
+        "input_scale": OFFICIAL_SCALE,
+    }
+    return kinetics(**settings | fields)
+
+
 def tsm(**fields: Any) -> ResNet3DConfig:
     """Torchvision's ResNet on frames that exchange channels; `shift_every` is 2 in R101."""
     return imagenet(**{"shift": 8} | fields)
+
+
+def mfnet(**fields: Any) -> ResNet3DConfig:
+    """MFNet-C: motion blocks behind every stage of torchvision's ResNet on frames."""
+    config = imagenet(**fields)
+    ends = [f"res{stage}.{depth - 1}" for stage, depth in enumerate(config.depths, start=2)]
+    return dataclasses.replace(config, motion=tuple(ends))
 
 
 def _kind(kind: str) -> dict[str, Any]:
@@ -204,20 +226,9 @@ class ResNet3D(nn.Module):
           after: functions to apply to the features behind the blocks of these full names.
         """
         config, after = self.config, after or {}
-        x = normalise(video, config, self.dtype)
-        stem = Conv3D(
-            config.width,
-            config.stem_kernel,
-            config.stem_stride,
-            lowering=config.lowering,
-            name="conv1",
-        )
-        x = stem(x)
-        x = nn.relu(norm(config, "conv1_bn")(x, train=train))
-        if config.pool1_stride:
-            side = (config.pool1_padding,) * 2
-            x = max_pool3d(x, (1, 3, 3), (config.pool1_stride, 2, 2), ((0, 0), side, side))
+        x = stem(normalise(video, config, self.dtype), config, train=train)
         non_local = {config.resolve(place) for place in config.non_local}
+        motion = {config.resolve(place) for place in config.motion}
         for stage, block in config.blocks():
             if (stage, block) == (3, 0) and config.pool2 > 1:
                 x = max_pool3d(x, (config.pool2, 1, 1), (config.pool2, 1, 1))
@@ -225,8 +236,29 @@ class ResNet3D(nn.Module):
             x = Bottleneck(config, stage, block, name=name)(x, train=train)
             if place in non_local:
                 x = NonLocal(config, name=f"{name}_nonlocal")(x, train=train)
+            if place in motion:
+                is_batch = train and config.statistics == "batch"
+                x = MotionBlock(config.lowering, name=f"{name}_motion")(x, train=is_batch)
             x = after[place](x) if place in after else x
         return x
+
+
+def stem(x: jax.Array, config: ResNet3DConfig, *, train: bool, prefix: str = "") -> jax.Array:
+    """The first convolution, its norm and pool; to be called inside a compact method.
+
+    Args:
+      x: normalised clips `[b t h w c]`.
+      config: the table of stages.
+      train: for batch norm with statistics of the batch.
+      prefix: of the names of the weights.
+    """
+    kernel, stride = config.stem_kernel, config.stem_stride
+    conv = Conv3D(config.width, kernel, stride, lowering=config.lowering, name=f"{prefix}conv1")
+    x = nn.relu(norm(config, f"{prefix}conv1_bn")(conv(x), train=train))
+    if not config.pool1_stride:
+        return x
+    side = (config.pool1_padding,) * 2
+    return max_pool3d(x, (1, 3, 3), (config.pool1_stride, 2, 2), ((0, 0), side, side))
 
 
 class Bottleneck(nn.Module):

@@ -1,0 +1,160 @@
+"""SlowFast: a ResNet on a few frames, and a narrow one on all of them that feeds it.
+
+Behind the first pool and each stage but the last, a convolution over frames brings the fast map to
+the slow one's frames, and their channels are concatenated. The last fast map is averaged over the
+frames between slow ones, so that the mean of the result is that of both maps.
+
+Source: PyTorchVideo's `create_slowfast`; slow frames as in PySlowFast (Feichtenhofer et al. 2019).
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from rstg_jax.errors import UserError
+from rstg_jax.layers.conv import Conv3D, Lowering
+from rstg_jax.models.backbones import resnet3d
+from rstg_jax.models.backbones.base import BackboneConfig
+from rstg_jax.models.backbones.pixels import normalise
+from rstg_jax.models.backbones.resnet3d import Bottleneck, ResNet3DConfig, norm
+
+
+@dataclasses.dataclass(frozen=True)
+class SlowFastConfig(BackboneConfig):
+    """SlowFast; places for blocks are behind those of the slow pathway.
+
+    Attributes:
+      depths: bottleneck blocks of each stage, see `ResNet3DConfig`.
+      width: channels of the slow pathway's conv1.
+      fast_share: the fast pathway has one in this many of the slow one's channels.
+      speed: frames of the fast pathway for each of the slow one.
+      lateral_kernel: frames under the convolution between the pathways.
+      statistics: batch norm with those of the "batch", or "frozen", gain and bias trained.
+      input_mean: subtracted from pixel values 0..255.
+      input_scale: divides them after that.
+      lowering: see `Conv3D`.
+    """
+
+    depths: tuple[int, ...] = (3, 4, 6, 3)
+    width: int = 64
+    fast_share: int = 8
+    speed: int = 4
+    lateral_kernel: int = 7
+    statistics: Literal["frozen", "batch"] = "batch"
+    input_mean: tuple[float, ...] = resnet3d.OFFICIAL_MEAN
+    input_scale: tuple[float, ...] = resnet3d.OFFICIAL_SCALE
+    lowering: Lowering = "auto"
+
+    def __post_init__(self) -> None:
+        if min(self.fast_share, self.speed) < 1 or self.width < self.fast_share:
+            raise UserError("fast_share and speed must be at least 1, width at least fast_share")
+        if self.lateral_kernel < 1 or self.lateral_kernel % 2 == 0:
+            raise UserError(f"lateral_kernel={self.lateral_kernel} must be odd")
+        _ = self.slow, self.fast  # check the other fields
+
+    @property
+    def slow(self) -> ResNet3DConfig:
+        """The pathway on a few frames."""
+        return self._pathway()
+
+    @property
+    def fast(self) -> ResNet3DConfig:
+        """The pathway on all frames."""
+        return self._pathway(
+            width=self.width // self.fast_share,
+            stem_kernel=(5, 7, 7),
+            temporal_kernels=((3,),) * len(self.depths),
+        )
+
+    def _pathway(self, **fields: Any) -> ResNet3DConfig:
+        names = ("depths", "width", "statistics", "input_mean", "input_scale", "lowering")
+        return resnet3d.slow_only(**{name: getattr(self, name) for name in names} | fields)
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        """Names of all places behind a block of the slow pathway, such as "res3.2", in order."""
+        return self.slow.places
+
+    def resolve(self, place: str) -> str:
+        return self.slow.resolve(place)
+
+    def build(self, dtype: jnp.dtype, name: str) -> "SlowFast":
+        return SlowFast(self, dtype, name=name)
+
+
+class SlowFast(nn.Module):
+    """The network of a `SlowFastConfig`.
+
+    Attributes:
+      config: see there.
+      dtype: of the computation.
+    """
+
+    config: SlowFastConfig
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        video: jax.Array,
+        *,
+        train: bool = False,
+        after: Mapping[str, Callable[[jax.Array], jax.Array]] | None = None,
+    ) -> jax.Array:
+        """`[b t h w c]` pixels 0..255 -> features `[b t/speed h' w' c']`.
+
+        Args:
+          video: the clips.
+          train: for batch norm with statistics of the batch.
+          after: functions to apply to the slow features behind the blocks of these full names.
+
+        Raises:
+          UserError: the number of frames is no multiple of `speed`.
+        """
+        config, after = self.config, after or {}
+        x = normalise(video, config, self.dtype)
+        few = slow_frames(video.shape[1], config.speed)
+        slow = resnet3d.stem(x[:, few], config.slow, train=train, prefix="slow_")
+        fast = resnet3d.stem(x, config.fast, train=train, prefix="fast_")
+        slow = self.joined(slow, fast, "lateral1", train)
+        for stage, block in config.slow.blocks():
+            name = f"res{stage}_{block}"
+            slow = Bottleneck(config.slow, stage, block, name=f"slow_{name}")(slow, train=train)
+            fast = Bottleneck(config.fast, stage, block, name=f"fast_{name}")(fast, train=train)
+            place = f"res{stage}.{block}"
+            slow = after[place](slow) if place in after else slow
+            is_last = block == config.depths[stage - 2] - 1
+            if is_last and stage - 1 < len(config.depths):
+                slow = self.joined(slow, fast, f"lateral{stage}", train)
+        b, _, *rest = fast.shape
+        fast = fast.reshape(b, -1, config.speed, *rest).mean(axis=2)
+        return jnp.concatenate([slow, fast], axis=-1)
+
+    def joined(self, slow: jax.Array, fast: jax.Array, name: str, train: bool) -> jax.Array:
+        """The slow map with the channels of the fast one, which it makes twice as many."""
+        config = self.config
+        conv = Conv3D(
+            2 * fast.shape[-1],
+            (config.lateral_kernel, 1, 1),
+            (config.speed, 1, 1),
+            lowering=config.lowering,
+            name=name,
+        )
+        lateral = nn.relu(norm(config.fast, f"{name}_bn")(conv(fast), train=train))
+        return jnp.concatenate([slow, lateral], axis=-1)
+
+
+def slow_frames(frames: int, speed: int) -> np.ndarray:
+    """Indices of the slow pathway's frames, from the first frame to the last.
+
+    Raises:
+      UserError: the number of frames is no multiple of `speed`.
+    """
+    if frames % speed:
+        raise UserError(f"SlowFast needs a multiple of {speed} frames, the clip has {frames}")
+    return np.linspace(0, frames - 1, frames // speed).astype(int)
