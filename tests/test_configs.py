@@ -10,6 +10,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from flax import traverse_util
 
 import train
 from configs import smt, sync_mnist
@@ -19,7 +20,7 @@ from rstg_jax.inference import predictor
 from rstg_jax.models import classifier
 from rstg_jax.models.backbones import inception
 from rstg_jax.models.backbones.simple_cnn import SimpleCNNConfig
-from rstg_jax.models.heads import GlobalPooling, RNNHead
+from rstg_jax.models.heads import RNNHead
 from rstg_jax.rstg import presets
 from rstg_jax.training import checkpoint, sharding, steps, train_loop
 from rstg_jax.training.experiment import Experiment
@@ -127,29 +128,47 @@ def test_large_variants_train_when_scaled_down(variant, tmp_path):
     assert np.isfinite(result["loss"])
 
 
+DEPTHS = {"model.backbone.depths": "1,1,1,1"}
+# Networks of other authors with RSTG inside -> what makes them small.
+OTHERS = {
+    "s3d_g_rstg": {"data.num_frames": "16", "model.head.pool_window": "0"},
+    "trn_rstg": {"model.head.frames": "3", "model.head.dim": "8"},
+    "eco_lite_rstg": {},
+    "mfnet_c50_rstg": DEPTHS | {"model.backbone.motion": "res2.0,res5.0"},
+    "tsm_rstg": DEPTHS,
+    "slow_only_rstg": DEPTHS,
+    "slowfast_rstg": DEPTHS | {"model.backbone.width": "8", "data.num_frames": "4"},
+    "x3d_m_rstg": DEPTHS | {"model.rstg_at": "res4.0", "model.head.dim": "8"},
+}
+
+
 @pytest.mark.slow
-def test_an_inception_variant_trains_and_predicts_when_scaled_down(tmp_path, monkeypatch):
-    """On moving digits, which need no preparation; with one of the mixed blocks."""
-    rows = inception.TABLES["v1"].items()
-    few = {name: row for name, row in rows if name == "mixed4e" or not name.startswith("mixed")}
-    monkeypatch.setitem(inception.TABLES, "v1", few)
+@pytest.mark.parametrize("name", OTHERS)
+def test_a_network_of_others_trains_and_predicts_when_scaled_down(name, tmp_path, monkeypatch):
+    """On moving digits, which need no preparation; Inceptions with one of their mixed blocks."""
+    for table, kept in (("v1", "mixed4e"), ("v2", "mixed4d"), ("eco", "mixed3b")):
+        rows = inception.TABLES[table].items()
+        few = {name: row for name, row in rows if name == kept or not name.startswith("mixed")}
+        monkeypatch.setitem(inception.TABLES, table, few)
+    variant = smt.get_config(name)
     block = presets.modern(dim=8, scales=(2, 1), stages=("space", "time"))
-    variant = smt.get_config("s3d_g_rstg")
-    model = dataclasses.replace(variant.model, head=GlobalPooling(), rstg=block)
-    experiment = dataclasses.replace(
-        config.override(
-            sync_mnist.get_config("tiny"),
-            {key: value for key, value in SMALL.items() if not key.startswith("model.")}
-            | {"data.num_frames": "16"},
-        ),
-        model=model,
-        optim=variant.optim,
+    data = config.override(
+        sync_mnist.get_config("tiny"),
+        {key: value for key, value in SMALL.items() if not key.startswith("model.")},
     )
-    small = {"model.backbone.width": "4"}
-    result = train_loop.train(config.override(experiment, small), tmp_path)
+    model = dataclasses.replace(variant.model, rstg=block)
+    changes = {"model.backbone.width": "4", "model.backbone.input_mean": "100"}
+    if hasattr(model.backbone, "input_scale"):
+        changes["model.backbone.input_scale"] = "60"
+    experiment = config.override(
+        dataclasses.replace(data, model=model, optim=variant.optim), changes | OTHERS[name]
+    )
+    result = train_loop.train(experiment, tmp_path)
     assert result["examples"] == 5 == np.sum(result["confusion"]) and np.isfinite(result["loss"])
     loaded = checkpoint.load(tmp_path)
-    assert np.any(loaded.variables["batch_stats"]["backbone"]["mixed4e"]["branch0_0"]["bn"]["mean"])
+    flat = traverse_util.flatten_dict(loaded.variables["batch_stats"]["backbone"])
+    moved = [np.any(leaf) for path, leaf in flat.items() if path[-1] == "mean"]
+    assert all(moved) if variant.model.backbone.statistics == "batch" else not any(moved)
     videos = predictor.Videos(loaded)
     records = list(predictor.predict(loaded, videos, videos.find(["test:0-4"])))
     right = [r["truth"] == r["predictions"][0]["label"] for r in records]
