@@ -159,7 +159,7 @@ class RNNHead(HeadConfig):
     Attributes:
       vector: how a map becomes a vector: its "mean" (Mean + LSTM), or 3x3 convolutions until one
         cell is left (Conv + LSTM).
-      cell: "lstm" or "gru".
+      cell: "lstm", "gru", or one of `rstg_jax.rstg.linear_recurrences`.
       dim: features of the cell, and channels of the convolutions.
     """
 

@@ -21,7 +21,7 @@ from rstg_jax.layers.array_types import Array, Float
 from rstg_jax.layers.norms import BatchNorm, LayerNorm
 from rstg_jax.rstg import schedules
 from rstg_jax.rstg.config import RSTGConfig
-from rstg_jax.rstg.recurrent_cells import STATES
+from rstg_jax.rstg.recurrent_cells import STATES, carry_dtype
 from rstg_jax.rstg.region_graph import RegionGraph
 from rstg_jax.rstg.stages import State, post_norm
 
@@ -67,7 +67,8 @@ class RSTG(nn.Module):
 
         Args:
           features: of the next frames; t may be 1.
-          state: from `init_state`, or after the frames before. It takes the type of the features.
+          state: from `init_state`, or after the frames before. It takes the type of the features;
+            that of linear recurrences is float32 also for features in bfloat16.
 
         Returns:
           The same output for these frames as `__call__` on the whole videos, and the state after
@@ -78,7 +79,8 @@ class RSTG(nn.Module):
         """
         if reason := self.config.looks_ahead:
             raise UserError(f"this block cannot stream: {reason}")
-        state = jax.tree.map(lambda part: part.astype(features.dtype), state)
+        dtype = carry_dtype(self.config.cell, features.dtype)
+        state = jax.tree.map(lambda part: part.astype(dtype), state)
         return self._encode_process_decode(features, state, False)
 
     @nn.compact
@@ -138,7 +140,8 @@ def init_state(config: RSTGConfig, batch: int, dtype: Any = jnp.float32) -> Stat
 
     On a mesh with Explicit axes, put its axis of videos, the second, where that of the features is.
     """
-    zero = jnp.zeros((RegionGraph(config.scales).num_nodes, batch, config.dim), dtype)
+    shape = (RegionGraph(config.scales).num_nodes, batch, config.dim)
+    zero = jnp.zeros(shape, carry_dtype(config.cell, dtype))
     return tuple((zero,) * STATES[config.cell] for stage in config.stages if stage == "time")
 
 

@@ -9,7 +9,7 @@ from rstg_jax.rstg.region_graph import RegionGraph
 Stage = Literal["time", "space", "spacetime"]
 Attention = Literal["additive", "dot"]
 Masking = Literal["exclude", "multiply"]
-Cell = Literal["lstm", "gru"]
+Cell = Literal["lstm", "gru", "lru", "rg_lru", "min_gru"]
 
 STAGES = ("time", "space", "spacetime")
 REMAT = (*STAGES, "messages")
@@ -45,10 +45,12 @@ class RSTGConfig:
         statistics shared by all nodes of a frame (official settings "none", "layer", "batch").
       residual: pre-norm skip connections around time stage and update, norms per token; the
         published block has none.
-      cell: recurrent cell of the time stages, "lstm" or "gru".
-      forget_bias: initial bias of the gate that keeps the state of the cell.
+      cell: recurrent cell of the time stages: "lstm" (published), "gru", or a linear recurrence for
+        long videos, "lru", "rg_lru" or "min_gru", see `rstg_jax.rstg.linear_recurrences`.
+      forget_bias: initial bias of the gate that keeps the state of an LSTM or GRU.
       two_biases: parametrizes the bias of an LSTM as the sum of two vectors, as cuDNN does
         (official).
+      memory_span: frames that the slowest units of a linear recurrence remember at the start.
       schedule: order of the computation, "stage" or "wavefront", with the same results. See
         `rstg_jax.rstg.schedules`.
       message_frames: frames of a space stage whose messages are computed at once (rounded down to a
@@ -72,6 +74,7 @@ class RSTGConfig:
     cell: Cell = "lstm"
     forget_bias: float = 1.0
     two_biases: bool = False
+    memory_span: int = 256
     schedule: Literal["stage", "wavefront"] = "stage"
     message_frames: int = 0
     remat: tuple[str, ...] = ()
@@ -109,6 +112,7 @@ class RSTGConfig:
             (self.update_layers not in (1, 2), f"update_layers {self.update_layers} is not 1 or 2"),
             (bool(set(self.remat) - set(REMAT)), f"remat takes {', '.join(REMAT)}"),
             (self.message_frames < 0, f"message_frames {self.message_frames} is negative"),
+            (self.memory_span < 1, f"memory_span {self.memory_span} must be at least 1"),
         ]
 
     def _bad_combinations(self) -> list[tuple[bool, str]]:
@@ -125,7 +129,7 @@ class RSTGConfig:
                 "spacetime" in self.stages and (self.masking != "exclude" or normed),
                 "the stage 'spacetime' needs masking 'exclude' and post_norm 'none'",
             ),
-            (self.cell == "gru" and self.two_biases, "two_biases needs cell 'lstm'"),
+            (self.cell != "lstm" and self.two_biases, "two_biases needs cell 'lstm'"),
             (chunked and normed, "message_frames and remat 'messages' need post_norm 'none'"),
             (
                 self.schedule == "wavefront" and not self.rounds,

@@ -13,13 +13,20 @@ from flax import linen as nn
 
 from rstg_jax.layers.array_types import Array, Float
 from rstg_jax.layers.linear import linear
+from rstg_jax.rstg import linear_recurrences
 from rstg_jax.rstg.config import Cell
 
 __all__ = ["Carry", "Cell", "FrameRNN", "glorot_per_gate", "gru_cell", "lstm_cell", "scan_lstm"]
 
-Carry = tuple[Array, ...]  # LSTM: c and h; GRU: h; each [... d]
+# LSTM: c and h; LRU: real and imaginary part; the others: one state; each [... d]
+Carry = tuple[Array, ...]
 GATES = {"lstm": 4, "gru": 3}
-STATES = {"lstm": 2, "gru": 1}
+STATES = {"lstm": 2, "gru": 1, "lru": 2, "rg_lru": 1, "min_gru": 1}
+
+
+def carry_dtype(cell: Cell, dtype: Any) -> Any:
+    """Type of the carry in a network that computes in `dtype`."""
+    return linear_recurrences.state_dtype(dtype) if cell in linear_recurrences.CELLS else dtype
 
 
 def lstm_cell(
@@ -141,21 +148,23 @@ class FrameRNN(nn.Module):
     """A recurrent cell over frames, shared by all nodes.
 
     The input product of all frames is one matrix product outside the scan; only the recurrent
-    product stays inside.
+    product of LSTM and GRU stays inside.
 
     Attributes:
       dim: number of features d.
-      cell: "lstm" or "gru".
+      cell: "lstm", "gru", or one of `rstg_jax.rstg.linear_recurrences`.
       forget_bias: initial bias of the gate that keeps the state (f of the LSTM, z of the GRU);
         0 in the official code.
       two_biases: parametrizes the bias of the LSTM as the sum of two trained vectors, as cuDNN
         does; the sum then moves at twice the rate.
+      memory_span: longest time constant of the linear recurrences at the start, in frames.
     """
 
     dim: int
     cell: Cell = "lstm"
     forget_bias: float = 0.0
     two_biases: bool = False
+    memory_span: int = 256
 
     @nn.compact
     def __call__(
@@ -175,12 +184,20 @@ class FrameRNN(nn.Module):
         projected = linear(frames, input_kernel, bias)
         if carry is None:
             # Of an array that lies where the outputs will, as a scan on Explicit axes wants it.
-            carry = (jnp.zeros_like(projected[0, ..., : self.dim]),) * STATES[self.cell]
+            dtype = carry_dtype(self.cell, nodes.dtype)
+            zero = jnp.zeros_like(projected[0, ..., : self.dim], dtype)
+            carry = (zero,) * STATES[self.cell]
         carry, outputs = run(carry, projected)
         return jnp.swapaxes(outputs, 0, 1), carry
 
-    def _weights(self, width: int, dtype: Any) -> tuple[Callable[..., Any], Array, Array]:
+    def _weights(self, width: int, dtype: Any) -> tuple[Callable[..., Any], Array, Array | None]:
         """The scan `(carry, projected) -> (carry, y)`; kernel and bias of the input product."""
+        if (make := linear_recurrences.CELLS.get(self.cell)) is not None:
+
+            def declare(name: str, init: Callable[..., Array], *shape: int) -> Array:
+                return self.param(name, init, shape)
+
+            return make(declare, width, self.dim, self.memory_span, dtype)
         gates = GATES[self.cell]
         keep = 2 if self.cell == "lstm" else 1  # position of the gate that keeps the state: f, z
 

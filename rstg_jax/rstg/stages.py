@@ -46,9 +46,8 @@ class TimeStage(nn.Module):
           carry: before the first frame; None is zero.
         """
         config = self.config
-        cell = FrameRNN(
-            config.dim, config.cell, config.forget_bias, config.two_biases, name=config.cell
-        )
+        choices = (config.forget_bias, config.two_biases, config.memory_span)
+        cell = FrameRNN(config.dim, config.cell, *choices, name=config.cell)
         if not config.residual:
             return cell(nodes, carry)
         outputs, carry = cell(LayerNorm(name="norm")(nodes), carry)

@@ -16,6 +16,9 @@ BLOCKS = {
     "modern, additive, GRU": presets.modern(
         2, dim=8, scales=(2, 1), attention="additive", cell="gru"
     ),
+    "LRU": presets.modern(2, dim=8, scales=(2, 1), cell="lru"),
+    "RG-LRU": presets.modern(2, dim=8, scales=(2, 1), cell="rg_lru"),
+    "minGRU": presets.modern(2, dim=8, scales=(2, 1), cell="min_gru"),
     "no last time stage": presets.modern(dim=8, scales=(2, 1), stages=("time", "space") * 2),
     "official mnist": presets.official("sync_mnist", 3, dim=8, scales=(2, 1)),
     "official smt": presets.official("something_something", 2, dim=8, scales=(2, 1)),
