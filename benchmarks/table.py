@@ -32,7 +32,12 @@ GRACE_SECONDS = 600  # to save and leave after the signal
 # What the backbone's phase teaches, and all the rest.
 STEM = "params/backbone,params/object_map"
 REST = "params/(?!backbone|object_map)"
-NO_FULL_TEST = "--config.data.num_test=1000"
+FIRST = (  # of the phases with all digits; the full test is for the last one
+    "--config.optim.learning_rate=0.02",
+    "--config.optim.end_factor=0.3",
+    "--config.train.total_examples=48000",
+    "--config.data.num_test=1000",
+)
 OWN_STEM = ("i3d", "nl_i3d")  # rows with another backbone
 
 
@@ -53,24 +58,25 @@ class Phase(NamedTuple):
 def phases(row: str, seed: int) -> list[Phase]:
     """The phases of a row's training, the last one last.
 
-    The backbone on single frames; behind it, while it stays as it is, two digits and then all of
-    them; at last everything together. Rows with another backbone have two digits and all of them,
-    everything together and as many videos.
+    The backbone on single frames; behind it, while it stays as it is, two digits, three, and five
+    if there are as many; at last everything together. Rows with another backbone begin with two
+    digits, and nothing of them ever stays as it is.
     """
     digits, name = row.split("_", maxsplit=1)
-    run = f"--config.train.seed={seed}"
-    pairs = Phase(f"lite2_{name}-seed{seed}", f"lite2_{name}", (run,))
-    last = Phase(f"{row}-seed{seed}", row, (run,))
-    if name in OWN_STEM:
-        last = last._replace(flags=(run, "--config.train.total_examples=128000"))
-        return [pairs, last]
-    frozen = f"--config.optim.frozen={STEM}"
-    slow_end = ("--config.optim.learning_rate=0.02", "--config.optim.end_factor=0.3")
+    run = (f"--config.train.seed={seed}",)
+    shared = name not in OWN_STEM
+    frozen = (f"--config.optim.frozen={STEM}",) if shared else ()
+    fresh = (f"--config.train.init_fresh={REST}",) if shared else ()
+    firsts = [
+        Phase(f"{lite}_{name}-first-seed{seed}", f"{lite}_{name}", (*run, *frozen, *FIRST))
+        for lite in ("lite3", "lite5")
+        if lite <= digits
+    ]
     return [
-        Phase("lite_backbone", "lite_backbone"),
-        pairs._replace(flags=(run, frozen, f"--config.train.init_fresh={REST}")),
-        Phase(f"{row}-block-seed{seed}", row, (run, frozen, *slow_end, NO_FULL_TEST)),
-        last,
+        *([Phase("lite_backbone", "lite_backbone")] if shared else []),
+        Phase(f"lite2_{name}-seed{seed}", f"lite2_{name}", (*run, *frozen, *fresh)),
+        *firsts,
+        Phase(f"{row}-seed{seed}", row, run),
     ]
 
 
