@@ -24,16 +24,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks import block, machine
+from benchmarks import block, machine, train_step
 from configs import sync_mnist
-from rstg_jax import cli, config, files, summary
+from rstg_jax import cli, config, files
 from rstg_jax.data.sync_mnist import generator, generator_jax
 from rstg_jax.errors import reason
-from rstg_jax.models import classifier
-from rstg_jax.models import flops as costs
 from rstg_jax.rstg import presets
 from rstg_jax.rstg.block import RSTG, RSTGConfig, init_state
-from rstg_jax.training import sharding, steps
 from tests import golden
 
 PRECISIONS = ("default", "tensorfloat32", "highest")  # of products in float32
@@ -223,49 +220,10 @@ def training(sizes: Sizes) -> Iterator[Figures]:
 
 def step_time(name: str, classes: int, batch: int, dtype: str, sizes: Sizes) -> Row:
     """Clips a second, memory, and the share of the peak that the products reach."""
-    experiment = config.override(config.load(name), {"model.dtype": dtype})
-    module = classifier.build(experiment.model, classes)
-    setup = steps.make_setup(module, experiment.loss, experiment.optimizer, summary.ANY_LENGTH)
-    mesh = sharding.make_mesh(sharding.MeshConfig(data=1))
-    shape = experiment.data.clip_shape
-    given = sharding.put_batch(random_batch(summary.abstract_batch(experiment, batch)), mesh)
-    state = steps.create_state(setup, shape, 0, mesh)
-    abstract = steps.abstract_state(setup, shape, mesh)
-    start = time.perf_counter()
-    traced = steps.jit_train_step(setup, mesh, abstract).trace(state, given)
-    step = traced.lower().compile()
-    seconds = time.perf_counter() - start
-    flops = 2 * costs.macs(traced.jaxpr.jaxpr).total()
-
-    def run() -> Any:
-        nonlocal state
-        state, sums = step(state, given)
-        return sums
-
-    times = machine.best_seconds({"step": run, "peak": peak_product(sizes.peak)}, sizes.repeats)
-    peak = machine.peak_flops(times["peak"], sizes.peak)
-    return {
-        "step ms": 1e3 * times["step"],
-        "clips/s": batch / times["step"],
-        "GFLOP per clip": flops / batch / 1e9,
-        "share of peak": flops / times["step"] / peak,
-        "temporary GB": step.memory_analysis().temp_size_in_bytes / 1e9,
-        "compile s": seconds,
-    }
-
-
-def random_batch(shapes: dict[str, jax.ShapeDtypeStruct]) -> dict[str, np.ndarray]:
-    """A batch of noise: what the arrays hold changes no time. Labels and classes are 0 or 1."""
-    rng = np.random.default_rng(0)
-
-    def fill(shape: jax.ShapeDtypeStruct) -> np.ndarray:
-        largest = 256 if shape.dtype == jnp.uint8 else 2
-        if jnp.issubdtype(shape.dtype, jnp.integer):
-            return rng.integers(0, largest, shape.shape).astype(shape.dtype)
-        return rng.uniform(size=shape.shape).astype(shape.dtype)
-
-    batch = {key: fill(shape) for key, shape in shapes.items()}
-    return batch | {"mask": np.ones_like(batch["mask"])}
+    changes = {"model.dtype": dtype, "train.batch_size": str(batch)}
+    experiment = config.override(config.load(name), changes)
+    peak = peak_product(sizes.peak)
+    return dict(train_step.measure(experiment, classes, peak, sizes.peak, sizes.repeats))
 
 
 # --- SyncMNIST on the device ----------------------------------------------------------------------

@@ -26,11 +26,11 @@ from typing import Any
 
 import jax
 
-from rstg_jax import cli, config, files, summary
+from benchmarks import train_step
+from rstg_jax import cli, config, files
 from rstg_jax.machine import CHIPS, Chip
-from rstg_jax.models import classifier
 from rstg_jax.models import flops as costs
-from rstg_jax.training import sharding, steps
+from rstg_jax.training import steps
 
 REACHED = 0.5
 CONFIGS = {
@@ -43,15 +43,14 @@ CONFIGS = {
 
 def training_step(name: str, classes: int, batch: int) -> tuple[list[costs.Product], int]:
     """Products of one training step of a batch on one chip, and the number of weights."""
-    experiment = config.override(
-        config.load(name), {"model.backbone.lowering": "xla", "model.dtype": "bfloat16"}
-    )
-    module = classifier.build(experiment.model, classes)
-    setup = steps.make_setup(module, experiment.loss, experiment.optim, summary.ANY_LENGTH)
-    mesh = sharding.make_mesh(sharding.MeshConfig(data=1))
+    changes = {
+        "model.backbone.lowering": "xla",
+        "model.dtype": "bfloat16",
+        "train.batch_size": str(batch),
+    }
+    experiment = config.override(config.load(name), changes)
+    setup, mesh, traced = train_step.on_one_device(experiment, classes)
     state = steps.abstract_state(setup, experiment.data.clip_shape, mesh)
-    given = summary.abstract_batch(experiment, batch)
-    traced = steps.jit_train_step(setup, mesh, state).trace(state, given)
     weights = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(state.params))
     return list(costs.products(traced.jaxpr.jaxpr)), weights
 

@@ -3,69 +3,110 @@
     python -m benchmarks.train_step [--config=configs/sync_mnist.py:demo] [--config.any.key=value]
 
 Floating-point operations are those of all matrix products and convolutions in the step's jaxpr
-(scans counted with their length), nothing elementwise. The peak is a 2048x2048 float32 product,
-timed in turns with the step: on shared machines only the ratio means something.
+(scans counted with their length), nothing elementwise. The peak is a large product, timed in turns
+with the step: on shared machines only the ratio means something. Videos are noise.
 """
 
 import argparse
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import machine
-from rstg_jax import cli, config
+from rstg_jax import cli, config, summary
 from rstg_jax.models import classifier
 from rstg_jax.models import flops as costs
 from rstg_jax.training import sharding, steps
+from rstg_jax.training.experiment import Experiment
+
+
+def on_one_device(experiment: Experiment, classes: int) -> tuple[steps.TrainSetup, Any, Any]:
+    """What a training step on one device consists of.
+
+    Args:
+      experiment: with the size of the batch.
+      classes: number of labels.
+
+    Returns:
+      The setup, the mesh, and the step traced with shapes only.
+    """
+    module = classifier.build(experiment.model, classes)
+    setup = steps.make_setup(module, experiment.loss, experiment.optimizer, summary.ANY_LENGTH)
+    mesh = sharding.make_mesh(sharding.MeshConfig(data=1))
+    state = steps.abstract_state(setup, experiment.data.clip_shape, mesh)
+    batch = summary.abstract_batch(experiment, experiment.train.batch_size)
+    return setup, mesh, steps.jit_train_step(setup, mesh, state).trace(state, batch)
+
+
+def measure(
+    experiment: Experiment, classes: int, peak: Callable[[], Any], peak_size: int, repeats: int
+) -> dict[str, float]:
+    """Compiles a step and times it in turns with a product.
+
+    Args:
+      experiment: with the size of the batch.
+      classes: number of labels.
+      peak: the product, of square matrices.
+      peak_size: their rows.
+      repeats: of both.
+    """
+    setup, mesh, traced = on_one_device(experiment, classes)
+    clips = experiment.train.batch_size
+    start = time.perf_counter()
+    step = traced.lower().compile()
+    seconds = time.perf_counter() - start
+    flops = 2 * costs.macs(traced.jaxpr.jaxpr).total()
+    batch = sharding.put_batch(random_batch(summary.abstract_batch(experiment, clips)), mesh)
+    state = steps.create_state(setup, experiment.data.clip_shape, 0, mesh)
+
+    def run() -> Any:
+        nonlocal state
+        state, sums = step(state, batch)
+        return sums
+
+    times = machine.best_seconds({"step": run, "peak": peak}, repeats)
+    return {
+        "step ms": 1e3 * times["step"],
+        "clips/s": clips / times["step"],
+        "GFLOP per clip": flops / clips / 1e9,
+        "share of peak": flops / times["step"] / machine.peak_flops(times["peak"], peak_size),
+        "temporary GB": step.memory_analysis().temp_size_in_bytes / 1e9,
+        "compile s": seconds,
+    }
+
+
+def random_batch(shapes: dict[str, jax.ShapeDtypeStruct]) -> dict[str, np.ndarray]:
+    """A batch of noise: what the arrays hold changes no time. Labels and classes are 0 or 1."""
+    rng = np.random.default_rng(0)
+
+    def fill(shape: jax.ShapeDtypeStruct) -> np.ndarray:
+        largest = 256 if shape.dtype == jnp.uint8 else 2
+        if jnp.issubdtype(shape.dtype, jnp.floating):
+            return rng.uniform(size=shape.shape).astype(shape.dtype)
+        return rng.integers(0, largest, shape.shape).astype(shape.dtype)
+
+    batch = {key: fill(shape) for key, shape in shapes.items()}
+    return batch | {"mask": np.ones_like(batch["mask"])}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--config", default="configs/sync_mnist.py:demo")
+    parser.add_argument("--classes", type=int, default=46, help="number of labels")
     parser.add_argument("--repeats", type=int, default=20)
     flags, changes = cli.parse(parser, argv)
     experiment = config.override(config.load(flags.config), changes)
-
-    source = experiment.data.open("train")
-    module = classifier.build(experiment.model, len(source.label_names))
-    setup = steps.make_setup(module, experiment.loss, experiment.optim, 1000)
-    mesh = sharding.make_mesh(experiment.mesh)
-    size = experiment.train.batch_size
-    batch = source.batch(np.arange(size)) | {"mask": np.ones(size, np.float32)}
-    shape = batch["video"].shape[1:]
-    put = sharding.put_batch({key: batch[key] for key in experiment.loss.batch_keys}, mesh)
-    abstract = steps.abstract_state(setup, shape, mesh)
-    state = steps.create_state(setup, shape, 0, mesh)
-    traced = steps.jit_train_step(setup, mesh, abstract).trace(state, put)
-    flops = 2 * costs.macs(traced.jaxpr.jaxpr).total()
-    start = time.perf_counter()
-    step = traced.lower().compile()
-    compile_seconds = time.perf_counter() - start
-
-    def run() -> Any:
-        nonlocal state
-        state, sums = step(state, put)
-        return sums
-
-    times = machine.best_seconds({"step": run, "peak": machine.large_product()}, flags.repeats)
-    elapsed, peak = times["step"], machine.peak_flops(times["peak"])
-    rows = [
-        ("config", flags.config),
-        ("compilation", f"{compile_seconds:.1f} s"),
-        ("temporary memory", f"{step.memory_analysis().temp_size_in_bytes / 1e6:.0f} MB"),
-        ("step", f"{elapsed * 1e3:.0f} ms for {size} videos"),
-        ("speed", f"{size / elapsed:.0f} videos/s"),
-        ("products", f"{flops / size / 1e9:.3f} GFLOP a video"),
-        ("rate", f"{flops / elapsed / 1e9:.1f} GFLOP/s"),
-        ("peak (2048 x 2048 product)", f"{peak / 1e9:.1f} GFLOP/s"),
-        ("share of the peak", f"{flops / elapsed / peak:.0%}"),
-    ]
-    for name, value in rows:
-        print(f"{name:<28}{value}")
+    peak = machine.large_product()
+    row = measure(experiment, flags.classes, peak, machine.PEAK_SIZE, flags.repeats)
+    print(f"{flags.config}, {experiment.train.batch_size} clips")
+    for name, value in row.items():
+        print(f"{name:<20}{value:10.3f}")
     return 0
 
 
