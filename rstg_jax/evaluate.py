@@ -59,6 +59,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args, overrides = cli.parse(parser, argv)
     cli.join_processes(args)
     cli.keep_compiled_programs()
+    if args.out:
+        files.make_directory(args.out, "--out")
     model = known_weights.chosen(args, overrides)
     numbers = None
     if args.submission:

@@ -34,6 +34,18 @@ def replacing(path: Path) -> Iterator[Path]:
             part.unlink(missing_ok=True)
 
 
+def make_directory(path: Path, flag: str) -> None:
+    """Creates a directory that a flag names, and those above it, unless it is there.
+
+    Raises:
+      UserError: It cannot be created, or something else has its name.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{flag}={path}: {error.strerror}") from error
+
+
 def write_text(path: Path, text: str) -> None:
     """Writes a text file in UTF-8, whole or not at all.
 

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image, ImageDraw, ImageEnhance, ImageFont
 
+from rstg_jax import files
 from rstg_jax.data import Placement
 from rstg_jax.data.video import decode
 from rstg_jax.errors import UserError
@@ -263,10 +264,7 @@ def output_paths(out: Path, names: Sequence[str]) -> list[Path]:
         if not out.absolute().parent.is_dir():
             raise UserError(f"--visualise={out}: there is no such directory")
         return _not_among([out], names)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--visualise={out}: {error.strerror}") from error
+    files.make_directory(out, "--visualise")
     paths: list[Path] = []
     for name in names:
         stem = Path(name).stem.replace(":", "-") or "video"

@@ -137,9 +137,10 @@ def test_evaluation_is_that_of_the_run(run, tmp_path, capsys):
     workdir, path, _ = run
     found = []
     for words in ([f"--workdir={workdir}"], [f"--weights={path}"]):
-        assert evaluate.main([*words, f"--out={tmp_path}", "--config.data.classes=0,1,2"]) == 0
+        out = f"--out={tmp_path / 'new' / 'directory'}"
+        assert evaluate.main([*words, out, "--config.data.classes=0,1,2"]) == 0
         found.append(capsys.readouterr().out.splitlines()[1:-3])
     assert found[0] == found[1] and found[0]
     names = ("evaluation-test-last.json", "evaluation-test-weights.json")
-    metrics = [json.loads((tmp_path / name).read_text()) for name in names]
+    metrics = [json.loads((tmp_path / "new/directory" / name).read_text()) for name in names]
     assert metrics[0]["loss"] == metrics[1]["loss"] > 0
