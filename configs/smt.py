@@ -15,6 +15,8 @@ i3d, nl_i3d      I3D-R50 alone, and with five non-local blocks; published 41.6%,
                  44.4%, 76.0%.
 c2d, c2d_rstg    A ResNet on single frames alone, and with RSTG on its last map; published
                  31.7%, 64.7% and 42.8%, 73.6%.
+nl_i3d_gcn       Non-local I3D with graph convolutions on regions ("joint GCN"), which are RSTG's
+                 here and a detector's in the paper; published 46.1%, 76.8%.
 i3d_inception    Inception I3D (Xie et al. 2018), 64 frames; published 45.8%.
 s3d_g            S3D-G as its authors released it (slim), 64 frames; published 48.2%.
 trn              Multi-scale TRN on BN-Inception, 8 segments; published 34.4%.
@@ -32,7 +34,7 @@ tiny             Takes seconds, for the tests.
 
 All but `demo` and `tiny` follow the released settings: the official block and network, 32 frames of
 224x224, a summed loss, Nesterov momentum at a constant rate for batch 2 per device. The networks of
-other authors, from `i3d_inception` on, see their numbers of frames; that they are trained like the
+other authors, from `nl_i3d_gcn` on, see their numbers of frames; that they are trained like the
 first is our choice, and so is the place of RSTG.
 All train on `--config.data.version=v1` (default) or `v2`, prepared by
 `tfds_builders.something_something.build`. None of them has been trained with this code yet.
@@ -66,7 +68,7 @@ from rstg_jax.models.backbones import (
     resnet3d,
 )
 from rstg_jax.models.classifier import ModelConfig
-from rstg_jax.models.heads import GlobalPooling, ProjectedPooling, RelationHead
+from rstg_jax.models.heads import GlobalPooling, ProjectedPooling, RegionGCNHead, RelationHead
 from rstg_jax.rstg import presets
 from rstg_jax.training.experiment import Experiment, TrainConfig
 from rstg_jax.training.losses import LossConfig
@@ -191,6 +193,7 @@ SEGMENTS_8, SEGMENTS_10, SEGMENTS_16, SEGMENTS_32 = (
     ClipConfig(frames=frames, sampling="segments") for frames in (8, 10, 16, 32)
 )
 WINDOWS = GlobalPooling(pool_window=7)
+NL_I3D = resnet3d.official("nl_i3d")
 BN_INCEPTION = inception.bn_inception(statistics="frozen")
 BATCH: dict[str, Any] = {"statistics": "batch"}
 R101: dict[str, Any] = {"depths": (3, 4, 23, 3)}
@@ -206,6 +209,9 @@ VARIANTS = {
     "nl_i3d": lambda: published("nl_i3d", "nl_i3d"),
     "c2d": lambda: published("c2d", "c2d"),
     "c2d_rstg": lambda: published("c2d_rstg", "c2d", rstg_at=("final",)),
+    **another(
+        "nl_i3d_gcn", resnet3d.official("nl_i3d"), ClipConfig(), "res4", head=RegionGCNHead()
+    ),
     **another("i3d_inception", inception.i3d(), FRAMES_64, "mixed4e", head=WINDOWS),
     **another("s3d_g", inception.s3dg(), FRAMES_64, "mixed4e", head=WINDOWS),
     **another("trn", BN_INCEPTION, SEGMENTS_8, "mixed4d", head=RelationHead(), dropout_rate=0.0),

@@ -137,6 +137,7 @@ OTHERS = {
     "mfnet_c50_rstg": DEPTHS | {"model.backbone.motion": "res2.0,res5.0"},
     "tsm_rstg": DEPTHS,
     "slow_only_rstg": DEPTHS,
+    "nl_i3d_gcn_rstg": DEPTHS | {"model.backbone.non_local": "res3.0", "model.head.dim": "8"},
     "slowfast_rstg": DEPTHS | {"model.backbone.width": "8", "data.num_frames": "4"},
     "x3d_m_rstg": DEPTHS | {"model.rstg_at": "res4.0", "model.head.dim": "8"},
 }

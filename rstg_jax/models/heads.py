@@ -11,7 +11,9 @@ import numpy as np
 from flax import linen as nn
 
 from rstg_jax.errors import UserError
+from rstg_jax.models.region_gcn import RegionGCN
 from rstg_jax.rstg.recurrent_cells import Cell, FrameRNN
+from rstg_jax.rstg.region_graph import RegionGraph
 
 FinalBlock = Literal["nodes", "vector", "unused"]
 # Outputs of the auxiliary head for each class of objects: presence logit, place y x, motion y x.
@@ -275,3 +277,30 @@ class Relations(nn.Module):
             x = x[:, subsets]
         dense = nn.Dense(config.dim, name=f"relation{size}")
         return scale * nn.relu(dense(x.reshape(b, x.shape[1], -1))).sum(axis=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class RegionGCNHead(HeadConfig):
+    """Graph convolutions on regions, beside the mean of the map; see `rstg_jax.models.region_gcn`.
+
+    Attributes:
+      scales: of the grids whose cells are the regions, as of RSTG.
+      dim: features of nodes.
+      layers: of each of the two branches.
+      aligned: whether RoIAlign has pixel centres at halves.
+    """
+
+    final_block: ClassVar[FinalBlock] = "unused"
+
+    scales: tuple[int, ...] = (3, 2, 1)
+    dim: int = 512
+    layers: int = 3
+    aligned: bool = False
+
+    def __post_init__(self) -> None:
+        if min(self.dim, self.layers) < 1:
+            raise UserError("RegionGCNHead needs dim and layers of at least 1")
+        _ = RegionGraph(self.scales)  # checks them
+
+    def build(self, name: str) -> RegionGCN:
+        return RegionGCN(self.scales, self.dim, self.layers, self.aligned, name=name)

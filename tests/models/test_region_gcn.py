@@ -1,0 +1,204 @@
+"""RoIAlign against torchvision, the graphs against loops, all of the joint GCN written out."""
+
+import importlib
+import inspect
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rstg_jax.errors import UserError
+from rstg_jax.models import region_gcn
+from rstg_jax.models.heads import RegionGCNHead
+from rstg_jax.models.region_gcn import RegionGCN
+from rstg_jax.rstg.region_graph import RegionGraph
+
+RNG = np.random.default_rng(0)
+# y0 x0 y1 x1 in pixels of a map of 9x12. For samples farther outside torchvision's Python differs
+# from its operators.
+BOXES = np.array(
+    [
+        (0, 0, 9, 12),
+        (1.3, 2.7, 6.1, 8.2),
+        (-0.4, -0.3, 4, 5),  # a little over two edges
+        (5, 7, 9, 12),  # to the others
+        (3.2, 3.3, 3.6, 3.5),  # below one pixel
+        (4, 1, 9, 2),
+    ],
+    np.float32,
+)
+
+
+@pytest.mark.parametrize("samples", [0, 2])
+@pytest.mark.parametrize("aligned", [False, True])
+def test_roi_align(samples, aligned):
+    from tests import torch_peers
+
+    torch, _ = torch_peers.torch, torch_peers.torchvision()
+    peer = importlib.import_module("torchvision.ops.roi_align")
+    run = inspect.unwrap(peer._roi_align)  # in Python: the operators may be missing
+    features = RNG.normal(size=(2, 9, 12, 3)).astype(np.float32)
+    boxes = np.stack([BOXES, BOXES[::-1]])
+
+    def theirs(aligned):
+        rows = [
+            np.concatenate([np.full((len(b), 1), i, np.float32), b[:, [1, 0, 3, 2]]], axis=1)
+            for i, b in enumerate(boxes)
+        ]
+        maps = torch.tensor(np.moveaxis(features, -1, 1))
+        out = run(maps, torch.tensor(np.concatenate(rows)), 1.0, 7, 7, samples or -1, aligned)
+        return np.moveaxis(out.numpy(), 1, -1).reshape(2, len(BOXES), 7, 7, 3)
+
+    with jax.disable_jit():
+        found = region_gcn.roi_align(features, boxes, samples, aligned=aligned)
+    torch_peers.compare(f"roi_align {samples} {aligned}", np.asarray(found), theirs(aligned))
+    assert np.abs(found - theirs(not aligned)).max() > 0.1
+
+
+def by_loop(image, box, samples, aligned):
+    """The kernel of Detectron and torchvision, sample by sample; `image` `[h w c]`."""
+    shift = 0.5 if aligned else 0.0
+    start, end = box[:2] - shift, box[2:] - shift
+    side = end - start if aligned else np.maximum(end - start, 1)
+    out = np.zeros((7, 7, image.shape[-1]))
+    for cell in np.ndindex(7, 7):
+        for sample in np.ndindex(samples, samples):
+            y, x = start + (np.array(cell) + (np.array(sample) + 0.5) / samples) * side / 7
+            if not (-1 <= y <= image.shape[0] and -1 <= x <= image.shape[1]):
+                continue
+            y, x = np.clip((y, x), 0, np.array(image.shape[:2]) - 1)
+            for row, column in itertools.product((int(y), int(y) + 1), (int(x), int(x) + 1)):
+                weight = (1 - abs(y - row)) * (1 - abs(x - column))
+                if weight > 0:
+                    out[cell] += weight * image[row, column]
+    return out / samples**2
+
+
+@pytest.mark.parametrize("aligned", [False, True])
+def test_samples_more_than_a_pixel_outside_count_as_zero(aligned):
+    """Torchvision's operators do so, unlike its Python, which takes the pixel at the edge."""
+    image = RNG.normal(size=(9, 12, 2)).astype(np.float32)
+    boxes = np.array([(-4, -6, 5, 8), (6, 2, 14, 19)], np.float32)
+    with jax.disable_jit():
+        found = region_gcn.roi_align(image[None], boxes[None], 2, aligned=aligned)[0]
+    wanted = np.stack([by_loop(image, box, 2, aligned) for box in boxes])
+    assert np.abs(wanted).min() == 0
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
+def overlap(a, b):
+    """Intersection over union of two boxes."""
+    sides = [max(0.0, min(a[i + 2], b[i + 2]) - max(a[i], b[i])) for i in range(2)]
+    both = sides[0] * sides[1]
+    areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (a, b)]
+    return both / (sum(areas) - both)
+
+
+def random_boxes(*shape):
+    corners = np.sort(RNG.uniform(0, 1, (*shape, 2, 2)), axis=-2)
+    return corners.reshape(*shape, 4).astype(np.float32)
+
+
+def whole_graphs(boxes):
+    """Forward and backward graphs of one clip over all its nodes, by loops, `[t*n t*n]`."""
+    t, n = boxes.shape[:2]
+    forward = np.zeros((t * n, t * n))
+    for frame in range(t - 1):
+        for i in range(n):
+            for j in range(n):
+                a, b = boxes[frame, i], boxes[frame + 1, j]
+                forward[frame * n + i, (frame + 1) * n + j] = overlap(a, b)
+
+    def rows(graph):
+        return graph / np.maximum(graph.sum(1, keepdims=True), 1e-12)
+
+    return rows(forward), rows(forward.T)
+
+
+def layer_norm(x, weights):
+    x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-6)
+    return np.maximum(x * weights["scale"] + weights["bias"], 0)
+
+
+def written_out(params, features, boxes, layers, backwards=False):
+    """The vector of one clip with graphs over all nodes, in float64."""
+    params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
+    kernel = {name: layer.get("kernel") for name, layer in params.items()}
+    x = features @ kernel["reduce"] + params["reduce"]["bias"]
+    sides = np.tile(x.shape[1:3], 2)
+    with jax.disable_jit():
+        cells = region_gcn.roi_align(x.astype(np.float32), boxes * sides)
+    start = np.asarray(cells).max((2, 3)).reshape(-1, x.shape[-1])
+    logits = (start @ kernel["query"]) @ (start @ kernel["key"]).T
+    graph = np.exp(logits - logits.max(1, keepdims=True))
+    graph /= graph.sum(1, keepdims=True)
+    forward, backward = whole_graphs(boxes)[:: -1 if backwards else 1]
+    similar = near = start
+    for i in range(layers):
+        out = graph @ similar @ kernel[f"similarity{i}"]
+        similar = layer_norm(out, params[f"similarity{i}_norm"])
+        out = forward @ near @ kernel[f"forward{i}"] + backward @ near @ kernel[f"backward{i}"]
+        near = layer_norm(out, params[f"overlap{i}_norm"])
+    return np.concatenate([(similar + near).mean(0), x.mean((0, 1, 2))])
+
+
+def drawn(module, *inputs):
+    shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), *inputs))
+    return jax.tree.map(
+        lambda leaf: (
+            RNG.normal(size=leaf.shape) / np.sqrt(leaf.shape[0])
+            if leaf.ndim > 1
+            else RNG.uniform(0.5, 1.5, leaf.shape)
+        ).astype(np.float32),
+        shapes,
+    )
+
+
+def test_joint_gcn():
+    features = RNG.normal(size=(2, 3, 6, 5, 4)).astype(np.float32)
+    boxes = random_boxes(2, 3, 4)
+    module = RegionGCN(dim=6, layers=2)
+    variables = drawn(module, features, boxes)
+    found = jax.jit(module.apply)(variables, features, boxes)
+    assert found.shape == (2, 1, 12)
+    for clip in range(2):
+        parts = (variables["params"], features[clip], boxes[clip], 2)
+        wanted = written_out(*parts)
+        size = np.abs(wanted).max()
+        deviation = np.abs(found[clip, 0] - wanted).max() / size
+        print(f"joint GCN: {deviation:.2g}")
+        assert deviation < 1e-5
+        assert np.abs(found[clip, 0] - written_out(*parts, backwards=True)).max() > 0.01 * size
+
+    order = RNG.permutation(4)
+    again = jax.jit(module.apply)(variables, features, boxes[:, :, order])
+    np.testing.assert_allclose(again, found, atol=1e-5 * np.abs(found).max())
+
+
+def test_regions_of_the_grids():
+    """Without boxes they are those of RSTG."""
+    features = RNG.normal(size=(1, 2, 4, 4, 3)).astype(np.float32)
+    module = RegionGCNHead(scales=(2, 1), dim=4, layers=1).build(None)
+    boxes = np.broadcast_to(RegionGraph((2, 1)).boxes, (1, 2, 5, 4)).astype(np.float32)
+    variables = drawn(module, features)
+    found = module.apply(variables, features)[0, 0]
+    wanted = written_out(variables["params"], features[0], boxes[0], 1)
+    np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_boxes_without_overlap_get_no_message():
+    boxes = jnp.asarray(
+        [[[[0, 0, 0.5, 0.5], [0, 0, 0, 0]], [[0.5, 0.5, 1, 1], [0.2, 0.2, 0.7, 1]]]]
+    )
+    forward, backward = region_gcn.overlap_graphs(boxes)
+    np.testing.assert_array_equal(forward[0, 0], [[0, 1], [0, 0]])
+    np.testing.assert_array_equal(backward[0, 0], [[0, 0], [1, 0]])
+
+
+def test_bad_input():
+    with pytest.raises(UserError, match="dim and layers of at least 1"):
+        RegionGCNHead(layers=0)
+    with pytest.raises(UserError, match="scales is empty"):
+        RegionGCNHead(scales=())
