@@ -14,6 +14,7 @@ from rstg_jax.data.batches import (
     train_batches,
     video_shape,
 )
+from rstg_jax.data.cups import CupsConfig
 from rstg_jax.data.dataset import DataConfig, Placement
 from rstg_jax.data.sync_mnist.config import SyncMNISTConfig
 from rstg_jax.data.sync_mnist.online import OnlineSyncMNIST
@@ -26,6 +27,7 @@ __all__ = [
     "AugmentedSource",
     "Batch",
     "ClipConfig",
+    "CupsConfig",
     "DataConfig",
     "EncodedSource",
     "First",

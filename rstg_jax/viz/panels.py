@@ -1,5 +1,6 @@
 """Draws the frames of test videos with their predictions: panels, and still sheets of several."""
 
+import colorsys
 import dataclasses
 import textwrap
 from collections.abc import Sequence
@@ -54,6 +55,9 @@ def draw_frame(frame: np.ndarray, side: int, *, dim: float = 1.0) -> Image.Image
     """Enlarges one frame `[h w c]` uint8 to height `side`, as RGB; `dim` scales its brightness."""
     height, width, channels = frame.shape
     pixels = frame.repeat(3, axis=-1) if channels == 1 else frame
+    if channels not in (1, 3):  # a map of classes: a hue for each
+        hues = [colorsys.hsv_to_rgb(hue, 1, 1) for hue in np.arange(channels) / channels]
+        pixels = np.minimum(frame @ np.array(hues), 255)
     image = Image.fromarray((pixels * dim).astype(np.uint8), "RGB")
     return image.resize((round(side * width / height), side), Image.Resampling.BICUBIC)
 

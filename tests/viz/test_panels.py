@@ -111,6 +111,14 @@ def test_draw_frame_keeps_shape_and_brightness():
     assert color.getpixel((4, 4)) == (10, 20, 30)
 
 
+def test_a_map_of_classes_has_a_hue_for_each():
+    frame = np.zeros((4, 4, 4), np.uint8)
+    frame[:2, :, 0], frame[2:, :, 2] = 255, 128
+    image = np.asarray(panels.draw_frame(frame, 4))
+    np.testing.assert_array_equal(image[0, 0], [255, 0, 0])
+    np.testing.assert_array_equal(image[3, 3], [0, 128, 128])
+
+
 @pytest.mark.parametrize("kind", ["WEBP", "GIF"])
 def test_animation_has_a_picture_for_every_frame(kind):
     frames = panels.panels(example(frames=5), GRAPH, side=48)

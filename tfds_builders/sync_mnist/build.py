@@ -66,6 +66,8 @@ def _parse(argv: Sequence[str] | None) -> tuple[SyncMNISTConfig, int]:
     for name in ("num_train", "num_test", "num_frames", "frame_size", "seed"):
         parser.add_argument(f"--{name}", type=int, default=getattr(default, name))
     parser.add_argument("--none_probability", type=float, default=default.none_probability)
+    parser.add_argument("--delay", type=int, help="frames between the steps of the pair")
+    parser.add_argument("--frames", choices=("pictures", "maps"), default=default.frames)
     parser.add_argument("--classes", default="0,1,2,3,4,5,6,7,8,9", help="such as 1,4,7")
     flags = vars(parser.parse_args(argv))
     processes = flags.pop("processes")

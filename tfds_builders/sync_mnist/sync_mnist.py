@@ -94,14 +94,14 @@ class SyncMNIST(tfds.core.GeneratorBasedBuilder):
 
 def features(data: SyncMNISTConfig) -> tfds.features.FeaturesDict:
     """Returns the features of an example; `encoding="bytes"` is ten times faster than lists."""
-    t, n, size = data.num_frames, data.num_digits, data.frame_size
+    t, n = data.num_frames, data.num_digits
 
     def tensor(shape: tuple[int, ...], dtype: type) -> tfds.features.Tensor:
         return tfds.features.Tensor(shape=shape, dtype=dtype, encoding="bytes")
 
     return tfds.features.FeaturesDict(
         {
-            "video": tensor((t, size, size, 1), np.uint8),
+            "video": tensor(data.clip_shape, np.uint8),
             "label": tfds.features.ClassLabel(names=list(data.spec.label_names)),
             # The classes; the first two are the synchronous pair unless the label is "none".
             "digits": tensor((n,), np.int32),

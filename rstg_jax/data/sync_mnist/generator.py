@@ -13,9 +13,12 @@ Axes: b video, t frame, n digit (the pair that may move together first), h w row
 
 import dataclasses
 import functools
+from typing import Any
 
 import numpy as np
 
+from rstg_jax.data import object_maps
+from rstg_jax.data.sync_mnist import delayed
 from rstg_jax.errors import UserError
 
 CANVAS = 100  # pixels, square; rendered here, then resized
@@ -35,12 +38,15 @@ class VideoSpec:
       classes: The digit classes in use. Labels count the pairs of POSITIONS i > j in this tuple.
       num_frames: Frames of a video.
       none_probability: Share of videos without a synchronous pair (1/92 in the published data).
+      delay: Frames by which one digit of the pair follows the other one, in the law of motion of
+        `rstg_jax.data.sync_mnist.delayed`; None is the published law.
     """
 
     num_digits: int = 5
     classes: tuple[int, ...] = tuple(range(10))
     num_frames: int = 10
     none_probability: float = 1 / 92
+    delay: int | None = None
 
     def __post_init__(self) -> None:
         if len(set(self.classes)) != len(self.classes) or not set(self.classes) <= set(range(10)):
@@ -54,6 +60,11 @@ class VideoSpec:
             raise UserError(f"num_frames={self.num_frames} must be at least 1")
         if not 0 <= self.none_probability <= 1:
             raise UserError(f"none_probability={self.none_probability} must lie in 0..1")
+        if self.delay is not None and not 0 <= self.delay < self.num_frames:
+            raise UserError(
+                f"delay={self.delay} must lie in 0..{self.num_frames - 1}: a clip of num_frames="
+                f"{self.num_frames} would show no repeated step"
+            )
 
     @property
     def label_names(self) -> tuple[str, ...]:
@@ -71,7 +82,9 @@ class VideoSpec:
     @property
     def num_draws(self) -> int:
         """32-bit random numbers that one video owns."""
-        return 1 + 2 * (self.num_digits - 1) + 2 * self.num_digits * (1 + self.num_frames)
+        places = 1 if self.delay is None else 2  # the start, and the square that it lies in
+        moves = places + self.num_frames + (self.delay or 0)
+        return 1 + 2 * (self.num_digits - 1) + 2 * self.num_digits * moves
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,6 +137,14 @@ def pair_label(i: np.ndarray | int, j: np.ndarray | int) -> np.ndarray:
     return high * (high - 1) // 2 + low
 
 
+def map_places(coords: Any, size: int) -> Any:
+    """Corners on the canvas -> centres on a map, as `rstg_jax.data.object_maps` takes them.
+
+    The arithmetic of integers works for JAX arrays, too.
+    """
+    return (coords + SPRITE // 2) * (size * object_maps.CELL) // CANVAS - object_maps.CELL // 2
+
+
 def check_seed(seed: int) -> None:
     """Raises `UserError` unless a seed is a key of the random stream."""
     if not 0 <= seed < 1 << 64:
@@ -153,7 +174,7 @@ def random_bits(seed: int, split: str, indices: np.ndarray, count: int) -> np.nd
     return halves[:, :count].astype(np.uint64)
 
 
-def _below(bits: np.ndarray, bound: np.ndarray | int) -> np.ndarray:
+def below(bits: np.ndarray, bound: np.ndarray | int) -> np.ndarray:
     """Random 32-bit words -> integers of 0..bound-1 (a bias of bound / 2**32 is left)."""
     return ((bits * np.asarray(bound).astype(np.uint64)) >> np.uint64(32)).astype(np.int64)
 
@@ -186,17 +207,16 @@ def sample(
             )
     indices = np.asarray(indices, np.int64)
     bits = random_bits(seed, split, indices, spec.num_draws)
-    n, t = spec.num_digits, spec.num_frames
-    none, which_class, which_image, start, steps = np.split(
-        bits, np.cumsum([1, n - 1, n - 1, 2 * n]), axis=1
-    )
+    n = spec.num_digits
+    none, which_class, which_image, moves = np.split(bits, np.cumsum([1, n - 1, n - 1]), axis=1)
+    moves = moves.reshape(len(indices), -1, n, 2)
     is_none = none[:, 0] < np.uint64(round(spec.none_probability * 2**32))
     positions, images = _choose(spec, digits, indices, which_class, which_image)
     pairs = pair_label(positions[:, 0], positions[:, 1])
     return Trajectories(
         images=images.astype(np.int32),
         digits=np.array(spec.classes, np.int32)[positions],
-        coords=_move(start.reshape(-1, n, 2), steps.reshape(-1, t, n, 2), is_none),
+        coords=_corners(spec, moves, is_none).astype(np.int32),
         labels=np.where(is_none, len(spec.label_names) - 1, pairs).astype(np.int32),
     )
 
@@ -218,7 +238,7 @@ def _choose(
     chosen = spec.positions[digits.classes[images[:, 0]]]
     for k in range(spec.num_digits):
         if k:
-            chosen = k + _below(which_class[:, k - 1], len(spec.classes) - k)
+            chosen = k + below(which_class[:, k - 1], len(spec.classes) - k)
         shuffled[row, chosen], shuffled[:, k] = shuffled[:, k].copy(), shuffled[row, chosen]
     positions = shuffled[:, : spec.num_digits]
 
@@ -226,8 +246,15 @@ def _choose(
     starts = np.cumsum(counts) - counts
     pool = np.concatenate([digits.by_class[c] for c in spec.classes])
     others = positions[:, 1:]
-    images[:, 1:] = pool[starts[others] + _below(which_image, counts[others])]
+    images[:, 1:] = pool[starts[others] + below(which_image, counts[others])]
     return positions, images
+
+
+def _corners(spec: VideoSpec, bits: np.ndarray, is_none: np.ndarray) -> np.ndarray:
+    """Random bits [b moves n 2] -> corners int [b t n 2] by the law of motion of a spec."""
+    if spec.delay is None:
+        return _move(bits[:, 0], bits[:, 1:], is_none)
+    return delayed.move(np, below, bits[:, 0], bits[:, 1], bits[:, 2:], ~is_none, spec.delay)
 
 
 def _move(start: np.ndarray, steps: np.ndarray, is_none: np.ndarray) -> np.ndarray:
@@ -237,7 +264,7 @@ def _move(start: np.ndarray, steps: np.ndarray, is_none: np.ndarray) -> np.ndarr
     0..71. The pair shares one step within the tightest of its two ranges, none on an axis where
     that is empty.
     """
-    position = _below(start, MAX_CORNER + 1)
+    position = below(start, MAX_CORNER + 1)
     coords = np.empty(steps.shape, np.int32)
     pair = ~is_none[:, None]
     for t in range(steps.shape[1]):
@@ -248,7 +275,7 @@ def _move(start: np.ndarray, steps: np.ndarray, is_none: np.ndarray) -> np.ndarr
         low[:, :2] = np.where(pair[..., None], low[:, :2].max(1, keepdims=True), low[:, :2])
         high[:, :2] = np.where(pair[..., None], high[:, :2].min(1, keepdims=True), high[:, :2])
         span = high - low
-        position += np.where(span > 0, low + _below(bits, np.maximum(span, 0)), 0)
+        position += np.where(span > 0, low + below(bits, np.maximum(span, 0)), 0)
         coords[:, t] = position
     return coords
 

@@ -19,7 +19,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rstg_jax.data.sync_mnist import generator, pillow_resize, renderer
+from rstg_jax.data import object_maps
+from rstg_jax.data.sync_mnist import delayed, generator, pillow_resize, renderer
 from rstg_jax.data.sync_mnist.generator import CANVAS, MAX_CORNER, MAX_STEP, SPRITE, VideoSpec
 from rstg_jax.errors import UserError
 
@@ -78,7 +79,7 @@ def sprites(spec: VideoSpec, digits: generator.Digits) -> Sprites:
 
 
 def make_video(
-    key: jax.Array, sprites: Sprites, spec: VideoSpec, frame_size: int = 64
+    key: jax.Array, sprites: Sprites, spec: VideoSpec, frame_size: int = 64, maps: bool = False
 ) -> dict[str, jax.Array]:
     """Draws and renders one video.
 
@@ -87,19 +88,26 @@ def make_video(
       sprites: from the function of the same name.
       spec: what to draw.
       frame_size: rows and columns of a frame.
+      maps: draw maps of classes, see `rstg_jax.data.object_maps`, instead of pictures.
 
     Returns:
-      video uint8 [t h w 1] and label int32 []; digits int32 [n] (classes 0..9), coords
-      int32 [t n 2], object_class int32 [n] (position in `spec.classes`), object_center
-      float32 [t n 2] (y, x in fractions of the frame) and object_in_pair bool [n].
+      video uint8 [t h w 1], of maps [t h w class], and label int32 []; digits int32 [n] (classes
+      0..9), coords int32 [t n 2], object_class int32 [n] (position in `spec.classes`),
+      object_center float32 [t n 2] (y, x in fractions of the frame) and object_in_pair bool [n].
     """
     bits = jax.random.bits(key, (1 + spec.num_draws,), jnp.uint32)
     lead = _below(bits[0], jnp.int32(len(sprites.images)))
     trajectories = draw(spec, sprites, lead, bits[1:])
     has_pair = trajectories.label < len(spec.label_names) - 1
+    if maps:
+        places = generator.map_places(trajectories.coords, frame_size)
+        kinds = (trajectories.positions, len(spec.classes))
+        video = object_maps.draw(jnp, places, *kinds, frame_size)
+    else:
+        video = render(sprites.images[trajectories.images], trajectories.coords, frame_size)
     middle = (trajectories.coords.astype(jnp.float32) + SPRITE / 2) / CANVAS
     return {
-        "video": render(sprites.images[trajectories.images], trajectories.coords, frame_size),
+        "video": video,
         "label": trajectories.label,
         "digits": jnp.asarray(spec.classes, jnp.int32)[trajectories.positions],
         "coords": trajectories.coords,
@@ -122,10 +130,8 @@ def draw(spec: VideoSpec, sprites: Sprites, lead: jax.Array, bits: jax.Array) ->
       lead: int32 [], the first digit's image.
       bits: uint32 [spec.num_draws].
     """
-    n, t = spec.num_digits, spec.num_frames
-    none, which_class, which_image, start, steps = jnp.split(
-        bits, np.cumsum([1, n - 1, n - 1, 2 * n])
-    )
+    n = spec.num_digits
+    none, which_class, which_image, moves = jnp.split(bits, np.cumsum([1, n - 1, n - 1]))
     below = round(spec.none_probability * 2**32)  # of 2**32 values; one more than uint32 may hold
     is_none = none[0] <= np.uint32(below - 1) if below else jnp.bool_(False)
     positions = _positions(spec, sprites, lead, which_class)
@@ -135,7 +141,7 @@ def draw(spec: VideoSpec, sprites: Sprites, lead: jax.Array, bits: jax.Array) ->
     return Trajectories(
         images=jnp.concatenate([lead[None], drawn]),
         positions=positions,
-        coords=_move(start.reshape(n, 2), steps.reshape(t, n, 2), is_none),
+        coords=_corners(spec, moves.reshape(-1, n, 2), is_none),
         label=jnp.where(is_none, len(spec.label_names) - 1, high * (high - 1) // 2 + low),
     )
 
@@ -158,6 +164,17 @@ def _positions(spec: VideoSpec, sprites: Sprites, lead: jax.Array, bits: jax.Arr
         swapped = jnp.where(place == chosen, shuffled[k], shuffled)
         shuffled = jnp.where(place == k, shuffled[chosen], swapped)
     return shuffled[: spec.num_digits].astype(jnp.int32)
+
+
+def _corners(spec: VideoSpec, bits: jax.Array, is_none: jax.Array) -> jax.Array:
+    """Random bits [moves n 2] -> corners int32 [t n 2] by the law of motion of a spec."""
+    if spec.delay is None:
+        return _move(bits[0], bits[1:], is_none)
+
+    def below(bits: jax.Array, bound: int) -> jax.Array:
+        return _below(bits, jnp.int32(bound))
+
+    return delayed.move(jnp, below, bits[0], bits[1], bits[2:], ~is_none, spec.delay)
 
 
 def _move(start: jax.Array, steps: jax.Array, is_none: jax.Array) -> jax.Array:

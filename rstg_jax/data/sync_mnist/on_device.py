@@ -28,6 +28,7 @@ class DeviceSyncMNIST:
         self.name = "SyncMNIST train split, made on the devices"
         self.label_names = self.spec.label_names
         self._seed, self._frame_size = config.seed, config.frame_size
+        self._maps = config.frames == "maps"
         digits = digits_lib.load(
             config.digits, "train", mnist_dir=config.mnist_dir, data_dir=config.data_dir
         )
@@ -62,6 +63,7 @@ class DeviceSyncMNIST:
 
         def one(index: jax.Array) -> dict[str, jax.Array]:
             key = jax.random.fold_in(jax.random.fold_in(run, index[0]), index[1])
-            return generator_jax.make_video(key, constants, self.spec, self._frame_size)
+            size, maps = self._frame_size, self._maps
+            return generator_jax.make_video(key, constants, self.spec, size, maps)
 
         return jax.vmap(one)(address["address"])

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from rstg_jax.data import object_maps
 from rstg_jax.data.batches import ENDLESS, Batch
 from rstg_jax.data.sync_mnist import digits as digits_lib
 from rstg_jax.data.sync_mnist import generator, renderer
@@ -28,6 +29,7 @@ class OnlineSyncMNIST:
         self._digits = digits_lib.load(
             config.digits, split, mnist_dir=config.mnist_dir, data_dir=config.data_dir
         )
+        self._maps, self._frame_size = config.frames == "maps", config.frame_size
         self._render = renderer.Renderer(self._digits.images, config.frame_size)
         self.provenance = provenance(config, split, self._digits)
 
@@ -39,18 +41,26 @@ class OnlineSyncMNIST:
         paths = generator.sample(
             self.spec, self._digits, indices, seed=self._seed, split=self._split
         )
-        return {
-            "video": self._render(paths.images, paths.coords),
-            "label": paths.labels,
-            **object_arrays(self.spec, paths.digits, paths.coords, paths.labels),
-        }
+        objects = object_arrays(self.spec, paths.digits, paths.coords, paths.labels)
+        if self._maps:
+            places = generator.map_places(paths.coords, self._frame_size)
+            kinds = (objects["object_class"], len(self.spec.classes))
+            video = object_maps.draw(np, places, *kinds, self._frame_size)
+        else:
+            video = self._render(paths.images, paths.coords)
+        return {"video": video, "label": paths.labels, **objects}
 
 
 def provenance(
     config: "SyncMNISTConfig", split: str, digits: generator.Digits
 ) -> dict[str, str | int | float]:
     """The settings that determine generated videos."""
-    return {
+    ours: dict[str, str | int | float] = {}  # that earlier versions did not have
+    if config.delay is not None:
+        ours["delay"] = config.delay
+    if config.frames != "pictures":
+        ours["frames"] = config.frames
+    return ours | {
         "videos_from": "online",
         "split": split,
         "digits_from": config.digits,

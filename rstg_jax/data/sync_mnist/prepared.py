@@ -36,8 +36,8 @@ def prepared_name(config: "SyncMNISTConfig") -> str:
         if field.name == "digits_from":
             name += "" if images == "mnist" else f"-{images}"
         elif value != field.default:
-            text = "".join(map(str, value)) if isinstance(value, tuple) else f"{value:g}"
-            name += f"-{field.name}{int(value) if isinstance(value, int) else text}"
+            text = "".join(map(str, value)) if isinstance(value, tuple) else str(value)
+            name += f"-{field.name}{f'{value:g}' if isinstance(value, float) else text}"
     return name
 
 
