@@ -27,6 +27,7 @@ from rstg_jax.training import logs
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "docs" / "results"
 STARTS = "starts.jsonl"  # in a run's directory: the commit and config flags of each start
+PHASE = ("run", "examples", "hours", "config_hash")  # what is recorded of each
 GRACE_SECONDS = 600  # to save and leave after the signal
 
 # What the backbone's phase teaches, and all the rest.
@@ -159,7 +160,7 @@ def record(row: str, seed: int, workdirs: Path) -> dict[str, Any] | None:
         "config_hash": runs[-1]["config_hash"],
         "commits": list(dict.fromkeys(name for run in runs for name in run["commits"])),
         "curve": runs[-1]["curve"],
-        "phases": [{key: run[key] for key in ("run", "examples", "hours")} for run in runs],
+        "phases": [{key: run[key] for key in PHASE} for run in runs],
     }
 
 

@@ -94,8 +94,8 @@ def test_record(tmp_path):
     assert record["commits"] == ["aaaa", "lite2_i3d-seed1", "lite3_i3d-seed1"]
     assert record["test_videos"] == 10_000 and record["parameters"] == 186_000
     assert record["phases"] == [
-        {"run": "lite2_i3d-seed1", "examples": 320, "hours": 0.2},
-        {"run": "lite3_i3d-seed1", "examples": 640, "hours": 0.4},
+        {"run": "lite2_i3d-seed1", "examples": 320, "hours": 0.2, "config_hash": "0123456789ab"},
+        {"run": "lite3_i3d-seed1", "examples": 640, "hours": 0.4, "config_hash": "0123456789ab"},
     ]
 
 
