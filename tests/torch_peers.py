@@ -37,7 +37,7 @@ def pytorchvideo():
         warnings.simplefilter("ignore", DeprecationWarning)  # torch.jit, in a dependency
         pytest.importorskip("pytorchvideo", reason=REASON)
         from pytorchvideo import models
-        from pytorchvideo.models import x3d  # noqa: F401  an attribute of it then
+        from pytorchvideo.models import hub, x3d  # noqa: F401  attributes of it then
     return models
 
 
