@@ -15,11 +15,11 @@ import warnings
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
-from rstg_jax import config, processes
+from rstg_jax import config, processes, storage
 from rstg_jax.config_values import OFF, ON
 from rstg_jax.errors import UserError
 
-ADDRESS = re.compile(r"([a-z][a-z0-9+.-]*)://")  # of a bucket or a server
+BUCKET_FLAGS = ("--workdir", "--config.data.data_dir", "--config.train.init_from")
 CONFIG_FLAG = re.compile(r"--?(no)?config\.([^=]*)(=.*)?", re.DOTALL)
 BOOLEANS = ("true", "false", "1", "0")
 _DEVICE_FULL = "RESOURCE_EXHAUSTED"  # how JAX's errors of a device's memory begin
@@ -213,18 +213,27 @@ def _report_unraisable(unraisable: "sys.UnraisableHookArgs") -> None:
         sys.__unraisablehook__(unraisable)
 
 
-def _refuse_addresses(words: Sequence[str]) -> None:
-    """Raises `UserError` for a path such as gs://bucket/run, which would become a directory."""
-    for word in words:
-        if found := ADDRESS.match(word.rpartition("=")[2]):
+def _refuse_addresses(words: Sequence[str], buckets: Collection[str]) -> None:
+    """Raises `UserError` for a path such as s3://bucket/run, which would become a directory.
+
+    Values of the flags `buckets` may be in a bucket that `rstg_jax.storage` reads.
+    """
+    for before, word in zip(("", *words), words, strict=False):
+        flag, _, value = word.rpartition("=")
+        if found := storage.ADDRESS.match(value):
+            if found[0] == storage.SCHEME and (flag or before) in buckets:
+                continue
             raise UserError(
-                f"{word}: {found[1]}:// is not read or written; mount the bucket as a directory "
-                "(gcsfuse, s3fs) and give its path"
+                f"{word}: {found[0]} is not read or written here; copy it, or mount the bucket as "
+                f"a directory (gcsfuse, s3fs), and give its path. {storage.SCHEME} may be in "
+                f"{', '.join(buckets)}"
             )
 
 
-def run(main: Callable[[], int]) -> int:
+def run(main: Callable[[], int], bucket_flags: Sequence[str] = ()) -> int:
     """Runs a command; an error of the user's or of memory is printed in a line and gives status 2.
+
+    Paths in a bucket are refused but in `BUCKET_FLAGS` and `bucket_flags`.
 
     Letters that the terminal cannot show, such as bytes in the name of a file, are escaped.
     """
@@ -234,15 +243,15 @@ def run(main: Callable[[], int]) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("rstg_jax").setLevel(logging.INFO)
     _quieten_orbax()
-    status = _run(main)
+    status = _run(main, (*BUCKET_FLAGS, *bucket_flags))
     processes.leave(status)
     return status
 
 
-def _run(main: Callable[[], int]) -> int:
+def _run(main: Callable[[], int], bucket_flags: Collection[str]) -> int:
     """The exit status of a command, whose known errors are printed."""
     try:
-        _refuse_addresses(sys.argv[1:])
+        _refuse_addresses(sys.argv[1:], bucket_flags)
         return main()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

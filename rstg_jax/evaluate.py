@@ -30,7 +30,7 @@ from pathlib import Path
 
 import jax
 
-from rstg_jax import cli, files
+from rstg_jax import cli, files, storage
 from rstg_jax.errors import UserError
 from rstg_jax.inference import class_metrics, evaluation, known_weights
 
@@ -43,7 +43,7 @@ def make_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     known_weights.add_flags(parser)
-    parser.add_argument("--out", type=Path, metavar="DIR", help="where to write the results")
+    parser.add_argument("--out", metavar="DIR", help="where to write the results")
     parser.add_argument(
         "--split", help="train, validation, test; by default the one that the run tested on"
     )
@@ -77,8 +77,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     stem = "-".join([result["split"], Path(args.weights or args.step).stem, *protocol])
     print(evaluation.summary(result, title))
     written = []
-    if out := args.out or (args.workdir and Path(args.workdir)):
-        written = evaluation.write(out, stem, title, result, predictions)
+    if out := args.out or args.workdir:
+        written = evaluation.write(storage.path(out), stem, title, result, predictions)
     if args.submission:
         names = model.label_names
         text = class_metrics.submission(predictions.ids, predictions.labels, names, numbers)
@@ -90,4 +90,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(cli.run(main))
+    sys.exit(cli.run(main, ("--out",)))

@@ -1,26 +1,34 @@
-"""Files and directories that appear whole or not at all."""
+"""Files and directories that appear whole or not at all, locally or in a bucket."""
 
 import contextlib
 import json
 import secrets
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from rstg_jax.errors import UserError
+from rstg_jax import storage
+from rstg_jax.errors import UserError, reason
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: storage.Path) -> Iterator[Path]:
     """Yields a temporary path beside `path`, which takes the place of `path` at the end.
 
     Nothing is left of it if the block raises. It may become a file or a directory; a directory
-    replaces nothing but an empty one.
+    replaces nothing but an empty one. What is for a bucket is made locally, and must be a file.
 
     Raises:
       OSError: It cannot be moved to its place.
     """
+    if not isinstance(path, Path):
+        with tempfile.TemporaryDirectory() as directory:
+            local = Path(directory, path.name)
+            yield local
+            storage.copy(local, path)
+        return
     # Starts with a dot, so that nobody lists it, and ends as `path`, for writers that go by it.
     # Random, as other threads, processes and machines may write the same file.
     part = path.with_name(f".part{secrets.token_hex(4)}-{path.name}")
@@ -34,7 +42,7 @@ def replacing(path: Path) -> Iterator[Path]:
             part.unlink(missing_ok=True)
 
 
-def make_directory(path: Path, flag: str) -> None:
+def make_directory(path: storage.Path, flag: str) -> None:
     """Creates a directory that a flag names, and those above it, unless it is there.
 
     Raises:
@@ -46,7 +54,7 @@ def make_directory(path: Path, flag: str) -> None:
         raise UserError(f"{flag}={path}: {error.strerror}") from error
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: storage.Path, text: str) -> None:
     """Writes a text file in UTF-8, whole or not at all.
 
     Raises:
@@ -55,7 +63,7 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode())
 
 
-def write_bytes(path: Path, content: bytes) -> None:
+def write_bytes(path: storage.Path, content: bytes) -> None:
     """Writes a file whole or not at all.
 
     Raises:
@@ -65,10 +73,10 @@ def write_bytes(path: Path, content: bytes) -> None:
         with replacing(path) as part:
             part.write_bytes(content)
     except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}") from error
+        raise UserError(f"cannot write {path}: {reason(error)}") from error
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: storage.Path) -> Any:
     """Reads a JSON file that anybody may have written.
 
     Raises:
@@ -77,22 +85,23 @@ def read_json(path: Path) -> Any:
     return _parsed(_read_text(path), path)
 
 
-def read_json_lines(path: Path) -> list[Any]:
+def read_json_lines(path: storage.Path) -> list[Any]:
     """Reads a file with a JSON value in every line; raises as `read_json` does."""
     lines = enumerate(_read_text(path).splitlines())
     return [_parsed(line, path, before) for before, line in lines]
 
 
-def _read_text(path: Path) -> str:
+def _read_text(path: storage.Path) -> str:
     try:
-        return path.read_text("utf-8-sig")
+        with storage.errors(path):
+            return path.read_bytes().decode("utf-8-sig")
     except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
+        raise UserError(f"cannot read {path}: {reason(error)}") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: is not UTF-8 ({error})") from error
 
 
-def _parsed(text: str, path: Path, before: int = 0) -> Any:
+def _parsed(text: str, path: storage.Path, before: int = 0) -> Any:
     """The value of a JSON text that follows some lines of a file."""
     try:
         return json.loads(text)
@@ -102,7 +111,7 @@ def _parsed(text: str, path: Path, before: int = 0) -> Any:
         raise UserError(f"{path}: bad json ({error})") from error
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: storage.Path, value: Any) -> None:
     """Writes a JSON file whole or not at all.
 
     Raises:

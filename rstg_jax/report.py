@@ -12,9 +12,8 @@ frames. `--config.data.KEY=VALUE` says where the data is if it has moved.
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-from rstg_jax import cli, config, files
+from rstg_jax import cli, config, files, storage
 from rstg_jax.training.experiment import Experiment
 from rstg_jax.viz import html_report, panels
 from rstg_jax.viz.examples import load_examples
@@ -39,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"picture: {args.picture}")
     experiment = config.from_dict(Experiment, record.config)
     description = experiment.data.describe(record.label_names, record.result["data"])
-    path = Path(args.workdir) / "report.html"
+    path = storage.path(args.workdir) / "report.html"
     files.write_text(path, html_report.render(record, examples, graph, description))
     print(f"report: {path}")
     return 0

@@ -16,7 +16,6 @@ differs by more than --tolerance. The run itself stays as it is.
 """
 
 import argparse
-import shutil
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,7 +25,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from rstg_jax import cli, files
+from rstg_jax import cli, files, storage
 from rstg_jax.errors import UserError, reason, translated
 from rstg_jax.inference import evaluation
 from rstg_jax.training import checkpoint, integrity, logs, train_loop
@@ -61,14 +60,14 @@ def compare_metrics(name: str, found: dict[str, Any], expected: dict[str, Any]) 
 
 
 def replay(
-    model: checkpoint.TrainedModel, workdir: Path, start: int, until: int
+    model: checkpoint.TrainedModel, workdir: storage.Path, start: int, until: int
 ) -> Iterator[Comparison]:
     """Trains from checkpoint `start` to `until` and compares; `model` is of any checkpoint."""
     with tempfile.TemporaryDirectory() as temporary:
         again = Path(temporary)
         if start:
             integrity.verify(workdir / "checkpoints", start)
-            shutil.copytree(workdir / "checkpoints" / str(start), again / f"checkpoints/{start}")
+            storage.copy_tree(workdir / f"checkpoints/{start}", again / f"checkpoints/{start}")
         train_loop.train(model.experiment, again, until)
         there = logs.read(workdir / "metrics.jsonl")
         for (split, step), found in logs.read(again / "metrics.jsonl").items():
@@ -85,7 +84,7 @@ def replay(
                 yield Comparison(f"checkpoint {step}", max(differences))
 
 
-def evaluate_again(workdir: Path, overrides: Mapping[str, str]) -> Comparison:
+def evaluate_again(workdir: storage.Path, overrides: Mapping[str, str]) -> Comparison:
     """Evaluates the newest checkpoint that was tested and compares with what was logged."""
     with checkpoint.Checkpoints(workdir, read_only=True) as checkpoints:
         tested = [step for _, step in checkpoints.scores()]
@@ -98,14 +97,14 @@ def evaluate_again(workdir: Path, overrides: Mapping[str, str]) -> Comparison:
     return compare_metrics(f"test of checkpoint {model.step}", result, expected)
 
 
-def test_of(path: Path) -> tuple[int, str, str | None]:
+def test_of(path: storage.Path) -> tuple[int, str, str | None]:
     """Step, split and protocol of an evaluation."""
     with translated(lambda error: f"{path}: is no evaluation ({reason(error)})"):
         result = files.read_json(path)
         return int(result["step"]), result["split"], result["protocol"]
 
 
-def predict_again(workdir: Path, count: int, overrides: Mapping[str, str]) -> Comparison:
+def predict_again(workdir: storage.Path, count: int, overrides: Mapping[str, str]) -> Comparison:
     """Predicts the first videos of the newest evaluation, and compares the five best classes.
 
     Raises:
@@ -157,7 +156,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         description=(__doc__ or "").strip(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--workdir", type=Path, required=True, help="directory of the training run")
+    parser.add_argument("--workdir", required=True, help="directory of the training run")
     parser.add_argument("--start", type=int, help="checkpoint, or 0; default: the last but one")
     parser.add_argument("--steps", type=int, default=100, help="updates to replay (default 100)")
     parser.add_argument("--test", action="store_true", help="also evaluate")
@@ -169,18 +168,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     if min(args.steps, args.test_videos) < 0 or not (args.steps or args.test or args.test_videos):
         parser.error(f"--steps={args.steps}: at least 1, or 0 with --test or --test_videos")
     cli.keep_compiled_programs()
-    model = checkpoint.load(args.workdir, "last", overrides)
-    start = start_of(integrity.steps(args.workdir / "checkpoints"), args.start)
+    workdir = storage.path(args.workdir)
+    model = checkpoint.load(workdir, "last", overrides)
+    start = start_of(integrity.steps(workdir / "checkpoints"), args.start)
     until = min(start + args.steps, model.step)
     found = []
-    for comparison in replay(model, args.workdir, start, until) if until > start else ():
+    for comparison in replay(model, workdir, start, until) if until > start else ():
         print(comparison, flush=True)
         found.append(comparison)
     if args.test:
-        found.append(evaluate_again(args.workdir, overrides))
+        found.append(evaluate_again(workdir, overrides))
         print(found[-1])
     if args.test_videos:
-        found.append(predict_again(args.workdir, args.test_videos, overrides))
+        found.append(predict_again(workdir, args.test_videos, overrides))
         print(found[-1])
     if not found:
         raise UserError(

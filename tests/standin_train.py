@@ -1,6 +1,6 @@
 """`train.py` with the stand-in model and data, as a process of its own for the tests to kill.
 
-python -m tests.standin_train WORKDIR [VIDEOS_A_SECOND] [--key=value of TrainConfig ...]
+python -m tests.standin_train --workdir=WORKDIR [VIDEOS_A_SECOND] [--key=value of TrainConfig ...]
 """
 
 import dataclasses
@@ -34,7 +34,7 @@ class SlowSource(standins.Source):
 def launch(workdir, *flags, seconds=0.0, devices=1, before="", processes=1):
     """Starts it; `before` is code that its process runs first; several by the launcher."""
     environment = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
-    command = [sys.executable, "-m", "tests.standin_train", str(workdir), str(seconds)]
+    command = [sys.executable, "-m", "tests.standin_train", f"--workdir={workdir}", str(seconds)]
     if processes > 1:
         command[1:1] = ["-m", "rstg_jax.launch", f"--processes={processes}"]
     if before:
@@ -71,7 +71,7 @@ def main() -> int:
     with pytest.MonkeyPatch.context() as monkeypatch:
         standins.install(monkeypatch, train=source)
         monkeypatch.setattr(config, "load", lambda _: standins.experiment())
-        return train.main(["--config=standin", f"--workdir={workdir}", *flags])
+        return train.main(["--config=standin", workdir, *flags])
 
 
 if __name__ == "__main__":

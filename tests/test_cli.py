@@ -214,12 +214,16 @@ def test_public_names():
 
 
 @pytest.mark.parametrize(
-    "word", ["--workdir=gs://b/run", "--config.data.data_dir=s3://b", "https://host/a.mp4"]
+    "word",
+    ["--workdir=s3://b/run", "--manual_dir=gs://b", "--out=gs://b/out", "https://host/a.mp4"],
 )
 def test_buckets_are_no_directories(word, monkeypatch, capsys):
     """`Path("gs://b")` would be a new directory named "gs:"."""
     monkeypatch.setattr(sys, "argv", ["train.py", "--config=a.py", word])
     assert cli.run(lambda: pytest.fail("the command has begun")) == 2
     assert f"error: {word}: " in capsys.readouterr().err
-    monkeypatch.setattr(sys, "argv", ["train.py", "--workdir=runs/a:b//c"])
-    assert cli.run(lambda: 0) == 0
+    for words in (["--workdir=runs/a:b//c"], ["--workdir=gs://b/run"], ["--workdir", "gs://b/run"]):
+        monkeypatch.setattr(sys, "argv", ["train.py", *words])
+        assert cli.run(lambda: 0) == 0
+    monkeypatch.setattr(sys, "argv", ["evaluate.py", "--out=gs://b/out"])
+    assert cli.run(lambda: 0, ("--out",)) == 0

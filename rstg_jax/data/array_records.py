@@ -1,18 +1,74 @@
 """Shards of ArrayRecord that TFDS prepared, read and checked without TensorFlow."""
 
 import contextlib
+import fcntl
+import logging
 import pathlib
-from collections.abc import Sequence
+import shutil
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from rstg_jax import files
+from rstg_jax import files, storage
 from rstg_jax.errors import UserError, reason, translated
 
+INFO = "dataset_info.json"  # a directory that has it holds prepared data
+CACHE = pathlib.Path("~/.cache/rstg_jax/data")  # copies of what lies in buckets
 _TFDS = "tensorflow_datasets."  # where its own features are
 _CLASS_KEYS = ("pythonClassName", "python_class_name", "type")  # of today and of earlier releases
 
+_log = logging.getLogger(__name__)
 
-def described(directory: pathlib.Path) -> contextlib.AbstractContextManager[None]:
+
+def at_hand(directory: storage.Path) -> pathlib.Path:
+    """The directory of prepared data, or a copy of one in a bucket, which is made once.
+
+    ArrayRecord maps shards into memory, and every batch takes records from anywhere in them.
+
+    Raises:
+      UserError: It cannot be copied; names the place and the space that it needs.
+    """
+    if isinstance(directory, pathlib.Path):
+        return directory
+    copy = CACHE.expanduser() / str(directory).removeprefix(storage.SCHEME)
+    try:
+        with _only_process(copy.parent / f".{copy.name}.lock"), storage.errors(directory):
+            _bring(directory, copy)
+    except OSError as error:
+        raise UserError(f"cannot copy {directory} to {copy}: {reason(error)}") from error
+    return copy
+
+
+def _bring(directory: storage.Path, copy: pathlib.Path) -> None:
+    """Copies what is missing; other data of the same name are replaced."""
+    info = copy / INFO
+    if info.exists() and info.read_bytes() != (directory / INFO).read_bytes():
+        shutil.rmtree(copy)
+    sizes = {file: storage.size(file) for file in storage.files_below(directory)}
+    targets = {file: copy / file.relative_to(directory).as_posix() for file in sizes}
+    missing = [f for f, to in targets.items() if not to.exists() or storage.size(to) != sizes[f]]
+    needed, free = sum(sizes[file] for file in missing), shutil.disk_usage(copy.parent).free
+    if needed > free:
+        raise UserError(
+            f"{directory} has to be copied to {copy} first: {needed / 1e9:.1f} GB are needed, "
+            f"{free / 1e9:.1f} GB are free. Make space, or let {CACHE} be a link to a larger disk"
+        )
+    if missing:
+        _log.info("copying %s to %s: %.1f GB", directory, copy, needed / 1e9)
+    for file in sorted(missing, key=lambda file: file.name != INFO):  # so that it can be compared
+        with files.replacing(targets[file]) as part:
+            storage.copy(file, part)
+
+
+@contextlib.contextmanager
+def _only_process(lock: pathlib.Path) -> Iterator[None]:
+    """Lets the processes of a machine run the body one after the other."""
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def described(directory: storage.Path) -> contextlib.AbstractContextManager[None]:
     """Reports any error of its body, which opens or reads prepared data, as a `UserError`."""
     return translated(
         lambda error: (
@@ -56,7 +112,7 @@ def _check_types(content: Any, directory: pathlib.Path) -> None:
 
 
 def read_examples(
-    videos: Any, indices: Sequence[int], directory: pathlib.Path
+    videos: Any, indices: Sequence[int], directory: storage.Path
 ) -> list[dict[str, Any]]:
     """Reads some examples of a TFDS data source.
 

@@ -1,12 +1,11 @@
 """Evaluation of a checkpoint on every example of a split, and its files."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from rstg_jax import config, data, files
+from rstg_jax import config, data, files, storage
 from rstg_jax.errors import UserError
 from rstg_jax.inference import class_metrics, protocols
 from rstg_jax.training import checkpoint, eval_loop, metrics, steps
@@ -101,12 +100,12 @@ def summary(result: Mapping[str, Any], title: str) -> str:
 
 
 def write(
-    directory: Path,
+    directory: storage.Path,
     stem: str,
     title: str,
     result: Mapping[str, Any],
     predictions: eval_loop.Predictions,
-) -> list[Path]:
+) -> list[storage.Path]:
     """Writes the files of an evaluation; returns their paths.
 
     Args:

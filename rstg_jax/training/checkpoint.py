@@ -5,7 +5,8 @@ names, shape of a clip, sums of the unfinished logging window, metrics, provenan
 The data position is the step (see `rstg_jax.data.train_batches`). The latest `keep` checkpoints
 are kept, and the best by top-1 on the test split even when it is older than these. Saving is
 asynchronous; a checkpoint exists only once it is whole. Its files have checksums, and damage is
-found before anything is read from it (`rstg_jax.training.integrity`).
+found before anything is read from it (`rstg_jax.training.integrity`). In a bucket, a checkpoint has
+its name from the beginning, and a last file says that it is whole.
 """
 
 import contextlib
@@ -28,6 +29,7 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from rstg_jax import config as config_lib
 from rstg_jax import data as data_lib
+from rstg_jax import storage
 from rstg_jax.errors import UserError, translated
 from rstg_jax.models import classifier
 from rstg_jax.training import integrity, sharding, steps
@@ -80,8 +82,10 @@ class Checkpoints:
     Unless they are only read, the directory is locked meanwhile, see `rstg_jax.training.lock`.
     """
 
-    def __init__(self, workdir: str | Path, keep: int = 2, read_only: bool = False):
-        self.path = Path(workdir).absolute() / "checkpoints"
+    def __init__(self, workdir: str | storage.Path, keep: int = 2, read_only: bool = False):
+        workdir = storage.path(workdir)
+        workdir = workdir.absolute() if isinstance(workdir, Path) else workdir
+        self.path = workdir / "checkpoints"
         if read_only and not self.path.is_dir():
             raise UserError(f"no checkpoint in {workdir}: {self.path} does not exist")
         options = ocp.CheckpointManagerOptions(
@@ -108,7 +112,7 @@ class Checkpoints:
         self._writing: int | None = None
         self._verified: set[int] = set()
         first = jax.process_index() == 0
-        self._lock = Lock(Path(workdir), enabled=first and not read_only)
+        self._lock = Lock(workdir, enabled=first and not read_only)
         with contextlib.ExitStack() as stack:
             stack.enter_context(self._lock)
             with translated(lambda error: f"cannot use {self.path}: {_first_line(error)}"):
@@ -272,9 +276,8 @@ class Checkpoints:
         except (OSError, ValueError, RuntimeError) as error:
             good = self.latest_whole()
             kept = "there is none before it" if good is None else f"step {good} is kept"
-            free = shutil.disk_usage(self.path).free / 1e6 if self.path.is_dir() else 0.0
             raise UserError(
-                f"cannot save the checkpoint of step {step} in {self.path} ({free:.0f} MB free): "
+                f"cannot save the checkpoint of step {step} in {self.path}{_free(self.path)}: "
                 f"{_first_line(error)}; the last good checkpoint: {kept}. When this is mended, "
                 "start again"
             ) from error
@@ -293,13 +296,16 @@ class Checkpoints:
         return max(integrity.steps(self.path), default=None)
 
     def _write_manifest(self) -> None:
-        """Runs on the first process before Orbax gives the finished directory its name."""
-        (directory,) = self.path.glob(f"{self._writing}.orbax-checkpoint-tmp*")
-        integrity.write_manifest(directory)
+        """Runs on the first process before Orbax makes the finished directory a checkpoint."""
+        if isinstance(self.path, Path):
+            (directory,) = self.path.glob(f"{self._writing}.orbax-checkpoint-tmp*")
+            integrity.write_manifest(directory)
+        else:
+            integrity.write_manifest(self.path / str(self._writing))
 
 
 def load(
-    workdir: str | Path,
+    workdir: str | storage.Path,
     which: str = "last",
     overrides: Mapping[str, str] | None = None,
     devices: list[jax.Device] | None = None,
@@ -364,6 +370,14 @@ def _check_meta(meta: Any) -> None:
         raise ValueError("its label_names are no texts")
     if len(meta["video_shape"]) != 4 or not all(type(n) is int for n in meta["video_shape"]):
         raise ValueError("its video_shape is not four numbers")
+
+
+def _free(directory: storage.Path) -> str:
+    """The free space of a local directory, in brackets."""
+    if not isinstance(directory, Path):
+        return ""
+    free = shutil.disk_usage(directory).free / 1e6 if directory.is_dir() else 0.0
+    return f" ({free:.0f} MB free)"
 
 
 def _top1(metrics: Mapping[str, float]) -> float:

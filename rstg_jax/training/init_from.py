@@ -11,13 +11,13 @@ must be allowed by name, ``train.init_fresh`` and ``train.init_ignore``.
 import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from flax import traverse_util
 
+from rstg_jax import storage
 from rstg_jax.errors import UserError
 from rstg_jax.training import patterns, steps, weights_file
 from rstg_jax.training.checkpoint import Checkpoints
@@ -80,7 +80,7 @@ def of_file(
     settings: TrainConfig, abstract: steps.TrainState, label_names: Sequence[str]
 ) -> tuple[dict[str, jax.Array], dict[str, Any]]:
     """The same as `weights` for a .safetensors file."""
-    given = weights_file.read(Path(settings.init_from).expanduser())
+    given = weights_file.read(storage.path(settings.init_from))
     there = weights_file.flat(given)
     here = flat({name: getattr(abstract, name) for name in WEIGHTS})
     found = match(settings, here, there, settings.init_from)
@@ -107,7 +107,7 @@ def split(init_from: str) -> tuple[str, str]:
     directory, _, which = init_from.rpartition(":")
     if not directory or not (which in ("best", "last") or which.isdecimal()):
         directory, which = init_from, "last"
-    return str(Path(directory).expanduser()), which
+    return str(storage.path(directory)), which
 
 
 def stored(state: Mapping[str, Any]) -> tuple[Shaped, Callable[[str], str]]:

@@ -7,55 +7,57 @@ that is cut, altered or missing is found before anything is computed with it.
 
 import json
 import logging
+import pathlib
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import google_crc32c
 
-from rstg_jax import files
+from rstg_jax import files, storage
 from rstg_jax.errors import UserError
 
 MANIFEST = "manifest.json"
+COMMITTED = "commit_success.txt"  # the file by which Orbax says in a bucket that all is written
 # Orbax changes these two of its own after the manifest is written. No number is in them.
-UNLISTED = ("_CHECKPOINT_METADATA", "commit_success.txt")
+UNLISTED = ("_CHECKPOINT_METADATA", COMMITTED)
 _BLOCK = 1 << 20
 
 _log = logging.getLogger(__name__)
 
 
-def write_manifest(directory: Path) -> None:
+def write_manifest(directory: storage.Path) -> None:
     """Lists the files of a checkpoint.
 
     Raises:
       UserError: the manifest cannot be written.
     """
     listed = {
-        path.relative_to(directory).as_posix(): [path.stat().st_size, _crc32c(path)]
+        path.relative_to(directory).as_posix(): [storage.size(path), _crc32c(path)]
         for path in _files(directory)
     }
     files.write_json(directory / MANIFEST, listed)
 
 
-def damage(directory: Path) -> str | None:
+def damage(directory: storage.Path) -> str | None:
     """Compares the files of a checkpoint with its manifest.
 
     Returns:
       The first difference as part of a sentence; None if there is none, or no manifest because an
-      earlier version wrote the checkpoint.
+      earlier version wrote the checkpoint, which none did in a bucket.
     """
     manifest = directory / MANIFEST
     try:
-        listed = json.loads(manifest.read_bytes())
+        with storage.errors(manifest):
+            listed = json.loads(manifest.read_bytes())
         expected = {str(name): (int(size), int(crc)) for name, (size, crc) in listed.items()}
     except FileNotFoundError:
-        return None
+        return f"{MANIFEST} is missing" if storage.in_bucket(directory) else None
     except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         return f"{MANIFEST} is unreadable ({type(error).__name__})"
     for name, (size, crc) in expected.items():
         path = directory / name
         try:
-            found = path.stat().st_size
+            found = storage.size(path)
             if found != size:
                 return f"{name} has {found} bytes of {size}"
             if _crc32c(path) != crc:
@@ -67,12 +69,17 @@ def damage(directory: Path) -> str | None:
     return None
 
 
-def steps(checkpoints: Path) -> list[int]:
+def steps(checkpoints: storage.Path) -> list[int]:
     """Steps of the checkpoints in a directory, in order."""
-    return sorted(int(path.name) for path in checkpoints.glob("*") if path.name.isdecimal())
+    with storage.errors(checkpoints):
+        there = list(checkpoints.iterdir()) if checkpoints.exists() else []
+        found = [path for path in there if path.name.isdecimal()]
+        if storage.in_bucket(checkpoints):
+            found = [path for path in found if (path / COMMITTED).exists()]
+    return sorted(int(path.name) for path in found)
 
 
-def verify(checkpoints: Path, step: int) -> None:
+def verify(checkpoints: storage.Path, step: int) -> None:
     """Raises `UserError` if a checkpoint is damaged, and names those that are whole."""
     if reason := damage(checkpoints / str(step)):
         whole = [f"--step={s}" for s in steps(checkpoints) if not damage(checkpoints / str(s))]
@@ -80,7 +87,7 @@ def verify(checkpoints: Path, step: int) -> None:
         raise UserError(f"checkpoint {checkpoints / str(step)} is damaged: {reason}; {choice}")
 
 
-def set_damaged_aside(checkpoints: Path) -> set[int]:
+def set_damaged_aside(checkpoints: storage.Path) -> set[int]:
     """Moves damaged checkpoints to WORKDIR/damaged, for a run that will go on from a whole one.
 
     Returns:
@@ -99,22 +106,33 @@ def set_damaged_aside(checkpoints: Path) -> set[int]:
         )
     for step, reason in damaged.items():
         aside = checkpoints.with_name("damaged") / f"{step}-{time.time_ns()}"
-        aside.parent.mkdir(exist_ok=True)
-        (checkpoints / str(step)).rename(aside)
+        _move(checkpoints / str(step), aside)
         _log.warning("checkpoint %d is damaged: %s; it is now %s", step, reason, aside)
     return found.keys() - damaged.keys()
 
 
-def _files(directory: Path) -> Iterator[Path]:
+def _move(checkpoint: storage.Path, target: storage.Path) -> None:
+    """Moves a checkpoint; in a bucket it first stops being one, as files are moved one by one."""
+    target.parent.mkdir(exist_ok=True)
+    if isinstance(checkpoint, pathlib.Path):
+        checkpoint.rename(target)
+        return
+    with storage.errors(checkpoint):
+        (checkpoint / COMMITTED).unlink()
+        storage.copy_tree(checkpoint, target)
+        checkpoint.rmtree()
+
+
+def _files(directory: storage.Path) -> Iterator[storage.Path]:
     unlisted = {directory / name for name in (MANIFEST, *UNLISTED)}
-    for path in sorted(directory.rglob("*")):
-        if path.is_file() and path not in unlisted:
+    for path in storage.files_below(directory):
+        if path not in unlisted:
             yield path
 
 
-def _crc32c(path: Path) -> int:
+def _crc32c(path: storage.Path) -> int:
     value = 0
-    with path.open("rb") as file:
+    with storage.errors(path), path.open("rb") as file:
         while block := file.read(_BLOCK):
             value = google_crc32c.extend(value, block)
     return value

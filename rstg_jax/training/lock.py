@@ -3,6 +3,10 @@
 The lock is a file with the owner's host and process. Its owner adds to a count in it every few
 seconds, and removes it at the end. A lock whose owner is gone is taken over: on the same host if
 the process no longer exists, on another host if the count stands still. No clocks are compared.
+
+A bucket has no file that only one of two processes can create or move. Of two runs that begin there
+within the same second both may start; the one that wrote first finds the other's lock before it
+saves anything, and ends.
 """
 
 import json
@@ -15,7 +19,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from rstg_jax import files
+from rstg_jax import files, storage
 from rstg_jax.errors import UserError, reason
 
 NAME = "lock.json"
@@ -28,7 +32,7 @@ _log = logging.getLogger(__name__)
 class Lock:
     """Owns a working directory while it is open. Use as a context manager."""
 
-    def __init__(self, workdir: Path, enabled: bool = True):
+    def __init__(self, workdir: storage.Path, enabled: bool = True):
         """Names the directory; `enabled` is False for all but the first process of a run."""
         self._path = workdir / NAME
         self._enabled = enabled
@@ -51,7 +55,7 @@ class Lock:
             try:
                 self._path.parent.mkdir(parents=True, exist_ok=True)
             except OSError as error:
-                raise UserError(f"cannot use {self._path.parent}: {error.strerror}") from error
+                raise UserError(f"cannot use {self._path.parent}: {reason(error)}") from error
             self._take()
             self._thread.start()
         return self
@@ -62,8 +66,9 @@ class Lock:
         self._end.set()
         self._thread.join()
         try:
-            if _read(self._path).get("id") == self._owner["id"]:
-                self._path.unlink(missing_ok=True)
+            with storage.errors(self._path):
+                if _read(self._path).get("id") == self._owner["id"]:
+                    self._path.unlink(missing_ok=True)
         except (OSError, UserError) as error:  # whoever comes next finds that its owner is gone
             _log.warning("cannot remove %s: %s", self._path, reason(error))
 
@@ -82,37 +87,49 @@ class Lock:
             )
 
     def _take(self) -> None:
+        if not isinstance(self._path, Path):
+            if owner := _read(self._path):
+                self._refuse_living(owner)
+                self._tell_of(owner)
+            files.write_json(self._path, {**self._owner, "beats": 0})
+            return
         for _ in range(3):
             try:
                 with self._path.open("x", encoding="utf-8") as file:
                     json.dump({**self._owner, "beats": 0}, file)
             except FileExistsError:
-                self._remove_stale()
+                self._remove_stale(self._path)
             except OSError as error:
                 raise UserError(f"cannot write {self._path}: {error.strerror}") from error
             else:
                 return
         raise UserError(f"{self._path}: several runs are starting in this directory at once")
 
-    def _remove_stale(self) -> None:
+    def _remove_stale(self, path: Path) -> None:
         """Removes the lock of an owner that is gone; raises `UserError` if it is there."""
-        owner = _read(self._path)
+        owner = _read(path)
+        self._refuse_living(owner)
+        # Two processes may find the same stale lock: only one of them can move it away.
+        stale = path.with_name(f".{NAME}-{self._owner['id']}")
+        try:
+            path.rename(stale)
+        except FileNotFoundError:
+            return
+        if _read(stale).get("id") != owner.get("id"):  # the other one was faster, this is its lock
+            os.link(stale, path)
+            stale.unlink()
+            return
+        stale.unlink()
+        self._tell_of(owner)
+
+    def _refuse_living(self, owner: dict[str, Any]) -> None:
         if _is_alive(owner, self._path):
             raise UserError(
                 f"another run is in {self._path.parent}: {_describe(owner)}; stop it, or use "
                 "another --workdir"
             )
-        # Two processes may find the same stale lock: only one of them can move it away.
-        stale = self._path.with_name(f".{NAME}-{self._owner['id']}")
-        try:
-            self._path.rename(stale)
-        except FileNotFoundError:
-            return
-        if _read(stale).get("id") != owner.get("id"):  # the other one was faster, this is its lock
-            os.link(stale, self._path)
-            stale.unlink()
-            return
-        stale.unlink()
+
+    def _tell_of(self, owner: dict[str, Any]) -> None:
         _log.info(
             "the run that had %s is gone: %s; its lock is taken over",
             self._path.parent,
@@ -131,7 +148,7 @@ class Lock:
                 _log.warning("%s", error)
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: storage.Path) -> dict[str, Any]:
     """The content of a lock; empty if it is gone or damaged.
 
     Raises:
@@ -147,7 +164,7 @@ def _read(path: Path) -> dict[str, Any]:
     return owner if isinstance(owner, dict) else {}
 
 
-def _is_alive(owner: dict[str, Any], path: Path) -> bool:
+def _is_alive(owner: dict[str, Any], path: storage.Path) -> bool:
     if owner.get("host") == platform.node() and isinstance(owner.get("pid"), int):
         pid = owner["pid"]
         return _exists(pid) and owner.get("started") == _start_time(pid)

@@ -5,6 +5,7 @@ import io
 import json
 import logging
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -15,15 +16,16 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
 from tqdm import tqdm
 
-from rstg_jax import files
+from rstg_jax import files, storage
 from rstg_jax.errors import UserError, reason
 
+METRICS = "metrics.jsonl"
 CLOCK = ("time", "examples_per_second", "waiting_for_data")  # metrics that no two runs share
 
 _log = logging.getLogger("rstg_jax")
 
 
-def read(path: Path) -> dict[tuple[str, int], dict[str, Any]]:
+def read(path: storage.Path) -> dict[tuple[str, int], dict[str, Any]]:
     """The rows of a metrics.jsonl by split and step; of equal ones the last.
 
     Raises:
@@ -63,28 +65,35 @@ class MetricLog:
     """Appends metrics to WORKDIR/metrics.jsonl and to a TensorBoard event file.
 
     Every record is flushed immediately, before a checkpoint of its step is written, so the file is
-    complete up to the last checkpoint whenever the process dies.
+    complete up to the last checkpoint whenever the process dies. For a bucket, where nothing can be
+    appended, the files are written locally and copied as a whole with every record.
     """
 
-    def __init__(self, workdir: Path, step: int, enabled: bool, retest: bool = False):
+    def __init__(self, workdir: storage.Path, step: int, enabled: bool, retest: bool = False):
         """Opens the files to continue after `step`, see `truncate`; none unless `enabled`.
 
         Raises:
           UserError: They cannot be written.
         """
         self._workdir = workdir
+        self._local = workdir if isinstance(workdir, Path) else None
+        self._temporary = contextlib.ExitStack()
         self._file: io.FileIO | None = None
         if enabled:
             with self._explained(step):
                 self._open(step, retest)
 
     def _open(self, step: int, retest: bool) -> None:
-        path = self._workdir / "metrics.jsonl"
+        if self._local is None:
+            self._local = Path(self._temporary.enter_context(tempfile.TemporaryDirectory()))
+            if (self._workdir / METRICS).exists():
+                storage.copy(self._workdir / METRICS, self._local / METRICS)
+        path = self._local / METRICS
         truncate(path, step, retest)
         # Unbuffered: closing the file does not retry a failed write.
         self._file = path.open("ab", buffering=0)
         # Not a SummaryWriter: its thread ends with an error, and then it waits for the thread.
-        self._events = EventsWriter(str(self._workdir / "events"))
+        self._events = EventsWriter(str(self._local / "events"))
         # Hides what an earlier process wrote of later steps.
         start = SessionLog(status=SessionLog.START)
         self._events.write_event(Event(step=step + 1, session_log=start))
@@ -111,6 +120,8 @@ class MetricLog:
             self._file.write(line.encode())
             self._events.write_event(Event(wall_time=time.time(), step=step, summary=summary))
             self._events.flush()
+            if self._local != self._workdir:
+                storage.copy_tree(self._local, self._workdir)
 
     def close(self) -> None:
         """Closes the files; an error in writing them has been raised before."""
@@ -118,6 +129,7 @@ class MetricLog:
             self._file.close()
             with contextlib.suppress(OSError):
                 self._events.close()
+        self._temporary.close()
 
     @contextlib.contextmanager
     def _explained(self, step: int) -> Iterator[None]:

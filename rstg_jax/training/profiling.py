@@ -2,12 +2,11 @@
 
 import logging
 from contextlib import AbstractContextManager
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 
-from rstg_jax import machine
+from rstg_jax import machine, storage
 from rstg_jax.models import flops
 
 FOLDER = "profile"  # in the working directory
@@ -51,7 +50,7 @@ def cost(traced: jax.stages.Traced, compiled: jax.stages.Compiled) -> Cost:
 class Profile:
     """Traces the updates of a range into ``WORKDIR/profile``."""
 
-    def __init__(self, workdir: Path, updates: tuple[int, int] | None):
+    def __init__(self, workdir: storage.Path, updates: tuple[int, int] | None):
         self._directory = workdir / FOLDER
         self._updates = range(updates[0], updates[1] + 1) if updates else range(0)
         self._tracing = False

@@ -7,12 +7,11 @@ such weights does not read them again once it has a checkpoint of its own.
 
 import logging
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
 
-from rstg_jax import config, files
+from rstg_jax import config, files, storage
 from rstg_jax.errors import UserError
 from rstg_jax.training import init_from, steps
 from rstg_jax.training.experiment import Experiment
@@ -87,7 +86,7 @@ def check_same(
     experiment: Experiment,
     provenance: Mapping[str, Any],
     meta: Mapping[str, Any],
-    workdir: str | Path,
+    workdir: str | storage.Path,
 ) -> None:
     """Raises `UserError` naming every harmful difference to a checkpoint's config or data.
 

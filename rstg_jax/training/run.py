@@ -4,14 +4,13 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
 import jax
 from jax.sharding import Mesh
 
-from rstg_jax import config, data
+from rstg_jax import config, data, storage
 from rstg_jax.errors import UserError
 from rstg_jax.models import classifier
 from rstg_jax.training import checkpoint, eval_loop, not_finite, sharding, steps
@@ -44,7 +43,7 @@ class Run:
     """
 
     experiment: Experiment
-    workdir: Path
+    workdir: storage.Path
     mesh: Mesh
     module: nn.Module
     setup: steps.TrainSetup
@@ -112,7 +111,7 @@ class Progress:
     batch_offset: int = 0
 
 
-def set_up(experiment: Experiment, workdir: Path) -> Run:
+def set_up(experiment: Experiment, workdir: storage.Path) -> Run:
     """Opens data, devices and checkpoints, builds the steps, and checks that they fit.
 
     Raises:

@@ -9,13 +9,12 @@ import contextlib
 import dataclasses
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from rstg_jax import data, files
+from rstg_jax import data, files, storage
 from rstg_jax.errors import UserError
 from rstg_jax.training import (
     eval_loop,
@@ -68,7 +67,7 @@ class LoopContext:
 
 def train(
     experiment: Experiment,
-    workdir: str | Path,
+    workdir: str | storage.Path,
     until: int | None = None,
     profile: tuple[int, int] | None = None,
 ) -> dict[str, Any]:
@@ -89,7 +88,10 @@ def train(
       UserError: the config, data, devices or directory cannot be used; another run is in the
         directory; or the loss became NaN.
     """
-    run = run_lib.set_up(experiment, Path(workdir))
+    place = storage.path(workdir)
+    if profile and storage.in_bucket(place):
+        raise UserError(f"--profile: a trace is written locally, not to {place}")
+    run = run_lib.set_up(experiment, place)
     with run.checkpoints, StopSignal(experiment.train.max_seconds) as stop:
         progress = resume.start(run)
         first = jax.process_index() == 0

@@ -14,7 +14,7 @@ from flax import traverse_util
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from rstg_jax import config, files
+from rstg_jax import config, files, storage
 from rstg_jax.errors import UserError, translated
 from rstg_jax.training.experiment import Experiment
 from rstg_jax.training.weights import Weights
@@ -52,7 +52,7 @@ def write(path: Path, weights: Weights, half: bool = False) -> None:
     files.write_bytes(path, save(arrays, metadata))
 
 
-def read(path: Path) -> Weights:
+def read(path: storage.Path) -> Weights:
     """Reads the file; all arrays become float32.
 
     Raises:
@@ -61,7 +61,7 @@ def read(path: Path) -> Weights:
     if not path.is_file():
         raise UserError(f"{path}: no such file")
     try:
-        with safe_open(path, framework="numpy") as file:
+        with storage.at_hand(path) as local, safe_open(local, framework="numpy") as file:
             metadata: Mapping[str, str] = file.metadata() or {}
             if metadata.get("format") != FORMAT:
                 raise UserError(

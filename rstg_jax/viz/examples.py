@@ -1,12 +1,11 @@
 """Test videos of a run with the predictions of its checkpoint."""
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 import jax
 import numpy as np
 
-from rstg_jax import data
+from rstg_jax import data, storage
 from rstg_jax.rstg.region_graph import RegionGraph
 from rstg_jax.training import checkpoint
 from rstg_jax.viz.annotate_video import network_time
@@ -19,7 +18,7 @@ Apply = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray | None]]
 
 
 def load_examples(
-    workdir: str | Path, step: str, count: int, overrides: Mapping[str, str] | None = None
+    workdir: str | storage.Path, step: str, count: int, overrides: Mapping[str, str] | None = None
 ) -> tuple[list[Example], RegionGraph | None]:
     """Predicts the first test examples with a checkpoint of the run.
 

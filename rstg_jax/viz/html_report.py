@@ -5,14 +5,13 @@ import dataclasses
 import json
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import humanize
 import jinja2
 import numpy as np
 
-from rstg_jax import files
+from rstg_jax import files, storage
 from rstg_jax.errors import UserError
 from rstg_jax.inference import class_metrics
 from rstg_jax.rstg.region_graph import RegionGraph
@@ -66,13 +65,13 @@ class Record:
         return 1.96 * math.sqrt(top1 * (1 - top1) / max(self.result["examples"], 1))
 
 
-def read_record(workdir: str | Path) -> Record:
+def read_record(workdir: str | storage.Path) -> Record:
     """Reads `result.json`, `config.json` and `metrics.jsonl` of a finished run.
 
     Raises:
       UserError: A file is missing or damaged; the message says which.
     """
-    workdir = Path(workdir)
+    workdir = storage.path(workdir)
     rows = logs.read(_existing(workdir / "metrics.jsonl"))
     metrics = {
         split: [row for (name, _), row in sorted(rows.items()) if name == split]
@@ -84,7 +83,7 @@ def read_record(workdir: str | Path) -> Record:
     return Record(result, config, metrics)
 
 
-def _existing(path: Path) -> Path:
+def _existing(path: storage.Path) -> storage.Path:
     if not path.exists():
         raise UserError(
             f"{path} is missing: finish the training first (train.py --workdir={path.parent})"

