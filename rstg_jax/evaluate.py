@@ -59,8 +59,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     args, overrides = cli.parse(parser, argv)
     cli.join_processes(args)
     cli.keep_compiled_programs()
-    if args.out:
-        files.make_directory(args.out, "--out")
+    out = args.out or args.workdir
+    out = out and storage.path(out)
+    if args.out and not storage.in_bucket(out):
+        files.make_directory(out, "--out")
     model = known_weights.chosen(args, overrides)
     numbers = None
     if args.submission:
@@ -77,8 +79,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     stem = "-".join([result["split"], Path(args.weights or args.step).stem, *protocol])
     print(evaluation.summary(result, title))
     written = []
-    if out := args.out or args.workdir:
-        written = evaluation.write(storage.path(out), stem, title, result, predictions)
+    if out:
+        written = evaluation.write(out, stem, title, result, predictions)
     if args.submission:
         names = model.label_names
         text = class_metrics.submission(predictions.ids, predictions.labels, names, numbers)

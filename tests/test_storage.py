@@ -296,5 +296,8 @@ def test_records_are_copied_with_every_line(place):
     assert logs.read(place / logs.METRICS).keys() == {("train", 1), ("train", 2)}
     again = logs.MetricLog(place, 1, enabled=True)
     again.write(2, "train", {"loss": 3.0})
-    again.close()
     assert logs.read(place / logs.METRICS)["train", 2]["loss"] == 3.0
+    again.go_back(1)
+    again.write(3, "train", {"loss": 4.0})
+    again.close()
+    assert logs.read(place / logs.METRICS).keys() == {("train", 1), ("train", 3)}

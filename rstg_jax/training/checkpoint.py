@@ -272,7 +272,8 @@ class Checkpoints:
     @contextlib.contextmanager
     def _explained(self, step: int | None) -> Iterator[None]:
         try:
-            yield
+            with storage.errors(self.path):
+                yield
         except (OSError, ValueError, RuntimeError) as error:
             good = self.latest_whole()
             kept = "there is none before it" if good is None else f"step {good} is kept"

@@ -76,7 +76,6 @@ class MetricLog:
           UserError: They cannot be written.
         """
         self._workdir = workdir
-        self._local = workdir if isinstance(workdir, Path) else None
         self._temporary = contextlib.ExitStack()
         self._file: io.FileIO | None = None
         if enabled:
@@ -84,7 +83,9 @@ class MetricLog:
                 self._open(step, retest)
 
     def _open(self, step: int, retest: bool) -> None:
-        if self._local is None:
+        if isinstance(self._workdir, Path):
+            self._local = self._workdir
+        else:
             self._local = Path(self._temporary.enter_context(tempfile.TemporaryDirectory()))
             if (self._workdir / METRICS).exists():
                 storage.copy(self._workdir / METRICS, self._local / METRICS)
