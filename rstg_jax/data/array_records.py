@@ -63,7 +63,7 @@ def _bring(directory: storage.Path, copy: pathlib.Path) -> None:
 def _only_process(lock: pathlib.Path) -> Iterator[None]:
     """Lets the processes of a machine run the body one after the other."""
     lock.parent.mkdir(parents=True, exist_ok=True)
-    with lock.open("w") as file:
+    with lock.open("wb") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
