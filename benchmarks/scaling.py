@@ -8,6 +8,8 @@ frames, nodes, features, iterations, clips
             forward and backward (gradients to weights and features) of the modern block on maps of
             6x6 with d channels; one of these varies, the others are those of `BASE`. The exponent
             is that of a power spec through the last two rows: 1 is linear.
+cells       forward and backward of short and of very long clips with every recurrent cell; 1.1
+            behind the time of a frame says that it is 1.1 times that of the shortest clip
 schedules   "stage" against "wavefront", forward alone and with backward
 stream      `RSTG.stream` frame by frame, after few frames and after many
 compile     seconds of lowering and compilation, for short and long clips, few and many iterations
@@ -121,6 +123,19 @@ def scaling_rows(points: Sequence[Point], repeats: int) -> list[Row]:
     return rows
 
 
+def cell_rows(points: Sequence[Point], repeats: int) -> list[Row]:
+    """Figures of every cell; the clips of a cell take turns."""
+    rows: list[Row] = []
+    for cell in dict.fromkeys(point.cell for point in points):
+        found = scaling_rows([point for point in points if point.cell == cell], repeats)
+        shortest = found[0]["seconds"] / found[0]["frames"]
+        for row in found:
+            del row["macs"], row["share_of_peak"]  # counted for an LSTM
+            ratio = row["seconds"] / row["frames"] / shortest
+            rows.append(row | {"cell": cell, "to_shortest": ratio})
+    return rows
+
+
 def schedule_rows(case: tuple[int, int, int], plan: Plan, repeats: int) -> list[Row]:
     """Latency of both schedules on a case `b t d`: a row of the forward pass, one of both."""
     b, t, d = case
@@ -219,6 +234,15 @@ def cells(part: str, row: Row) -> dict[str, str]:
             "compile, s": f"{row['compile_seconds']:.2f}",
             "share of peak": f"{row['share_of_peak']:.0%}",
         }
+    if part == "cells":
+        return {
+            "cell": row["cell"],
+            "frames": f"{row['frames']}",
+            "us a frame": f"{1e6 * row['seconds'] / row['frames']:.0f}",
+            "of the shortest": f"{row['to_shortest']:.2f}",
+            "memory, MB": f"{row['temp_bytes'] / 1e6:.1f}",
+            "compile, s": f"{row['compile_seconds']:.1f}",
+        }
     if part == "schedules":
         ms = {f"{name}, ms": f"{1e3 * t:.2f}" for name, t in row["seconds"].items()}
         size = {name: f"{row[name]}" for name in ("clips", "frames", "features", "pass")}
@@ -250,7 +274,9 @@ def measured(part: str, plan: Plan, repeats: int) -> Row:
     if part in FACTORS:
         rows = scaling_rows(plan.factors[part], repeats)
         return {"rows": rows, "exponents": exponents(part, rows)}
-    if part == "schedules":
+    if part == "cells":
+        rows = cell_rows(plan.cells, repeats)
+    elif part == "schedules":
         rows = [row for case in plan.schedules for row in schedule_rows(case, plan, repeats)]
     elif part == "stream":
         rows = [stream_row(features, plan, repeats) for features in plan.stream]

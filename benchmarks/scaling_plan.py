@@ -2,15 +2,17 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, get_args
 
 from rstg_jax.rstg import presets
 from rstg_jax.rstg.block import RSTGConfig
+from rstg_jax.rstg.config import Cell
 from rstg_jax.rstg.region_graph import RegionGraph
 
 SIDE = 6  # rows and columns of the feature map
 FACTORS = ("frames", "nodes", "features", "iterations", "clips")
-PARTS = (*FACTORS, "schedules", "stream", "compile")
+PARTS = (*FACTORS, "cells", "schedules", "stream", "compile")
+CELLS: tuple[Cell, ...] = get_args(Cell)
 SCHEDULES = ("stage", "wavefront")
 
 
@@ -24,13 +26,13 @@ class Point:
     iterations: int = 3
     clips: int = 4
     schedule: str = "stage"
+    cell: Cell = "lstm"
 
     @property
     def config(self) -> RSTGConfig:
         """The block."""
-        return presets.modern(
-            self.iterations, dim=self.features, scales=self.scales, schedule=self.schedule
-        )
+        choices = {"scales": self.scales, "schedule": self.schedule, "cell": self.cell}
+        return presets.modern(self.iterations, dim=self.features, **choices)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -53,6 +55,7 @@ class Plan:
     Attributes:
       base: the point from which one factor at a time is changed.
       factors: name -> points from least to most.
+      cells: points of every cell, from short clips to long ones.
       schedules: clips, frames and features of the cases.
       stream: features of the cases.
       streamed: frames before the first and before the second measurement.
@@ -62,6 +65,7 @@ class Plan:
 
     base: Point
     factors: dict[str, list[Point]]
+    cells: list[Point]
     schedules: list[tuple[int, int, int]]
     stream: list[int]
     streamed: tuple[int, int]
@@ -82,7 +86,12 @@ def plan_of(base: Point, values: dict[str, Sequence[Any]], **others: Any) -> Pla
         factor: [dataclasses.replace(base, **{factor: value}) for value in ends]
         for factor, ends in others.pop("compiled").items()
     }
-    return Plan(base, factors, compiled=compiled, **others)
+    long = others.pop("long")
+    one = others.pop("cells")
+    cells = [
+        dataclasses.replace(one, cell=cell, frames=frames) for cell in CELLS for frames in long
+    ]
+    return Plan(base, factors, cells, compiled=compiled, **others)
 
 
 BASE = Point()
@@ -95,6 +104,8 @@ FULL = plan_of(
         "iterations": (1, 2, 3, 4, 6),
         "clips": (1, 2, 4, 8, 16, 32),
     },
+    cells=Point(scales=(2, 1), features=64, clips=2),
+    long=(64, 256, 1024, 4096),
     schedules=[(b, t, d) for d in (128, 512) for b, t in ((1, 16), (1, 128), (8, 16))],
     stream=[64, 128, 512],
     streamed=(10, 1000),
@@ -110,6 +121,8 @@ QUICK = plan_of(
         "iterations": (1, 2),
         "clips": (1, 2),
     },
+    cells=Point(2, (1,), 4, 1, 1),
+    long=(2, 4),
     schedules=[(1, 2, 4)],
     stream=[4],
     streamed=(1, 3),

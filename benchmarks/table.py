@@ -16,7 +16,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -47,13 +47,15 @@ class Phase(NamedTuple):
 
     Attributes:
       directory: its working directory, in that of all runs.
-      variant: of configs/sync_mnist.py.
+      variant: of the config file.
       flags: further flags.
+      config: the file.
     """
 
     directory: str
     variant: str
     flags: tuple[str, ...] = ()
+    config: str = "configs/sync_mnist.py"
 
 
 def phases(row: str, seed: int) -> list[Phase]:
@@ -107,7 +109,7 @@ def train(
     command = [
         sys.executable,
         "train.py",
-        f"--config=configs/sync_mnist.py:{phase.variant}",
+        f"--config={phase.config}:{phase.variant}",
         f"--workdir={workdir}",
         *options,
     ]
@@ -138,10 +140,12 @@ def commit() -> str:
         return "unknown"
 
 
-def record(row: str, seed: int, workdirs: Path) -> dict[str, Any] | None:
-    """Summarises a row for docs/results/; None if its last phase has not been evaluated yet."""
-    runs = [run for phase in phases(row, seed) if (run := run_record(workdirs / phase.directory))]
-    workdir = workdirs / phases(row, seed)[-1].directory
+def record(
+    row: str, seed: int, workdirs: Path, row_phases: Sequence[Phase]
+) -> dict[str, Any] | None:
+    """Summarises a row; None if its last phase has not been evaluated yet."""
+    runs = [run for phase in row_phases if (run := run_record(workdirs / phase.directory))]
+    workdir = workdirs / row_phases[-1].directory
     if not runs or runs[-1]["run"] != workdir.name or not runs[-1]["curve"]:
         return None
     config = files.read_json(workdir / "config.json")
@@ -149,7 +153,7 @@ def record(row: str, seed: int, workdirs: Path) -> dict[str, Any] | None:
     return {
         "row": row,
         "seed": seed,
-        "digits": config["data"]["num_digits"],
+        "digits": config["data"].get("num_digits"),
         "finished": runs[-1]["finished"],
         "top1": last["top1"],
         "top5": last["top5"],
@@ -191,16 +195,18 @@ def run_record(workdir: Path) -> dict[str, Any] | None:
 
 def write_record(row: str, seed: int, workdirs: Path) -> None:
     """Writes docs/results/ROW-seedN.json, if there is something to say, and the page."""
-    if (summary := record(row, seed, workdirs)) is not None:
+    if (summary := record(row, seed, workdirs, phases(row, seed))) is not None:
         RESULTS.mkdir(parents=True, exist_ok=True)
         files.write_json(RESULTS / f"{row}-seed{seed}.json", summary)
     table_page.write(RESULTS, RESULTS.parent / "results.md")
 
 
-def train_row(row: str, seed: int, workdirs: Path, flags: Sequence[str], end: float) -> None:
+def train_row(
+    row_phases: Sequence[Phase], workdirs: Path, flags: Sequence[str], end: float
+) -> None:
     """Trains those phases of a row that are not finished, until a time of the monotonic clock."""
     before = None
-    for phase in phases(row, seed):
+    for phase in row_phases:
         workdir, left = workdirs / phase.directory, end - time.monotonic()
         if not (workdir / "result.json").exists():
             if left <= 0:
@@ -211,32 +217,57 @@ def train_row(row: str, seed: int, workdirs: Path, flags: Sequence[str], end: fl
         before = workdir
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command line; returns the exit status."""
+def train_all(
+    rows: Sequence[str],
+    args: argparse.Namespace,
+    flags: Sequence[str],
+    phases: Callable[[str, int], list[Phase]],
+    write: Callable[[str, int, Path], None],
+) -> None:
+    """Trains rows one after another until the hours are over, and records every one.
+
+    Args:
+      rows: to train; the seeds of a row follow one another.
+      args: has `hours`, `workdirs` and `seeds`, see `parse`.
+      flags: of train.py.
+      phases: of a row and a seed.
+      write: records a row: its name, the seed, the directory of all runs.
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    end = time.monotonic() + args.hours * 3600
+    workdirs = args.workdirs.expanduser().absolute()
+    for row in rows:
+        for seed in map(int, args.seeds.split(",")):
+            try:
+                train_row(phases(row, seed), workdirs, flags, end)
+            finally:
+                write(row, seed, workdirs)
+
+
+def parse(
+    argv: Sequence[str] | None, name: str, doc: str, variants: Sequence[str]
+) -> tuple[argparse.Namespace, list[str], list[str]]:
+    """Arguments of a runner, its rows, and the flags of train.py."""
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.table",
-        description=__doc__,
+        prog=f"python -m benchmarks.{name}",
+        description=doc,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     parser.add_argument("--hours", type=float, required=True, help="time for all of it")
     parser.add_argument("--workdirs", type=Path, required=True, help="directory of all runs")
-    parser.add_argument("--rows", default=",".join(table_page.VARIANTS), help="all if absent")
+    parser.add_argument("--rows", default=",".join(variants), help="all if absent")
     parser.add_argument("--seeds", default="0", help="numbers; a row's seeds follow one another")
     args, overrides = cli.parse(parser, argv)
     flags = [f"--import={module}" for module in args.modules]
     flags += [f"--config.{key}={value}" for key, value in overrides.items()]
-    rows = cli.choices(parser, "--rows", args.rows, table_page.VARIANTS)
-    seeds = [int(seed) for seed in args.seeds.split(",")]
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    end = time.monotonic() + args.hours * 3600
-    workdirs = args.workdirs.expanduser().absolute()
-    for row in rows:
-        for seed in seeds:
-            try:
-                train_row(row, seed, workdirs, flags, end)
-            finally:
-                write_record(row, seed, workdirs)
+    return args, cli.choices(parser, "--rows", args.rows, variants), flags
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns the exit status."""
+    args, rows, flags = parse(argv, "table", __doc__ or "", table_page.VARIANTS)
+    train_all(rows, args, flags, phases, write_record)
     return 0
 
 

@@ -9,17 +9,35 @@ If a clip is mirrored, left and right are swapped in its label (by English words
 
 small    A per-frame CNN on 112x112 and RSTG on its last map, from scratch; for a CPU. Its accuracy
          depends on your videos and has not been measured on a public data set.
+ucf101, hmdb51, kinetics, diving48
+         The same network on a public data set in the layout in which it is published:
+         --config.data.path=VIDEOS --config.data.lists=LISTS, see docs/data.md. Not trained yet.
 tiny     Takes seconds; the tests train it to classify three real videos.
 """
 
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import get_args
+
 from rstg_jax import config
-from rstg_jax.data import ClipConfig, FolderConfig
+from rstg_jax.data import ClipConfig, FolderConfig, PublishedConfig
+from rstg_jax.data.video.published import DataSet
 from rstg_jax.models.backbones.simple_cnn import SimpleCNNConfig
 from rstg_jax.models.classifier import ModelConfig
 from rstg_jax.models.heads import NodePooling
 from rstg_jax.rstg import presets
 from rstg_jax.training.experiment import Experiment, TrainConfig
 from rstg_jax.training.optim import OptimizerConfig
+
+CLIP = ClipConfig(
+    frames=16,
+    sampling="segments",
+    resize=128,
+    crop=112,
+    crop_scales=(1.0, 0.875, 0.75, 0.66),
+    flip=True,
+)
 
 
 def small() -> Experiment:
@@ -42,16 +60,7 @@ def small() -> Experiment:
             head=NodePooling("mean"),
             dropout_rate=0.3,
         ),
-        data=FolderConfig(
-            clip=ClipConfig(
-                frames=16,
-                sampling="segments",
-                resize=128,
-                crop=112,
-                crop_scales=(1.0, 0.875, 0.75, 0.66),
-                flip=True,
-            )
-        ),
+        data=FolderConfig(clip=CLIP),
         optim=OptimizerConfig(
             "adamw", learning_rate=1e-3, warmup_steps=100, weight_decay=1e-2, clip_norm=1.0
         ),
@@ -63,6 +72,13 @@ def small() -> Experiment:
             checkpoint_every=200,
         ),
     )
+
+
+def published(dataset: DataSet) -> Experiment:
+    """The same on a public data set."""
+    base = small()
+    data = PublishedConfig(dataset=dataset, clip=CLIP)
+    return dataclasses.replace(base, name=f"folder {dataset}", data=data)
 
 
 def tiny() -> Experiment:
@@ -90,7 +106,11 @@ def tiny() -> Experiment:
     )
 
 
-VARIANTS = {"small": small, "tiny": tiny}
+VARIANTS: dict[str, Callable[[], Experiment]] = {
+    "small": small,
+    **{name: functools.partial(published, name) for name in get_args(DataSet)},
+    "tiny": tiny,
+}
 
 
 def get_config(variant: str = "small") -> Experiment:

@@ -13,7 +13,7 @@ import pytest
 from flax import traverse_util
 
 import train
-from configs import smt, sync_mnist
+from configs import long_range, smt, sync_mnist
 from rstg_jax import cli, config
 from rstg_jax.errors import UserError
 from rstg_jax.inference import predictor
@@ -22,7 +22,7 @@ from rstg_jax.models.backbones import inception
 from rstg_jax.models.backbones.simple_cnn import SimpleCNNConfig
 from rstg_jax.models.heads import RNNHead
 from rstg_jax.rstg import presets
-from rstg_jax.training import checkpoint, sharding, steps, train_loop
+from rstg_jax.training import checkpoint, patterns, sharding, steps, train_loop
 from rstg_jax.training.experiment import Experiment
 from rstg_jax.training.sharding import MeshConfig
 from tests import standins
@@ -94,6 +94,36 @@ def test_every_something_something_variant_survives_json(variant):
     shapes = jax.eval_shape(module.init, jax.random.key(0), video)["params"]
     blocks = [name for name in shapes if name.startswith("rstg_")]
     assert len(blocks) == len(experiment.model.rstg_at)
+
+
+@pytest.mark.parametrize("row", long_range.ROWS)
+def test_rows_of_long_range_differ_in_their_models_only(row):
+    sizes = {}
+    for name in (row, "lstm"):
+        experiment = long_range.get_config(f"delay16_{name}")
+        plain = json.loads(json.dumps(config.to_dict(experiment)))
+        assert config.from_dict(Experiment, plain) == experiment
+        module = classifier.build(experiment.model, experiment.data.num_classes)
+        video = jax.ShapeDtypeStruct((1, 4, *experiment.data.clip_shape[1:]), np.uint8)
+        shapes = jax.eval_shape(module.init, jax.random.key(0), video)["params"]
+        sizes[name] = sum(leaf.size for leaf in jax.tree.leaves(shapes))
+        # Rates that are lowered by name: every pattern finds a weight.
+        names = [pattern for pattern, _ in experiment.optim.rates]
+        patterns.first_match(names, shapes, "optim.rates")
+        assert bool(names) == (name in ("lru", "rg_lru", "min_gru"))
+    assert sizes[row] == pytest.approx(sizes["lstm"], rel=0.03)
+    reference = long_range.get_config("delay16_lstm")
+    same = {"name": reference.name, "model": reference.model, "optim": reference.optim}
+    assert dataclasses.replace(long_range.get_config(f"delay16_{row}"), **same) == reference
+
+
+@pytest.mark.parametrize("variant", ["tiny", pytest.param("cups5_lstm", marks=pytest.mark.slow)])
+def test_long_range_trains_when_scaled_down(variant, tmp_path):
+    changes = {"data.num_test": "20", "train.total_steps": "2", "train.total_examples": "none"}
+    changes |= {"train.batch_size": "4", "train.eval_batch_size": "20", "mesh.data": "1"}
+    experiment = config.override(long_range.get_config(variant), changes | {"model.rstg.dim": "8"})
+    result = train_loop.train(experiment, tmp_path)
+    assert result["examples"] == 20 == np.sum(result["confusion"]) and np.isfinite(result["loss"])
 
 
 # One of each kind; the other variants differ from these by their plan of stages only.

@@ -64,6 +64,7 @@ PROGRAMS = {
     "benchmarks.roofline": "memory for the largest models",
     "benchmarks.sync_mnist_generation": "a quiet machine",
     "benchmarks.train_step": "a quiet machine",
+    "benchmarks.long_range": "hours",
     "benchmarks.table": "hours",
     "benchmarks.kill": "many starts of whole programs",
     "benchmarks.soak": "many minutes",

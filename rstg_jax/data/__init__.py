@@ -20,6 +20,7 @@ from rstg_jax.data.sync_mnist.config import SyncMNISTConfig
 from rstg_jax.data.sync_mnist.online import OnlineSyncMNIST
 from rstg_jax.data.video.clip_transforms import ClipConfig
 from rstg_jax.data.video.folder import FolderConfig
+from rstg_jax.data.video.published import PublishedConfig
 from rstg_jax.data.video.something_something import SomethingSomethingConfig
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
     "OnDevice",
     "OnlineSyncMNIST",
     "Placement",
+    "PublishedConfig",
     "SomethingSomethingConfig",
     "Source",
     "SyncMNISTConfig",

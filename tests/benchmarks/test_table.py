@@ -82,13 +82,16 @@ def test_every_phase_is_a_run_that_fits_the_one_before(row):
 
 
 def test_record(tmp_path):
-    first = tmp_path / "lite2_i3d-seed1"
+    first, row = (
+        tmp_path / "lite2_i3d-seed1",
+        ("lite3_i3d", 1, tmp_path, table.phases("lite3_i3d", 1)),
+    )
     make_run(first, steps=(20,), finished=True)
-    assert table.record("lite3_i3d", 1, tmp_path) is None
+    assert table.record(*row) is None
     make_run(tmp_path / "lite3_i3d-seed1", steps=(), finished=False)
-    assert table.record("lite3_i3d", 1, tmp_path) is None  # not evaluated yet
+    assert table.record(*row) is None  # not evaluated yet
     make_run(tmp_path / "lite3_i3d-seed1", steps=(10, 40, 20), finished=True)
-    record = table.record("lite3_i3d", 1, tmp_path)
+    record = table.record(*row)
     assert record["top1"] == 0.4 and record["hours"] == 0.2 + 0.4
     assert record["curve"] == [[160, 0.1], [320, 0.2], [640, 0.4]]
     assert record["commits"] == ["aaaa", "lite2_i3d-seed1", "lite3_i3d-seed1"]

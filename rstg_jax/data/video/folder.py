@@ -95,6 +95,30 @@ def open_folder(config: FolderConfig, split: str) -> ClipSource:
         raise UserError(f"{root}: no video is left for the {split} split{hint}")
     if absent := sorted(set(label_names) - {video.label for video in usable}):
         _log.warning("%s: the %s split has no video of %s", root, split, ", ".join(absent))
+    provenance = {"videos_from": "folder"}
+    return source_of(config, root, split, label_names, len(chosen), usable, provenance)
+
+
+def source_of(
+    config: ClipDataConfig,
+    root: str,
+    split: str,
+    label_names: Sequence[str],
+    listed: int,
+    usable: Sequence[Video],
+    provenance: dict[str, str | int | float],
+) -> ClipSource:
+    """The source of some videos on disk.
+
+    Args:
+      config: Clips, workers and what to do with broken videos.
+      root: Where the videos are.
+      split: "train" or "test".
+      label_names: In their order.
+      listed: Number of videos before the broken ones were left out.
+      usable: The videos.
+      provenance: To be recorded, besides path, split, numbers and a checksum of names and labels.
+    """
     numbers = {label: number for number, label in enumerate(label_names)}
     content = "\n".join(f"{v.name};{v.label}" for v in usable)
     return ClipSource(
@@ -103,11 +127,11 @@ def open_folder(config: FolderConfig, split: str) -> ClipSource:
         name=f"{split} split of {root}",
         label_names=label_names,
         provenance={
-            "videos_from": "folder",
+            **provenance,
             "path": str(root),
             "split": split,
             "examples": len(usable),
-            "broken": len(chosen) - len(usable),
+            "broken": listed - len(usable),
             "files_sha256": hashlib.sha256(content.encode()).hexdigest()[:16],
         },
         workers=config.workers,

@@ -1,6 +1,7 @@
 """Backbones: networks that turn videos into feature volumes."""
 
 from rstg_jax.models.backbones.base import BackboneConfig
+from rstg_jax.models.backbones.coordinates import CoordinatesConfig
 from rstg_jax.models.backbones.eco import ECOConfig
 from rstg_jax.models.backbones.inception import InceptionConfig
 from rstg_jax.models.backbones.resnet3d import ResNet3DConfig
@@ -10,6 +11,7 @@ from rstg_jax.models.backbones.x3d import X3DConfig
 
 __all__ = [
     "BackboneConfig",
+    "CoordinatesConfig",
     "ECOConfig",
     "InceptionConfig",
     "ResNet3DConfig",

