@@ -162,7 +162,7 @@ def make_videos(
 
     # The place of each cup before each swap, [b s cup], and of the ball at the end.
     left, right = xp.asarray(config.pairs).T
-    cups = xp.broadcast_to(xp.arange(config.num_cups), (len(bits), config.num_cups))
+    cups: Any = xp.broadcast_to(xp.arange(config.num_cups), (len(bits), config.num_cups))
     before = []
     for swap in range(s):
         before.append(cups)

@@ -5,7 +5,7 @@ import concurrent.futures
 import dataclasses
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -106,7 +106,7 @@ def source_of(
     label_names: Sequence[str],
     listed: int,
     usable: Sequence[Video],
-    provenance: dict[str, str | int | float],
+    provenance: Mapping[str, str | int | float],
 ) -> ClipSource:
     """The source of some videos on disk.
 
