@@ -71,8 +71,8 @@ def test_flags(capsys):
         assert message in capsys.readouterr().err
 
 
-# Accuracy on the first 1,000 test videos with the digit images that every installation has. Those of
-# the lite models are 1,000 of MNIST's training images, which they have seen: their cards have the
+# Accuracy on the first 1,000 test videos with the digit images that every installation has. They
+# are 1,000 of MNIST's training images, which the lite models have seen: the cards of these have the
 # accuracy on its test images.
 ACCURACY = {"sync_mnist/demo": 0.896, "sync_mnist/lite3": 0.0}
 
