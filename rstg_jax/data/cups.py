@@ -172,10 +172,10 @@ def make_videos(
 
     # Which swap a frame belongs to, and how far that has got.
     time = np.arange(config.num_frames) - SHOWN
-    number = np.clip(time // config.share, 0, s - 1)  # [t]
-    phase = xp.clip(time - number * config.share - start[:, number] + 1, 0, config.swap_frames)
+    now = np.clip(time // config.share, 0, s - 1)  # [t]
+    phase = xp.clip(time - now * config.share - start[:, now] + 1, 0, config.swap_frames)
     paths = xp.asarray(_paths(config))  # [pair phase place 2]
-    places = paths[pair[:, number, None], phase[..., None], xp.stack(before, 1)[:, number]]
+    places = paths[pair[:, now, None], phase[..., None], xp.stack(before, 1)[:, now]]
     held = xp.take_along_axis(places, ball[:, None, None, None], axis=2)[:, :, 0]  # [b t 2]
 
     kinds = xp.zeros((len(bits), 1), np.int32), xp.ones((len(bits), config.num_cups), np.int32)
