@@ -16,7 +16,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,6 +28,7 @@ ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "docs" / "results"
 STARTS = "starts.jsonl"  # in a run's directory: the commit and config flags of each start
 PHASE = ("run", "examples", "hours", "config_hash")  # what is recorded of each
+WINDOW = 4000  # videos for each point of a curve
 GRACE_SECONDS = 600  # to save and leave after the signal
 
 # What the backbone's phase teaches, and all the rest.
@@ -146,14 +147,15 @@ def record(
     """Summarises a row; None if its last phase has not been evaluated yet."""
     runs = [run for phase in row_phases if (run := run_record(workdirs / phase.directory))]
     workdir = workdirs / row_phases[-1].directory
-    if not runs or runs[-1]["run"] != workdir.name or not runs[-1]["curve"]:
+    if not runs or runs[-1]["run"] != workdir.name or not runs[-1]["last"]:
         return None
     config = files.read_json(workdir / "config.json")
     last = runs[-1]["last"]
+    alike = [run for run in runs if run["digits"] == runs[-1]["digits"]]
     return {
         "row": row,
         "seed": seed,
-        "digits": config["data"].get("num_digits"),
+        "digits": runs[-1]["digits"],
         "finished": runs[-1]["finished"],
         "top1": last["top1"],
         "top5": last["top5"],
@@ -163,7 +165,8 @@ def record(
         "parameters": runs[-1]["parameters"],
         "config_hash": runs[-1]["config_hash"],
         "commits": list(dict.fromkeys(name for run in runs for name in run["commits"])),
-        "curve": runs[-1]["curve"],
+        "seen": sum(run["examples"] for run in alike),
+        "curve": joined(alike),
         "phases": [{key: run[key] for key in PHASE} for run in runs],
     }
 
@@ -174,23 +177,46 @@ def run_record(workdir: Path) -> dict[str, Any] | None:
     rows = logs.read(log) if log.exists() else {}
     if not rows:
         return None
-    batch_size = files.read_json(workdir / "config.json")["train"]["batch_size"]
+    config = files.read_json(workdir / "config.json")
+    batch_size = config["train"]["batch_size"]
     tests = {step: row for (split, step), row in rows.items() if split == "test"}
-    newest = rows[max(rows, key=lambda key: key[1])]
     finished = (workdir / "result.json").exists()
     result = files.read_json(workdir / "result.json") if finished else {}
     begun = files.read_json_lines(starts) if starts.exists() else []
     return {
         "run": workdir.name,
+        "digits": config["data"].get("num_digits"),
         "finished": finished,
-        "examples": newest["step"] * batch_size,
-        "hours": newest["time"] / 3600,
+        "examples": max(step for _, step in rows) * batch_size,
+        "hours": max(row["time"] for row in rows.values()) / 3600,
         "last": tests[max(tests)] if tests else None,
         "parameters": result.get("parameters"),
         "config_hash": result.get("config_hash"),
         "commits": list(dict.fromkeys(start["commit"] for start in begun)),
-        "curve": [[step * batch_size, line["top1"]] for step, line in sorted(tests.items())],
+        "curve": curve([row for (split, _), row in sorted(rows.items()) if split == "train"]),
     }
+
+
+def curve(rows: Sequence[Mapping[str, Any]]) -> list[list[float]]:
+    """Training videos seen, and accuracy on the next `WINDOW` of them: no video comes twice."""
+    points: list[list[float]] = []
+    start, before, right = 0, 0, 0.0
+    for row in rows:
+        right += row["top1"] * (row["examples"] - before)
+        before = row["examples"]
+        if before - start >= WINDOW:
+            points.append([start, round(right / (before - start), 4)])
+            start, right = before, 0.0
+    return points
+
+
+def joined(runs: Sequence[Mapping[str, Any]]) -> list[list[float]]:
+    """The curves of runs one after another."""
+    points, before = [], 0
+    for run in runs:
+        points += [[before + seen, top1] for seen, top1 in run["curve"]]
+        before += run["examples"]
+    return points
 
 
 def write_record(row: str, seed: int, workdirs: Path) -> None:

@@ -16,12 +16,15 @@ from rstg_jax.training import init_from, sharding, steps
 from rstg_jax.training.sharding import MeshConfig
 
 
-def make_run(workdir, *, steps, finished):
+def make_run(workdir, *, steps, finished, digits=3):
     """The files of a run that was evaluated after each of `steps`."""
     workdir.mkdir(parents=True, exist_ok=True)
-    config = {"train": {"batch_size": 16, "total_examples": 640}, "data": {"num_digits": 3}}
+    config = {"train": {"batch_size": 16, "total_examples": 640}, "data": {"num_digits": digits}}
     (workdir / "config.json").write_text(json.dumps(config))
-    lines = [{"split": "train", "step": 1, "loss": 3.0, "time": 1.0}]
+    lines = [
+        {"split": "train", "step": step, "examples": 16 * step, "top1": step / 1000, "time": 1.0}
+        for step in range(5, max(steps, default=5) + 1, 5)
+    ]
     lines += [
         {
             "split": "test",
@@ -81,24 +84,31 @@ def test_every_phase_is_a_run_that_fits_the_one_before(row):
         before = here
 
 
-def test_record(tmp_path):
+def test_record(tmp_path, monkeypatch):
+    monkeypatch.setattr(table, "WINDOW", 160)
     first, row = (
         tmp_path / "lite2_i3d-seed1",
         ("lite3_i3d", 1, tmp_path, table.phases("lite3_i3d", 1)),
     )
-    make_run(first, steps=(20,), finished=True)
+    make_run(first, steps=(20,), finished=True, digits=2)
+    make_run(tmp_path / "lite3_i3d-first-seed1", steps=(20,), finished=True)
     assert table.record(*row) is None
     make_run(tmp_path / "lite3_i3d-seed1", steps=(), finished=False)
     assert table.record(*row) is None  # not evaluated yet
     make_run(tmp_path / "lite3_i3d-seed1", steps=(10, 40, 20), finished=True)
     record = table.record(*row)
-    assert record["top1"] == 0.4 and record["hours"] == 0.2 + 0.4
-    assert record["curve"] == [[160, 0.1], [320, 0.2], [640, 0.4]]
-    assert record["commits"] == ["aaaa", "lite2_i3d-seed1", "lite3_i3d-seed1"]
+    assert record["top1"] == 0.4 and record["hours"] == pytest.approx(0.2 + 0.2 + 0.4)
+    # Windows of 160 videos are two lines. The first lesson with three digits counts, that with two
+    # does not.
+    assert record["seen"] == 320 + 640
+    wanted = [(0, 5, 10), (160, 15, 20), (320, 5, 10), (480, 15, 20), (640, 25, 30), (800, 35, 40)]
+    assert record["curve"] == [[seen, pytest.approx((a + b) / 2000)] for seen, a, b in wanted]
+    runs = ["lite2_i3d-seed1", "lite3_i3d-first-seed1", "lite3_i3d-seed1"]
+    assert record["commits"] == ["aaaa", *runs]
     assert record["test_videos"] == 10_000 and record["parameters"] == 186_000
     assert record["phases"] == [
-        {"run": "lite2_i3d-seed1", "examples": 320, "hours": 0.2, "config_hash": "0123456789ab"},
-        {"run": "lite3_i3d-seed1", "examples": 640, "hours": 0.4, "config_hash": "0123456789ab"},
+        {"run": run, "examples": examples, "hours": hours, "config_hash": "0123456789ab"}
+        for run, examples, hours in zip(runs, (320, 320, 640), (0.2, 0.2, 0.4), strict=True)
     ]
 
 
