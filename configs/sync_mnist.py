@@ -31,9 +31,10 @@ lite2_ROW, lite3_ROW, lite5_ROW
 tiny             Takes seconds, for the tests.
 
 docs/models.md has the published score, the size and the cost of every variant, docs/results.md what
-the lite rows have reached. Of those above `lite3` only `demo` has been fully trained; all but `demo` need prepared data (the error message has
-the command) and a GPU or TPU: a step of `paper` takes about 180 GFLOP per video, so ten epochs of
-600,000 videos would take about six hours at 50 TFLOP/s; this is an estimate.
+the lite rows have reached. Of those above `lite3` only `demo` has been fully trained; all but
+`demo` need prepared data (the error message has the command) and a GPU or TPU: a step of `paper`
+takes about 180 GFLOP per video, so ten epochs of 600,000 videos would take about six hours at 50
+TFLOP/s; this is an estimate.
 """
 
 import dataclasses
