@@ -1,6 +1,8 @@
 """What a SyncMNIST model needs and what it looks at; writes docs/analysis.md and its picture.
 
-    python -m benchmarks.analysis [--weights=sync_mnist/demo] [--videos=2000] [--out=docs]
+    python -m benchmarks.analysis [--weights=sync_mnist/lite3] [--videos=2000] [--out=docs]
+
+Flags --config.data... choose other test videos, as of `rstg_jax.evaluate`.
 
 Accuracy is measured on test videos as they are, cut short, out of order, and sorted by how far
 apart, how hidden and how fast the pair is. Then parts of the graph are switched off, see
@@ -22,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from rstg_jax import cli, files
+from rstg_jax import cli, config, files
 from rstg_jax.data import SyncMNISTConfig
 from rstg_jax.data.sync_mnist import generator
 from rstg_jax.errors import UserError
@@ -70,10 +72,16 @@ class Subject:
         return np.concatenate([np.asarray(apply(given, part)) for part in batches(video)])
 
 
-def subject(name: str, count: int) -> Subject:
-    """Loads a model by the name of its weights, and its first test videos."""
+def subject(name: str, count: int, changes: Mapping[str, str] | None = None) -> Subject:
+    """Loads a model by the name of its weights, and its first test videos.
+
+    Args:
+      name: of the weights.
+      count: number of videos.
+      changes: config keys and values.
+    """
     weights = known_weights.find(name)
-    data = weights.experiment.data
+    data = config.override(weights.experiment, changes or {}).data
     if not isinstance(data, SyncMNISTConfig) or "final" not in weights.experiment.model.rstg_at:
         raise UserError(f"--weights={name}: this is about SyncMNIST models with a block at the end")
     source = dataclasses.replace(data, test_source="online", num_test=count).open("test")
@@ -290,12 +298,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="python -m benchmarks.analysis",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
-    parser.add_argument("--weights", default="sync_mnist/demo", help="name or .safetensors file")
+    parser.add_argument("--weights", default="sync_mnist/lite3", help="name or .safetensors file")
     parser.add_argument("--videos", type=int, default=2000, help="test videos to use")
     parser.add_argument("--out", type=Path, default=Path("docs"), help="directory of analysis.md")
-    args = parser.parse_args(argv)
-    studied = subject(args.weights, args.videos)
+    args, changes = cli.parse(parser, argv)
+    studied = subject(args.weights, args.videos, changes)
     path = args.out / "analysis.md"
     files.write_text(path, page(studied, args.weights))
     print(f"written to {path}")

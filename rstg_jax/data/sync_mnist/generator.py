@@ -209,7 +209,7 @@ def sample(
     bits = random_bits(seed, split, indices, spec.num_draws)
     n = spec.num_digits
     none, which_class, which_image, moves = np.split(bits, np.cumsum([1, n - 1, n - 1]), axis=1)
-    moves = moves.reshape(len(indices), -1, n, 2)
+    moves = moves.reshape(len(indices), moves.shape[1] // (2 * n), n, 2)
     is_none = none[:, 0] < np.uint64(round(spec.none_probability * 2**32))
     positions, images = _choose(spec, digits, indices, which_class, which_image)
     pairs = pair_label(positions[:, 0], positions[:, 1])
