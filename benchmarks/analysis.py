@@ -31,6 +31,7 @@ from rstg_jax.errors import UserError
 from rstg_jax.inference import interventions, known_weights
 from rstg_jax.models import classifier
 from rstg_jax.rstg.region_graph import RegionGraph
+from rstg_jax.training import region_loss
 from rstg_jax.training.weights import Weights
 
 BATCH = 50
@@ -173,8 +174,8 @@ def holders(subject: Subject, frame: int) -> np.ndarray:
     boxes = subject.graph.boxes[subject.graph.scale_slices[0]]  # [r 4], fractions of the frame
     corners = subject.videos["coords"][:, frame, :2]
     centres = (corners + generator.SPRITE / 2) / generator.CANVAS  # [b 2 2]
-    inside = (boxes[:, :2] <= centres[:, :, None]) & (centres[:, :, None] < boxes[:, 2:])
-    return inside.all(-1).any(1)
+    held = region_loss.inside(jnp.asarray(boxes), jnp.asarray(centres[:, None]))  # [b 1 r 2]
+    return np.asarray(held.any(-1)[:, 0])
 
 
 def effects(subject: Subject, variables: Any, frame: int) -> np.ndarray:

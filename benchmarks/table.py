@@ -27,7 +27,7 @@ from rstg_jax.training import logs
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "docs" / "results"
 STARTS = "starts.jsonl"  # in a run's directory: the commit and config flags of each start
-PHASE = ("run", "examples", "hours", "config_hash")  # what is recorded of each
+KEPT = ("run", "examples", "hours", "config_hash")  # of the record of each phase
 WINDOW = 4000  # videos for each point of a curve
 GRACE_SECONDS = 600  # to save and leave after the signal
 
@@ -167,7 +167,7 @@ def record(
         "commits": list(dict.fromkeys(name for run in runs for name in run["commits"])),
         "seen": sum(run["examples"] for run in alike),
         "curve": joined(alike),
-        "phases": [{key: run[key] for key in PHASE} for run in runs],
+        "phases": [{key: run[key] for key in KEPT} for run in runs],
     }
 
 

@@ -148,20 +148,15 @@ class Experiment:
             raise UserError(
                 f"loss.frame_start={self.loss.frame_start} leaves no frame of a clip of {frames}"
             )
-        tasks = {"region_weight": "region_classes", "map_weight": "map_classes"}
-        for weight, head in tasks.items():
-            if not getattr(self.loss, weight):
-                continue
-            classes = self.data.num_object_classes
-            if not classes:
+        classes = self.data.num_object_classes
+        for weight in ("region_weight", "map_weight", "lone_weight"):
+            if getattr(self.loss, weight) and not classes:
                 raise UserError(f"loss.{weight} above 0 needs data with known places of objects")
-            if getattr(self.model, head) != classes:
+        for weight, head in (("region_weight", "region_classes"), ("map_weight", "map_classes")):
+            if getattr(self.loss, weight) and getattr(self.model, head) != classes:
                 raise UserError(
                     f"model.{head}={getattr(self.model, head)} must be {classes}, the number of "
                     f"object classes in the data, for a loss.{weight} above 0"
                 )
-        if self.loss.lone_weight:
-            if not self.data.num_object_classes:
-                raise UserError("loss.lone_weight above 0 needs data with known places of objects")
-            if not self.model.lone_objects:
-                raise UserError("model.lone_objects must be true for a loss.lone_weight above 0")
+        if self.loss.lone_weight and not self.model.lone_objects:
+            raise UserError("model.lone_objects must be true for a loss.lone_weight above 0")

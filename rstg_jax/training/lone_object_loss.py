@@ -9,7 +9,7 @@ in the paper.
 import jax
 import jax.numpy as jnp
 
-from rstg_jax.training.region_loss import MOTION_UNIT, inside
+from rstg_jax.training.region_loss import inside, motions
 
 FIRST_FRAME = 2  # from which frame on, from 0, a region is asked whether its object is in the pair
 
@@ -27,10 +27,10 @@ def targets(
     Returns:
       Whether a region holds the centre of exactly one object, bool `[b t n]`; and float32
       `[b t n 3]`, of the objects in it: the number of those in the pair, and the sum of their
-      motions since the frame before in `MOTION_UNIT`s (0 in the first frame).
+      motions, see `rstg_jax.training.region_loss.motions`.
     """
     held = inside(boxes, object_center)  # [b t n o]
-    motion = jnp.diff(object_center, axis=1, prepend=object_center[:, :1]) / MOTION_UNIT
+    motion = motions(object_center)
     paired = jnp.broadcast_to(object_in_pair[:, None, :, None], (*motion.shape[:-1], 1))
     values = jnp.concatenate([paired.astype(jnp.float32), motion], axis=-1)  # [b t o 3]
     return held.sum(-1) == 1, jnp.einsum("btno,btov->btnv", held.astype(jnp.float32), values)

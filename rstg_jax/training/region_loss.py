@@ -31,12 +31,16 @@ def targets(
     center = object_center[:, :, None]  # [b t 1 o 2]
     start, end = boxes[:, None, :2], boxes[:, None, 2:]  # [n 1 2]
     place = (center - start) / (end - start) * 2 - 1
-    motion = jnp.diff(center, axis=1, prepend=center[:, :1]) / MOTION_UNIT
-    motion = jnp.broadcast_to(motion, place.shape)
+    motion = jnp.broadcast_to(motions(object_center)[:, :, None], place.shape)
     values = jnp.concatenate([jnp.ones_like(place[..., :1]), place, motion], axis=-1)
     values = jnp.where(inside(boxes, object_center)[..., None], values, 0)  # [b t n o 5]
     is_class = jax.nn.one_hot(object_class, num_classes)  # [b o classes]
     return jnp.einsum("btnov,boc->btncv", values, is_class)
+
+
+def motions(object_center: jax.Array) -> jax.Array:
+    """Motion since the frame before in `MOTION_UNIT`s, 0 in the first frame; `[b t o 2]`."""
+    return jnp.diff(object_center, axis=1, prepend=object_center[:, :1]) / MOTION_UNIT
 
 
 def inside(boxes: jax.Array, object_center: jax.Array) -> jax.Array:

@@ -20,7 +20,7 @@ a block the first 1x1 convolution has the temporal kernel and the 3x3 one the st
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -332,7 +332,14 @@ class NonLocal(nn.Module):
         return x + norm(self.config, "bn", zero=True)(y, train=train)
 
 
-def norm(config: ResNet3DConfig, name: str, zero: bool = False) -> Callable[..., jax.Array]:
+class HasStatistics(Protocol):
+    """A configuration that says whose statistics batch norm uses, "frozen" or "batch"."""
+
+    @property
+    def statistics(self) -> str: ...
+
+
+def norm(config: HasStatistics, name: str, zero: bool = False) -> Callable[..., jax.Array]:
     """Batch norm over clips, frames and pixels; the batch's own statistics only if not frozen."""
     layer = BatchNorm(
         (0, 1, 2, 3), unbiased=True, epsilon=EPSILON, momentum=MOMENTUM, zero=zero, name=name

@@ -24,10 +24,9 @@ from flax import linen as nn
 
 from rstg_jax.errors import UserError
 from rstg_jax.layers.conv import HE_FAN_OUT, Conv3D, Lowering
-from rstg_jax.layers.norms import BatchNorm
 from rstg_jax.models.backbones.base import BackboneConfig
 from rstg_jax.models.backbones.pixels import normalise
-from rstg_jax.models.backbones.resnet3d import EPSILON, MOMENTUM, OFFICIAL_MEAN, OFFICIAL_SCALE
+from rstg_jax.models.backbones.resnet3d import OFFICIAL_MEAN, OFFICIAL_SCALE, norm
 
 INNER = 2.25  # channels inside a block for each outside
 SQUEEZE = 16  # channels for each in the middle of a gate
@@ -110,14 +109,14 @@ class X3D(nn.Module):
         lowering = config.lowering
         x = Conv3D(config.width, (1, 3, 3), (1, 2, 2), lowering=lowering, name="conv1")(x)
         x = Depthwise((5, 1, 1), name="conv1_time")(x)
-        x = nn.relu(normed(config, x, "conv1_bn", train))
+        x = nn.relu(norm(config, "conv1_bn")(x, train=train))
         for stage, block in config.blocks():
             place = f"res{stage}.{block}"
             x = Bottleneck(config, stage, block, name=f"res{stage}_{block}")(x, train=train)
             x = after[place](x) if place in after else x
         inner = config.channels(len(config.depths) + 1)[1]
         x = Conv3D(inner, lowering=lowering, name="conv5")(x)
-        return nn.relu(normed(config, x, "conv5_bn", train))
+        return nn.relu(norm(config, "conv5_bn")(x, train=train))
 
 
 class Bottleneck(nn.Module):
@@ -134,15 +133,15 @@ class Bottleneck(nn.Module):
         outer, inner = config.channels(self.stage)
         stride = (1, 2, 2) if self.block == 0 else (1, 1, 1)
         y = Conv3D(inner, lowering=lowering, name="conv1")(x)
-        y = nn.relu(normed(config, y, "bn1", train))
-        y = normed(config, Depthwise((3, 3, 3), stride, name="conv2")(y), "bn2", train)
+        y = nn.relu(norm(config, "bn1")(y, train=train))
+        y = norm(config, "bn2")(Depthwise((3, 3, 3), stride, name="conv2")(y), train=train)
         y = gated(y) if self.block % 2 == 0 else y
         y = Conv3D(outer, lowering=lowering, name="conv3")(nn.swish(y))
-        y = normed(config, y, "bn3", train)
+        y = norm(config, "bn3")(y, train=train)
         widens = x.shape[-1] != outer
         if self.block == 0:
             x = Conv3D(outer, stride=stride, lowering=lowering, name="shortcut")(x)
-        x = normed(config, x, "shortcut_bn", train) if widens else x
+        x = norm(config, "shortcut_bn")(x, train=train) if widens else x
         return nn.relu(x + y)
 
 
@@ -184,9 +183,3 @@ def in_eights(channels: float) -> int:
     """Rounds to a positive multiple of 8 that is at least 0.9 times as large."""
     rounded = max(8, int(channels + 4) // 8 * 8)
     return rounded + 8 if rounded < 0.9 * channels else rounded
-
-
-def normed(config: X3DConfig, x: jax.Array, name: str, train: bool) -> jax.Array:
-    """Batch norm over clips, frames and pixels."""
-    norm = BatchNorm((0, 1, 2, 3), True, EPSILON, MOMENTUM, name=name)
-    return norm(x, train=train and config.statistics == "batch")
