@@ -1,13 +1,18 @@
 """Trains the rows of the paper's SyncMNIST table one after another and rewrites docs/results.md.
 
     nice python -m benchmarks.table --hours=8 --workdirs=DIR [--rows=lite3_mean_lstm,lite5_i3d] \
-        [--seeds=0,1] [--config.data.mnist_dir=MNIST]
+        [--seeds=0,1] [--given=lite3_positional-seed0=FILE.safetensors] \
+        [--config.data.mnist_dir=MNIST]
 
 A row is a variant of configs/sync_mnist.py. Its training has several phases, see `phases`; those
 that rows share are trained once. Each has a working directory of its own in DIR. When the hours are
 over, the current one saves its state and stops; the same command resumes it. Every row whose last
 phase has been evaluated has a small file in docs/results/, from which the page and its curves are
 generated: `--hours=0` only rewrites them. Config flags are those of train.py.
+
+`--given` names weights that stand for a phase whose directory is not there: it and the phases
+before it are not trained. Rows can begin with the stem of other rows so,
+`--given=lite_backbone=rstg_jax/weights/sync_mnist/lite3.safetensors`.
 """
 
 import argparse
@@ -22,7 +27,7 @@ from typing import Any, NamedTuple
 
 from benchmarks import table_page
 from rstg_jax import cli, files
-from rstg_jax.training import logs
+from rstg_jax.training import logs, weights_file
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "docs" / "results"
@@ -34,7 +39,7 @@ GRACE_SECONDS = 600  # to save and leave after the signal
 # What the backbone's phase teaches, and all the rest.
 STEM = "params/backbone,params/object_map"
 REST = "params/(?!backbone|object_map)"
-FIRST = (  # of the phases with all digits; the full test is for the last one
+FIRST = (  # of the first phase with three digits; the full test is for the last one
     "--config.optim.learning_rate=0.02",
     "--config.optim.end_factor=0.3",
     "--config.train.total_examples=48000",
@@ -62,25 +67,24 @@ class Phase(NamedTuple):
 def phases(row: str, seed: int) -> list[Phase]:
     """The phases of a row's training, the last one last.
 
-    The backbone on single frames; behind it, while it stays as it is, two digits, three, and five
-    if there are as many; at last everything together. Rows with another backbone begin with two
-    digits, and nothing of them ever stays as it is.
+    The backbone on single frames; behind it, while it stays as it is, two digits, then three; then
+    everything together with three digits, and at last with five if there are as many. Rows with
+    another backbone begin with two digits, and nothing of them ever stays as it is.
     """
     digits, name = row.split("_", maxsplit=1)
     run = (f"--config.train.seed={seed}",)
     shared = name not in OWN_STEM
     frozen = (f"--config.optim.frozen={STEM}",) if shared else ()
     fresh = (f"--config.train.init_fresh={REST}",) if shared else ()
-    firsts = [
-        Phase(f"{lite}_{name}-first-seed{seed}", f"{lite}_{name}", (*run, *frozen, *FIRST))
-        for lite in ("lite3", "lite5")
-        if lite <= digits
-    ]
     return [
         *([Phase("lite_backbone", "lite_backbone")] if shared else []),
         Phase(f"lite2_{name}-seed{seed}", f"lite2_{name}", (*run, *frozen, *fresh)),
-        *firsts,
-        Phase(f"{row}-seed{seed}", row, run),
+        Phase(f"lite3_{name}-first-seed{seed}", f"lite3_{name}", (*run, *frozen, *FIRST)),
+        *(
+            Phase(f"{lite}_{name}-seed{seed}", f"{lite}_{name}", run)
+            for lite in ("lite3", "lite5")
+            if lite <= digits
+        ),
     ]
 
 
@@ -91,7 +95,7 @@ def train(
 
     Args:
       phase: what to train.
-      before: working directory of the phase before.
+      before: working directory of the phase before, or a file of weights that stands for it.
       workdir: of this one.
       flags: of the command line.
       seconds: how long at most.
@@ -104,7 +108,7 @@ def train(
       KeyboardInterrupt: a signal came; the training has saved its state and stopped.
     """
     workdir.mkdir(parents=True, exist_ok=True)
-    options = [*phase.flags, *([f"--config.train.init_from={before}"] if before else []), *flags]
+    options = [*phase.flags, *(begin(before, phase) if before else []), *flags]
     with (workdir / STARTS).open("a", encoding="utf-8") as starts:
         starts.write(json.dumps({"commit": commit(), "flags": options}) + "\n")
     command = [
@@ -125,6 +129,14 @@ def train(
     if process.returncode:
         raise subprocess.CalledProcessError(process.returncode, command)
     return (workdir / "result.json").exists()
+
+
+def begin(before: Path, phase: Phase) -> list[str]:
+    """Flags that begin a phase with other weights; only the stem of those of another row."""
+    flags = [f"--config.train.init_from={before}"]
+    if before.suffix == weights_file.SUFFIX and f"--config.train.init_fresh={REST}" in phase.flags:
+        flags.append(f"--config.train.init_ignore={REST}")
+    return flags
 
 
 def commit() -> str:
@@ -152,6 +164,7 @@ def record(
     config = files.read_json(workdir / "config.json")
     last = runs[-1]["last"]
     alike = [run for run in runs if run["digits"] == runs[-1]["digits"]]
+    row_runs = [*given_phases(workdirs, row_phases), *runs]
     return {
         "row": row,
         "seed": seed,
@@ -161,14 +174,31 @@ def record(
         "top5": last["top5"],
         "test_videos": last["examples"],
         "videos_planned": config["train"]["total_examples"],
-        "hours": sum(run["hours"] for run in runs),
+        "hours": sum(run["hours"] for run in row_runs),
         "parameters": runs[-1]["parameters"],
         "config_hash": runs[-1]["config_hash"],
         "commits": list(dict.fromkeys(name for run in runs for name in run["commits"])),
         "seen": sum(run["examples"] for run in alike),
         "curve": joined(alike),
-        "phases": [{key: run[key] for key in KEPT} for run in runs],
+        "phases": [{key: run[key] for key in KEPT} for run in row_runs],
     }
+
+
+def given_phases(workdirs: Path, row_phases: Sequence[Phase]) -> list[dict[str, Any]]:
+    """What is known of the phases that a file of weights stands for, see `--given`.
+
+    Their record if the last of them is a row's last phase, or else the name of the file.
+    """
+    names = [phase.directory for phase in row_phases]
+    first = next(i for i, name in enumerate(names) if (workdirs / name / "config.json").exists())
+    file = Path(files.read_json(workdirs / names[first] / "config.json")["train"]["init_from"])
+    if not first or file.suffix != weights_file.SUFFIX:
+        return []
+    saved = RESULTS / f"{names[first - 1]}.json"
+    if saved.exists():
+        return list(files.read_json(saved)["phases"])
+    name = f"{names[first - 1]} of {file.name}"
+    return [{"run": name, "examples": 0, "hours": 0.0, "config_hash": None}]
 
 
 def run_record(workdir: Path) -> dict[str, Any] | None:
@@ -228,11 +258,17 @@ def write_record(row: str, seed: int, workdirs: Path) -> None:
 
 
 def train_row(
-    row_phases: Sequence[Phase], workdirs: Path, flags: Sequence[str], end: float
+    row_phases: Sequence[Phase],
+    workdirs: Path,
+    flags: Sequence[str],
+    end: float,
+    given: Mapping[str, Path],
 ) -> None:
     """Trains those phases of a row that are not finished, until a time of the monotonic clock."""
-    before = None
-    for phase in row_phases:
+    stands = [i for i, phase in enumerate(row_phases) if phase.directory in given]
+    first = stands[-1] + 1 if stands else 0
+    before = given[row_phases[first - 1].directory] if stands else None
+    for phase in row_phases[first:]:
         workdir, left = workdirs / phase.directory, end - time.monotonic()
         if not (workdir / "result.json").exists():
             if left <= 0:
@@ -254,7 +290,7 @@ def train_all(
 
     Args:
       rows: to train; the seeds of a row follow one another.
-      args: has `hours`, `workdirs` and `seeds`, see `parse`.
+      args: has `hours`, `workdirs`, `seeds` and `given`, see `parse`.
       flags: of train.py.
       phases: of a row and a seed.
       write: records a row: its name, the seed, the directory of all runs.
@@ -265,9 +301,18 @@ def train_all(
     for row in rows:
         for seed in map(int, args.seeds.split(",")):
             try:
-                train_row(phases(row, seed), workdirs, flags, end)
+                train_row(phases(row, seed), workdirs, flags, end, dict(args.given))
             finally:
                 write(row, seed, workdirs)
+
+
+def given(text: str) -> tuple[str, Path]:
+    """PHASE=FILE -> the phase's directory and the file of its weights."""
+    name, _, file = text.partition("=")
+    path = Path(file).expanduser().absolute()
+    if not name or path.suffix != weights_file.SUFFIX or not path.exists():
+        raise argparse.ArgumentTypeError(f"{text}: not PHASE=FILE with a .safetensors file")
+    return name, path
 
 
 def parse(
@@ -284,6 +329,14 @@ def parse(
     parser.add_argument("--workdirs", type=Path, required=True, help="directory of all runs")
     parser.add_argument("--rows", default=",".join(variants), help="all if absent")
     parser.add_argument("--seeds", default="0", help="numbers; a row's seeds follow one another")
+    parser.add_argument(
+        "--given",
+        type=given,
+        action="append",
+        default=[],
+        metavar="PHASE=FILE",
+        help="weights in place of a phase and those before it",
+    )
     args, overrides = cli.parse(parser, argv)
     flags = [f"--import={module}" for module in args.modules]
     flags += [f"--config.{key}={value}" for key, value in overrides.items()]

@@ -37,6 +37,7 @@ Accuracy in % on all 10,000 test videos of the official law (real MNIST, 64x64 f
 How model and training differ from the paper's: see the docstring of `lite` in
 configs/sync_mnist.py. A row is trained in phases, see `phases` in benchmarks/table.py: "videos
 seen" are those of the last one, "before that" lists the others; `lite_backbone` saw single frames.
+"lite_backbone of FILE": the row began with the stem of those weights, whose hours are not counted.
 Hours are those of all phases. "of N" marks a row that is not finished: its last evaluation counts.
 """
 
@@ -62,7 +63,7 @@ def line(record: Mapping[str, Any]) -> str:
         f"{100 * record['top1']:.2f}",
         str(record["seed"]),
         videos,
-        ", ".join(f"{phase['run']} {phase['examples']:,}" for phase in before) or "-",
+        ", ".join(map(seen, before)) or "-",
         f"{record['hours']:.1f}",
         "-" if parameters is None else f"{parameters / 1e6:.2f}M",
         f"`{record['row']}`",
@@ -70,6 +71,11 @@ def line(record: Mapping[str, Any]) -> str:
         ", ".join(record["commits"]),
     )
     return "| " + " | ".join(cells) + " |"
+
+
+def seen(phase: Mapping[str, Any]) -> str:
+    """A phase and how many videos it took, if it was trained at all."""
+    return f"{phase['run']} {phase['examples']:,}" if phase["examples"] else str(phase["run"])
 
 
 def markdown(records: Sequence[Mapping[str, Any]]) -> str:

@@ -19,7 +19,8 @@ from rstg_jax.training.sharding import MeshConfig
 def make_run(workdir, *, steps, finished, digits=3):
     """The files of a run that was evaluated after each of `steps`."""
     workdir.mkdir(parents=True, exist_ok=True)
-    config = {"train": {"batch_size": 16, "total_examples": 640}, "data": {"num_digits": digits}}
+    train = {"batch_size": 16, "total_examples": 640, "init_from": ""}
+    config = {"train": train, "data": {"num_digits": digits}}
     (workdir / "config.json").write_text(json.dumps(config))
     lines = [
         {"split": "train", "step": step, "examples": 16 * step, "top1": step / 1000, "time": 1.0}
@@ -50,7 +51,7 @@ def test_phases():
         ("lite_backbone", "lite_backbone"),
         ("lite2_mean_lstm-seed7", "lite2_mean_lstm"),
         ("lite3_mean_lstm-first-seed7", "lite3_mean_lstm"),
-        ("lite5_mean_lstm-first-seed7", "lite5_mean_lstm"),
+        ("lite3_mean_lstm-seed7", "lite3_mean_lstm"),
         ("lite5_mean_lstm-seed7", "lite5_mean_lstm"),
     ]
     assert found[-1].flags == ("--config.train.seed=7",)
@@ -158,6 +159,43 @@ def test_phases_are_trained_until_the_hours_are_over(tmp_path, monkeypatch):
         ("lite_backbone", None, 2600, option),
         ("lite2_mean_lstm-seed0", "lite_backbone", 1600, option),
     ]
+
+
+def test_weights_stand_for_a_phase(tmp_path, monkeypatch):
+    """Nothing before them is trained, and their record is that of the row which they are of."""
+    results, weights = tmp_path / "docs" / "results", tmp_path / "some.safetensors"
+    monkeypatch.setattr(table, "RESULTS", results)
+    weights.touch()
+    trained = []
+
+    def train(phase, before, workdir, flags, seconds):
+        trained.append((phase.directory, table.begin(before, phase)))
+        make_run(workdir, steps=(40,), finished=True, digits=int(phase.variant[4]))
+        settings = json.loads((workdir / "config.json").read_text())
+        settings["train"]["init_from"] = str(before)
+        (workdir / "config.json").write_text(json.dumps(settings))
+        return True
+
+    monkeypatch.setattr(table, "train", train)
+    flags = ["--hours=1", f"--workdirs={tmp_path}", f"--given=lite_backbone={weights}"]
+    assert table.main([*flags, "--rows=lite3_conv_lstm"]) == 0
+    first, *others = trained
+    assert first == (
+        "lite2_conv_lstm-seed0",
+        [f"--config.train.init_from={weights}", f"--config.train.init_ignore={table.REST}"],
+    )
+    assert [name for name, _ in others] == ["lite3_conv_lstm-first-seed0", "lite3_conv_lstm-seed0"]
+    assert all(len(begin) == 1 for _, begin in others)
+    record = json.loads((results / "lite3_conv_lstm-seed0.json").read_text())
+    assert record["phases"][0]["run"] == "lite_backbone of some.safetensors"
+    assert len(record["phases"]) == 4 and record["hours"] == pytest.approx(1.2)
+
+    trained.clear()
+    flags = ["--hours=1", f"--workdirs={tmp_path}/new", f"--given=lite3_conv_lstm-seed0={weights}"]
+    assert table.main([*flags, "--rows=lite5_conv_lstm"]) == 0
+    assert trained == [("lite5_conv_lstm-seed0", [f"--config.train.init_from={weights}"])]
+    longer = json.loads((results / "lite5_conv_lstm-seed0.json").read_text())
+    assert longer["phases"][:-1] == record["phases"] and longer["hours"] == pytest.approx(1.6)
 
 
 def test_a_run_is_stopped_as_by_a_signal(tmp_path, monkeypatch):
