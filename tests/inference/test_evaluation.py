@@ -68,7 +68,10 @@ def test_what_cannot_be_evaluated_is_said(workdir, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["evaluate", "--workdir=nowhere"])
     assert cli.run(evaluate.main) == 2
     err = capsys.readouterr().err
-    assert err.startswith("error: no checkpoint in nowhere") and "Traceback" not in err
+    assert (
+        err.startswith(f"error: no checkpoint in {Path.cwd() / 'nowhere'}:")
+        and "Traceback" not in err
+    )
 
 
 def test_predictions_are_those_of_single_videos(workdir):
