@@ -25,9 +25,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from flax import traverse_util
+
 from benchmarks import table_page
 from rstg_jax import cli, files
-from rstg_jax.training import logs, weights_file
+from rstg_jax.training import logs, patterns, weights_file
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "docs" / "results"
@@ -37,6 +39,7 @@ WINDOW = 4000  # videos for each point of a curve
 GRACE_SECONDS = 600  # to save and leave after the signal
 
 # What the backbone's phase teaches, and all the rest.
+STEM_PHASE = "lite_backbone"
 STEM = "params/backbone,params/object_map"
 REST = "params/(?!backbone|object_map)"
 FIRST = (  # of the first phase with three digits; the full test is for the last one
@@ -77,7 +80,7 @@ def phases(row: str, seed: int) -> list[Phase]:
     frozen = (f"--config.optim.frozen={STEM}",) if shared else ()
     fresh = (f"--config.train.init_fresh={REST}",) if shared else ()
     return [
-        *([Phase("lite_backbone", "lite_backbone")] if shared else []),
+        *([Phase(STEM_PHASE, STEM_PHASE)] if shared else []),
         Phase(f"lite2_{name}-seed{seed}", f"lite2_{name}", (*run, *frozen, *fresh)),
         Phase(f"lite3_{name}-first-seed{seed}", f"lite3_{name}", (*run, *frozen, *FIRST)),
         *(
@@ -108,7 +111,7 @@ def train(
       KeyboardInterrupt: a signal came; the training has saved its state and stopped.
     """
     workdir.mkdir(parents=True, exist_ok=True)
-    options = [*phase.flags, *(begin(before, phase) if before else []), *flags]
+    options = [*phase.flags, *([f"--config.train.init_from={before}"] if before else []), *flags]
     with (workdir / STARTS).open("a", encoding="utf-8") as starts:
         starts.write(json.dumps({"commit": commit(), "flags": options}) + "\n")
     command = [
@@ -131,12 +134,16 @@ def train(
     return (workdir / "result.json").exists()
 
 
-def begin(before: Path, phase: Phase) -> list[str]:
-    """Flags that begin a phase with other weights; only the stem of those of another row."""
-    flags = [f"--config.train.init_from={before}"]
-    if before.suffix == weights_file.SUFFIX and f"--config.train.init_fresh={REST}" in phase.flags:
-        flags.append(f"--config.train.init_ignore={REST}")
-    return flags
+def stem_of(file: Path, workdirs: Path) -> Path:
+    """Writes the stem of a row's weights to a file of its own, to stand for `lite_backbone`."""
+    weights = weights_file.read(file)
+    arrays = weights_file.flat(weights)
+    chosen = {path: arrays[path] for path in patterns.matching(STEM.split(","), arrays)}
+    stem = workdirs / f"stem_of_{file.name}"
+    workdirs.mkdir(parents=True, exist_ok=True)
+    variables = traverse_util.unflatten_dict(chosen, sep="/")
+    weights_file.write(stem, weights._replace(variables=variables))
+    return stem
 
 
 def commit() -> str:
@@ -298,15 +305,18 @@ def train_all(
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     end = time.monotonic() + args.hours * 3600
     workdirs = args.workdirs.expanduser().absolute()
+    given = {
+        name: stem_of(file, workdirs) if name == STEM_PHASE else file for name, file in args.given
+    }
     for row in rows:
         for seed in map(int, args.seeds.split(",")):
             try:
-                train_row(phases(row, seed), workdirs, flags, end, dict(args.given))
+                train_row(phases(row, seed), workdirs, flags, end, given)
             finally:
                 write(row, seed, workdirs)
 
 
-def given(text: str) -> tuple[str, Path]:
+def phase_and_file(text: str) -> tuple[str, Path]:
     """PHASE=FILE -> the phase's directory and the file of its weights."""
     name, _, file = text.partition("=")
     path = Path(file).expanduser().absolute()
@@ -331,7 +341,7 @@ def parse(
     parser.add_argument("--seeds", default="0", help="numbers; a row's seeds follow one another")
     parser.add_argument(
         "--given",
-        type=given,
+        type=phase_and_file,
         action="append",
         default=[],
         metavar="PHASE=FILE",

@@ -5,14 +5,16 @@ import json
 import signal
 import subprocess
 import time
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 from benchmarks import table, table_page
 from configs import sync_mnist
 from rstg_jax import cli, config
 from rstg_jax.models import classifier
-from rstg_jax.training import init_from, sharding, steps
+from rstg_jax.training import init_from, sharding, steps, weights_file
 from rstg_jax.training.sharding import MeshConfig
 
 
@@ -161,15 +163,17 @@ def test_phases_are_trained_until_the_hours_are_over(tmp_path, monkeypatch):
     ]
 
 
+LITE3 = Path(table.ROOT, "rstg_jax/weights/sync_mnist/lite3.safetensors")
+
+
 def test_weights_stand_for_a_phase(tmp_path, monkeypatch):
     """Nothing before them is trained, and their record is that of the row which they are of."""
-    results, weights = tmp_path / "docs" / "results", tmp_path / "some.safetensors"
+    results = tmp_path / "docs" / "results"
     monkeypatch.setattr(table, "RESULTS", results)
-    weights.touch()
     trained = []
 
     def train(phase, before, workdir, flags, seconds):
-        trained.append((phase.directory, table.begin(before, phase)))
+        trained.append((phase.directory, before))
         make_run(workdir, steps=(40,), finished=True, digits=int(phase.variant[4]))
         settings = json.loads((workdir / "config.json").read_text())
         settings["train"]["init_from"] = str(before)
@@ -177,25 +181,34 @@ def test_weights_stand_for_a_phase(tmp_path, monkeypatch):
         return True
 
     monkeypatch.setattr(table, "train", train)
-    flags = ["--hours=1", f"--workdirs={tmp_path}", f"--given=lite_backbone={weights}"]
+    flags = ["--hours=1", f"--workdirs={tmp_path}", f"--given=lite_backbone={LITE3}"]
     assert table.main([*flags, "--rows=lite3_conv_lstm"]) == 0
-    first, *others = trained
-    assert first == (
-        "lite2_conv_lstm-seed0",
-        [f"--config.train.init_from={weights}", f"--config.train.init_ignore={table.REST}"],
-    )
-    assert [name for name, _ in others] == ["lite3_conv_lstm-first-seed0", "lite3_conv_lstm-seed0"]
-    assert all(len(begin) == 1 for _, begin in others)
+    stem = tmp_path / "stem_of_lite3.safetensors"
+    names = [f"{name}-seed0" for name in ("lite2_conv_lstm", "lite3_conv_lstm-first")]
+    assert trained == [
+        (names[0], stem),
+        (names[1], tmp_path / names[0]),
+        ("lite3_conv_lstm-seed0", tmp_path / names[1]),
+    ]
     record = json.loads((results / "lite3_conv_lstm-seed0.json").read_text())
-    assert record["phases"][0]["run"] == "lite_backbone of some.safetensors"
+    assert record["phases"][0]["run"] == "lite_backbone of stem_of_lite3.safetensors"
     assert len(record["phases"]) == 4 and record["hours"] == pytest.approx(1.2)
 
     trained.clear()
-    flags = ["--hours=1", f"--workdirs={tmp_path}/new", f"--given=lite3_conv_lstm-seed0={weights}"]
+    flags = ["--hours=1", f"--workdirs={tmp_path}/new", f"--given=lite3_conv_lstm-seed0={LITE3}"]
     assert table.main([*flags, "--rows=lite5_conv_lstm"]) == 0
-    assert trained == [("lite5_conv_lstm-seed0", [f"--config.train.init_from={weights}"])]
+    assert trained == [("lite5_conv_lstm-seed0", LITE3)]
     longer = json.loads((results / "lite5_conv_lstm-seed0.json").read_text())
     assert longer["phases"][:-1] == record["phases"] and longer["hours"] == pytest.approx(1.6)
+
+
+def test_the_stem_of_a_row_is_all_of_its_backbone_and_nothing_else(tmp_path):
+    whole = weights_file.flat(weights_file.read(LITE3))
+    stem = weights_file.flat(weights_file.read(table.stem_of(LITE3, tmp_path)))
+    assert stem.keys() == {p for p in whole if p.split("/")[1] in ("backbone", "object_map")}
+    assert len(stem) < len(whole)
+    for path, array in stem.items():
+        np.testing.assert_array_equal(array, whole[path])
 
 
 def test_a_run_is_stopped_as_by_a_signal(tmp_path, monkeypatch):
