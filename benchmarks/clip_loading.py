@@ -1,6 +1,7 @@
 """How many clips one core loads a second, and what the time goes into.
 
     python -m benchmarks.clip_loading [--clips=4] [--length=48] [--frames=32] [--json=FILE]
+    python -m benchmarks.clip_loading --processes=0,1,2 [--batch_size=8] [--batches=20]
 
 Clips are drawn, encoded and then loaded as training loads them: official sampling of 32 frames,
 short side 256, a random 224 crop, brightness. Rows are the ways of storing a clip: JPEG frames of
@@ -12,9 +13,14 @@ other work on the machine matters little.
 
 Shares: `read` opens the container and parses its packets, `decode` makes RGB pictures, `cut` is
 resize and crop with brightness; the rest is copying.
+
+With `--processes`: training batches of JPEG clips of 256 rows by the number of worker processes
+(`data.processes`; 0 decodes in threads of one), by the clock: clips a second, seconds to the first
+batch, and the memory of a worker that it shares with no other.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import functools
 import io
@@ -26,11 +32,13 @@ from typing import Any
 
 import av
 import numpy as np
+import psutil
 from PIL import Image
 
-from rstg_jax import cli, files
+from rstg_jax import cli, data, files
 from rstg_jax.data import ClipConfig
 from rstg_jax.data.video import clip_transforms, crops, decode, frame_sampling
+from rstg_jax.data.video.clip_source import Clip, ClipSource
 
 
 @dataclasses.dataclass(frozen=True)
@@ -195,6 +203,59 @@ def measured(case: Case, flags: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+class Repeated:
+    """A split of a few clips that looks longer; satisfies `Clips`."""
+
+    def __init__(self, sources: Sequence[decode.Encoded]):
+        self._sources = sources
+
+    def __len__(self) -> int:
+        return 1000
+
+    def load(self, indices: Sequence[int]) -> list[Clip]:
+        count = len(self._sources)
+        return [Clip(str(i), "memory", i % 2, self._sources[i % count]) for i in indices]
+
+
+def measured_workers(processes: int, flags: argparse.Namespace) -> dict[str, Any]:
+    """One row of `--processes`."""
+    sources = [encoded(CASES[1], flags.length, seed) for seed in range(flags.clips)]
+    source = ClipSource(
+        Repeated(sources),
+        ClipConfig(frames=flags.frames),
+        name="memory",
+        label_names=("a", "b"),
+        provenance={},
+        processes=processes,
+    )
+    begin = time.perf_counter()
+    batches = data.train_batches(source, batch_size=flags.batch_size, seed=0)
+    with contextlib.closing(batches):
+        next(batches)
+        first = time.perf_counter()
+        for _ in range(flags.batches):
+            next(batches)
+        last = time.perf_counter()
+        children = psutil.Process().children()
+        memory = [c.memory_full_info().uss for c in children if "spawn_main" in str(c.cmdline())]
+    return {
+        "processes": processes,
+        "clips_per_second": flags.batches * flags.batch_size / (last - first),
+        "first_batch_seconds": first - begin,
+        "worker_megabytes": max(memory, default=0) / 1e6,
+    }
+
+
+def workers_table(rows: list[dict[str, Any]]) -> Iterator[str]:
+    """The lines that `--processes` prints."""
+    yield f"{'processes':<12}{'clips/s':>8}{'first batch':>13}{'worker MB':>11}"
+    for row in rows:
+        yield (
+            f"{row['processes']:<12}{row['clips_per_second']:>8.1f}"
+            f"{row['first_batch_seconds']:>11.1f} s{row['worker_megabytes']:>11.0f}"
+        )
+
+
 def table(rows: list[dict[str, Any]]) -> Iterator[str]:
     """The lines that are printed."""
     yield (
@@ -219,9 +280,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--frames", type=int, default=32, help="frames of a loaded clip")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--json", type=Path, help="write the figures to this file, too")
+    parser.add_argument("--processes", help="numbers of worker processes, such as 0,1,2")
+    parser.add_argument("--batch_size", type=int, default=8)
+    parser.add_argument("--batches", type=int, default=20, help="to be timed, after the first")
     flags = parser.parse_args(argv)
-    rows = [measured(case, flags) for case in CASES]
-    print("\n".join(table(rows)))
+    if flags.processes:
+        rows = [measured_workers(int(count), flags) for count in flags.processes.split(",")]
+        print("\n".join(workers_table(rows)))
+    else:
+        rows = [measured(case, flags) for case in CASES]
+        print("\n".join(table(rows)))
     if flags.json:
         files.write_json(flags.json, rows)
     return 0

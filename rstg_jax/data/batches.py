@@ -8,6 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from rstg_jax.data import workers
 from rstg_jax.data.video.decode import Encoded
 from rstg_jax.errors import UserError
 
@@ -19,7 +20,10 @@ _NO_EPOCH = (1 << 64) - 1  # stands for the epoch in random bits that do not shu
 
 
 class Source(Protocol):
-    """Labelled videos by index. A source with unknown labels (-1) has `labelled = False`.
+    """Labelled videos by index.
+
+    A source with unknown labels (-1) has `labelled = False`. One with `processes` above 0 can be
+    pickled, and as many worker processes make its batches.
 
     Attributes:
       name: A name for messages.
@@ -123,7 +127,8 @@ def train_batches(
       process_index: This process yields rows `[i * n, (i + 1) * n)` of each batch, n = batch_size /
         process_count.
       process_count: Number of processes.
-      prefetch: Number of batches prepared ahead in a thread; 0 prepares each on demand.
+      prefetch: Number of batches prepared ahead in a thread; 0 prepares each on demand. A source
+        with `processes` has workers for that, see `rstg_jax.data.workers`.
 
     Yields:
       {video, label, mask: float32 [b] of ones, ...}; of an `OnDevice` source the arrays of its
@@ -139,7 +144,7 @@ def train_batches(
             batch = train_examples(source, positions, seed)
         return {**batch, "mask": np.ones(len(rows), np.float32)}
 
-    return _ahead(make, start_step, None, prefetch)
+    return _ahead(make, start_step, ENDLESS, prefetch, _processes(source))
 
 
 def train_examples(source: Source, positions: np.ndarray, seed: int) -> Batch:
@@ -183,7 +188,7 @@ def eval_batches(
         mask = (positions < n).astype(np.float32)
         return {**batch, "mask": mask, "index": indices.astype(np.int32)}
 
-    return _ahead(make, 0, -(-n // batch_size), prefetch)
+    return _ahead(make, 0, -(-n // batch_size), prefetch, _processes(source))
 
 
 class First:
@@ -193,6 +198,7 @@ class First:
         self.name = f"the first {count} of {source.name}"
         self.label_names, self.provenance = source.label_names, source.provenance
         self.labelled = getattr(source, "labelled", True)
+        self.processes = _processes(source)
         self.batch = source.batch
         self._length = min(count, len(source))
 
@@ -247,21 +253,27 @@ def _rows(source: Source, batch_size: int, process_index: int, process_count: in
     return np.arange(process_index * size, (process_index + 1) * size, dtype=np.int64)
 
 
+def _processes(source: Source) -> int:
+    """Worker processes that make the batches of a source; 0 for a thread of this one."""
+    return getattr(source, "processes", 0)
+
+
 def _ahead(
-    make: Callable[[int], Batch], start: int, stop: int | None, prefetch: int
+    make: Callable[[int], Batch], start: int, stop: int, prefetch: int, processes: int
 ) -> Generator[Batch]:
-    """Yields make(start), make(start + 1), ..., `prefetch` of them computed ahead in a thread."""
-    step = start
+    """Yields make(start), ..., make(stop - 1), computed ahead by workers, or `prefetch` of them."""
+    if processes:
+        yield from workers.batches(make, start, stop - start, processes)
+        return
     if not prefetch:
-        while stop is None or step < stop:
-            yield make(step)
-            step += 1
+        yield from map(make, range(start, stop))
         return
     pool = concurrent.futures.ThreadPoolExecutor(1, "batches")
     waiting: deque[concurrent.futures.Future[Batch]] = deque()
+    step = start
     try:
         while True:
-            while len(waiting) < prefetch and (stop is None or step < stop):
+            while len(waiting) < prefetch and step < stop:
                 waiting.append(pool.submit(make, step))
                 step += 1
             if not waiting:

@@ -23,13 +23,17 @@ class ClipDataConfig(DataConfig):
 
     Attributes:
       clip: Frames, crops and augmentation.
-      workers: Threads that decode; if None, as many as cores, but no more than 16.
+      workers: Threads that decode in each process; if None, as many as there are cores for it, but
+        no more than 16.
+      processes: Worker processes that load clips, for a machine with many cores; 0 loads in this
+        one. Batches are the same.
       broken: What training does with a clip that cannot be decoded any more: "stop" is an error
         that names it; "replace" warns, and takes the next clip that can. Testing always stops.
     """
 
     may_differ: ClassVar[tuple[str, ...]] = (
         "workers",
+        "processes",
         "broken",
         "clip.spatial_views",
         "clip.temporal_views",
@@ -38,6 +42,7 @@ class ClipDataConfig(DataConfig):
 
     clip: ClipConfig = dataclasses.field(default_factory=ClipConfig)
     workers: int | None = None
+    processes: int = 0
     broken: Literal["stop", "replace"] = "stop"
 
     @property

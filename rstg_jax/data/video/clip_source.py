@@ -1,9 +1,10 @@
 """Batches of clips from a split of encoded videos."""
 
 import concurrent.futures
+import functools
 import logging
-from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -47,7 +48,9 @@ class ClipSource:
       name: A name for messages.
       label_names: Name of each label.
       provenance: To be recorded.
-      workers: Threads that decode; if None, as many as cores, but no more than 16.
+      workers: Threads that decode in each process; if None, as many as there are cores for it, but
+        no more than 16.
+      processes: Worker processes, see `rstg_jax.data.workers`; 0 decodes in this one.
       labelled: Whether labels are known.
       broken: "stop" or "replace", see `ClipDataConfig`.
 
@@ -64,6 +67,7 @@ class ClipSource:
         label_names: Sequence[str],
         provenance: dict[str, str | int | float],
         workers: int | None = None,
+        processes: int = 0,
         labelled: bool = True,
         broken: str = "stop",
     ):
@@ -72,10 +76,20 @@ class ClipSource:
         self._split, self._config, self._broken = split, config, broken
         self.replaced: set[str] = set()
         self._mirrored = label_flip.mirrored_labels(self.label_names)
-        threads = min(num_cores(), _MAX_WORKERS) if workers is None else workers
-        # Threads start on demand and end with the source.
-        pool = concurrent.futures.ThreadPoolExecutor(threads, "clips") if threads > 1 else None
-        self._map = pool.map if pool else map
+        self.processes = processes
+        cores = max(1, num_cores() // max(1, processes))
+        self._threads = min(cores, _MAX_WORKERS) if workers is None else workers
+
+    @functools.cached_property
+    def _map(self) -> Callable[..., Iterable[Any]]:
+        """Decodes in threads, which start on demand and end with the source."""
+        if self._threads < 2:
+            return map
+        return concurrent.futures.ThreadPoolExecutor(self._threads, "clips").map
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Everything but threads, which every process starts for itself."""
+        return {key: value for key, value in self.__dict__.items() if key != "_map"}
 
     def __len__(self) -> int:
         return len(self._split)

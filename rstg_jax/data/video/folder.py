@@ -135,6 +135,7 @@ def source_of(
             "files_sha256": hashlib.sha256(content.encode()).hexdigest()[:16],
         },
         workers=config.workers,
+        processes=config.processes,
         broken=config.broken,
     )
 

@@ -160,6 +160,7 @@ def _open_split(
             "examples": info.num_examples,
         },
         workers=config.workers,
+        processes=config.processes,
         broken=config.broken,
         labelled=name != "test" or _has_labels(videos),
     )

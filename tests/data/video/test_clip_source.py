@@ -38,7 +38,7 @@ class Memory:
         return [self.clips[i] for i in indices]
 
 
-def source(config=CONFIG, workers=0, split=None, broken="stop"):
+def source(config=CONFIG, workers=0, split=None, broken="stop", processes=0):
     return ClipSource(
         split or Memory(),
         config,
@@ -46,6 +46,7 @@ def source(config=CONFIG, workers=0, split=None, broken="stop"):
         label_names=NAMES,
         provenance={},
         workers=workers,
+        processes=processes,
         broken=broken,
     )
 
@@ -228,3 +229,14 @@ def test_only_sources_of_clips_vary():
     assert isinstance(source(), data.AugmentedSource)
     online = data.SyncMNISTConfig(test_source="online", num_test=5)
     assert not isinstance(online.open("test"), data.AugmentedSource)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2])
+def test_batches_do_not_depend_on_the_number_of_processes(processes):
+    here, others = source(), source(processes=processes)
+    for read in (data.train_batches, data.eval_batches):
+        settings = {"seed": 9, "start_step": 2} if read is data.train_batches else {}
+        wanted = take(read(here, batch_size=4, **settings), 3)
+        for a, b in zip(wanted, take(read(others, batch_size=4, **settings), 3), strict=True):
+            equal(a, b)
