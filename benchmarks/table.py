@@ -1,7 +1,7 @@
 """Trains the rows of the paper's SyncMNIST table one after another and rewrites docs/results.md.
 
     nice python -m benchmarks.table --hours=8 --workdirs=DIR [--rows=lite3_mean_lstm,lite5_i3d] \
-        [--seeds=0,1] [--given=lite3_positional-seed0=FILE.safetensors] \
+        [--seeds=0,1] [--longer=VIDEOS] [--given=lite3_positional-seed0=FILE.safetensors] \
         [--config.data.mnist_dir=MNIST]
 
 A row is a variant of configs/sync_mnist.py. Its training has several phases, see `phases`; those
@@ -9,6 +9,9 @@ that rows share are trained once. Each has a working directory of its own in DIR
 over, the current one saves its state and stops; the same command resumes it. Every row whose last
 phase has been evaluated has a small file in docs/results/, from which the page and its curves are
 generated: `--hours=0` only rewrites them. Config flags are those of train.py.
+
+`--longer` trains each row once more, from its own weights, for so many videos; its record is then
+that of this phase.
 
 `--given` names weights that stand for a phase whose directory is not there: it and the phases
 before it are not trained. Rows can begin with the stem of other rows so,
@@ -48,6 +51,7 @@ FIRST = (  # of the first phase with three digits; the full test is for the last
     "--config.train.total_examples=48000",
     "--config.data.num_test=1000",
 )
+LENGTH = "--config.train.total_examples={}"
 OWN_STEM = ("i3d", "nl_i3d")  # rows with another backbone
 
 
@@ -89,6 +93,12 @@ def phases(row: str, seed: int) -> list[Phase]:
             if lite <= digits
         ),
     ]
+
+
+def longer(last: Phase, videos: int) -> Phase:
+    """One more phase: the last one again, from its own weights, for so many videos."""
+    directory = last.directory.replace("-seed", "-longer-seed")
+    return last._replace(directory=directory, flags=(*last.flags, LENGTH.format(videos)))
 
 
 def train(
@@ -164,10 +174,13 @@ def record(
     row: str, seed: int, workdirs: Path, row_phases: Sequence[Phase]
 ) -> dict[str, Any] | None:
     """Summarises a row; None if its last phase has not been evaluated yet."""
-    runs = [run for phase in row_phases if (run := run_record(workdirs / phase.directory))]
-    workdir = workdirs / row_phases[-1].directory
-    if not runs or runs[-1]["run"] != workdir.name or not runs[-1]["last"]:
+    every = [*row_phases, longer(row_phases[-1], 0)]
+    runs = [run for phase in every if (run := run_record(workdirs / phase.directory))]
+    if runs and runs[-1]["run"] == every[-1].directory and not runs[-1]["last"]:
+        runs.pop()  # `--longer` has not been evaluated yet
+    if not runs or runs[-1]["run"] not in [p.directory for p in every[-2:]] or not runs[-1]["last"]:
         return None
+    workdir = workdirs / runs[-1]["run"]
     config = files.read_json(workdir / "config.json")
     last = runs[-1]["last"]
     alike = [run for run in runs if run["digits"] == runs[-1]["digits"]]
@@ -297,7 +310,7 @@ def train_all(
 
     Args:
       rows: to train; the seeds of a row follow one another.
-      args: has `hours`, `workdirs`, `seeds` and `given`, see `parse`.
+      args: has `hours`, `workdirs`, `seeds`, `given` and `longer`, see `parse`.
       flags: of train.py.
       phases: of a row and a seed.
       write: records a row: its name, the seed, the directory of all runs.
@@ -311,7 +324,9 @@ def train_all(
     for row in rows:
         for seed in map(int, args.seeds.split(",")):
             try:
-                train_row(phases(row, seed), workdirs, flags, end, given)
+                row_phases = phases(row, seed)
+                more = [longer(row_phases[-1], args.longer)] if args.longer else []
+                train_row([*row_phases, *more], workdirs, flags, end, given)
             finally:
                 write(row, seed, workdirs)
 
@@ -338,6 +353,7 @@ def parse(
     parser.add_argument("--hours", type=float, required=True, help="time for all of it")
     parser.add_argument("--workdirs", type=Path, required=True, help="directory of all runs")
     parser.add_argument("--rows", default=",".join(variants), help="all if absent")
+    parser.add_argument("--longer", type=int, default=0, help="videos of one more phase")
     parser.add_argument("--seeds", default="0", help="numbers; a row's seeds follow one another")
     parser.add_argument(
         "--given",

@@ -12,7 +12,7 @@ from rstg_jax.data import workers
 from rstg_jax.data.video.decode import Encoded
 from rstg_jax.errors import UserError
 
-Batch = dict[str, np.ndarray]
+Batch = workers.Batch
 
 ENDLESS = 1 << 62  # the length of a source without end
 _STRETCH = 1 << 40  # examples of an endless source that one training seed may use

@@ -12,9 +12,12 @@ from collections.abc import Callable, Generator
 from multiprocessing.connection import wait
 from typing import Any
 
+import numpy as np
 from absl import flags
 
 from rstg_jax.errors import UserError
+
+Batch = dict[str, np.ndarray]
 
 _BUFFERED = 1  # batches that wait in each worker, besides the one that it makes
 
@@ -28,17 +31,17 @@ class Steps:
       count: Number of steps.
     """
 
-    def __init__(self, make: Callable[[int], Any], start: int, count: int):
+    def __init__(self, make: Callable[[int], Batch], start: int, count: int):
         self._make, self._start, self._count = make, start, count
 
     def __len__(self) -> int:
         return self._count
 
-    def __getitem__(self, index: int) -> Any:
+    def __getitem__(self, index: int) -> Batch:
         return self._make(self._start + index)
 
 
-def batches(make: Callable[[int], Any], start: int, count: int, processes: int) -> Generator[Any]:
+def batches(make: Callable[[int], Batch], start: int, count: int, processes: int) -> Generator[Any]:
     """Yields make(start), make(start + 1), ..., made ahead by worker processes.
 
     Args:
@@ -61,7 +64,10 @@ def batches(make: Callable[[int], Any], start: int, count: int, processes: int) 
     options = grain.MultiprocessingOptions(processes, per_worker_buffer_size=_BUFFERED)
     iterator = iter(loader.mp_prefetch(options, _begin))
     try:
-        yield from iterator
+        for batch in iterator:
+            # A copy: JAX on a CPU refers to arrays that it is given, perhaps until the process
+            # ends, and Grain complains of shared memory that is in use then.
+            yield {key: np.array(value) for key, value in batch.items()}
     except RuntimeError as error:
         if "terminated unexpectedly" not in str(error):
             raise

@@ -195,6 +195,22 @@ def test_weights_stand_for_a_phase(tmp_path, monkeypatch):
     assert len(record["phases"]) == 4 and record["hours"] == pytest.approx(1.2)
 
     trained.clear()
+    longer = [*flags, "--rows=lite3_conv_lstm", "--longer=5000"]
+    assert table.main(longer) == 0
+    again = "lite3_conv_lstm-longer-seed0"
+    assert trained == [(again, tmp_path / "lite3_conv_lstm-seed0")]
+    phase = table.longer(table.phases("lite3_conv_lstm", 0)[-1], 5000)
+    assert phase.variant == "lite3_conv_lstm"
+    assert phase.flags == ("--config.train.seed=0", "--config.train.total_examples=5000")
+    record = json.loads((results / "lite3_conv_lstm-seed0.json").read_text())
+    assert [run["run"] for run in record["phases"][-2:]] == ["lite3_conv_lstm-seed0", again]
+    assert record["hours"] == pytest.approx(1.6)
+    make_run(tmp_path / again, steps=(), finished=False)  # not evaluated: the phase before counts
+    assert table.main([*flags, "--rows=lite3_conv_lstm", "--hours=0"]) == 0
+    record = json.loads((results / "lite3_conv_lstm-seed0.json").read_text())
+    assert record["phases"][-1]["run"] == "lite3_conv_lstm-seed0"
+
+    trained.clear()
     flags = ["--hours=1", f"--workdirs={tmp_path}/new", f"--given=lite3_conv_lstm-seed0={LITE3}"]
     assert table.main([*flags, "--rows=lite5_conv_lstm"]) == 0
     assert trained == [("lite5_conv_lstm-seed0", LITE3)]
