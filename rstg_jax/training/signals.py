@@ -14,6 +14,8 @@ from jax.experimental import multihost_utils
 from rstg_jax import processes
 from rstg_jax.errors import UserError
 
+CARRIED = "stop"  # in a batch and in the sums of its update
+
 
 class StopSignal:
     """Records the first SIGINT or SIGTERM, or that a time is over; a second SIGINT interrupts.
@@ -25,6 +27,7 @@ class StopSignal:
     def __init__(self, max_seconds: float | None = None):
         """Begins to count `max_seconds`; None for no end."""
         self.name = ""
+        self._passed_on = False
         self._end = None if max_seconds is None else time.monotonic() + max_seconds
         self._previous: dict[int, Any] = {}
 
@@ -53,6 +56,21 @@ class StopSignal:
         if jax.process_count() == 1:
             return self.local()
         return bool(np.any(multihost_utils.process_allgather(np.array(self.local()))))
+
+    def passed_on(self) -> bool:
+        """Whether an update carried the word of any process, see `carried`.
+
+        All processes that have fetched the sums of the same updates get the same answer.
+        """
+        return self._passed_on if jax.process_count() > 1 else self.local()
+
+    def carried(self, rows: int) -> dict[str, np.ndarray]:
+        """What a batch of several processes carries besides its `rows` here: whether to stop."""
+        return {CARRIED: np.full(rows, self.local(), np.float32)} if jax.process_count() > 1 else {}
+
+    def fetched(self, sums: dict[str, np.ndarray]) -> None:
+        """Takes the word of all processes out of the sums of an update."""
+        self._passed_on |= bool(sums.pop(CARRIED, 0))
 
 
 @contextlib.contextmanager

@@ -19,7 +19,7 @@ from flax import traverse_util
 from jax.sharding import Mesh
 
 from rstg_jax.models import classifier
-from rstg_jax.training import losses, metrics, not_finite, optim, sharding
+from rstg_jax.training import losses, metrics, not_finite, optim, sharding, signals
 
 Batch = Mapping[str, jax.Array]
 Sums = dict[str, jax.Array]
@@ -228,7 +228,8 @@ def train_step(
     Args:
       setup: see `TrainSetup`.
       state: before the update.
-      batch: video [b t h w c] and the arrays that `losses.objective` reads.
+      batch: video [b t h w c] and the arrays that `losses.objective` reads; of several processes
+        also their wish to stop, `signals.CARRIED` [b], of which the sums then have the sum.
       gather: applied to the weights where they are used, see `sharding.gather_weights`.
 
     Returns:
@@ -252,6 +253,8 @@ def train_step(
         sound = jnp.isfinite(optax.tree.norm(batch_stats))
         param_norm = jnp.where(sound, param_norm, jnp.nan)
     sums |= {"grad_norm": optax.tree.norm(grads), "param_norm": param_norm}
+    if signals.CARRIED in batch:
+        sums[signals.CARRIED] = batch[signals.CARRIED].sum()
     new = state.replace(
         step=step,
         params=params,

@@ -165,11 +165,10 @@ def make_updates(run: Run, progress: Progress, context: LoopContext) -> None:
         while progress.step < run.total_steps and not stopping:
             update(run, progress, context, batches)
             due = due_now(run, progress.step)
-            # Several processes must agree at the same steps, and agreeing costs time.
-            if due or jax.process_count() == 1:
-                stopping = context.stop.agreed()
-            stopping = stopping or progress.step == context.until
-            drain(run, progress, context, 0 if due or stopping else settings.max_queued_steps)
+            drain(run, progress, context, 0 if due else settings.max_queued_steps)
+            stopping = context.stop.passed_on() or progress.step == context.until
+            if stopping:
+                drain(run, progress, context, 0)
             if "log" in due:
                 run.checkpoints.check()  # not only when saving, which may be hours away
                 log_window(run, progress, context)
@@ -211,6 +210,8 @@ def update(
     with context.profile.update(step):
         fed = sharding.put_batch({key: batch[key] for key in run.fed}, run.mesh)
         rows = run.make_batch(fed) if run.make_batch else fed
+        word = context.stop.carried(len(batch["mask"]))
+        rows = {**rows, **sharding.put_batch(word, run.mesh)}
         if context.step is not None:
             progress.state, sums = context.step(progress.state, rows)
             context.clock.examples += run.experiment.train.batch_size
@@ -249,6 +250,7 @@ def drain(run: Run, progress: Progress, context: LoopContext, allowed: int) -> N
     while len(context.pending) > allowed:
         step, sums = context.pending.popleft()
         fetched = jax.device_get(sums)
+        context.stop.fetched(fetched)
         try:
             not_finite.check(step, fetched)
         except NotFinite as error:

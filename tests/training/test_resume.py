@@ -50,13 +50,13 @@ def saved(workdir):
     return [int(name) for name in names if name.isdecimal()]
 
 
-def launch_two(workdir, seconds=0.0):
+def launch_two(workdir, *more, seconds=0.0):
     """Two processes with two devices each, data and fsdp."""
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         address = f"localhost:{probe.getsockname()[1]}"
     flags = [f"--coordinator={address}", "--num_processes=2"]
-    flags += ["--config.mesh.data=2", "--config.mesh.fsdp=2"]
+    flags += ["--config.mesh.data=2", "--config.mesh.fsdp=2", *more]
     return [
         launch(workdir, *flags, f"--process_id={i}", seconds=seconds, devices=2) for i in range(2)
     ]
@@ -84,6 +84,22 @@ def test_two_processes_train_as_one(tmp_path, whole):
     status, _, err = finish(launch(tmp_path))
     assert status == 0, err
     assert figures(tmp_path)["loss"] == pytest.approx(figures(whole)["loss"], rel=1e-4)
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_of_two_processes_stops_both_after_the_same_update(tmp_path):
+    """At once, and not when the next log line or checkpoint is due."""
+    rare = ["--config.train.log_every=1000", "--config.train.eval_every=0"]
+    rare += ["--config.train.total_steps=3000", "--config.train.checkpoint_every=100"]
+    processes = launch_two(tmp_path, *rare, seconds=0.05)
+    wait_for(lambda: 100 in saved(tmp_path), processes[0])
+    processes[1].send_signal(signal.SIGTERM)
+    ends = [finish(process) for process in processes]
+    assert [status for status, _, _ in ends] == [0, 0], ends
+    step = max(saved(tmp_path))
+    assert 100 < step < 180
+    assert ends[1][2].splitlines()[-1].startswith("to resume: ")
+    assert f"signal to another process: stopped after step {step}, which is saved" in ends[0][2]
 
 
 @pytest.mark.slow

@@ -264,8 +264,8 @@ def test_training_on_it_resumes_exactly_on_any_number_of_devices(tmp_path, monke
     assert len(whole) == 7  # six training steps, one test
 
     with monkeypatch.context() as patch:
-        agreed = iter([False, False, False, True])
-        patch.setattr(train_loop.StopSignal, "agreed", lambda self: next(agreed))
+        told = iter([False, False, False, True])
+        patch.setattr(train_loop.StopSignal, "local", lambda self: next(told))
         stopped = train_loop.train(device_experiment(1), tmp_path / "stopped")
     assert stopped == {"stopped_at": 3}
     train_loop.train(device_experiment(1), tmp_path / "stopped")
