@@ -14,8 +14,8 @@ from rstg_jax import limits
 from rstg_jax.data.video.damage import reading
 from rstg_jax.errors import UserError
 
-# JPEG images in memory, a video file in memory, or a path (see `opened`).
-Encoded = tuple[bytes, ...] | bytes | Path
+# JPEG images in memory or on disk, a video file in memory, or a path (see `opened`).
+Encoded = tuple[bytes, ...] | tuple[Path, ...] | bytes | Path
 
 # fmt: off
 VIDEO_EXTENSIONS = (".3g2", ".3gp", ".asf", ".avi", ".divx", ".dv", ".f4v", ".flv", ".m2t",
@@ -112,9 +112,9 @@ def opened(encoded: Encoded) -> Iterator[Frames]:
     """Opens a video.
 
     Args:
-      encoded: JPEG images; the bytes of a video file; or a path: of a video file, an animated
-        image, an array (.npy, uint8 [t h w] or [t h w c]), or a directory of images, which are
-        taken in the order of their names.
+      encoded: JPEG images or their paths; the bytes of a video file; or a path: of a video file, an
+        animated image, an array (.npy, uint8 [t h w] or [t h w c]), or a directory of images, which
+        are taken in the order of their names.
 
     Raises:
       UserError: It cannot be read or has no frame; also later, from the frames. The message says
@@ -127,14 +127,14 @@ def opened(encoded: Encoded) -> Iterator[Frames]:
         yield frames
 
 
-def check(path: Path) -> None:
+def check(encoded: Encoded) -> None:
     """Decodes all frames of a video.
 
     Raises:
       UserError: One of them is damaged or of another size.
     """
     size = None
-    with opened(path) as frames:
+    with opened(encoded) as frames:
         for image in frames.images(range(len(frames))):
             check_size(image, size)
             size = image.size

@@ -163,7 +163,7 @@ class FolderClips:
 
     def load(self, indices: Sequence[int]) -> list[Clip]:
         chosen = [self._videos[index] for index in indices]
-        return [Clip(video.name, str(video.path), label, video.path) for video, label in chosen]
+        return [Clip(video.name, str(video.path), label, video.encoded) for video, label in chosen]
 
 
 def _for_testing(videos: Sequence[Video], share: float) -> set[Video]:
@@ -232,7 +232,7 @@ def without_broken(videos: Sequence[Video], root: str, max_broken: float) -> lis
 def _check(video: Video) -> str:
     """The reason why a video cannot be used; empty if it can."""
     try:
-        decode.check(video.path)
+        decode.check(video.encoded)
     except UserError as error:
         return str(error)
     return ""

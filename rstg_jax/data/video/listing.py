@@ -13,11 +13,26 @@ _HEADER = ["path", "label"]
 
 
 class Video(NamedTuple):
-    """A file, its name relative to the directory or csv file, and the name of its label."""
+    """A video with a label.
+
+    Attributes:
+      path: A file, or a directory of images.
+      name: Relative to the directory or csv file that lists it.
+      label: Name of its label.
+      frames: Numbers of its images in the directory, if it is a segment of those that are there.
+    """
 
     path: Path
     name: str
     label: str
+    frames: range | None = None
+
+    @property
+    def encoded(self) -> Path | tuple[Path, ...]:
+        """What `decode.opened` opens."""
+        if self.frames is None:
+            return self.path
+        return tuple(self.path / f"frame_{number:010}.jpg" for number in self.frames)
 
 
 def listed(path: str, extensions: Sequence[str]) -> list[Video]:

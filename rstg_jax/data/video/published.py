@@ -1,13 +1,14 @@
 """Public data sets in the layout in which they are published: lists of splits beside videos.
 
-UCF101, HMDB51, Kinetics and Diving48. The lists decide, not what lies in the folders: clips that
-are missing or damaged are counted and named.
+UCF101, HMDB51, Kinetics, Diving48, Jester and EPIC-KITCHENS-100. The lists decide, not what lies in
+the folders: clips that are missing or damaged are counted and named.
 """
 
 import csv
 import dataclasses
+import functools
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
@@ -20,7 +21,15 @@ from rstg_jax.data.video.folder import source_of, without_broken
 from rstg_jax.data.video.listing import Video, files_below
 from rstg_jax.errors import UserError
 
-DataSet = Literal["ucf101", "hmdb51", "kinetics", "diving48"]
+DataSet = Literal[
+    "ucf101",
+    "hmdb51",
+    "kinetics",
+    "diving48",
+    "jester",
+    "epic_kitchens_verbs",
+    "epic_kitchens_nouns",
+]
 _FLAGS = {"train": "1", "test": "2"}  # of HMDB51's lists; 0 is unused in a split
 _ID = 11  # characters of an id of YouTube, which may be dashes and underscores, too
 _REPLACEMENT = "replacement"  # begins the names of folders whose clips replace damaged ones
@@ -39,6 +48,12 @@ class PublishedConfig(ClipDataConfig):
           version; labels of train.csv, sorted.
         "diving48": `path/NAME.mp4`; lists Diving48_V2_train.json, Diving48_V2_test.json and
           Diving48_vocab.json, whose order numbers the labels.
+        "jester": `path/ID/00001.jpg`; lists jester-v1-labels.csv, whose order numbers the labels,
+          jester-v1-train.csv and jester-v1-validation.csv (tested on).
+        "epic_kitchens_verbs", "epic_kitchens_nouns": segments of long videos, whose frames are
+          `path/P01/rgb_frames/P01_01/frame_0000000001.jpg`; lists EPIC_100_train.csv,
+          EPIC_100_validation.csv (tested on) and EPIC_100_verb_classes.csv or
+          EPIC_100_noun_classes.csv.
       path: Directory of the videos.
       lists: Directory of the lists.
       fold: The split of UCF101 and HMDB51, 1 to 3; published results are means over all three.
@@ -168,13 +183,10 @@ def kinetics(videos: Path, lists: Path, split: str, fold: int) -> Lists:
 
 def _kinetics_rows(file: Path) -> Iterator[dict[str, str]]:
     columns = ("label", "youtube_id", "time_start", "time_end")
-    table = csv.DictReader(text for _, text in lines(file))
-    if missing := [name for name in columns if name not in (table.fieldnames or ())]:
-        raise UserError(f"{file}: has no column {missing[0]!r}")
-    for row in table:
+    for line, row in _rows(file, columns):
         seconds = all(re.fullmatch(r"\d+(\.\d*)?", row[name] or "") for name in columns[2:])
         if not row["label"] or len(row["youtube_id"] or "") != _ID or not seconds:
-            raise UserError(f"{file}: line {table.line_num} is no clip: {list(row.values())}")
+            raise UserError(f"{file}: line {line} is no clip: {list(row.values())}")
         yield row
 
 
@@ -193,11 +205,62 @@ def diving48(videos: Path, lists: Path, split: str, fold: int) -> Lists:
     return Lists(label_names, found)
 
 
+def jester(videos: Path, lists: Path, split: str, fold: int) -> Lists:
+    """Directories of numbered images; lists of `ID;LABEL` without a header."""
+    del fold
+    label_names = [text for _, text in lines(lists / "jester-v1-labels.csv")]
+    known = set(label_names)
+    file = lists / f"jester-v1-{'train' if split == 'train' else 'validation'}.csv"
+    found = []
+    for line, text in lines(file):
+        name, _, label = text.partition(";")
+        if not name.isdigit() or label not in known:
+            raise UserError(f"{file}: line {line} is not `ID;LABEL` of a label: {text!r}")
+        found.append(Video(videos / name, name, label))
+    return Lists(label_names, found)
+
+
+def epic_kitchens(kind: str, videos: Path, lists: Path, split: str, fold: int) -> Lists:
+    """Segments of long videos, by the numbers of frames as they are published.
+
+    Args:
+      kind: "verb" or "noun".
+      videos: See `PublishedConfig.path`.
+      lists: See `PublishedConfig.lists`.
+      split: "train" or "test".
+      fold: Unused.
+    """
+    del fold
+    file = lists / f"EPIC_100_{kind}_classes.csv"
+    label_names: list[str] = []
+    for line, row in _rows(file, ("id", "key")):
+        if row["id"] != str(len(label_names)) or not row["key"]:
+            raise UserError(f"{file}: line {line} is not class {len(label_names)}: {row['id']!r}")
+        label_names.append(row["key"])
+    file = lists / f"EPIC_100_{'train' if split == 'train' else 'validation'}.csv"
+    numbered = dict(enumerate(label_names))  # refuses -1
+    numbers = ("start_frame", "stop_frame", f"{kind}_class")
+    found = []
+    for line, row in _rows(file, ("narration_id", "participant_id", "video_id", *numbers)):
+        try:
+            start, stop, label = (int(row[name]) for name in numbers)
+            frames = range(start, max(stop, start + 1))
+            label_name = numbered[label]
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{file}: line {line} is no segment: {list(row.values())}") from error
+        folder = videos / row["participant_id"] / "rgb_frames" / row["video_id"]
+        found.append(Video(folder, row["narration_id"], label_name, frames))
+    return Lists(label_names, found)
+
+
 _READERS: dict[str, Callable[[Path, Path, str, int], Lists]] = {
     "ucf101": ucf101,
     "hmdb51": hmdb51,
     "kinetics": kinetics,
     "diving48": diving48,
+    "jester": jester,
+    "epic_kitchens_verbs": functools.partial(epic_kitchens, "verb"),
+    "epic_kitchens_nouns": functools.partial(epic_kitchens, "noun"),
 }
 
 
@@ -206,6 +269,15 @@ def lines(file: Path) -> Iterator[tuple[int, str]]:
     for number, line in enumerate(_text(file).splitlines(), start=1):
         if text := line.strip():
             yield number, text
+
+
+def _rows(file: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
+    """Rows of a csv file whose header has some columns at least, with their lines."""
+    table = csv.DictReader(text for _, text in lines(file))
+    if missing := [name for name in columns if name not in (table.fieldnames or ())]:
+        raise UserError(f"{file}: has no column {missing[0]!r}")
+    for row in table:
+        yield table.line_num, row
 
 
 def _json(file: Path) -> list[Any]:

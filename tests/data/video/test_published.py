@@ -1,11 +1,14 @@
 """Public data sets, read from fabricated trees of exactly the published layout."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from rstg_jax import data
+from rstg_jax.data.video import label_flip
 from rstg_jax.errors import UserError
 from tests import clip_files
 
@@ -180,6 +183,145 @@ def test_diving48(write, tmp_path):
     assert it.num_classes == 2
     with pytest.raises(UserError, match="entry 0 is no dive"):
         it.open("test")
+
+
+# --- Jester ---------------------------------------------------------------------------------------
+
+GESTURES = (
+    *("Swiping Left", "Swiping Right", "Swiping Down", "Swiping Up"),
+    *("Pulling Hand In", "Pushing Hand Away"),
+    *("Sliding Two Fingers Left", "Sliding Two Fingers Right"),
+    *("Sliding Two Fingers Down", "Sliding Two Fingers Up"),
+    *("Pushing Two Fingers Away", "Pulling Two Fingers In"),
+    *("Rolling Hand Forward", "Rolling Hand Backward"),
+    *("Turning Hand Clockwise", "Turning Hand Counterclockwise"),
+    *("Zooming In With Full Hand", "Zooming Out With Full Hand"),
+    *("Zooming In With Two Fingers", "Zooming Out With Two Fingers"),
+    *("Thumb Up", "Thumb Down", "Shaking Hand", "Stop Sign", "Drumming Fingers"),
+    *("No gesture", "Doing other things"),
+)
+
+
+def write_images(folder, numbers, name="{:05}.jpg"):
+    """Images of one colour each: ten times their number."""
+    folder.mkdir(parents=True)
+    for number in numbers:
+        image = Image.new("RGB", (48, 40), (10 * number,) * 3)
+        (folder / name.format(number)).write_bytes(clip_files.jpeg(image))
+
+
+@pytest.fixture
+def jester(write, tmp_path):
+    write("lists/jester-v1-labels.csv", "\n".join(GESTURES) + "\n")
+    rows = ["148092;Swiping Right", "9;Doing other things", "70511;Turning Hand Clockwise"]
+    write("lists/jester-v1-train.csv", "\n".join(rows) + "\n")
+    write("lists/jester-v1-validation.csv", "10;Stop Sign\n")
+    write("lists/jester-v1-test.csv", "11\n")
+    for name in ("9", "10", "70511", "148092", "11"):
+        write_images(tmp_path / "videos" / name, range(1, 5))
+    return tmp_path
+
+
+def test_jester(jester):
+    source = config(jester, "jester").open("train")
+    assert source.label_names == GESTURES and config(jester, "jester").num_classes == 27
+    wanted = {"148092": GESTURES[1], "9": GESTURES[-1], "70511": GESTURES[14]}
+    assert read(source) == wanted
+    video = source.batch(np.array([1]))["video"][0]
+    assert video.mean((1, 2, 3)) == pytest.approx([10, 40], abs=1)  # the first and the last
+    assert read(config(jester, "jester").open("test")) == {"10": "Stop Sign"}
+
+
+def test_gestures_that_a_mirror_changes_are_swapped():
+    mirrored = label_flip.mirrored_labels(GESTURES)
+    swapped = {number: other for number, other in enumerate(mirrored) if number != other}
+    assert swapped == {0: 1, 1: 0, 6: 7, 7: 6, 14: 15, 15: 14}
+    # Without the other of a pair it is not mirrored at all.
+    assert label_flip.mirrored_labels(GESTURES[1:])[0] == label_flip.NOT_MIRRORED
+
+
+@pytest.mark.parametrize("text", ["12,Stop Sign", "Stop Sign", "12;Waving", "x;Stop Sign", "12"])
+def test_lists_of_jester_that_do_not_fit_are_refused(jester, write, text):
+    write("lists/jester-v1-train.csv", f"9;Stop Sign\n{text}\n")
+    with pytest.raises(UserError, match=r"train.csv: line 2 is not `ID;LABEL` of a label"):
+        config(jester, "jester").open("train")
+
+
+def test_a_gesture_without_its_images_is_named(jester):
+    (jester / "videos" / "9" / "00003.jpg").write_bytes(b"")
+    shutil.rmtree(jester / "videos" / "70511")
+    with pytest.raises(UserError, match=r"2 of 3 .*9: frame 2 of 4 is damaged.*70511: no such"):
+        config(jester, "jester").open("train")
+
+
+# --- EPIC-KITCHENS-100 ----------------------------------------------------------------------------
+
+SEGMENTS = (
+    "narration_id,participant_id,video_id,narration_timestamp,start_timestamp,stop_timestamp,"
+    "start_frame,stop_frame,narration,verb,verb_class,noun,noun_class,all_nouns,all_noun_classes\n"
+)
+
+
+@pytest.fixture
+def epic_kitchens(write, tmp_path):
+    """One video of either numbering; segments overlap, and one narration has no time."""
+    rows = [
+        'P01_05_0,P01,P01_05,00:00:00.1,00:00:00.05,00:00:00.13,3,8,"wash cup, tap",wash,1,cup,0,'
+        "\"['cup', 'tap']\",\"[0, 2]\"",
+        "P01_05_1,P01,P01_05,,00:00:00.10,00:00:00.2,6,12,take tap,take,0,tap,2,['tap'],[2]",
+        "P30_105_0,P30,P30_105,00:00:00,00:00:00,00:00:00.0,1,1,take cup,take,0,cup,0,['cup'],[0]",
+    ]
+    write("lists/EPIC_100_train.csv", SEGMENTS + "\n".join(rows) + "\n")
+    write("lists/EPIC_100_validation.csv", SEGMENTS + rows[1].replace("take,0", "put-on,2") + "\n")
+    keys = "id,key,instances,category\n"
+    write(
+        "lists/EPIC_100_verb_classes.csv", f"{keys}0,take,\"['a']\",x\n1,wash,[],x\n2,put-on,[],y\n"
+    )
+    write("lists/EPIC_100_noun_classes.csv", f"{keys}0,cup,[],x\n1,lid,[],x\n2,tap,[],x\n")
+    for name in ("P01_05", "P30_105"):
+        folder = tmp_path / "videos" / name[:3] / "rgb_frames" / name
+        write_images(folder, range(1, 15), "frame_{:010}.jpg")
+    return tmp_path
+
+
+def test_epic_kitchens(epic_kitchens):
+    source = config(epic_kitchens, "epic_kitchens_verbs").open("train")
+    assert source.label_names == ("take", "wash", "put-on")
+    assert read(source) == {"P01_05_0": "wash", "P01_05_1": "take", "P30_105_0": "take"}
+    first, second, third = source.batch(np.arange(3))["video"].mean((2, 3, 4))
+    assert first == pytest.approx([30, 70], abs=1)  # frames 3 and 7: 8 is behind its end
+    assert second == pytest.approx([60, 110], abs=1)
+    assert third == pytest.approx([10, 10], abs=1)  # no segment is empty
+    test = config(epic_kitchens, "epic_kitchens_verbs").open("test")
+    assert read(test) == {"P01_05_1": "put-on"}
+    nouns = config(epic_kitchens, "epic_kitchens_nouns").open("train")
+    assert read(nouns) == {"P01_05_0": "cup", "P01_05_1": "tap", "P30_105_0": "cup"}
+
+
+def test_segments_without_their_frames_are_named(epic_kitchens):
+    for number in (11, 12):
+        (epic_kitchens / f"videos/P01/rgb_frames/P01_05/frame_{number:010}.jpg").unlink()
+    with pytest.raises(UserError, match=r"1 of 3 videos cannot be used \(P01_05_1: frame 5 of 6"):
+        config(epic_kitchens, "epic_kitchens_verbs").open("train")
+
+
+@pytest.mark.parametrize(
+    ("file", "row", "sentence"),
+    [
+        ("train", "a,P01,P01_05,,,,3,8,n,v,3,n,0,[],[]", "line 2 is no segment"),
+        ("train", "a,P01,P01_05,,,,3,8,n,v,-1,n,0,[],[]", "line 2 is no segment"),
+        ("train", "a,P01,P01_05,,,,x,8,n,v,1,n,0,[],[]", "line 2 is no segment"),
+        ("train", "a,P01,P01_05,,,,3", "line 2 is no segment"),
+        ("verb_classes", "0,take,1,1\n2,wash,1,1", "line 3 is not class 1: '2'"),
+    ],
+)
+def test_lists_of_epic_kitchens_that_do_not_fit_are_refused(
+    epic_kitchens, write, file, row, sentence
+):
+    head = SEGMENTS if file == "train" else "id,key,instances,category\n"
+    write(f"lists/EPIC_100_{file}.csv", f"{head}{row}\n")
+    with pytest.raises(UserError, match=sentence):
+        config(epic_kitchens, "epic_kitchens_verbs").open("train")
 
 
 # --- the configuration ----------------------------------------------------------------------------
