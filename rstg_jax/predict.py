@@ -3,6 +3,8 @@
     python -m rstg_jax.predict --workdir=DIR [--step=last|best|N] [--json]
         [--protocol=center|dense|NxM] [--visualise=FILE.mp4] VIDEO...
     python -m rstg_jax.predict --weights=kinetics/i3d|FILE.safetensors ... VIDEO...
+    python -m rstg_jax.predict --workdir=DIR --timeline=OUT [--window=SECONDS]
+        [--every=SECONDS | --stream] VIDEO...
 
 The model is that of a run, one of the published ones in `rstg_jax.inference.known_weights`, or of
 a file that `python -m rstg_jax.convert.export` wrote.
@@ -16,6 +18,11 @@ and the exit status is then 1.
 --visualise draws region graph, messages and labels over the frames, see
 `rstg_jax.viz.annotate_video`: into FILE (.mp4, .webm, .gif, .webp), or as one video each into a
 directory, with a page index.html that shows them all.
+
+--timeline is for long videos: it writes labels over time, as OUT/NAME.json, .csv, .vtt (subtitles)
+and .svg (a picture), see `rstg_jax.inference.timeline`. Parts of --window seconds (as many frames
+as the model's clips have) are predicted --every so many seconds (half a window); with --stream
+they follow one another, and the model remembers those before.
 """
 
 import argparse
@@ -29,10 +36,10 @@ from typing import Any
 import jax
 
 from rstg_jax import cli
-from rstg_jax.inference import known_weights, predictor
+from rstg_jax.inference import known_weights, predictor, timeline
 from rstg_jax.training import checkpoint
 from rstg_jax.training.experiment import Experiment
-from rstg_jax.viz import annotate_video, prediction_page
+from rstg_jax.viz import annotate_video, prediction_page, timeline_files
 
 LONG = 20  # characters of a label that gets a line of its own
 
@@ -70,6 +77,15 @@ def print_json(records: Iterable[dict[str, Any]]) -> None:
         print("\n]")
 
 
+def print_written(records: Iterable[dict[str, Any]]) -> None:
+    """Prints the first file of each timeline, and the others' suffixes, as they are written."""
+    for record in records:
+        if "written" in record:
+            first, *others = map(Path, record["written"])
+            suffixes = ", ".join(path.suffix for path in others)
+            print(f"{record['video']}: {record['parts']} parts, {first}, {suffixes}", flush=True)
+
+
 def print_lines(records: Iterable[dict[str, Any]], width: int, long: bool) -> None:
     """Prints the most likely labels of each video as they come.
 
@@ -105,17 +121,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     known_weights.add_flags(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON list instead")
     parser.add_argument("--visualise", type=Path, metavar="FILE.mp4", help="or a directory")
+    parser.add_argument("--timeline", type=Path, metavar="OUT", help="directory")
+    parser.add_argument("--window", type=float, metavar="SECONDS", help="length of its parts")
+    parser.add_argument("--every", type=float, metavar="SECONDS", help="from start to start")
+    parser.add_argument("--stream", action="store_true", help="remember the parts before")
     parser.add_argument("videos", nargs="+", metavar="VIDEO", help="file, directory, or test:0-9")
     args, overrides = cli.parse(parser, argv, config_class=Experiment)
+    if args.timeline and args.visualise:
+        parser.error("--timeline and --visualise: give one of them")
+    if not args.timeline and (args.window or args.every or args.stream):
+        parser.error("--window, --every and --stream belong to --timeline")
+    cut = timeline.Cut(args.window, args.every, args.stream)
     cli.keep_compiled_programs()
     model = known_weights.chosen(args, overrides, jax.local_devices()[:1])
     videos = predictor.Videos(model)
     requests = videos.find(args.videos)
-    draw = drawing(model, videos, requests, args.visualise) if args.visualise else None
     done: list[dict[str, Any]] = []
+    if args.timeline:
+        found = timeline_files.predict(model, videos, requests, args.timeline, cut)
+    else:
+        draw = drawing(model, videos, requests, args.visualise) if args.visualise else None
+        found = predictor.predict(model, videos, requests, draw=draw)
 
     def records() -> Iterator[dict[str, Any]]:
-        for record in predictor.predict(model, videos, requests, draw=draw):
+        for record in found:
             if "error" in record:
                 print(f"error: {record['error']}", file=sys.stderr)
             done.append(record)
@@ -123,10 +152,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     if args.json:
         print_json(records())
+    elif args.timeline:
+        print_written(records())
     else:
         width = max(len(request.name) for request in requests)
         print_lines(records(), width, any(len(label) > LONG for label in model.label_names))
-    if draw and args.visualise.is_dir():
+    if args.visualise and args.visualise.is_dir():
         name, labels = model.experiment.name, len(model.label_names)
         page = prediction_page.write(args.visualise, name, labels, done)
         print(f"page: {page}", file=sys.stderr)

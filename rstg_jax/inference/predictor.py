@@ -1,5 +1,6 @@
 """Prediction of single videos: files, directories, and examples of a split."""
 
+import contextlib
 import dataclasses
 import functools
 import os
@@ -60,8 +61,12 @@ class Predictor:
         Returns:
           The most likely labels, best first, as ``{"label": name, "probability": p}``.
         """
+        return as_records(*self.best(video), self._names)
+
+    def best(self, video: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Numbers and probabilities of the most likely labels of a video, best first, `[k]`."""
         best = jax.device_get(self._ranking(self._variables, video))
-        return as_records(best["label"], best["probability"], self._names)
+        return best["label"], best["probability"]
 
 
 class Videos:
@@ -126,6 +131,19 @@ class Videos:
             return source.encoded(request.index)
         return source.batch(np.array([request.index], np.int64))["video"][0]
 
+    def encoded(self, request: VideoRequest) -> decode.Encoded:
+        """The encoded video.
+
+        Raises:
+          UserError: there is none.
+        """
+        if request.error is not None:
+            raise request.error
+        video = self.original(request)
+        if isinstance(video, np.ndarray):
+            raise UserError(f"{request.name}: is no encoded video; give a file")
+        return video
+
 
 def expand(name: str) -> list[str]:
     """The videos of a directory, in the order of their names; any other name as it is.
@@ -167,13 +185,20 @@ def predict(
     """
     predictor = Predictor(model, top)
     for number, request in enumerate(requests):
-        record: dict[str, Any] = {"video": request.name}
-        try:
+        with recording(request) as record:
             video, known = videos.read(request)
             record |= {"frames": video.shape[-4], "predictions": predictor(video)} | known
             if draw is not None:
                 record["drawn"] = str(draw(number))
-        except (UserError, jax.errors.JaxRuntimeError) as error:  # such as a lack of memory
-            text = str(error).partition("\n")[0]
-            record["error"] = text if request.name in text else f"{request.name}: {text}"
         yield record
+
+
+@contextlib.contextmanager
+def recording(request: VideoRequest) -> Iterator[dict[str, Any]]:
+    """Yields the record of a video, which an error of the block puts as ``"error"`` into it."""
+    record: dict[str, Any] = {"video": request.name}
+    try:
+        yield record
+    except (UserError, jax.errors.JaxRuntimeError) as error:  # such as a lack of memory
+        text = str(error).partition("\n")[0]
+        record["error"] = text if request.name in text else f"{request.name}: {text}"

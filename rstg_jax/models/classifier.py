@@ -13,7 +13,7 @@ from rstg_jax.models import object_map
 from rstg_jax.models.backbones import BackboneConfig, SimpleCNNConfig
 from rstg_jax.models.heads import LONE_OBJECT_OUTPUTS, REGION_OUTPUTS, HeadConfig, NodePooling
 from rstg_jax.rstg import presets
-from rstg_jax.rstg.block import RSTG, RSTGConfig, RSTGOutput
+from rstg_jax.rstg.block import RSTG, RSTGConfig, RSTGOutput, State
 from rstg_jax.rstg.region_graph import RegionGraph
 from rstg_jax.rstg.residual import BranchNorm, MapBranch, VectorBranch
 
@@ -83,6 +83,15 @@ class ModelConfig:
         """Full names of the places."""
         return tuple(p if p == FINAL else self.backbone.resolve(p) for p in self.rstg_at)
 
+    @property
+    def no_stream(self) -> str:
+        """Why `VideoClassifier.stream` cannot be used; empty if it can."""
+        if self.head.final_block != "nodes" or len(self.rstg_at) > 1:
+            return "only a single block whose nodes the head reads carries its state on"
+        if not self.backbone.per_frame:
+            return "its backbone reads several frames together"
+        return self.rstg.looks_ahead
+
 
 class VideoClassifier(nn.Module):
     """The network of a `ModelConfig`.
@@ -95,7 +104,6 @@ class VideoClassifier(nn.Module):
     config: ModelConfig
     num_classes: int
 
-    @nn.compact
     def __call__(
         self, video: jax.Array, *, train: bool = False
     ) -> tuple[jax.Array, dict[str, Any]]:
@@ -113,6 +121,35 @@ class VideoClassifier(nn.Module):
           also `regions` float32 `[b t n region_classes * 5]`, `lone_objects` float32 `[b t n 3]`
           and the regions' `boxes` `[n 4]`, and `object_map` float32 `[b t h w map_classes 3]`.
         """
+        logits, out, _ = self._classify(video, None, train)
+        return logits, out
+
+    def stream(
+        self, video: jax.Array, state: State
+    ) -> tuple[tuple[jax.Array, dict[str, Any]], State]:
+        """Classifies the next part of videos, with what the block keeps of the parts before.
+
+        Args:
+          video: the next frames, `[b t h w c]`; t may be 1.
+          state: of the block, see `rstg_jax.rstg.block.init_state`, or after the part before.
+
+        Returns:
+          The same as `__call__`, logits being of these frames, and the state after them.
+
+        Raises:
+          UserError: the model needs its videos whole.
+        """
+        if reason := self.config.no_stream:
+            raise UserError(f"this model cannot stream: {reason}")
+        logits, out, after = self._classify(video, state, False)
+        assert after is not None
+        return (logits, out), after
+
+    @nn.compact
+    def _classify(
+        self, video: jax.Array, state: State | None, train: bool
+    ) -> tuple[jax.Array, dict[str, Any], State | None]:
+        """Logits and intermediates; the state after the videos, if there is one before."""
         config = self.config
         graphs: dict[str, RSTGOutput] = {}
         features = self._features(video, graphs, train)
@@ -122,7 +159,7 @@ class VideoClassifier(nn.Module):
             out["object_map"] = head(features)
             if config.map_channels:
                 features = object_map.channels(out["object_map"]).astype(features.dtype)
-        frames = self._read(features, graphs, train)  # [b t d]
+        frames, state = self._read(features, graphs, state, train)  # [b t d]
         if graphs:
             last = list(graphs.values())[-1]
             out["nodes"] = last.nodes
@@ -136,7 +173,7 @@ class VideoClassifier(nn.Module):
         if config.region_classes or config.lone_objects:
             nodes = out["nodes"] if graphs else frames[:, :, None]
             out |= self._regions(nodes.astype(jnp.float32))
-        return classifier(dropout(vector)), out
+        return classifier(dropout(vector)), out, state
 
     def _features(self, video: jax.Array, graphs: dict[str, RSTGOutput], train: bool) -> jax.Array:
         """The last features of the backbone; adds the outputs of blocks inside it to `graphs`."""
@@ -155,19 +192,28 @@ class VideoClassifier(nn.Module):
         backbone = config.backbone.build(jnp.dtype(config.dtype), name="backbone")
         return backbone(video, train=train, after=inside)
 
-    def _read(self, features: jax.Array, graphs: dict[str, RSTGOutput], train: bool) -> jax.Array:
-        """The vectors that the classifier reads, float32 `[b t d]`."""
+    def _read(
+        self,
+        features: jax.Array,
+        graphs: dict[str, RSTGOutput],
+        state: State | None,
+        train: bool,
+    ) -> tuple[jax.Array, State | None]:
+        """The vectors that the classifier reads, float32 `[b t d]`; the state of the block."""
         config, name = self.config, block_name(FINAL)
         head = config.head.build("head")
         if config.head.final_block == "nodes":
             block = RSTG(config.rstg, config.head.projects_back, name=name)
-            graphs[FINAL] = block(features, train=train)
-            return head(graphs[FINAL].nodes, train=train)
+            if state is None:
+                graphs[FINAL] = block(features, train=train)
+            else:
+                graphs[FINAL], state = block.stream(features, state)
+            return head(graphs[FINAL].nodes, train=train), state
         vectors = head(features, train=train)
         if FINAL in config.rstg_at:
             branch = VectorBranch(config.rstg, config.branch_norm, name=name)
             vectors, graphs[FINAL] = branch(features, vectors, train=train)
-        return vectors
+        return vectors, state
 
     def _regions(self, nodes: jax.Array) -> dict[str, jax.Array]:
         """Boxes of the regions and predictions of the auxiliary heads, which read `[b t n d]`."""

@@ -264,13 +264,22 @@ def output_paths(out: Path, names: Sequence[str]) -> list[Path]:
         if not out.absolute().parent.is_dir():
             raise UserError(f"--visualise={out}: there is no such directory")
         return _not_among([out], names)
-    files.make_directory(out, "--visualise")
+    return _not_among(paths_in(out, names, "--visualise", ".mp4"), names)
+
+
+def paths_in(directory: Path, names: Sequence[str], flag: str, suffix: str) -> list[Path]:
+    """Returns a file for each video in a directory, which is created; no two are the same.
+
+    Raises:
+      UserError: It cannot be created; names the flag.
+    """
+    files.make_directory(directory, flag)
     paths: list[Path] = []
     for name in names:
         stem = Path(name).stem.replace(":", "-") or "video"
         same = sum(path.stem == stem or path.stem.startswith(f"{stem}~") for path in paths)
-        paths.append(out / (f"{stem}~{same + 1}.mp4" if same else f"{stem}.mp4"))
-    return _not_among(paths, names)
+        paths.append(directory / (f"{stem}~{same + 1}{suffix}" if same else f"{stem}{suffix}"))
+    return paths
 
 
 def _not_among(paths: list[Path], names: Sequence[str]) -> list[Path]:

@@ -21,6 +21,11 @@ class BackboneConfig(abc.ABC):
     def places(self) -> tuple[str, ...]:
         """Full names of the places where a block can be put, in order."""
 
+    @property
+    def per_frame(self) -> bool:
+        """Whether the features of a frame depend on that frame alone."""
+        return False
+
     def resolve(self, place: str) -> str:
         """The full name of a place, which may have short ones.
 

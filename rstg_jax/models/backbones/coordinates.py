@@ -22,6 +22,10 @@ class CoordinatesConfig(BackboneConfig):
     def places(self) -> tuple[str, ...]:
         return ()
 
+    @property
+    def per_frame(self) -> bool:
+        return True
+
     def build(self, dtype: jnp.dtype, name: str) -> "Coordinates":
         return Coordinates(dtype, name=name)
 

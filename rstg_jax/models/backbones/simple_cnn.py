@@ -62,6 +62,10 @@ class SimpleCNNConfig(BackboneConfig):
         """Names of the places behind each convolution (and its pool and norm), in order."""
         return tuple(f"conv{number}" for number in range(len(self.features)))
 
+    @property
+    def per_frame(self) -> bool:
+        return not self.subtract_mean_frame
+
     def build(self, dtype: jnp.dtype, name: str) -> "SimpleCNN":
         return SimpleCNN(self, dtype, name=name)
 
