@@ -16,6 +16,7 @@ lstm, gru        the `modern` block: with skip connections
 lru, rg_lru, min_gru
                  the same with a linear recurrence, see `rstg_jax.rstg.linear_recurrences`
 mean_lstm        an LSTM over the mean of each frame's map, without a graph
+transformer      causal attention over frames, whose tokens are the same five regions
 
 None of them has been trained to its end: docs/long_range.md.
 """
@@ -29,7 +30,7 @@ from rstg_jax import config
 from rstg_jax.data import CupsConfig, DataConfig, SyncMNISTConfig
 from rstg_jax.models.backbones import CoordinatesConfig
 from rstg_jax.models.classifier import ModelConfig
-from rstg_jax.models.heads import NodePooling, RNNHead
+from rstg_jax.models.heads import NodePooling, RNNHead, TransformerHead
 from rstg_jax.rstg import presets
 from rstg_jax.training.experiment import Experiment, TrainConfig
 from rstg_jax.training.losses import LossConfig
@@ -63,10 +64,18 @@ def mean_lstm() -> ModelConfig:
     )
 
 
+def transformer() -> ModelConfig:
+    """A temporal transformer in place of graph and recurrence."""
+    return ModelConfig(
+        backbone=CoordinatesConfig(), rstg_at=(), head=TransformerHead(scales=(2, 1), dim=64)
+    )
+
+
 # Widths are such that all rows have as many parameters as `lstm`.
 ROWS: dict[str, Callable[[], ModelConfig]] = {
     "published": published,
     "mean_lstm": mean_lstm,
+    "transformer": transformer,
     **{
         cell: functools.partial(block, cell, dim)
         for cell, dim in {"lstm": 64, "gru": 70, "lru": 78, "rg_lru": 73, "min_gru": 89}.items()

@@ -12,6 +12,7 @@ from flax import linen as nn
 
 from rstg_jax.errors import UserError
 from rstg_jax.models.region_gcn import RegionGCN
+from rstg_jax.models.transformer import FrameTransformer
 from rstg_jax.rstg.recurrent_cells import Cell, FrameRNN
 from rstg_jax.rstg.region_graph import RegionGraph
 
@@ -206,6 +207,39 @@ class VectorRNN(nn.Module):
         cell = FrameRNN(self.config.dim, self.config.cell, 1.0, name=self.config.cell)
         one_node = jnp.einsum("btc->tbc", x)[None]  # [n t b c]
         return jnp.einsum("ntbd->btd", cell(one_node)[0]).astype(jnp.float32)
+
+
+@dataclasses.dataclass(frozen=True)
+class TransformerHead(HeadConfig):
+    """Attention over all frames, without a graph; see `rstg_jax.models.transformer`.
+
+    Attributes:
+      scales: of the grids whose cells, side by side, are a frame's token, as of RSTG.
+      dim: features of a token, an even number.
+      layers: of the encoder.
+      num_heads: of the attention; divides `dim`.
+      causal: a frame attends to itself and those before only.
+    """
+
+    final_block: ClassVar[FinalBlock] = "unused"
+
+    scales: tuple[int, ...] = (1,)
+    dim: int = 64
+    layers: int = 2
+    num_heads: int = 4
+    causal: bool = True
+
+    def __post_init__(self) -> None:
+        if min(self.dim, self.layers, self.num_heads) < 1:
+            raise UserError("TransformerHead needs dim, layers and num_heads of at least 1")
+        if self.dim % 2 or self.dim % self.num_heads:
+            raise UserError(f"dim={self.dim} must be even, a multiple of num_heads")
+        _ = RegionGraph(self.scales)  # checks them
+
+    def build(self, name: str) -> FrameTransformer:
+        return FrameTransformer(
+            self.scales, self.dim, self.layers, self.num_heads, self.causal, name=name
+        )
 
 
 @dataclasses.dataclass(frozen=True)
