@@ -22,6 +22,7 @@ CONFIG = "configs/long_range.py"
 RESULTS = table.ROOT / "docs" / "long_range"
 TASKS = {f"delay{delay}": f"D = {delay}" for delay in DELAYS}
 TASKS |= {f"cups{swaps}": f"{swaps} swaps" for swaps in SWAPS}
+TASKS |= {"collisions": "collisions"}
 VARIANTS = tuple(f"{task}_{row}" for task in TASKS for row in ROWS)
 
 HEAD = f"""# Accuracy of every row of {CONFIG}

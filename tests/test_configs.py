@@ -117,7 +117,10 @@ def test_rows_of_long_range_differ_in_their_models_only(row):
     assert dataclasses.replace(long_range.get_config(f"delay16_{row}"), **same) == reference
 
 
-@pytest.mark.parametrize("variant", ["tiny", pytest.param("cups5_lstm", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "variant",
+    ["tiny", *(pytest.param(v, marks=pytest.mark.slow) for v in ("cups5_lstm", "collisions_gru"))],
+)
 def test_long_range_trains_when_scaled_down(variant, tmp_path):
     changes = {"data.num_test": "20", "train.total_steps": "2", "train.total_examples": "none"}
     changes |= {"train.batch_size": "4", "train.eval_batch_size": "20", "mesh.data": "1"}

@@ -14,6 +14,7 @@ from rstg_jax.data.batches import (
     train_batches,
     video_shape,
 )
+from rstg_jax.data.collisions import CollisionsConfig
 from rstg_jax.data.cups import CupsConfig
 from rstg_jax.data.dataset import DataConfig, Placement
 from rstg_jax.data.sync_mnist.config import SyncMNISTConfig
@@ -28,6 +29,7 @@ __all__ = [
     "AugmentedSource",
     "Batch",
     "ClipConfig",
+    "CollisionsConfig",
     "CupsConfig",
     "DataConfig",
     "EncodedSource",
