@@ -241,6 +241,9 @@ def run(main: Callable[[], int], bucket_flags: Sequence[str] = ()) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    for handler in logging.getLogger().handlers:
+        if type(handler) is logging.StreamHandler:  # Orbax makes one when it is imported
+            handler.setFormatter(logging.Formatter("%(message)s"))
     logging.getLogger("rstg_jax").setLevel(logging.INFO)
     _quieten_orbax()
     status = _run(main, (*BUCKET_FLAGS, *bucket_flags))

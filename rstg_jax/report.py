@@ -6,7 +6,8 @@ writes `DIR/report.html` (no other file, no network) and, on request, a still pi
 documents. The metrics come from `result.json` and `metrics.jsonl`. The examples are the first ones
 of the test split, never selected by result, predicted with the checkpoint of the last step, which
 `result.json` describes as well. Clips are shown in one view, the centred one, with at most 16
-frames. `--config.data.KEY=VALUE` says where the data is if it has moved.
+frames; stored feature maps are not shown. `--config.data.KEY=VALUE` says where the data is if it
+has moved.
 """
 
 import argparse
@@ -14,6 +15,7 @@ import sys
 from collections.abc import Sequence
 
 from rstg_jax import cli, config, files, storage
+from rstg_jax.errors import UserError
 from rstg_jax.training.experiment import Experiment
 from rstg_jax.viz import html_report, panels
 from rstg_jax.viz.examples import load_examples
@@ -31,12 +33,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.examples < 0:
         parser.error(f"--examples={args.examples} cannot be negative")
     record = html_report.read_record(args.workdir)
+    experiment = config.from_dict(Experiment, record.config)
+    if args.picture and not experiment.data.pictures:
+        raise UserError(f"--picture={args.picture}: the data of this run are no pictures")
     step = str(record.result["steps"])  # the metrics are those of the last step
-    examples, graph = load_examples(args.workdir, step, args.examples, overrides)
+    count = args.examples if experiment.data.pictures else 0
+    examples, graph = load_examples(args.workdir, step, count, overrides)
     if args.picture:
         panels.write_picture(args.picture, examples, graph, record.label_names)
         print(f"picture: {args.picture}")
-    experiment = config.from_dict(Experiment, record.config)
     description = experiment.data.describe(record.label_names, record.result["data"])
     path = storage.path(args.workdir) / "report.html"
     files.write_text(path, html_report.render(record, examples, graph, description))

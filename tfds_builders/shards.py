@@ -13,7 +13,6 @@ import dataclasses
 import functools
 import itertools
 import json
-import os
 import pathlib
 import shutil
 import tempfile
@@ -22,11 +21,10 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 import tqdm
-from array_record.python.array_record_module import ArrayRecordWriter
 from tensorflow_datasets.proto import tf_example_pb2
 
 from rstg_jax import files
-from rstg_jax.data.array_records import check_shards
+from rstg_jax.data.array_records import OPTIONS, RESUME, check_shards, shard_writer
 from rstg_jax.errors import UserError
 from tfds_builders import processes as processes_lib
 
@@ -34,7 +32,6 @@ Example = dict[str, Any]
 Metadata = dict[str, str | int | float]
 
 _NOTE = "building.json"
-_RESUME = "run the same command again to resume"
 _SKIPPED = ".skipped.jsonl"
 _UNITS = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"))
 
@@ -115,9 +112,7 @@ class Plan:
     description: Metadata
     noun: str = "videos"
     sample: int = 128
-    # One record per group, as in TFDS, suits random access. For raw pixels zstd:1 compresses as
-    # well as the default level and is twice as fast.
-    options: str = "group_size:1,zstd:1"
+    options: str = OPTIONS
     state_of: Callable[[Skipped], Any] = lambda skipped: skipped.state
 
     @property
@@ -202,7 +197,7 @@ def prepare(
         more = check([skipped for shard in shards for skipped in shard.skipped()])
         _finish(plan, builder, {**metadata, **more}, shards)
     except OSError as e:
-        raise UserError(f"{e.filename or plan.partial}: {e.strerror}; {_RESUME}") from e
+        raise UserError(f"{e.filename or plan.partial}: {e.strerror}; {RESUME}") from e
     print(f"{plan.target} is ready.")
     return plan.target
 
@@ -259,26 +254,19 @@ def write_shard(
 ) -> Shard:
     """Writes a shard under a temporary name and then renames it."""
     serialize = features().serialize_example
-    temporary = shard.path.with_name(f"{shard.path.name}.{os.getpid()}.tmp")
-    writer = ArrayRecordWriter(str(temporary), options)
     skipped = []
-    try:
+    with shard_writer(shard.path, options) as write:
         for example in shard.examples():
             if isinstance(example, Skipped):
                 skipped.append(example)
                 continue
             # Serialise again, because the feature map of the message has no fixed order.
             message = tf_example_pb2.Example.FromString(serialize(example))
-            writer.write(message.SerializeToString(deterministic=True))
-        writer.close()
-    except RuntimeError as e:  # array_record's, such as of a full disk
-        temporary.unlink(missing_ok=True)
-        raise UserError(f"{shard.path}: cannot be written ({e}); {_RESUME}") from e
-    shard.list_of_skipped.unlink(missing_ok=True)
-    if skipped:
-        lines = [json.dumps(dataclasses.asdict(one)) + "\n" for one in skipped]
-        files.write_text(shard.list_of_skipped, "".join(lines))
-    temporary.replace(shard.path)
+            write(message.SerializeToString(deterministic=True))
+        shard.list_of_skipped.unlink(missing_ok=True)
+        if skipped:
+            lines = [json.dumps(dataclasses.asdict(one)) + "\n" for one in skipped]
+            files.write_text(shard.list_of_skipped, "".join(lines))
     return shard
 
 

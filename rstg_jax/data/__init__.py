@@ -4,8 +4,8 @@ from rstg_jax.data.batches import (
     ENDLESS,
     AugmentedSource,
     Batch,
+    Chosen,
     EncodedSource,
-    First,
     OnDevice,
     Source,
     checked_batch,
@@ -17,6 +17,7 @@ from rstg_jax.data.batches import (
 from rstg_jax.data.collisions import CollisionsConfig
 from rstg_jax.data.cups import CupsConfig
 from rstg_jax.data.dataset import DataConfig, Placement
+from rstg_jax.data.features import FeaturesConfig
 from rstg_jax.data.sync_mnist.config import SyncMNISTConfig
 from rstg_jax.data.sync_mnist.online import OnlineSyncMNIST
 from rstg_jax.data.video.clip_transforms import ClipConfig
@@ -28,12 +29,13 @@ __all__ = [
     "ENDLESS",
     "AugmentedSource",
     "Batch",
+    "Chosen",
     "ClipConfig",
     "CollisionsConfig",
     "CupsConfig",
     "DataConfig",
     "EncodedSource",
-    "First",
+    "FeaturesConfig",
     "FolderConfig",
     "OnDevice",
     "OnlineSyncMNIST",

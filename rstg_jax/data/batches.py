@@ -39,7 +39,10 @@ class Source(Protocol):
         """Number of examples; `ENDLESS` if every index is one."""
 
     def batch(self, indices: np.ndarray) -> Batch:
-        """Examples int64 [b] -> {video: uint8 [b t h w c], label: int32 [b], ...}."""
+        """Examples int64 [b] -> {video: [b t h w c], label: int32 [b], ...}.
+
+        Videos are uint8, stored feature maps of the type in which they are stored.
+        """
 
 
 @runtime_checkable
@@ -191,19 +194,26 @@ def eval_batches(
     return _ahead(make, 0, -(-n // batch_size), prefetch, _processes(source))
 
 
-class First:
-    """The first examples of a source; satisfies `Source`."""
+class Chosen:
+    """Some examples of a source; satisfies `Source`.
 
-    def __init__(self, source: Source, count: int):
-        self.name = f"the first {count} of {source.name}"
+    Args:
+      source: Where they are.
+      indices: Of these examples, int64 [n].
+    """
+
+    def __init__(self, source: Source, indices: np.ndarray):
+        self.name = f"{len(indices)} of {source.name}"
         self.label_names, self.provenance = source.label_names, source.provenance
         self.labelled = getattr(source, "labelled", True)
         self.processes = _processes(source)
-        self.batch = source.batch
-        self._length = min(count, len(source))
+        self._source, self._indices = source, indices
 
     def __len__(self) -> int:
-        return self._length
+        return len(self._indices)
+
+    def batch(self, indices: np.ndarray) -> Batch:
+        return checked_batch(self._source, self._indices[indices])
 
 
 def refuse_endless(source: Source) -> None:

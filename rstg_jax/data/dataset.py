@@ -49,11 +49,13 @@ class DataConfig(abc.ABC):
 
     Class attributes:
       fps: Pace at which to show its videos where a file does not say it, in frames per second.
+      pictures: Whether frames of its videos can be shown.
       may_differ: Dotted names of fields that may differ when a run is resumed: where the data lies,
         how it is loaded and tested.
     """
 
     fps: ClassVar[int] = 12
+    pictures: ClassVar[bool] = True
     may_differ: ClassVar[tuple[str, ...]] = ()
 
     @property

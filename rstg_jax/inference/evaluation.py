@@ -35,7 +35,7 @@ def evaluate_checkpoint(
         )
     data.refuse_endless(source)
     if count is not None:
-        source = data.First(source, count)
+        source = data.Chosen(source, np.arange(min(count, len(source))))
     protocols.check_fits(model)
     max_clips = model.experiment.train.for_evaluation
     eval_step = steps.jit_eval_step(model.module, model.mesh, model.abstract, max_clips)

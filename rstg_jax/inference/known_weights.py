@@ -65,12 +65,18 @@ def find(name: str) -> Weights:
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Adds the flags that choose a trained model: a run or weights, its step, the protocol."""
+    """Adds the flags that choose a trained model: those of `add_source_flags`, the protocol."""
+    add_source_flags(parser)
+    parser.add_argument("--protocol", help="center, dense or NxM; by default that of the config")
+
+
+def add_source_flags(parser: argparse.ArgumentParser) -> Any:
+    """Adds the flags for a run or weights and its step; one of the group returned is required."""
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--workdir", help="directory of the training run")
     source.add_argument("--weights", help="name of published weights, or a .safetensors file")
     parser.add_argument("--step", default="last", help="last (default), best, or a number")
-    parser.add_argument("--protocol", help="center, dense or NxM; by default that of the config")
+    return source
 
 
 def chosen(

@@ -126,6 +126,8 @@ class Videos:
         """The encoded video, or its frames uint8 `[t h w c]` if it was never encoded."""
         if not request.split:
             return Path(request.name)
+        if not self._data.pictures:
+            raise UserError(f"{request.name} is no video that could be drawn, but a feature map")
         source = self._open(request.split)
         if isinstance(source, data.EncodedSource):
             return source.encoded(request.index)

@@ -110,7 +110,7 @@ class VideoClassifier(nn.Module):
         """Classifies clips.
 
         Args:
-          video: `[b t h w c]` pixels 0..255, uint8 or float.
+          video: `[b t h w c]` pixels 0..255, uint8 or float; for an `IdentityConfig` feature maps.
           train: dropout on, batch norm in training mode.
 
         Returns:

@@ -114,7 +114,31 @@ def run(
     mesh: Mesh,
     batch_size: int,
 ) -> Generator[BatchOutput]:
-    """Yields the outputs of a model on a split, batch by batch; arguments as in `evaluate`."""
+    """Yields the predictions of a model on a split, batch by batch; arguments as in `evaluate`."""
+    with contextlib.closing(outputs(eval_step, variables, source, mesh, batch_size)) as parts:
+        for (sums, ranking), batch in parts:
+            yield BatchOutput(sums, ranking, batch["index"], batch.get("id"))
+
+
+def outputs(
+    function: Callable[[Mapping[str, Any], steps.Batch], Any],
+    variables: Mapping[str, Any],
+    source: data.Source,
+    mesh: Mesh,
+    batch_size: int,
+) -> Generator[tuple[Any, data.Batch]]:
+    """Yields what a function makes of a split, batch by batch, and says how far it is.
+
+    Args:
+      function: of the variables and the arrays `steps.EVAL_KEYS` of a batch.
+      variables: of the model.
+      source: the split.
+      mesh: the mesh.
+      batch_size: global; the last batch is padded and masked.
+
+    Yields:
+      The result on the host, and the batch without its videos.
+    """
     first = jax.process_index() == 0
     batches = data.eval_batches(
         source,
@@ -122,22 +146,21 @@ def run(
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
-    pending: tuple[Any, np.ndarray, np.ndarray | None] | None = None
+    pending: tuple[Any, data.Batch] | None = None
 
-    def fetched() -> BatchOutput:
+    def fetched() -> tuple[Any, data.Batch]:
         assert pending is not None  # `eval_batches` refuses an empty source
-        results, indices, ids = pending
-        sums, ranking = jax.device_get(results)
-        return BatchOutput(sums, ranking, indices, ids)
+        results, batch = pending
+        return jax.device_get(results), batch
 
     with contextlib.closing(batches), logs.Meter(len(source), "videos", first) as meter:
         for batch in batches:
             put = sharding.put_batch({k: batch[k] for k in steps.EVAL_KEYS}, mesh)
-            results = eval_step(variables, put)
+            results = function(variables, put)
             if pending is not None:  # one batch behind, so that host and device overlap
                 yield fetched()
                 meter.advance(batch_size)
-            pending = results, batch["index"], batch.get("id")
+            pending = results, {k: v for k, v in batch.items() if k != "video"}
         yield fetched()
 
 

@@ -143,11 +143,6 @@ class Experiment:
         return self.optim.for_batch(self.train.batch_size)
 
     def __post_init__(self) -> None:
-        frames = self.data.clip_shape[0]
-        if self.loss.frame_weight and self.loss.frame_start >= frames:
-            raise UserError(
-                f"loss.frame_start={self.loss.frame_start} leaves no frame of a clip of {frames}"
-            )
         classes = self.data.num_object_classes
         for weight in ("region_weight", "map_weight", "lone_weight"):
             if getattr(self.loss, weight) and not classes:

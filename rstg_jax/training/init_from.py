@@ -14,14 +14,16 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
 from rstg_jax import storage
 from rstg_jax.errors import UserError
-from rstg_jax.training import patterns, steps, weights_file
-from rstg_jax.training.checkpoint import Checkpoints
-from rstg_jax.training.experiment import TrainConfig
+from rstg_jax.models.classifier import build
+from rstg_jax.training import patterns, sharding, steps, weights_file
+from rstg_jax.training.checkpoint import Checkpoints, TrainedModel
+from rstg_jax.training.experiment import Experiment, TrainConfig
 
 CLASSIFIER = "params/classifier/"
 WEIGHTS = ("params", "batch_stats")
@@ -36,6 +38,29 @@ class Match(NamedTuple):
     pretrained: tuple[str, ...]
     fresh: tuple[str, ...]
     ignored: tuple[str, ...]
+
+
+def model(experiment: Experiment, label_names: Sequence[str]) -> TrainedModel:
+    """The model with which training would begin, see `weights`; without `train.init_from` fresh.
+
+    Args:
+      experiment: the configuration.
+      label_names: of the data to train on.
+    """
+    mesh = sharding.make_mesh(experiment.mesh, or_data_parallel=True)
+    module = build(experiment.model, len(label_names))
+    setup = steps.make_setup(module, experiment.loss, experiment.optim, 1)
+    shape, settings = experiment.data.clip_shape, experiment.train
+    abstract = steps.abstract_state(setup, shape, mesh)
+    pretrained = weights(settings, abstract, label_names)[0] if settings.init_from else {}
+
+    def begin(seed: jax.Array, pretrained: Mapping[str, jax.Array]) -> dict[str, Any]:
+        return steps.init_state(setup, shape, seed, pretrained).variables
+
+    placed = jax.jit(begin, out_shardings=steps.shardings_of(abstract.variables))
+    variables = placed(jnp.int32(settings.seed), pretrained)
+    meta = {"video_shape": list(shape)}
+    return TrainedModel(experiment, module, variables, abstract, mesh, tuple(label_names), 0, meta)
 
 
 def weights(

@@ -141,7 +141,11 @@ def set_up(experiment: Experiment, workdir: storage.Path) -> Run:
         on_nan.action == "skip",
         settings.accumulate,
     )
-    video_shape = data.video_shape(train_source)
+    video_shape, loss = data.video_shape(train_source), experiment.loss
+    if loss.frame_weight and loss.frame_start >= video_shape[0]:
+        raise UserError(
+            f"loss.frame_start={loss.frame_start} leaves no frame of a clip of {video_shape[0]}"
+        )
     abstract = steps.abstract_state(setup, video_shape, mesh)
     fed, make_batch = experiment.loss.batch_keys, None
     if isinstance(train_source, data.OnDevice):

@@ -3,6 +3,7 @@
 from rstg_jax.models.backbones.base import BackboneConfig
 from rstg_jax.models.backbones.coordinates import CoordinatesConfig
 from rstg_jax.models.backbones.eco import ECOConfig
+from rstg_jax.models.backbones.identity import IdentityConfig
 from rstg_jax.models.backbones.inception import InceptionConfig
 from rstg_jax.models.backbones.resnet3d import ResNet3DConfig
 from rstg_jax.models.backbones.simple_cnn import SimpleCNNConfig
@@ -13,6 +14,7 @@ __all__ = [
     "BackboneConfig",
     "CoordinatesConfig",
     "ECOConfig",
+    "IdentityConfig",
     "InceptionConfig",
     "ResNet3DConfig",
     "SimpleCNNConfig",

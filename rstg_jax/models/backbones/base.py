@@ -41,7 +41,8 @@ class BackboneConfig(abc.ABC):
     def build(self, dtype: jnp.dtype, name: str) -> nn.Module:
         """The module, which computes in `dtype`.
 
-        It is called as ``module(video, train=..., after=...)``: `video` `[b t h w c]` with pixels
-        0..255; `after` maps full names of places to functions that are applied to the features
-        there, `[b t h w c]` to the same shape. It returns features `[b t' h' w' c']`.
+        It is called as ``module(video, train=..., after=...)``: `video` `[b t h w c]` as the data
+        give it, mostly pixels 0..255; `after` maps full names of places to functions that are
+        applied to the features there, `[b t h w c]` to the same shape. It returns features
+        `[b t' h' w' c']`.
         """

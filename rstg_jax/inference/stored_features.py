@@ -1,0 +1,225 @@
+"""Stores the feature maps that a network makes of every clip of a split."""
+
+import hashlib
+import logging
+import pathlib
+import shutil
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from flax import traverse_util
+
+from rstg_jax import config, data, files
+from rstg_jax.convert.export import portable
+from rstg_jax.data import array_records, features
+from rstg_jax.errors import UserError, reason
+from rstg_jax.inference.evaluation import open_named
+from rstg_jax.models import classifier
+from rstg_jax.training import checkpoint, eval_loop, sharding, steps
+
+SHARD_BYTES, SHARD_CLIPS = 64 << 20, 1024  # the most that a killed run has to make again
+UNFINISHED = ".unfinished"  # ends the name of a description while shards are missing
+# Fields of `StoredSplit` that differ from split to split, and those that change no feature map.
+_OF_SPLIT = ("split", "examples", "shard_size", "labelled", "videos.")
+_OF_PLACE = ("network.name", "config_hash", "weights.from")
+
+_log = logging.getLogger(__name__)
+
+
+def store(
+    model: checkpoint.TrainedModel,
+    weights_from: str,
+    directory: pathlib.Path,
+    split: str | None,
+    dtype: features.DType,
+) -> features.StoredSplit:
+    """Stores the feature maps of a split, one view of each clip, as in testing.
+
+    Shards that are there are kept. The bytes of a shard depend on nothing that an interruption
+    changes.
+
+    Args:
+      model: the network and its data.
+      weights_from: where its weights are from, for the record.
+      directory: where to write.
+      split: own name of the split, see `DataConfig.with_split`.
+      dtype: one of `features.DTYPES`.
+
+    Raises:
+      UserError: the directory has feature maps of another network or of other clips, a shard is
+        damaged or cannot be written, or a value is too large for the dtype.
+    """
+    source, name = open_named(model.data.single_view(), split)
+    data.refuse_endless(source)
+    batch_size = eval_loop.eval_batch_size(model.experiment.train.for_evaluation, model.mesh)
+    feature_maps = jit_feature_maps(model, dtype)
+    stored = description(model, weights_from, source, name, dtype, batch_size)
+    finished = directory / f"{name}.json"
+    try:
+        with array_records.one_process_at_a_time(directory / ".lock"):
+            claim(directory, stored)
+            write_shards(model, feature_maps, stored, source, directory, batch_size)
+            stored.check_shards(directory)
+            unfinished = finished.with_name(finished.name + UNFINISHED)
+            if unfinished.exists():
+                unfinished.replace(finished)
+    except OSError as error:
+        place = error.filename or directory
+        raise UserError(f"{place}: {reason(error)}; {array_records.RESUME}") from error
+    return stored
+
+
+def jit_feature_maps(
+    model: checkpoint.TrainedModel, dtype: features.DType
+) -> Callable[..., jax.Array]:
+    """Compiles the part of a network up to the features that its head or last block reads.
+
+    Returns:
+      A function of the variables and a batch to feature maps `[b t h w c]` in a dtype.
+    """
+
+    def feature_maps(variables: Mapping[str, Any], batch: steps.Batch) -> jax.Array:
+        whole = sharding.gather_weights(variables, model.mesh)
+        _, out = model.module.apply(whole, batch["video"], train=False)
+        maps: jax.Array = out["features"]
+        return maps.astype(features.DTYPES[dtype])
+
+    rows = sharding.batch_sharding(model.mesh)
+    given = (steps.shardings_of(model.abstract.variables), rows)
+    return jax.jit(feature_maps, in_shardings=given, out_shardings=rows)
+
+
+def description(
+    model: checkpoint.TrainedModel,
+    weights_from: str,
+    source: data.Source,
+    split: str,
+    dtype: features.DType,
+    batch_size: int,
+) -> features.StoredSplit:
+    """What a split will hold; nothing is computed but the checksum of the weights."""
+    clip = data.video_shape(data.Chosen(source, np.zeros(1, np.int64)))
+    shape = jax.eval_shape(
+        lambda variables, video: model.module.apply(variables, video, train=False)[1]["features"],
+        model.abstract.variables,
+        jax.ShapeDtypeStruct((1, *clip), np.uint8),
+    ).shape[1:]
+    clip_bytes = int(np.prod(shape)) * features.DTYPES[dtype].itemsize
+    # Whole batches, so that a batch is the same whatever shards are missing.
+    batches = max(1, min(SHARD_BYTES // clip_bytes, SHARD_CLIPS) // batch_size)
+    network = config.to_dict(portable(model.experiment))
+    return features.StoredSplit(
+        split=split,
+        shape=shape,
+        dtype=dtype,
+        examples=len(source),
+        shard_size=batches * batch_size,
+        labelled=eval_loop.labelled(source),
+        label_names=tuple(source.label_names),
+        network={key: network[key] for key in ("name", "model", "data")},
+        config_hash=config.config_hash(model.experiment),
+        weights={"sha256": checksum(model), "from": weights_from},
+        videos=checkpoint.plain(eval_loop.provenance(source)),
+    )
+
+
+def checksum(model: checkpoint.TrainedModel) -> str:
+    """First 16 digits of the SHA-256 of the weights on which feature maps depend."""
+    places = [place for place in model.experiment.model.resolved if place != classifier.FINAL]
+    modules = {"backbone", *map(classifier.block_name, places)}
+    digest = hashlib.sha256()
+    for path, leaf in sorted(traverse_util.flatten_dict(dict(model.variables)).items()):
+        if path[1] in modules:
+            digest.update("/".join(path).encode())
+            digest.update(np.asarray(leaf).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def claim(directory: pathlib.Path, stored: features.StoredSplit) -> None:
+    """Writes the description of a split, unless it is there, and removes what a kill has left.
+
+    Raises:
+      UserError: the directory has feature maps of another network or of other clips.
+    """
+    for leftover in directory.glob(".part*"):
+        leftover.unlink()
+    known = False
+    for path in sorted([*directory.glob("*.json"), *directory.glob(f"*.json{UNFINISHED}")]):
+        there = features.read_description(path)
+        same_split = there.split == stored.split
+        ignored = _OF_PLACE if same_split else (*_OF_PLACE, *_OF_SPLIT)
+        found = [
+            line
+            for line in config.diff(there, stored)
+            if not line.startswith(ignored) and ("sha256" in line or not line.startswith("videos."))
+        ]
+        if found:
+            raise UserError(
+                f"{path}: describes other feature maps (there != here): {'; '.join(found)}; choose "
+                "another --out"
+            )
+        known = known or same_split
+    if not known:
+        if any(directory.glob(f"{stored.split}.array_record*")):
+            raise UserError(
+                f"{directory}: has shards of {stored.split} but not their description; choose "
+                "another --out, or delete them"
+            )
+        path = directory / f"{stored.split}.json{UNFINISHED}"
+        files.write_json(path, config.to_dict(stored))
+
+
+def write_shards(
+    model: checkpoint.TrainedModel,
+    feature_maps: Callable[..., jax.Array],
+    stored: features.StoredSplit,
+    source: data.Source,
+    directory: pathlib.Path,
+    batch_size: int,
+) -> None:
+    """Makes the shards that are missing; the arguments are those of `store`."""
+    shards = range(stored.num_shards)
+    missing = [shard for shard in shards if not stored.path(directory, shard).exists()]
+    if not missing:
+        return
+    indices = np.concatenate([np.array(stored.clips(shard)) for shard in missing])
+    size = len(indices) * int(np.prod(stored.shape)) * features.DTYPES[stored.dtype].itemsize
+    _log.info(
+        "%s: %d of %d clips to make, feature maps %s %s, up to %.2f GB; %.2f GB are free",
+        *(source.name, len(indices), stored.examples, list(stored.shape), stored.dtype),
+        *(size / 1e9, shutil.disk_usage(directory).free / 1e9),
+    )
+    chosen = data.Chosen(source, indices)
+    records: list[bytes] = []
+    parts = eval_loop.outputs(feature_maps, model.variables, chosen, model.mesh, batch_size)
+    for maps, batch in parts:
+        records += encoded(maps, batch, indices, stored)
+        while missing and len(records) >= len(stored.clips(missing[0])):
+            path, count = stored.path(directory, missing[0]), len(stored.clips(missing[0]))
+            with array_records.shard_writer(path) as write:
+                for record in records[:count]:
+                    write(record)
+            del records[:count], missing[0]
+
+
+def encoded(
+    maps: np.ndarray, batch: data.Batch, indices: np.ndarray, stored: features.StoredSplit
+) -> list[bytes]:
+    """Records of the rows of a batch that are no padding.
+
+    Raises:
+      UserError: a value is not finite in the dtype.
+    """
+    records = []
+    for row in np.flatnonzero(batch["mask"]):
+        index = indices[batch["index"][row]]
+        name = str(batch["id"][row]) if "id" in batch else str(index)
+        if not np.isfinite(maps[row]).all():
+            raise UserError(
+                f"the feature map of {name} ({stored.split} {index}) has values that are not "
+                f"finite as {stored.dtype}: choose another --dtype"
+            )
+        records.append(features.encode(maps[row], int(batch["label"][row]), name))
+    return records
