@@ -33,6 +33,7 @@ PROGRAMS = {
     "rstg_jax.report": "tests/viz/test_examples.py::test_report_of_a_real_run",
     "rstg_jax.animate": "tests/viz/test_video_writer.py::test_command",
     "rstg_jax.summary": "tests/test_summary.py::test_table_and_json",
+    "rstg_jax.features": "tests/test_features.py::test_command_line_killed_and_resumed",
     "rstg_jax.launch": (
         "tests/training/test_resume.py::test_four_processes_of_the_launcher_train_as_one"
     ),

@@ -15,9 +15,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rstg_jax import config, files
+from rstg_jax import config, data, files
 from rstg_jax.convert import pickled_arrays, tf_checkpoint, torch_files
-from rstg_jax.data import ClipConfig, FolderConfig, SomethingSomethingConfig
+from rstg_jax.data import (
+    ClipConfig,
+    FeaturesConfig,
+    FolderConfig,
+    SomethingSomethingConfig,
+    array_records,
+    features,
+)
 from rstg_jax.data.sync_mnist import digits
 from rstg_jax.data.video import decode
 from rstg_jax.errors import UserError
@@ -282,6 +289,26 @@ def read_prepared(directory: Path) -> str:
     return digest(source.batch(np.arange(len(source))))
 
 
+def stored_features() -> list[Files]:
+    """A shard of three maps of random numbers and its description."""
+    shape, names = (2, 3, 3, 4), ("a", "b")
+    stored = features.StoredSplit(
+        "train", shape, "float16", 3, 4, True, names, {"name": "x"}, "0", {"sha256": "1"}, {}
+    )
+    maps = np.random.default_rng(0).normal(size=(3, *shape)).astype(np.float16)
+    with tempfile.TemporaryDirectory() as place:
+        with array_records.shard_writer(stored.path(Path(place), 0)) as write:
+            for number in range(3):
+                write(features.encode(maps[number], number % 2, f"clip {number}"))
+        files.write_json(Path(place, "train.json"), config.to_dict(stored))
+        return [packed(Path(place))]
+
+
+def read_features(directory: Path) -> str:
+    source = FeaturesConfig(str(directory)).open("train")
+    return digest(data.checked_batch(source, np.arange(len(source))))
+
+
 # --- weights ---
 
 
@@ -452,6 +479,8 @@ KINDS = {
     "smt_v2": Kind(download("v2"), read_download("v2"), text=True, harm=("csv", "json")),
     "array_record": Kind(prepared, read_prepared, exact=True, harm=("-of-00001",)),
     "tfds": Kind(prepared, read_prepared, text=True, harm=("json", "txt")),
+    "features": Kind(stored_features, read_features, exact=True, harm=("-of-00001",)),
+    "features_json": Kind(stored_features, read_features, text=True, harm=("json",)),
     "safetensors": Kind(safetensors, read_torch, text=True),
     "pth": Kind(pth, read_torch),
     "pickle": Kind(pickled, read_pickled),
