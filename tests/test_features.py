@@ -18,6 +18,7 @@ import pytest
 
 from configs import features as configs
 from rstg_jax import cli, config, evaluate, features, predict, report
+from rstg_jax.convert import export
 from rstg_jax.data import FeaturesConfig
 from rstg_jax.data.features import StoredSplit
 from rstg_jax.errors import UserError
@@ -93,7 +94,8 @@ def store(root, out, *more):
 
 
 def contents(directory):
-    return {path.name: path.read_bytes() for path in sorted(directory.iterdir())}
+    files = sorted(path for path in directory.iterdir() if path.suffix != ".safetensors")
+    return {path.name: path.read_bytes() for path in files}
 
 
 def on_the_fly(root, split, dtype):
@@ -191,6 +193,33 @@ def test_commands_on_a_run_on_stored_maps(root, runs, capsys):
     err = capsys.readouterr().err
     assert "video.npy: the model reads stored feature maps" in err
     assert "test:0 is no video that could be drawn" in err
+
+
+def test_a_head_behind_its_network_labels_videos(root, runs, capsys):
+    """The exported file gives from videos what the run gives from their maps."""
+    out = root / "joined.safetensors"
+    assert export.main([f"--workdir={root / 'on_maps'}", f"--out={out}"]) == 0
+    assert evaluate.main([f"--weights={out}", f"--out={root}"]) == 0
+    written = json.loads((root / "evaluation-test-joined.json").read_text())
+    result = json.loads((root / "on_maps/result.json").read_text())
+    assert written["loss"] == pytest.approx(result["loss"], rel=1e-6)
+    assert written["confusion"] == result["confusion"]
+    np.save(root / "a.npy", BarsConfig().open("test").batch(np.arange(1))["video"][0])
+    capsys.readouterr()
+    words = ["--json", str(root / "a.npy"), "test:0"]
+    assert predict.main([f"--weights={out}", *words]) == 0
+    of_file, of_split = json.loads(capsys.readouterr().out)
+    assert of_file["predictions"] == of_split["predictions"]
+    # Maps of other weights in the place of those that the run was trained on.
+    store(root, "others", "--dtype=float32", "--config.train.init_from=")
+    (root / "maps").rename(root / "aside")
+    (root / "others").rename(root / "maps")
+    try:
+        with pytest.raises(UserError, match="its network is not the one of this run"):
+            export.main([f"--workdir={root / 'on_maps'}", f"--out={out}"])
+    finally:
+        (root / "maps").rename(root / "others")
+        (root / "aside").rename(root / "maps")
 
 
 @pytest.mark.parametrize("variant", configs.VARIANTS)

@@ -6,6 +6,9 @@ The file is all that is needed to use or to go on training the model:
 
     python -m rstg_jax.predict --weights=FILE.safetensors clip.mp4
     python train.py --config=... --config.train.init_from=FILE.safetensors
+
+That of a run on stored feature maps also has the network that made them (`rstg_jax.features`), so
+that the two together label films.
 """
 
 import argparse
@@ -13,10 +16,16 @@ import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from rstg_jax import cli
 from rstg_jax.errors import UserError
 from rstg_jax.training.experiment import Experiment
+
+if TYPE_CHECKING:  # they load JAX
+    from rstg_jax.data.features import FeaturesConfig
+    from rstg_jax.training.checkpoint import TrainedModel
+    from rstg_jax.training.weights import Weights
 
 
 def portable(experiment: Experiment) -> Experiment:
@@ -25,6 +34,47 @@ def portable(experiment: Experiment) -> Experiment:
     places = {f.name: f.default for f in dataclasses.fields(data) if f.name in data.may_differ}
     train = dataclasses.replace(experiment.train, init_from="", init_fresh=(), init_ignore=())
     return dataclasses.replace(experiment, data=dataclasses.replace(data, **places), train=train)
+
+
+def behind_its_network(
+    model: "TrainedModel", config: "FeaturesConfig", source: dict[str, Any]
+) -> "Weights":
+    """A model of stored feature maps as one of videos: the network that made them, and the rest.
+
+    Args:
+      model: of the run.
+      config: its data.
+      source: for the record.
+
+    Raises:
+      UserError: the directory of the maps is gone or has those of another network, or blocks are
+        inside the network.
+    """
+    from rstg_jax.data.features import NETWORK
+    from rstg_jax.models.classifier import FINAL
+    from rstg_jax.training import weights_file
+
+    stored = config.described(config.tested)
+    there, here = stored.weights.get("sha256"), model.meta["data"]["test"].get("weights_sha256")
+    if there != here:
+        raise UserError(f"{config.directory}: its network is not the one of this run")
+    network = weights_file.read(config.directory / NETWORK)
+    experiment = network.experiment
+    if set(experiment.model.rstg_at) - {FINAL}:
+        raise UserError(
+            f"{config.directory / NETWORK}: has blocks inside (rstg_at={experiment.model.rstg_at}),"
+            " which cannot be joined with those of the run"
+        )
+    joined = dataclasses.replace(model.experiment.model, backbone=experiment.model.backbone)
+    variables = {
+        collection: {
+            **model.variables.get(collection, {}),
+            **{k: v for k, v in network.variables[collection].items() if k == "backbone"},
+        }
+        for collection in network.variables
+    }
+    whole = dataclasses.replace(model.experiment, model=joined, data=experiment.data)
+    return weights_file.Weights(whole, variables, model.label_names, source)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -39,6 +89,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", required=True, type=Path, metavar="FILE.safetensors")
     parser.add_argument("--half", action="store_true", help="store float16, half the size")
     args = parser.parse_args(argv)
+    from rstg_jax.data.features import FeaturesConfig
     from rstg_jax.training import checkpoint, weights_file  # they load JAX
     from rstg_jax.training.weights import Weights
 
@@ -46,8 +97,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UserError(f"--out={args.out} must end in {weights_file.SUFFIX}")
     model = checkpoint.load(args.workdir, args.step)
     source = {"run": model.experiment.name, "step": model.step, "test": model.meta.get("test")}
-    experiment = portable(model.experiment)
-    weights = Weights(experiment, model.variables, model.label_names, source)
+    weights = Weights(model.experiment, model.variables, model.label_names, source)
+    if isinstance(model.data, FeaturesConfig):
+        weights = behind_its_network(model, model.data, source)
+    weights = weights._replace(experiment=portable(weights.experiment))
     weights_file.write(args.out, weights, args.half)
     print(
         f"{args.out}: {model.experiment.name}, step {model.step}, {args.out.stat().st_size:,} bytes"

@@ -23,6 +23,7 @@ from rstg_jax.data.dataset import DataConfig, check_split
 from rstg_jax.data.video import decode
 from rstg_jax.errors import UserError, reason, translated
 
+NETWORK = "network.safetensors"  # the network that made the maps, beside them
 COMMAND = "python -m rstg_jax.features"
 REMEDY = f"delete it and run {COMMAND} again, which makes what is missing"
 DType = Literal["float16", "bfloat16", "float32"]

@@ -17,7 +17,8 @@ from rstg_jax.data import array_records, features
 from rstg_jax.errors import UserError, reason
 from rstg_jax.inference.evaluation import open_named
 from rstg_jax.models import classifier
-from rstg_jax.training import checkpoint, eval_loop, sharding, steps
+from rstg_jax.training import checkpoint, eval_loop, sharding, steps, weights_file
+from rstg_jax.training.weights import Weights
 
 SHARD_BYTES, SHARD_CLIPS = 64 << 20, 1024  # the most that a killed run has to make again
 UNFINISHED = ".unfinished"  # ends the name of a description while shards are missing
@@ -60,6 +61,8 @@ def store(
     try:
         with array_records.one_process_at_a_time(directory / ".lock"):
             claim(directory, stored)
+            if not (directory / features.NETWORK).exists():
+                write_network(model, stored, directory / features.NETWORK)
             write_shards(model, feature_maps, stored, source, directory, batch_size)
             stored.check_shards(directory)
             unfinished = finished.with_name(finished.name + UNFINISHED)
@@ -169,6 +172,19 @@ def claim(directory: pathlib.Path, stored: features.StoredSplit) -> None:
             )
         path = directory / f"{stored.split}.json{UNFINISHED}"
         files.write_json(path, config.to_dict(stored))
+
+
+def write_network(
+    model: checkpoint.TrainedModel, stored: features.StoredSplit, path: pathlib.Path
+) -> None:
+    """Writes the network, so that a head that was trained on its maps can be put behind it."""
+    whole = Weights(
+        portable(model.experiment),
+        model.variables,
+        model.label_names,
+        {"from": stored.weights["from"]},
+    )
+    weights_file.write(path, whole)
 
 
 def write_shards(
