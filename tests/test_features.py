@@ -108,9 +108,9 @@ def on_the_fly(root, split, dtype):
     return np.asarray(apply(videos)[1]["features"].astype(dtype))[::-1]
 
 
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_stored_maps_are_those_of_the_network_byte_for_byte(root, dtype):
-    data = store(root, dtype, f"--dtype={dtype}")
+@pytest.mark.parametrize(("dtype", "devices"), [("float16", 1), ("bfloat16", 8)])
+def test_stored_maps_are_those_of_the_network_byte_for_byte(root, dtype, devices):
+    data = store(root, dtype, f"--dtype={dtype}", f"--config.mesh.data={devices}")
     assert data.splits == ("test", "train")
     assert (data.clip_shape, data.num_classes) == ((4, 4, 4, 6), 3)
     for split, videos in (("train", 48), ("test", 12)):

@@ -1,5 +1,6 @@
 """Stores the feature maps that a network makes of every clip of a split."""
 
+import contextlib
 import hashlib
 import logging
 import pathlib
@@ -210,14 +211,15 @@ def write_shards(
     chosen = data.Chosen(source, indices)
     records: list[bytes] = []
     parts = eval_loop.outputs(feature_maps, model.variables, chosen, model.mesh, batch_size)
-    for maps, batch in parts:
-        records += encoded(maps, batch, indices, stored)
-        while missing and len(records) >= len(stored.clips(missing[0])):
-            path, count = stored.path(directory, missing[0]), len(stored.clips(missing[0]))
-            with array_records.shard_writer(path) as write:
-                for record in records[:count]:
+    with contextlib.closing(parts):
+        for maps, batch in parts:
+            records += encoded(maps, batch, indices, stored)
+            if len(records) < len(stored.clips(missing[0])):
+                continue
+            with array_records.shard_writer(stored.path(directory, missing.pop(0))) as write:
+                for record in records:
                     write(record)
-            del records[:count], missing[0]
+            records = []
 
 
 def encoded(
