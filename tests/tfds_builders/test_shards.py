@@ -5,6 +5,7 @@ import functools
 import json
 import os
 import pathlib
+import re
 
 import pytest
 import tensorflow_datasets as tfds
@@ -102,7 +103,9 @@ def test_killed_at_every_change_of_a_directory(tmp_path, whole, monkeypatch, cap
         assert (records, splits) == whole[1:]
         # After the last step of all only notes that nobody reads may be left.
         assert set(whole[0]) <= set(names)
-        assert not [p for p in data_dir.rglob("*") if p.name.endswith((".tmp", ".partial"))]
+        assert not [
+            p for p in data_dir.rglob("*") if re.search(r"\.tmp$|\.partial$|^\.part", p.name)
+        ]
         if not dead:
             break
         number += 1

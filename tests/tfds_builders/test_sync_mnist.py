@@ -9,6 +9,7 @@ import shutil
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from array_record.python import array_record_module
 
 from rstg_jax import cli, data
 from rstg_jax.data.sync_mnist import digits as digits_lib
@@ -136,7 +137,7 @@ def test_interrupted_build_goes_on(built, tmp_path, monkeypatch, capsys):
     def interrupted(shard, features, options):
         if shard.path.name.startswith("sync_mnist"):
             if len(written) == 2:
-                shard.path.with_name(f"{shard.path.name}.1.tmp").write_bytes(b"half of it")
+                shard.path.with_name(f".part1-{shard.path.name}").write_bytes(b"half of it")
                 raise KeyboardInterrupt
             written.append(shard.path.name)
         return write_shard(shard, features, options)
@@ -159,7 +160,7 @@ def test_interrupted_build_goes_on(built, tmp_path, monkeypatch, capsys):
     assert not set(written) & set(again)
     assert "28 videos to make: about" in capsys.readouterr().out
     assert shards(config) == shards(built)
-    assert not list(prepared.prepared_dir(config).glob("*tmp*"))
+    assert not list(prepared.prepared_dir(config).glob(".part*"))
     build.build(config, shard_size=SHARD)
     assert "already exists" in capsys.readouterr().out
 
@@ -176,7 +177,7 @@ def test_disk_too_small(tmp_path, monkeypatch, capsys):
 
 
 def test_disk_that_fills_up(tmp_path, monkeypatch):
-    class Writer(shards_lib.ArrayRecordWriter):
+    class Writer(array_record_module.ArrayRecordWriter):
         def write(self, record):
             if "sync_mnist-train" in self.path:
                 raise RuntimeError("write() failed: No space left on device; at byte 2000000")
@@ -187,10 +188,10 @@ def test_disk_that_fills_up(tmp_path, monkeypatch):
             self.path = path
 
     with monkeypatch.context() as patch:
-        patch.setattr(shards_lib, "ArrayRecordWriter", Writer)
+        patch.setattr(array_record_module, "ArrayRecordWriter", Writer)
         with pytest.raises(UserError, match=r"00000-of-00003: cannot be written .*No space left"):
             build.build(small(tmp_path), shard_size=SHARD)
-    assert not list(tmp_path.rglob("*.tmp"))
+    assert not list(tmp_path.rglob(".part*"))
     build.build(small(tmp_path), shard_size=SHARD)
 
 
