@@ -16,7 +16,7 @@ from rstg_jax.models.classifier import ModelConfig
 Arrays = Mapping[str, np.ndarray]
 Path = tuple[str, ...]
 # Of variables that the other network does not have.
-ABSENT = {"scale": np.ones, "bias": np.zeros}
+ABSENT = {"scale": np.ones, "bias": np.zeros, "kernel": np.zeros}
 
 
 class Names(abc.ABC):
@@ -24,7 +24,7 @@ class Names(abc.ABC):
 
     @abc.abstractmethod
     def of(self, backbone: Any, path: Path) -> str | None:
-        """The name of a variable, or None if the project has none: a gain of 1, a bias of 0.
+        """The name of a variable, or None if the project has none: a gain of 1, else zeros.
 
         Args:
           backbone: configuration of the backbone.

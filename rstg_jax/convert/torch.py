@@ -5,7 +5,8 @@
 FILE is a state dict: .safetensors, read without PyTorch, or .pth, .pt, .pyth, for which PyTorch
 must be installed (pickles are loaded weights-only), or the .index.json of one in several files.
 ARCH says from which project it is and how deep (see `rstg_jax.convert.torch_names`); every tensor
-that is missing, unused or misshapen is named in the error.
+that is missing, unused or misshapen is named in the error. Encoders alone (`vjepa2_l_encoder`) get
+a classifier of one class and zeros, which training replaces by one for its labels.
 
 DIR becomes an ordinary checkpoint directory, for clips as the network was trained on:
 
@@ -45,7 +46,7 @@ def model_config(arch: Arch) -> ModelConfig:
 
 def data_config(arch: Arch) -> FolderConfig:
     """Videos of the user's own, of which the network sees clips as in its training."""
-    clip = ClipConfig(frames=arch.frames, resize=256, crop=224)
+    clip = ClipConfig(frames=arch.frames, resize=arch.crop * 256 // 224, crop=arch.crop)
     if arch.stride is not None:
         clip = dataclasses.replace(clip, sampling="stride", stride=arch.stride)
     return FolderConfig(clip=clip)

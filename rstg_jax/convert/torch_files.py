@@ -13,7 +13,7 @@ from rstg_jax import files
 from rstg_jax.errors import UserError
 
 # Training scripts put the weights under one of these keys.
-WRAPPERS = ("model_state", "state_dict", "model_state_dict", "model")
+WRAPPERS = ("model_state", "state_dict", "model_state_dict", "model", "target_encoder")
 INDEX = ".index.json"
 # Others are quantised: their scales are tensors of their own, which no converter here applies.
 TYPES = {

@@ -3,14 +3,21 @@
 import dataclasses
 from typing import Any
 
-from rstg_jax.convert import inception_names, pytorchvideo_names, tsn_names
+from rstg_jax.convert import inception_names, pytorchvideo_names, tsn_names, vit_names
 from rstg_jax.convert.fit import Names
 from rstg_jax.convert.resnet_names import MMACTION, PYTORCHVIDEO, SLOWFAST, TORCHVISION, TSM
-from rstg_jax.models.backbones import BackboneConfig, inception, resnet3d
+from rstg_jax.models.backbones import BackboneConfig, inception, resnet3d, vit
 from rstg_jax.models.backbones.eco import ECOConfig
 from rstg_jax.models.backbones.slowfast import SlowFastConfig
 from rstg_jax.models.backbones.x3d import X3DConfig
-from rstg_jax.models.heads import GlobalPooling, HeadConfig, ProjectedPooling, RelationHead
+from rstg_jax.models.heads import (
+    AttentivePooling,
+    GlobalPooling,
+    HeadConfig,
+    NormedPooling,
+    ProjectedPooling,
+    RelationHead,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,6 +30,7 @@ class Arch:
       frames: number of frames that it was trained with (ImageNet's: a usual number).
       stride: distance of these frames; None if they are to be spread over the whole video.
       head: behind them; the mean of the last map by default.
+      crop: side of the frames.
     """
 
     names: Names
@@ -30,6 +38,7 @@ class Arch:
     frames: int
     stride: int | None = None
     head: HeadConfig = dataclasses.field(default_factory=GlobalPooling)
+    crop: int = 224
 
 
 def _archs() -> dict[str, Arch]:
@@ -93,4 +102,25 @@ PYTORCHVIDEO_ARCHS = {
     "pytorchvideo_x3d_l": Arch(X3D, X3DConfig(depths=(5, 10, 25, 15)), 16, 5, X3D_HEAD),
 }
 
-ARCHS = _archs() | INCEPTIONS | PYTORCHVIDEO_ARCHS
+
+def _transformers() -> dict[str, Arch]:
+    """VideoMAE as for Something-Something; V-JEPA 2 with the probes that were published."""
+    archs = {}
+    names = vit_names.ViTNames(vit_names.VIDEOMAE)
+    alone = dataclasses.replace(names, encoder_only=True)
+    sizes: tuple[vit.Size, ...] = ("s", "b", "l")
+    for size in sizes:
+        archs[f"videomae_{size}"] = Arch(names, vit.videomae(size), 16, head=NormedPooling())
+        pretrained = vit.videomae(size, final_norm=True)
+        archs[f"videomae_{size}_encoder"] = Arch(alone, pretrained, 16)
+    names, alone = (dataclasses.replace(x, modules=vit_names.VJEPA2) for x in (names, alone))
+    # Probes have 16 heads in Meta's configurations; transformers gives that of g the encoder's 22.
+    archs["vjepa2_l"] = Arch(names, vit.vjepa2("l"), 16, 4, AttentivePooling(), crop=256)
+    archs["vjepa2_g"] = Arch(names, vit.vjepa2("g"), 64, 2, AttentivePooling(), crop=384)
+    sizes = ("l", "h", "g")
+    for size in sizes:
+        archs[f"vjepa2_{size}_encoder"] = Arch(alone, vit.vjepa2(size), 16, 4, crop=256)
+    return archs
+
+
+ARCHS = _archs() | INCEPTIONS | PYTORCHVIDEO_ARCHS | _transformers()

@@ -11,6 +11,7 @@ import numpy as np
 from flax import linen as nn
 
 from rstg_jax.errors import UserError
+from rstg_jax.models.clip_pooling import AttentivePool, NormedPool
 from rstg_jax.models.region_gcn import RegionGCN
 from rstg_jax.models.transformer import FrameTransformer
 from rstg_jax.rstg.recurrent_cells import Cell, FrameRNN
@@ -338,3 +339,45 @@ class RegionGCNHead(HeadConfig):
 
     def build(self, name: str) -> RegionGCN:
         return RegionGCN(self.scales, self.dim, self.layers, self.aligned, name=name)
+
+
+@dataclasses.dataclass(frozen=True)
+class NormedPooling(HeadConfig):
+    """A layer norm of the mean of the clip (fine-tuned VideoMAE).
+
+    Attributes:
+      epsilon: of the norm.
+    """
+
+    final_block: ClassVar[FinalBlock] = "vector"
+
+    epsilon: float = 1e-5
+
+    def build(self, name: str) -> NormedPool:
+        return NormedPool(self.epsilon, name=name)
+
+
+@dataclasses.dataclass(frozen=True)
+class AttentivePooling(HeadConfig):
+    """Self-attention of all pixels of the clip, then attention of one learned query (V-JEPA 2).
+
+    Attributes:
+      layers: blocks of self-attention.
+      num_heads: of all attention.
+      mlp_ratio: features inside the MLPs for each outside.
+      epsilon: of the norms.
+    """
+
+    final_block: ClassVar[FinalBlock] = "vector"
+
+    layers: int = 3
+    num_heads: int = 16
+    mlp_ratio: float = 4.0
+    epsilon: float = 1e-6
+
+    def __post_init__(self) -> None:
+        if self.layers < 0 or self.num_heads < 1 or self.mlp_ratio <= 0:
+            raise UserError("AttentivePooling needs num_heads of at least 1, mlp_ratio above 0")
+
+    def build(self, name: str) -> AttentivePool:
+        return AttentivePool(self.layers, self.num_heads, self.mlp_ratio, self.epsilon, name=name)

@@ -58,9 +58,12 @@ class VectorBranch(nn.Module):
 
     @nn.compact
     def __call__(
-        self, features: Float[Array, "b t h w c"], vectors: Float[Array, "b t c"], *, train: bool
-    ) -> tuple[Float[Array, "b t c"], RSTGOutput]:
-        """Returns the sum of the vectors and the branch, and the output of the block."""
+        self, features: Float[Array, "b t h w c"], vectors: Float[Array, "b #t c"], *, train: bool
+    ) -> tuple[Float[Array, "b #t c"], RSTGOutput]:
+        """Returns the sum of the vectors and the branch, and the output of the block.
+
+        A vector for all frames is added to the branch of each.
+        """
         out = RSTG(self.config, project_back=True, name="block")(features, train=train)
         nodes = out.nodes.astype(vectors.dtype)
         added = to_vec(nodes)[:, None] if self.norm == "clip" else nodes.sum(axis=2)
