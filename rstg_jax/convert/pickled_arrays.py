@@ -1,4 +1,4 @@
-"""Reads pickles of dicts, lists and NumPy arrays without running anything that is in them.
+"""Reads pickles of dicts, numbers and NumPy arrays without running anything that is in them.
 
 A pickle is a program. Here it can name the few things that an array is made of, and gets stand-ins
 for these that only record what they are given.
@@ -47,6 +47,13 @@ class _Array:
         self.value = np.frombuffer(content, kind).reshape(shape, order="F" if is_fortran else "C")
 
 
+def _scalar(dtype: _DType, content: bytes | str) -> _Array:
+    """Stands for the function that makes a number of a type of NumPy."""
+    array = _Array()
+    array.__setstate__((1, (), dtype, False, content))
+    return array
+
+
 def _reconstruct(*_: Any) -> _Array:
     """Stands for the function that makes an empty array, whose state follows."""
     return _Array()
@@ -60,6 +67,8 @@ def _encode(text: str = "", *_: Any) -> bytes:
 STAND_INS: dict[tuple[str, str], Any] = {
     ("numpy.core.multiarray", "_reconstruct"): _reconstruct,  # NumPy 1
     ("numpy._core.multiarray", "_reconstruct"): _reconstruct,
+    ("numpy.core.multiarray", "scalar"): _scalar,
+    ("numpy._core.multiarray", "scalar"): _scalar,
     ("numpy", "ndarray"): _Array,
     ("numpy", "dtype"): _DType,
     ("_codecs", "encode"): _encode,
@@ -88,7 +97,7 @@ class _ArraysOnly(pickle._Unpickler):
 
 
 def read(path: str | Path) -> dict[str, np.ndarray]:
-    """Reads the arrays of a pickle of nested dicts.
+    """Reads the arrays of a pickle of nested dicts; numbers are arrays without axes.
 
     Returns:
       Keys of all levels, joined by "/" -> array.
@@ -109,6 +118,8 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
 def _flat(tree: Any, prefix: str = "") -> list[tuple[str, np.ndarray]]:
     if isinstance(tree, _Array):
         return [(prefix, tree.value)]
+    if type(tree) in (int, float) and prefix:
+        return [(prefix, np.array(tree, np.float64))]
     if not isinstance(tree, dict):
         raise pickle.UnpicklingError(f"{prefix or 'the whole'} is a {type(tree).__name__}")
     return [

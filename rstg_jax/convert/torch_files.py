@@ -10,6 +10,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from rstg_jax import files
+from rstg_jax.convert import pyslowfast_names
 from rstg_jax.errors import UserError
 
 # Training scripts put the weights under one of these keys.
@@ -25,6 +26,8 @@ TYPES = {
 def read(path: str | Path) -> dict[str, np.ndarray]:
     """Reads the tensors of a .safetensors file, or of a pickle that holds weights and no code.
 
+    A .pkl is one of Caffe2, whose arrays get the names of PySlowFast.
+
     Args:
       path: the file, or the .index.json of weights that are spread over several files.
 
@@ -36,6 +39,8 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
         raise UserError(f"{path}: no such file")
     if path.name.endswith(INDEX):
         return _read_index(path)
+    if path.suffix == ".pkl":
+        return dict(pyslowfast_names.read_caffe2(path))
     return _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
 
 

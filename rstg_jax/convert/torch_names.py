@@ -3,7 +3,13 @@
 import dataclasses
 from typing import Any
 
-from rstg_jax.convert import inception_names, pytorchvideo_names, tsn_names, vit_names
+from rstg_jax.convert import (
+    inception_names,
+    pyslowfast_names,
+    pytorchvideo_names,
+    tsn_names,
+    vit_names,
+)
 from rstg_jax.convert.fit import Names
 from rstg_jax.convert.resnet_names import MMACTION, PYTORCHVIDEO, SLOWFAST, TORCHVISION, TSM
 from rstg_jax.models.backbones import BackboneConfig, inception, resnet3d, vit
@@ -41,6 +47,9 @@ class Arch:
     crop: int = 224
 
 
+OFFICIAL_HEAD = GlobalPooling(pool_window=14)
+
+
 def _archs() -> dict[str, Arch]:
     """ResNets by name: PROJECT_KIND_DEPTH."""
     # Both Kinetics families of Meta use mean 0.45 and deviation 0.225 of pixels 0..1.
@@ -57,10 +66,16 @@ def _archs() -> dict[str, Arch]:
         "slowfast_c2d": Arch(SLOWFAST, resnet3d.kinetics("c2d", **meta), 8, 8),
         "slowfast_i3d": Arch(SLOWFAST, resnet3d.kinetics("i3d", **meta), 8, 8),
         "slowfast_nl_i3d": Arch(SLOWFAST, resnet3d.kinetics("nl_i3d", **meta), 8, 8),
+        "slowfast_slow": Arch(SLOWFAST, resnet3d.slow_only(), 8, 8),
         "mmaction_i3d": Arch(MMACTION, resnet3d.kinetics("i3d", **mm), 32, 2),
         "mmaction_nl_i3d": Arch(
             MMACTION, resnet3d.kinetics("nl_i3d", non_local_pool="after", **mm), 32, 2
         ),
+    }
+    kinds: tuple[resnet3d.Kind, ...] = ("c2d", "i3d", "nl_i3d")
+    archs |= {
+        f"nonlocal_net_{kind}": Arch(SLOWFAST, resnet3d.official(kind), 32, 2, OFFICIAL_HEAD)
+        for kind in kinds
     }
     archs |= {
         "pytorchvideo_slow": Arch(PYTORCHVIDEO, resnet3d.slow_only(), 8, 8),
@@ -94,8 +109,10 @@ INCEPTIONS = {
 }
 
 
+PYSLOWFAST = pyslowfast_names.SlowFastNames()
 X3D, X3D_HEAD = pytorchvideo_names.X3DNames(), ProjectedPooling()
 PYTORCHVIDEO_ARCHS = {
+    "slowfast_slowfast_r50": Arch(PYSLOWFAST, SlowFastConfig(), 32, 2),
     "pytorchvideo_slowfast_r50": Arch(pytorchvideo_names.SlowFastNames(), SlowFastConfig(), 32, 2),
     "pytorchvideo_x3d_s": Arch(X3D, X3DConfig(), 13, 6, X3D_HEAD),
     "pytorchvideo_x3d_m": Arch(X3D, X3DConfig(), 16, 5, X3D_HEAD),
