@@ -1,6 +1,6 @@
 """PyTorch weights: ImageNet's into networks on frames or inflated into I3D, Kinetics' as they are.
 
-    python -m rstg_jax.convert.torch FILE --arch=imagenet_i3d_r50 --out=DIR [--labels=FILE]
+    python -m rstg_jax.convert.torch FILE --arch=imagenet_i3d_r50 --out=DIR [--labels=FILE] [--bgr]
 
 FILE is a state dict: .safetensors, read without PyTorch, or .pth, .pt, .pyth, for which PyTorch
 must be installed (pickles are loaded weights-only), the .index.json of one in several files, or a
@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from flax import traverse_util
 
 from rstg_jax import cli
 from rstg_jax.convert import fit
@@ -36,13 +37,16 @@ from rstg_jax.models.classifier import ModelConfig
 from rstg_jax.training.experiment import Experiment, TrainConfig
 from rstg_jax.training.optim import OptimizerConfig
 
+PIXEL_CHANNELS = 3
 # Wrappers put a word before names.
 PREFIX = re.compile(r"^((module|model|_orig_mod)\.)+")
 
 
 def model_config(arch: Arch) -> ModelConfig:
     """The classifier around a network: its head, a linear layer."""
-    return ModelConfig(backbone=arch.backbone, rstg_at=(), head=arch.head)
+    return ModelConfig(
+        backbone=arch.backbone, rstg_at=(), head=arch.head, view_average=arch.view_average
+    )
 
 
 def data_config(arch: Arch) -> FolderConfig:
@@ -53,13 +57,14 @@ def data_config(arch: Arch) -> FolderConfig:
     return FolderConfig(clip=clip)
 
 
-def convert(state: fit.Arrays, arch: Arch) -> dict[str, Any]:
+def convert(state: fit.Arrays, arch: Arch, *, bgr: bool = False) -> dict[str, Any]:
     """Maps a state dict to the variables of `models.build(model_config(arch), classes)`.
 
     Args:
       state: tensors by name, see `read`. 2D kernels are inflated: repeated along the frames under
         the kernel and divided by their number.
       arch: what they are for.
+      bgr: the network was trained on BGR; ours will read RGB as always.
 
     Returns:
       `{"params": ..., "batch_stats": ...}`, NumPy float32.
@@ -72,7 +77,17 @@ def convert(state: fit.Arrays, arch: Arch) -> dict[str, Any]:
         for name, value in state.items()
         if not name.endswith(".num_batches_tracked")
     }
-    return fit.fit(left, model_config(arch), arch.names, frames=arch.frames, turn=turn)
+    variables = fit.fit(left, model_config(arch), arch.names, frames=arch.frames, turn=turn)
+    return backwards(variables) if bgr else variables
+
+
+def backwards(variables: dict[str, Any]) -> dict[str, Any]:
+    """Turns round the input channels of the kernels that read pixels, which alone have three."""
+    flat = traverse_util.flatten_dict(variables)
+    for path, value in flat.items():
+        if path[1] == "backbone" and path[-1] == "kernel" and value.shape[-2] == PIXEL_CHANNELS:
+            flat[path] = value[..., ::-1, :]
+    return dict(traverse_util.unflatten_dict(flat))
 
 
 def turn(value: np.ndarray) -> np.ndarray:
@@ -89,13 +104,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--arch", required=True, choices=sorted(ARCHS), metavar="ARCH")
     parser.add_argument("--out", required=True, metavar="DIR", help="checkpoint directory to make")
     parser.add_argument("--labels", metavar="FILE", help="names of the classes, one a line")
+    parser.add_argument("--bgr", action="store_true", help="the network was trained on BGR")
     parser.epilog = f"ARCH is one of {', '.join(ARCHS)}"
     args = parser.parse_args(argv)
     from rstg_jax.convert import write  # Orbax is slow to import, and sets up logging
 
     write.check_free(args.out)
     arch = ARCHS[args.arch]
-    variables = convert(read(args.file), arch)
+    variables = convert(read(args.file), arch, bgr=args.bgr)
     classes = len(variables["params"]["classifier"]["bias"])
     # Never trained like this; the optimiser is one with little state.
     experiment = Experiment(
@@ -111,7 +127,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         variables,
         label_names=write.label_names(args.labels, classes),
         video_shape=experiment.data.clip_shape,
-        source={"name": Path(args.file).name, "arch": args.arch},
+        source={"name": Path(args.file).name, "arch": args.arch, "bgr": args.bgr},
     )
     print(f"{args.out}: {args.arch}, {classes} classes, from {args.file}")
     return 0

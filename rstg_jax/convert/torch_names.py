@@ -16,6 +16,7 @@ from rstg_jax.models.backbones import BackboneConfig, inception, resnet3d, vit
 from rstg_jax.models.backbones.eco import ECOConfig
 from rstg_jax.models.backbones.slowfast import SlowFastConfig
 from rstg_jax.models.backbones.x3d import X3DConfig
+from rstg_jax.models.classifier import ViewAverage
 from rstg_jax.models.heads import (
     AttentivePooling,
     GlobalPooling,
@@ -37,6 +38,7 @@ class Arch:
       stride: distance of these frames; None if they are to be spread over the whole video.
       head: behind them; the mean of the last map by default.
       crop: side of the frames.
+      view_average: see `ModelConfig`.
     """
 
     names: Names
@@ -45,6 +47,7 @@ class Arch:
     stride: int | None = None
     head: HeadConfig = dataclasses.field(default_factory=GlobalPooling)
     crop: int = 224
+    view_average: ViewAverage = "logits"
 
 
 OFFICIAL_HEAD = GlobalPooling(pool_window=14)
@@ -140,4 +143,11 @@ def _transformers() -> dict[str, Arch]:
     return archs
 
 
-ARCHS = _archs() | INCEPTIONS | PYTORCHVIDEO_ARCHS | _transformers()
+# Projects that average the probabilities of views, where the others average logits.
+AVERAGE_SOFTMAX = ("slowfast_", "nonlocal_net_", "pytorchvideo_", "videomae_", "vjepa2_")
+ARCHS = {
+    name: dataclasses.replace(arch, view_average="softmax")
+    if name.startswith(AVERAGE_SOFTMAX)
+    else arch
+    for name, arch in (_archs() | INCEPTIONS | PYTORCHVIDEO_ARCHS | _transformers()).items()
+}

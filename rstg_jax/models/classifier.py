@@ -17,6 +17,7 @@ from rstg_jax.rstg.block import RSTG, RSTGConfig, RSTGOutput, State
 from rstg_jax.rstg.region_graph import RegionGraph
 from rstg_jax.rstg.residual import BranchNorm, MapBranch, VectorBranch
 
+ViewAverage = Literal["logits", "softmax"]
 FINAL = "final"  # the place behind the whole backbone
 
 
@@ -37,6 +38,8 @@ class ModelConfig:
       readout: frames that are averaged for the clip's prediction: "mean" of all (released code) or
         the "last" one (poster).
       dropout_rate: before the classifier, in training.
+      view_average: what is averaged over the views of a video in evaluation: their "logits"
+        (official) or their probabilities, "softmax" (SlowFast, non-local networks, V-JEPA 2).
       region_classes: number of object classes of the auxiliary training task (see
         `rstg_jax.training.region_loss`), whose head reads the last block's nodes; 0 for no head.
         In a model without blocks the whole frame is the only region.
@@ -55,6 +58,7 @@ class ModelConfig:
     branch_norm: BranchNorm = "token"
     readout: Literal["mean", "last"] = "mean"
     dropout_rate: float = 0.0
+    view_average: ViewAverage = "logits"
     region_classes: int = 0
     lone_objects: bool = False
     map_classes: int = 0
@@ -232,15 +236,27 @@ class VideoClassifier(nn.Module):
         return out
 
 
-def average_views(classify: Callable[[jax.Array], jax.Array], video: jax.Array) -> jax.Array:
-    """Logits of clips with several views: the mean of the views' LOGITS (official).
+def average_views(
+    classify: Callable[[jax.Array], jax.Array], video: jax.Array, average: ViewAverage = "logits"
+) -> jax.Array:
+    """Logits of clips with several views: see `mean_over_views`.
 
     Args:
       classify: videos `[b t h w c]` to logits `[b classes]`.
       video: `[b v t h w c]`, v crops and temporal samplings of each clip.
+      average: what is averaged.
     """
     b, v = video.shape[:2]
-    return classify(video.reshape(b * v, *video.shape[2:])).reshape(b, v, -1).mean(axis=1)
+    logits = classify(video.reshape(b * v, *video.shape[2:])).reshape(b, v, -1)
+    return mean_over_views(logits, average, axis=1)
+
+
+def mean_over_views(logits: jax.Array, average: ViewAverage, axis: int) -> jax.Array:
+    """The mean of logits over an axis, or the logarithm of the mean of their probabilities."""
+    if average == "logits":
+        return logits.mean(axis)
+    total = jax.nn.logsumexp(jax.nn.log_softmax(logits), axis=axis)
+    return total - jnp.log(float(logits.shape[axis]))
 
 
 def block_name(place: str) -> str:

@@ -272,7 +272,7 @@ def train_step(
 def classify(
     module: nn.Module, variables: Mapping[str, Any], video: jax.Array, max_clips: int = 1
 ) -> jax.Array:
-    """Logits of videos, float32 `[b classes]`, the mean over views where there are several.
+    """Logits of videos, float32 `[b classes]`, averaged over views where there are several.
 
     Args:
       module: the network.
@@ -288,14 +288,17 @@ def classify(
     if video.ndim == 5:
         return logits(video)
     b, v = video.shape[:2]
+    average: classifier.ViewAverage = "logits"
+    if isinstance(module, classifier.VideoClassifier):
+        average = module.config.view_average
     at_once = max(n for n in range(1, v + 1) if v % n == 0 and (n == 1 or b * n <= max_clips))
     if at_once == v:
-        return classifier.average_views(logits, video)
+        return classifier.average_views(logits, video, average)
     groups = video.reshape(b, v // at_once, at_once, *video.shape[2:])
     means = jax.lax.map(
-        lambda group: classifier.average_views(logits, group), jnp.moveaxis(groups, 1, 0)
+        lambda group: classifier.average_views(logits, group, average), jnp.moveaxis(groups, 1, 0)
     )
-    return means.mean(axis=0)
+    return classifier.mean_over_views(means, average, axis=0)
 
 
 def ranking(logits: jax.Array, top: int = metrics.TOP_K) -> dict[str, jax.Array]:

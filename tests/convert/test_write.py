@@ -144,6 +144,23 @@ def test_clips_of_published_networks():
     assert shown["slowfast_nl_i3d_r50"] == shown["slowfast_c2d_r101"] == (8, "stride", 8)
     assert shown["mmaction_nl_i3d_r50"] == (32, "stride", 2)
     assert shown["imagenet_i3d_r50"][:2] == (8, "linspace")
+    assert shown["vjepa2_l"] == (16, "stride", 4)
+    averages = {name: convert_torch.model_config(ARCHS[name]).view_average for name in ARCHS}
+    assert averages["slowfast_i3d_r50"] == averages["vjepa2_l"] == "softmax"
+    assert averages["mit_tsm_r50"] == averages["trn_bn_inception"] == "logits"
+
+
+def test_networks_for_bgr_read_rgb():
+    """Files of such networks give the same logits as RGB that is turned round."""
+    state, video = tiny_state(), np.random.default_rng(0).integers(0, 256, (1, 4, 32, 32, 3))
+    module = classifier.build(convert_torch.model_config(TINY), 3)
+    run = jax.jit(module.apply)
+    turned = run(convert_torch.convert(state, TINY, bgr=True), video)[0]
+    plain = convert_torch.convert(state, TINY)
+    np.testing.assert_allclose(turned, run(plain, video[..., ::-1])[0], rtol=1e-5)
+    assert np.abs(turned - run(plain, video)[0]).max() > 1e-2
+    tensors = jax.tree.map(np.array_equal, convert_torch.convert(state, TINY, bgr=True), plain)
+    assert jax.tree.leaves(tensors).count(False) == 1
 
 
 def test_weights_in_several_files(tmp_path):

@@ -17,6 +17,7 @@ from rstg_jax.rstg import presets
 from rstg_jax.rstg.block import RSTG, to_map
 from rstg_jax.rstg.recurrent_cells import FrameRNN
 from rstg_jax.rstg.residual import MapBranch, VectorBranch
+from rstg_jax.training import steps
 
 RESNET = ResNet3DConfig(
     depths=(1, 2, 1, 1),
@@ -205,6 +206,24 @@ def test_views_are_averaged_as_logits():
 
     expected = [np.mean([np.asarray(classify(v[None]))[0] for v in clip], 0) for clip in video]
     np.testing.assert_allclose(models.average_views(classify, video), expected, atol=1e-6)
+
+
+def test_views_are_averaged_as_probabilities():
+    config = ModelConfig(CNN, rstg_at=(), head=GlobalPooling(), view_average="softmax")
+    module = models.build(config, 5)
+    video = np.random.default_rng(0).integers(0, 256, (2, 4, 2, 12, 12, 1))
+    video = (video * np.array([0.1, 0.4, 0.7, 1]).reshape(4, 1, 1, 1, 1)).astype(np.uint8)
+    variables = jax.jit(module.init)(jax.random.key(0), video[:, 0])
+    apply = jax.jit(module.apply)
+    single = [apply(variables, video[:, v])[0] for v in range(4)]
+    wanted = np.mean([jax.nn.softmax(logits) for logits in single], axis=0)
+    for max_clips in (1, 4, 8):  # one view at a time, two, all
+        logits = steps.classify(module, variables, video, max_clips)
+        np.testing.assert_allclose(np.exp(logits), wanted, rtol=1e-5)
+    plain = models.build(dataclasses.replace(config, view_average="logits"), 5)
+    logits = steps.classify(plain, variables, video, 8)
+    np.testing.assert_allclose(logits, np.mean(single, axis=0), rtol=1e-4, atol=1e-5)
+    assert np.abs(jax.nn.softmax(logits) - wanted).max() > 1e-2
 
 
 def test_a_still_background_is_subtracted():

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import traverse_util
+from safetensors.numpy import save_file
 
 from rstg_jax.convert import torch as convert_torch
 from rstg_jax.convert.torch_names import ARCHS
@@ -21,6 +22,11 @@ from rstg_jax.models.backbones import vit
 from rstg_jax.models.backbones.vit import ViTConfig
 from rstg_jax.models.heads import AttentivePooling, NormedPooling
 from rstg_jax.rstg import presets
+from rstg_jax.training import init_from, sharding, steps
+from rstg_jax.training.experiment import TrainConfig
+from rstg_jax.training.losses import LossConfig
+from rstg_jax.training.optim import OptimizerConfig
+from rstg_jax.training.sharding import MeshConfig
 from tests import zoo
 
 SMALL = {
@@ -185,6 +191,40 @@ def test_names_of_meta():
     state[name] = state[name][::-1].copy()
     features, _ = run(found, convert_torch.convert(state, found), zoo.video(kept))
     assert zoo.deviation(features, kept["out/features"]) > MISTAKE
+
+
+def test_a_run_starts_from_a_converted_encoder(tmp_path, monkeypatch):
+    """A file without a classifier, through the command line, to a model with RSTG behind it."""
+    kept = golden("vjepa2")
+    weights = zoo.weights(kept)
+    rest = ("pooler", "classifier")
+    save_file(
+        {name: value for name, value in weights.items() if not name.startswith(rest)},
+        tmp_path / "model.safetensors",
+    )
+    monkeypatch.setitem(ARCHS, "tiny", encoder("vjepa2"))
+    out = str(tmp_path / "out")
+    words = [str(tmp_path / "model.safetensors"), "--arch=tiny", f"--out={out}"]
+    assert convert_torch.main(words) == 0
+    config = classifier.ModelConfig(
+        backbone=encoder("vjepa2").backbone,
+        rstg=presets.modern(dim=8, scales=(2, 1)),
+        head=HEADS["vjepa2"],
+    )
+    setup = steps.make_setup(
+        classifier.build(config, 7),
+        LossConfig(),
+        OptimizerConfig(frozen=("params/backbone",)),
+        total_steps=1,
+    )
+    video = zoo.video(kept)
+    abstract = steps.abstract_state(setup, video.shape[1:], sharding.make_mesh(MeshConfig(data=1)))
+    settings = TrainConfig(total_steps=1, init_from=out, init_fresh=("params/rstg", "params/head"))
+    found, source = init_from.weights(settings, abstract, list("abcdefg"))
+    assert not any(name.startswith(("params/classifier", "params/rstg")) for name in found)
+    nested = traverse_util.unflatten_dict(found, sep="/")["params"]["backbone"]
+    features = config.backbone.build(jnp.float32, None).apply({"params": nested}, video)[0]
+    assert zoo.deviation(features, kept["out/features"]) < 1e-5
 
 
 def test_every_tensor_is_accounted_for():
