@@ -42,6 +42,7 @@ def fit(
     names: Names,
     *,
     frames: int,
+    side: int = 224,
     turn: Callable[[np.ndarray], np.ndarray] = np.asarray,
 ) -> dict[str, Any]:
     """Maps arrays to the variables of `models.build(config, classes)`.
@@ -52,6 +53,7 @@ def fit(
       config: the model; its number of classes is that of the arrays.
       names: of the arrays.
       frames: of the clips.
+      side: of their frames.
       turn: brings the axes of an array with at least two of them into our order.
 
     Returns:
@@ -65,7 +67,7 @@ def fit(
     classes = left[bias].size if bias in left else 1
     problems: list[str] = []
     flat = {}
-    for path, shape in _shapes(config, classes, frames).items():
+    for path, shape in _shapes(config, classes, (frames, side, side)).items():
         name = names.of(config.backbone, path[1:])
         if name is None:
             flat[path] = ABSENT[path[-1]](shape, np.float32)
@@ -85,10 +87,12 @@ def fit(
     return traverse_util.unflatten_dict(flat)
 
 
-def _shapes(config: ModelConfig, classes: int, frames: int) -> dict[Path, tuple[int, ...]]:
+def _shapes(
+    config: ModelConfig, classes: int, clip: tuple[int, int, int]
+) -> dict[Path, tuple[int, ...]]:
     """The shapes of our variables by path."""
     module = classifier.build(config, classes)
-    video = jax.ShapeDtypeStruct((1, frames, 224, 224, 3), jnp.uint8)
+    video = jax.ShapeDtypeStruct((1, *clip, 3), jnp.uint8)
     tree = jax.eval_shape(module.init, jax.random.key(0), video)
     return {path: leaf.shape for path, leaf in traverse_util.flatten_dict(tree).items()}
 

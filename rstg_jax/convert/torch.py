@@ -77,7 +77,9 @@ def convert(state: fit.Arrays, arch: Arch, *, bgr: bool = False) -> dict[str, An
         for name, value in state.items()
         if not name.endswith(".num_batches_tracked")
     }
-    variables = fit.fit(left, model_config(arch), arch.names, frames=arch.frames, turn=turn)
+    variables = fit.fit(
+        left, model_config(arch), arch.names, frames=arch.frames, side=arch.crop, turn=turn
+    )
     return backwards(variables) if bgr else variables
 
 

@@ -12,7 +12,7 @@ from rstg_jax.convert import (
 )
 from rstg_jax.convert.fit import Names
 from rstg_jax.convert.resnet_names import MMACTION, PYTORCHVIDEO, SLOWFAST, TORCHVISION, TSM
-from rstg_jax.models.backbones import BackboneConfig, inception, resnet3d, vit
+from rstg_jax.models.backbones import BackboneConfig, inception, resnet3d, videoprism, vit
 from rstg_jax.models.backbones.eco import ECOConfig
 from rstg_jax.models.backbones.slowfast import SlowFastConfig
 from rstg_jax.models.backbones.x3d import X3DConfig
@@ -140,6 +140,10 @@ def _transformers() -> dict[str, Arch]:
     sizes = ("l", "h", "g")
     for size in sizes:
         archs[f"vjepa2_{size}_encoder"] = Arch(alone, vit.vjepa2(size), 16, 4, crop=256)
+    prism = vit_names.VideoPrismNames(vit_names.VIDEOPRISM, encoder_only=True)
+    for size, frames in (("b", 16), ("l", 8)):
+        network = videoprism.base() if size == "b" else videoprism.large()
+        archs[f"videoprism_{size}_encoder"] = Arch(prism, network, frames, crop=288)
     return archs
 
 

@@ -1,4 +1,4 @@
-"""What transformers calls the layers of VideoMAE and V-JEPA 2, and Meta those of V-JEPA 2."""
+"""What transformers calls the layers of VideoMAE, V-JEPA 2 and VideoPrism, and Meta V-JEPA 2's."""
 
 import dataclasses
 import re
@@ -37,6 +37,16 @@ VJEPA2 = {
     r"head": r"pooler",
     r"classifier": r"classifier",
 }
+VIDEOPRISM = {
+    r"backbone\.embed": r"spatial_embeddings.patch_embeddings.projection",
+    r"backbone\.(spatial|temporal)_positions": r"\1_embeddings.position_embeddings",
+    r"backbone\.(spatial|temporal)(\d+)\.norm1": r"\1_layers.\2.layernorm_before",
+    r"backbone\.(spatial|temporal)(\d+)\.norm2": r"\1_layers.\2.layernorm_after",
+    r"backbone\.(spatial|temporal)(\d+)\.attention\.(\w)\w+": r"\1_layers.\2.attention.\3_proj",
+    r"backbone\.(spatial|temporal)(\d+)\.(.+)": r"\1_layers.\2.\3",
+    r"backbone\.spatial_norm": r"layernorm1",
+    r"backbone\.temporal_norm": r"layernorm2",
+}
 # Older files of VideoMAE have biases of their own; Meta's files of V-JEPA 2 have other names.
 RENAMED = {
     r"^(videomae|vjepa2|backbone)\.": "",
@@ -47,6 +57,7 @@ RENAMED = {
     r"^patch_embed\.": "encoder.embeddings.patch_embeddings.",
     r"^norm\.": "encoder.layernorm.",
 }
+WEIGHTS = LEAVES | {"query": "query_tokens", "": ""}  # a table of positions is a module by itself
 # Networks of the training task, and Meta's table of positions that rotary positions replaced.
 LEFT_OUT = re.compile(r"(decoder|encoder_to_decoder|predictor)\.|(mask_token|pos_embed)$")
 
@@ -66,10 +77,10 @@ class ViTNames(Names):
     def of(self, backbone: ViTConfig, path: Path) -> str | None:
         if path[0] == "classifier" and self.encoder_only:
             return None
-        *modules, leaf = path
+        *modules, leaf = path if path[-1] in WEIGHTS else (*path, "")
         name = ".".join(modules)
         fitting = (row for row in self.modules.items() if re.fullmatch(row[0], name))
-        return f"{re.sub(*next(fitting), name)}.{(LEAVES | {'query': 'query_tokens'})[leaf]}"
+        return f"{re.sub(*next(fitting), name)}.{WEIGHTS[leaf]}".removesuffix(".")
 
     def prepare(self, state: Arrays) -> Arrays:
         """The names of today's transformers, without what is in front of all of them."""
@@ -84,4 +95,17 @@ class ViTNames(Names):
                     prepared[name.replace("qkv", part)] = array
             else:
                 prepared[name] = value.reshape(-1) if name.endswith("query_tokens") else value
+        return prepared
+
+
+class VideoPrismNames(ViTNames):
+    """VideoPrism, whose files have the gains of norms without the 1 that is added to them."""
+
+    def prepare(self, state: Arrays) -> Arrays:
+        prepared = dict(super().prepare(state))
+        for name, value in prepared.items():
+            if re.search(r"layernorm\w+\.weight$", name):
+                prepared[name] = value + 1
+            elif name.endswith("position_embeddings") and value.ndim == 3:
+                prepared[name] = value[0].T  # as a matrix of PyTorch, which is turned round
         return prepared

@@ -51,11 +51,13 @@ class Attention(nn.Module):
       num_heads: their number, which divides the width.
       key_bias: whether keys have a bias.
       project_out: whether a linear layer mixes the heads at the end.
+      logit_cap: if not 0, logits are squeezed between minus and plus this number by tanh.
     """
 
     num_heads: int
     key_bias: bool = True
     project_out: bool = True
+    logit_cap: float = 0.0
 
     @nn.compact
     def __call__(
@@ -80,7 +82,12 @@ class Attention(nn.Module):
         q, k = heads(queries, "query"), heads(context, "key", self.key_bias)
         if rotary is not None:
             q, k = rotated(q, rotary), rotated(k, rotary)
-        x = jax.nn.dot_product_attention(q, k, heads(context, "value")).reshape(queries.shape)
+        v = heads(context, "value")
+        if self.logit_cap:
+            x = capped_attention(q, k, v, self.logit_cap)
+        else:
+            x = jax.nn.dot_product_attention(q, k, v)
+        x = x.reshape(queries.shape)
         return Linear(width, name="out")(x) if self.project_out else x
 
 
@@ -107,19 +114,24 @@ class Block(nn.Module):
       mlp_dim: features inside the MLP.
       epsilon: of the norms.
       key_bias: see `Attention`.
+      logit_cap: likewise.
     """
 
     num_heads: int
     mlp_dim: int
     epsilon: float
     key_bias: bool = True
+    logit_cap: float = 0.0
 
     @nn.compact
     def __call__(
         self, x: Float[Array, "b n c"], rotary: Rotary | None = None
     ) -> Float[Array, "b n c"]:
         y = LayerNorm(epsilon=self.epsilon, name="norm1")(x)
-        x = x + Attention(self.num_heads, self.key_bias, name="attention")(y, y, rotary)
+        attention = Attention(
+            self.num_heads, self.key_bias, logit_cap=self.logit_cap, name="attention"
+        )
+        x = x + attention(y, y, rotary)
         y = LayerNorm(epsilon=self.epsilon, name="norm2")(x)
         return x + MLP(self.mlp_dim, name="mlp")(y)
 
@@ -143,6 +155,15 @@ class CrossBlock(nn.Module):
         x = queries + attention(queries, context)
         y = LayerNorm(epsilon=self.epsilon, name="norm2")(x)
         return x + MLP(self.mlp_dim, name="mlp")(y)
+
+
+def capped_attention(
+    q: Float[Array, "b n h d"], k: Float[Array, "b m h d"], v: Float[Array, "b m h d"], cap: float
+) -> Float[Array, "b n h d"]:
+    """Attention with logits between -cap and cap, softmax in float32."""
+    logits = jnp.einsum("bnhd,bmhd->bhnm", q, k).astype(jnp.float32) * q.shape[-1] ** -0.5
+    weights = jax.nn.softmax(cap * jnp.tanh(logits / cap)).astype(v.dtype)
+    return jnp.einsum("bhnm,bmhd->bnhd", weights, v)
 
 
 def rotated(x: Float[Array, "b n h d"], rotary: Rotary) -> Float[Array, "b n h d"]:

@@ -8,6 +8,7 @@ from rstg_jax.models.backbones.inception import InceptionConfig
 from rstg_jax.models.backbones.resnet3d import ResNet3DConfig
 from rstg_jax.models.backbones.simple_cnn import SimpleCNNConfig
 from rstg_jax.models.backbones.slowfast import SlowFastConfig
+from rstg_jax.models.backbones.videoprism import VideoPrismConfig
 from rstg_jax.models.backbones.vit import ViTConfig
 from rstg_jax.models.backbones.x3d import X3DConfig
 
@@ -21,5 +22,6 @@ __all__ = [
     "SimpleCNNConfig",
     "SlowFastConfig",
     "ViTConfig",
+    "VideoPrismConfig",
     "X3DConfig",
 ]
