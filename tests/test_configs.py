@@ -20,6 +20,7 @@ from rstg_jax.inference import predictor
 from rstg_jax.models import classifier
 from rstg_jax.models.backbones import inception
 from rstg_jax.models.backbones.simple_cnn import SimpleCNNConfig
+from rstg_jax.models.backbones.videoprism import VideoPrismConfig
 from rstg_jax.models.backbones.vit import ViTConfig
 from rstg_jax.models.heads import RNNHead
 from rstg_jax.rstg import presets
@@ -182,6 +183,15 @@ OTHERS = {
     "slowfast_rstg": DEPTHS | {"model.backbone.width": "8", "data.num_frames": "4"},
     "videomae_s_rstg": VIT,
     "vjepa2_l_rstg": VIT | {"model.head.layers": "1", "model.head.num_heads": "2"},
+    "videoprism_b_rstg": {
+        "model.backbone.width": "12",
+        "model.backbone.spatial_depth": "1",
+        "model.backbone.temporal_depth": "1",
+        "model.backbone.num_heads": "2",
+        "model.backbone.mlp_dim": "16",
+        "model.backbone.patch": "8",
+        "model.head.num_heads": "2",
+    },
     "x3d_m_rstg": DEPTHS | {"model.rstg_at": "res4.0", "model.head.dim": "8"},
 }
 
@@ -213,7 +223,7 @@ def test_a_network_of_others_trains_and_predicts_when_scaled_down(name, tmp_path
     flat = traverse_util.flatten_dict(loaded.variables.get("batch_stats", {}))
     moved = [np.any(leaf) for path, leaf in flat.items() if path[-1] == "mean"]
     trained = getattr(variant.model.backbone, "statistics", None) == "batch"
-    assert bool(moved) != isinstance(variant.model.backbone, ViTConfig)
+    assert bool(moved) != isinstance(variant.model.backbone, ViTConfig | VideoPrismConfig)
     assert all(moved) if trained else not any(moved)
     videos = predictor.Videos(loaded)
     records = list(predictor.predict(loaded, videos, videos.find(["test:0-4"])))

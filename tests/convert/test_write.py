@@ -138,6 +138,7 @@ def test_clips_of_published_networks():
     sides = {name: clip.clip_shape[1:3] for name, clip in clips.items()}
     assert sides.pop("vjepa2_g") == (384, 384)
     assert {sides.pop(name) for name in list(sides) if "vjepa2" in name} == {(256, 256)}
+    assert {sides.pop(name) for name in list(sides) if "videoprism" in name} == {(288, 288)}
     assert set(sides.values()) == {(224, 224)}
     shown = {name: (clip.frames, clip.sampling, clip.stride) for name, clip in clips.items()}
     assert shown["slowfast_i3d_r50"] == shown["pytorchvideo_c2d_r50"] == (8, "stride", 8)
