@@ -33,7 +33,7 @@ from rstg_jax.models.backbones.pixels import normalise
 from rstg_jax.models.backbones.resnet3d import IMAGENET_MEAN, IMAGENET_SCALE
 
 Size = Literal["s", "b", "l", "h", "g"]
-# width, depth, num_heads, mlp_dim. VideoMAE's S has 16 heads in transformers, 6 as by its authors.
+# width, depth, num_heads, mlp_dim. transformers' conversion gave VideoMAE's S 16 heads, not 6.
 SIZES: dict[Size, tuple[int, int, int, int]] = {
     "s": (384, 12, 6, 1536),
     "b": (768, 12, 12, 3072),
