@@ -52,12 +52,14 @@ class Attention(nn.Module):
       key_bias: whether keys have a bias.
       project_out: whether a linear layer mixes the heads at the end.
       logit_cap: if not 0, logits are squeezed between minus and plus this number by tanh.
+      causal: whether a token attends to itself and those before only; not with `logit_cap`.
     """
 
     num_heads: int
     key_bias: bool = True
     project_out: bool = True
     logit_cap: float = 0.0
+    causal: bool = False
 
     @nn.compact
     def __call__(
@@ -86,7 +88,7 @@ class Attention(nn.Module):
         if self.logit_cap:
             x = capped_attention(q, k, v, self.logit_cap)
         else:
-            x = jax.nn.dot_product_attention(q, k, v)
+            x = jax.nn.dot_product_attention(q, k, v, is_causal=self.causal)
         x = x.reshape(queries.shape)
         return Linear(width, name="out")(x) if self.project_out else x
 
@@ -115,6 +117,7 @@ class Block(nn.Module):
       epsilon: of the norms.
       key_bias: see `Attention`.
       logit_cap: likewise.
+      causal: likewise.
     """
 
     num_heads: int
@@ -122,6 +125,7 @@ class Block(nn.Module):
     epsilon: float
     key_bias: bool = True
     logit_cap: float = 0.0
+    causal: bool = False
 
     @nn.compact
     def __call__(
@@ -129,7 +133,11 @@ class Block(nn.Module):
     ) -> Float[Array, "b n c"]:
         y = LayerNorm(epsilon=self.epsilon, name="norm1")(x)
         attention = Attention(
-            self.num_heads, self.key_bias, logit_cap=self.logit_cap, name="attention"
+            self.num_heads,
+            self.key_bias,
+            logit_cap=self.logit_cap,
+            causal=self.causal,
+            name="attention",
         )
         x = x + attention(y, y, rotary)
         y = LayerNorm(epsilon=self.epsilon, name="norm2")(x)

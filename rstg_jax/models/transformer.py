@@ -7,14 +7,14 @@ without dropout, with a layer norm behind the last one. Positions in time are si
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
 
+from rstg_jax.layers.norms import LayerNorm
+from rstg_jax.layers.transformer import Block, Linear, sine_table
 from rstg_jax.rstg.region_graph import RegionGraph
 
 EPSILON = 1e-5  # of layer norms, as in PyTorch
 MLP = 4  # width of the hidden layer, in widths of a frame
-SLOWEST = 1e4  # wavelength of the slowest sine over that of the fastest
 
 
 class FrameTransformer(nn.Module):
@@ -41,36 +41,11 @@ class FrameTransformer(nn.Module):
         b, t, h, w, c = features.shape
         pool = RegionGraph(self.scales, (h, w)).pool.astype(features.dtype)  # [n h w]
         regions = jnp.einsum("nhw,bthwc->btnc", pool, features).reshape(b, t, -1)
-        x = nn.Dense(self.dim, dtype=regions.dtype, name="project_in")(regions)
-        x = x + sines(t, self.dim).astype(x.dtype)
-        mask = nn.make_causal_mask(jnp.ones((1, t))) if self.causal else None
+        x = Linear(self.dim, name="project_in")(regions)
+        x = x + sine_table(t, self.dim).astype(x.dtype)
         for number in range(self.layers):
-            x = EncoderLayer(self.num_heads, name=f"layer{number}")(x, mask)
-        return nn.LayerNorm(EPSILON, name="norm")(x).astype(jnp.float32)
-
-
-class EncoderLayer(nn.Module):
-    """Attention between frames, then two linear layers; both are added to what they read.
-
-    Attributes:
-      num_heads: of the attention.
-    """
-
-    num_heads: int
-
-    @nn.compact
-    def __call__(self, x: jax.Array, mask: jax.Array | None) -> jax.Array:
-        """Tokens `[b t d]` -> the same shape; `mask` `[1 1 t t]` is 1 where a row may look."""
-        dim, dtype = x.shape[-1], x.dtype
-        attention = nn.MultiHeadDotProductAttention(self.num_heads, dtype=dtype, name="attention")
-        x = x + attention(nn.LayerNorm(EPSILON, dtype=dtype, name="attention_norm")(x), mask=mask)
-        hidden = nn.LayerNorm(EPSILON, dtype=dtype, name="mlp_norm")(x)
-        hidden = nn.gelu(nn.Dense(MLP * dim, dtype=dtype, name="mlp_in")(hidden), approximate=False)
-        return x + nn.Dense(dim, dtype=dtype, name="mlp_out")(hidden)
-
-
-def sines(frames: int, dim: int) -> np.ndarray:
-    """Positions in time, float32 `[frames dim]`: sines, then cosines, of falling frequency."""
-    frequency = SLOWEST ** -np.linspace(0, 1, dim // 2, endpoint=False)
-    angle = np.arange(frames)[:, None] * frequency
-    return np.concatenate([np.sin(angle), np.cos(angle)], axis=1).astype(np.float32)
+            layer = Block(
+                self.num_heads, MLP * self.dim, EPSILON, causal=self.causal, name=f"layer{number}"
+            )
+            x = layer(x)
+        return LayerNorm(epsilon=EPSILON, name="norm")(x).astype(jnp.float32)

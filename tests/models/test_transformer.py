@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from rstg_jax.errors import UserError
-from rstg_jax.models import heads, transformer
+from rstg_jax.layers import transformer
+from rstg_jax.models import heads
 from rstg_jax.rstg.region_graph import RegionGraph
 
 HEAD = heads.TransformerHead(scales=(2, 1), dim=12, layers=3, num_heads=3)
@@ -35,8 +36,7 @@ def peer(params, causal=True, **options):
     encoder = torch.nn.TransformerEncoder(layer, 3, torch.nn.LayerNorm(12), False)
 
     def linear(weights):
-        kernel, bias = (np.asarray(weights[name]) for name in ("kernel", "bias"))
-        return kernel.reshape(-1, 12).T if kernel.ndim == 3 else kernel.T, bias.ravel()
+        return np.asarray(weights["kernel"]).T, weights["bias"]
 
     state = {}
 
@@ -49,18 +49,15 @@ def peer(params, causal=True, **options):
     for number in range(3):
         ours, theirs = params[f"layer{number}"], f"layers.{number}"
         attention = ours["attention"]
-        qkv = [
-            (attention[name]["kernel"].reshape(12, 12).T, attention[name]["bias"].ravel())
-            for name in ("query", "key", "value")
-        ]
+        qkv = [linear(attention[name]) for name in ("query", "key", "value")]
         weight, bias = (np.concatenate(part) for part in zip(*qkv, strict=True))
         state[f"{theirs}.self_attn.in_proj_weight"] = weight
         state[f"{theirs}.self_attn.in_proj_bias"] = bias
         put(f"{theirs}.self_attn.out_proj", linear(attention["out"]))
-        put(f"{theirs}.linear1", linear(ours["mlp_in"]))
-        put(f"{theirs}.linear2", linear(ours["mlp_out"]))
-        put(f"{theirs}.norm1", norm(ours["attention_norm"]))
-        put(f"{theirs}.norm2", norm(ours["mlp_norm"]))
+        put(f"{theirs}.linear1", linear(ours["mlp"]["fc1"]))
+        put(f"{theirs}.linear2", linear(ours["mlp"]["fc2"]))
+        put(f"{theirs}.norm1", norm(ours["norm1"]))
+        put(f"{theirs}.norm2", norm(ours["norm2"]))
     put("norm", norm(params["norm"]))
     encoder.load_state_dict({name: torch.tensor(array) for name, array in state.items()})
 
@@ -70,8 +67,8 @@ def peer(params, causal=True, **options):
     # Positions by a plain loop.
     for t in range(9):
         for k in range(6):
-            tokens[..., t, k] += np.sin(t / 10_000 ** (k / 6))
-            tokens[..., t, 6 + k] += np.cos(t / 10_000 ** (k / 6))
+            tokens[..., t, 2 * k] += np.sin(t / 10_000 ** (k / 6))
+            tokens[..., t, 2 * k + 1] += np.cos(t / 10_000 ** (k / 6))
     mask = torch.triu(torch.ones(9, 9, dtype=torch.bool), 1) if causal else None
     with torch.no_grad():
         return encoder.eval()(torch.tensor(tokens, dtype=torch.float32), mask=mask).numpy()
@@ -105,7 +102,7 @@ def test_a_causal_frame_does_not_see_later_ones(params, causal):
 def test_clips_of_any_length_have_positions_of_their_own(params):
     longer = np.tile(FEATURES[:, :1], (1, 1024, 1, 1, 1))  # the same frame all the time
     assert run(params, HEAD, longer[:, :300]).shape == (2, 300, 12)
-    positions = transformer.sines(1024, 64)
+    positions = transformer.sine_table(1024, 64)
     distance = np.linalg.norm(positions[:, None] - positions, axis=-1)
     assert distance[~np.eye(1024, dtype=bool)].min() > 0.5
 
