@@ -2,7 +2,6 @@
 
 import abc
 import dataclasses
-import itertools
 from typing import ClassVar, Literal
 
 import jax
@@ -13,6 +12,7 @@ from flax import linen as nn
 from rstg_jax.errors import UserError
 from rstg_jax.models.clip_pooling import AttentivePool, NormedPool
 from rstg_jax.models.region_gcn import RegionGCN
+from rstg_jax.models.relations import Relations
 from rstg_jax.models.transformer import FrameTransformer
 from rstg_jax.rstg.recurrent_cells import Cell, FrameRNN
 from rstg_jax.rstg.region_graph import RegionGraph
@@ -245,10 +245,7 @@ class TransformerHead(HeadConfig):
 
 @dataclasses.dataclass(frozen=True)
 class RelationHead(HeadConfig):
-    """Multi-scale temporal relations (TRN, Zhou et al. 2018).
-
-    For each number of frames, from all of the clip down to 2, a small network reads ordered subsets
-    of so many frames. Its outputs are summed over the subsets, and these sums are concatenated.
+    """Multi-scale temporal relations (TRN); see `rstg_jax.models.relations`.
 
     Attributes:
       frames: of the clips.
@@ -272,46 +269,8 @@ class RelationHead(HeadConfig):
         if not 0 <= self.dropout_rate < 1:
             raise UserError(f"dropout_rate={self.dropout_rate} must be in [0, 1)")
 
-    def build(self, name: str) -> "Relations":
-        return Relations(self, name=name)
-
-
-class Relations(nn.Module):
-    """The module of a `RelationHead`."""
-
-    config: RelationHead
-
-    @nn.compact
-    def __call__(self, features: jax.Array, *, train: bool = False) -> jax.Array:
-        """Features `[b t h w c]` -> `[b 1 d]`, float32.
-
-        Raises:
-          UserError: the clips have another number of frames.
-        """
-        config, frames = self.config, features.shape[1]
-        if frames != config.frames:
-            raise UserError(f"head.frames={config.frames}, but the last map has {frames} frames")
-        x = features.astype(jnp.float32).mean(axis=(2, 3))  # [b t c]
-        x = nn.Dropout(config.dropout_rate, deterministic=not train)(x)
-        init = nn.initializers.normal(1e-3)  # as released
-        x = nn.relu(nn.Dense(config.dim, kernel_init=init, name="frame")(x))
-        sums = [self.relation(x, size, train) for size in range(frames, 1, -1)]
-        return jnp.concatenate(sums, axis=-1)[:, None]
-
-    def relation(self, x: jax.Array, size: int, train: bool) -> jax.Array:
-        """Frames `[b t d]` -> the sum over subsets of a size, `[b d]`."""
-        config, b = self.config, len(x)
-        subsets = np.array(list(itertools.combinations(range(config.frames), size)))  # [n size]
-        drawn = min(config.subsets, len(subsets))
-        scale = drawn / len(subsets)
-        if train and drawn < len(subsets):
-            key, scale = self.make_rng("dropout"), 1.0
-            chosen = jax.random.permutation(key, jnp.asarray(subsets))[:drawn]
-            x = x[:, chosen]  # [b n size d]
-        else:
-            x = x[:, subsets]
-        dense = nn.Dense(config.dim, name=f"relation{size}")
-        return scale * nn.relu(dense(x.reshape(b, x.shape[1], -1))).sum(axis=1)
+    def build(self, name: str) -> Relations:
+        return Relations(self.frames, self.dim, self.subsets, self.dropout_rate, name=name)
 
 
 @dataclasses.dataclass(frozen=True)
