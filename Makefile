@@ -19,7 +19,7 @@ FILMS := predict-demo
 	@echo "make test-slow   run the tests that take longer"
 	@echo "make test-newest run a few tests with the newest releases: make test-newest PYTHON=python3.12"
 	@echo "make fuzz        give 10,000 damaged files to every reader, up to 40 minutes on two cores"
-	@echo "make peers       install PyTorch networks (2.3 GB), so that make test compares with them"
+	@echo "make peers       install PyTorch networks (2.5 GB), so that make test compares with them"
 
 demo: $(VENV)/.installed
 	$(BIN)/python train.py --config=configs/sync_mnist.py:demo --workdir=$(WORKDIR)
@@ -81,8 +81,8 @@ $(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	@touch $@
 
-$(VENV)/.installed-torch: $(VENV)/.installed-dev requirements-torch.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-torch.txt
+$(VENV)/.installed-torch: $(VENV)/.installed-dev requirements-torch.txt requirements-transformers.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-transformers.txt
 	@touch $@
 
 $(NEWEST)/.installed: requirements-newest.txt pyproject.toml
