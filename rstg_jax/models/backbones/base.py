@@ -2,18 +2,24 @@
 
 import abc
 import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
 from rstg_jax.errors import UserError
+
+# Functions of the features at places of these full names, `[b t h w c]` to the same shape.
+After = Mapping[str, Callable[[jax.Array], jax.Array]]
 
 
 @dataclasses.dataclass(frozen=True)
 class BackboneConfig(abc.ABC):
     """Configuration of a network that turns videos into feature volumes.
 
-    A new backbone is one file with a frozen dataclass that derives from this one.
+    A new backbone is one file: a frozen dataclass that derives from this one, and its `Backbone`.
     """
 
     @property
@@ -38,11 +44,34 @@ class BackboneConfig(abc.ABC):
         return place
 
     @abc.abstractmethod
-    def build(self, dtype: jnp.dtype, name: str) -> nn.Module:
-        """The module, which computes in `dtype`.
+    def build(self, dtype: jnp.dtype, name: str) -> "Backbone":
+        """The module, which computes in `dtype`."""
 
-        It is called as ``module(video, train=..., after=...)``: `video` `[b t h w c]` as the data
-        give it, mostly pixels 0..255; `after` maps full names of places to functions that are
-        applied to the features there, `[b t h w c]` to the same shape. It returns features
-        `[b t' h' w' c']`.
+
+class Backbone(nn.Module):
+    """The network of a `BackboneConfig`; those that derive from it say how features are made.
+
+    Attributes:
+      config: see there.
+      dtype: of the computation.
+    """
+
+    config: Any
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, video: jax.Array, *, train: bool = False, after: After | None = None
+    ) -> jax.Array:
+        """Videos `[b t h w c]` -> features `[b t' h' w' c']`.
+
+        Args:
+          video: as the data give it, mostly pixels 0..255.
+          train: for norms with statistics of the batch.
+          after: functions to apply to the features at some places.
         """
+        return self.features(video, train, after or {})
+
+    def features(self, video: jax.Array, train: bool, after: After) -> jax.Array:
+        """What `__call__` returns, for the same arguments."""
+        raise NotImplementedError

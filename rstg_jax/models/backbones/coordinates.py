@@ -1,13 +1,11 @@
 """No network at all: maps of objects with the coordinates of what is on them."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
-from flax import linen as nn
 
-from rstg_jax.models.backbones.base import BackboneConfig
+from rstg_jax.models.backbones.base import After, Backbone, BackboneConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,21 +25,15 @@ class CoordinatesConfig(BackboneConfig):
         return True
 
     def build(self, dtype: jnp.dtype, name: str) -> "Coordinates":
-        return Coordinates(dtype, name=name)
+        return Coordinates(self, dtype, name=name)
 
 
-class Coordinates(nn.Module):
+class Coordinates(Backbone):
     """The module of a `CoordinatesConfig`."""
 
-    dtype: jnp.dtype = jnp.float32
+    config: CoordinatesConfig
 
-    def __call__(
-        self,
-        video: jax.Array,
-        *,
-        train: bool = False,
-        after: Mapping[str, Callable[[jax.Array], jax.Array]] | None = None,
-    ) -> jax.Array:
+    def features(self, video: jax.Array, train: bool, after: After) -> jax.Array:
         """`[b t h w c]` of 0..255 -> `[b t h w 3*c]`.
 
         An object's mass is h * w, so that the mean over a map is the number of its objects.

@@ -13,7 +13,6 @@ Source: mzolfaghari/ECO-pytorch (Zolfaghari et al. 2018).
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
 from typing import Literal
 
 import jax
@@ -23,7 +22,7 @@ from flax import linen as nn
 from rstg_jax.layers.conv import Conv3D, Lowering
 from rstg_jax.layers.norms import BatchNorm
 from rstg_jax.models.backbones import inception
-from rstg_jax.models.backbones.base import BackboneConfig
+from rstg_jax.models.backbones.base import After, Backbone, BackboneConfig
 from rstg_jax.models.backbones.inception import FULL_WIDTH, MOMENTUM, InceptionConfig
 
 # Unit -> channels and stride along all axes.
@@ -77,33 +76,18 @@ class ECOConfig(BackboneConfig):
         return ECO(self, dtype, name=name)
 
 
-class ECO(nn.Module):
+class ECO(Backbone):
     """The network of an `ECOConfig`.
 
     Attributes:
       config: see there.
-      dtype: of the computation.
     """
 
     config: ECOConfig
-    dtype: jnp.dtype = jnp.float32
 
-    @nn.compact
-    def __call__(
-        self,
-        video: jax.Array,
-        *,
-        train: bool = False,
-        after: Mapping[str, Callable[[jax.Array], jax.Array]] | None = None,
-    ) -> jax.Array:
-        """`[b t h w c]` pixels 0..255 -> features `[b t' h' w' c']`.
-
-        Args:
-          video: the clips.
-          train: for batch norm with statistics of the batch.
-          after: functions to apply to the features behind the blocks of these names.
-        """
-        config, after = self.config, after or {}
+    def features(self, video: jax.Array, train: bool, after: After) -> jax.Array:
+        """`[b t h w c]` pixels 0..255 -> features `[b t' h' w' c']`."""
+        config = self.config
         x = config.front.build(self.dtype, "front")(video, train=train, after=after)
         for place, (features, stride) in TAIL.items():
             channels = config.front.channels(features)

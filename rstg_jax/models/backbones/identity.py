@@ -1,13 +1,11 @@
 """No network at all: what is given are feature maps already."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
-from flax import linen as nn
 
-from rstg_jax.models.backbones.base import BackboneConfig
+from rstg_jax.models.backbones.base import After, Backbone, BackboneConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,21 +17,15 @@ class IdentityConfig(BackboneConfig):
         return ()
 
     def build(self, dtype: jnp.dtype, name: str) -> "Identity":
-        return Identity(dtype, name=name)
+        return Identity(self, dtype, name=name)
 
 
-class Identity(nn.Module):
+class Identity(Backbone):
     """The module of an `IdentityConfig`."""
 
-    dtype: jnp.dtype = jnp.float32
+    config: IdentityConfig
 
-    def __call__(
-        self,
-        video: jax.Array,
-        *,
-        train: bool = False,
-        after: Mapping[str, Callable[[jax.Array], jax.Array]] | None = None,
-    ) -> jax.Array:
+    def features(self, video: jax.Array, train: bool, after: After) -> jax.Array:
         """Feature maps `[b t h w c]`, the same in the dtype of the computation."""
         del train, after
         return video.astype(self.dtype)

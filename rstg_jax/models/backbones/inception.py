@@ -15,7 +15,6 @@ Sources: deepmind/kinetics-i3d (`i3d`), torchvision's S3D (`s3d`), tensorflow/mo
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -25,7 +24,7 @@ from flax import linen as nn
 from rstg_jax.errors import UserError
 from rstg_jax.layers.conv import HE_FAN_OUT, Conv3D, Lowering, Padding3D, Pads, max_pool3d
 from rstg_jax.layers.norms import BatchNorm
-from rstg_jax.models.backbones.base import BackboneConfig
+from rstg_jax.models.backbones.base import After, Backbone, BackboneConfig
 from rstg_jax.models.backbones.pixels import normalise
 
 Size = tuple[int, int, int]
@@ -252,33 +251,18 @@ def bn_inception(**fields: Any) -> InceptionConfig:
     return InceptionConfig(**settings | fields)
 
 
-class Inception(nn.Module):
+class Inception(Backbone):
     """The network of an `InceptionConfig`.
 
     Attributes:
       config: the table of layers and its variants.
-      dtype: of the computation.
     """
 
     config: InceptionConfig
-    dtype: jnp.dtype = jnp.float32
 
-    @nn.compact
-    def __call__(
-        self,
-        video: jax.Array,
-        *,
-        train: bool = False,
-        after: Mapping[str, Callable[[jax.Array], jax.Array]] | None = None,
-    ) -> jax.Array:
-        """`[b t h w c]` pixels 0..255 -> features `[b t' h' w' c']`.
-
-        Args:
-          video: the clips.
-          train: for batch norm with statistics of the batch.
-          after: functions to apply to the features behind the blocks of these names.
-        """
-        config, after = self.config, after or {}
+    def features(self, video: jax.Array, train: bool, after: After) -> jax.Array:
+        """`[b t h w c]` pixels 0..255 -> features `[b t' h' w' c']`."""
+        config = self.config
         x = normalise(video, config, self.dtype)
         x = space_to_depth(x) if config.space_to_depth else x
         for name, row in config.rows.items():

@@ -19,7 +19,7 @@ a block the first 1x1 convolution has the temporal kernel and the 3x3 one the st
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any, Literal, Protocol
 
 import jax
@@ -29,7 +29,7 @@ from flax import linen as nn
 from rstg_jax.errors import UserError
 from rstg_jax.layers.conv import Conv3D, Lowering, max_pool3d
 from rstg_jax.layers.norms import BatchNorm
-from rstg_jax.models.backbones.base import BackboneConfig
+from rstg_jax.models.backbones.base import After, Backbone, BackboneConfig
 from rstg_jax.models.backbones.motion import MotionBlock
 from rstg_jax.models.backbones.pixels import normalise
 
@@ -199,33 +199,18 @@ def _kind(kind: str) -> dict[str, Any]:
     return {"non_local": NON_LOCAL} if kind == "nl_i3d" else {}
 
 
-class ResNet3D(nn.Module):
+class ResNet3D(Backbone):
     """The network of a `ResNet3DConfig`.
 
     Attributes:
       config: the table of stages.
-      dtype: of the computation.
     """
 
     config: ResNet3DConfig
-    dtype: jnp.dtype = jnp.float32
 
-    @nn.compact
-    def __call__(
-        self,
-        video: jax.Array,
-        *,
-        train: bool = False,
-        after: Mapping[str, Callable[[jax.Array], jax.Array]] | None = None,
-    ) -> jax.Array:
-        """`[b t h w c]` pixels 0..255 -> features `[b t' h' w' c']`.
-
-        Args:
-          video: the clips.
-          train: for batch norm with statistics of the batch.
-          after: functions to apply to the features behind the blocks of these full names.
-        """
-        config, after = self.config, after or {}
+    def features(self, video: jax.Array, train: bool, after: After) -> jax.Array:
+        """`[b t h w c]` pixels 0..255 -> features `[b t' h' w' c']`."""
+        config = self.config
         x = stem(normalise(video, config, self.dtype), config, train=train)
         non_local = {config.resolve(place) for place in config.non_local}
         motion = {config.resolve(place) for place in config.motion}

@@ -1,7 +1,6 @@
 """The small per-frame convolutional network of the SyncMNIST experiments."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +10,7 @@ from rstg_jax.errors import UserError
 from rstg_jax.layers.conv import Conv2D, Lowering, Padding, max_pool
 from rstg_jax.layers.linear import dense_weights, linear
 from rstg_jax.layers.norms import LayerNorm
-from rstg_jax.models.backbones.base import BackboneConfig
+from rstg_jax.models.backbones.base import After, Backbone, BackboneConfig
 from rstg_jax.models.backbones.pixels import normalise
 
 
@@ -70,34 +69,19 @@ class SimpleCNNConfig(BackboneConfig):
         return SimpleCNN(self, dtype, name=name)
 
 
-class SimpleCNN(nn.Module):
+class SimpleCNN(Backbone):
     """The same small network on every frame.
 
     Attributes:
       config: layers and input range.
-      dtype: of the computation.
     """
 
     config: SimpleCNNConfig
-    dtype: jnp.dtype = jnp.float32
 
-    @nn.compact
-    def __call__(
-        self,
-        video: jax.Array,
-        *,
-        train: bool = False,
-        after: Mapping[str, Callable[[jax.Array], jax.Array]] | None = None,
-    ) -> jax.Array:
-        """`[b t h w c]` pixels 0..255 -> features `[b t h' w' c']`.
-
-        Args:
-          video: the clips.
-          train: changes nothing here.
-          after: functions to apply to the features `[b t h w c]` at places of these names.
-        """
+    def features(self, video: jax.Array, train: bool, after: After) -> jax.Array:
+        """`[b t h w c]` pixels 0..255 -> features `[b t h' w' c']`."""
         del train
-        config, after = self.config, after or {}
+        config = self.config
         b, t, *frame = video.shape
         x = normalise(video, config, self.dtype)
         if config.subtract_mean_frame:

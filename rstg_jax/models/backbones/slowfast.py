@@ -8,7 +8,6 @@ Source: PyTorchVideo's `create_slowfast`; slow frames as in PySlowFast (Feichten
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import jax
@@ -19,7 +18,7 @@ from flax import linen as nn
 from rstg_jax.errors import UserError
 from rstg_jax.layers.conv import Conv3D, Lowering
 from rstg_jax.models.backbones import resnet3d
-from rstg_jax.models.backbones.base import BackboneConfig
+from rstg_jax.models.backbones.base import After, Backbone, BackboneConfig
 from rstg_jax.models.backbones.pixels import normalise
 from rstg_jax.models.backbones.resnet3d import Bottleneck, ResNet3DConfig, norm
 
@@ -87,36 +86,22 @@ class SlowFastConfig(BackboneConfig):
         return SlowFast(self, dtype, name=name)
 
 
-class SlowFast(nn.Module):
+class SlowFast(Backbone):
     """The network of a `SlowFastConfig`.
 
     Attributes:
       config: see there.
-      dtype: of the computation.
     """
 
     config: SlowFastConfig
-    dtype: jnp.dtype = jnp.float32
 
-    @nn.compact
-    def __call__(
-        self,
-        video: jax.Array,
-        *,
-        train: bool = False,
-        after: Mapping[str, Callable[[jax.Array], jax.Array]] | None = None,
-    ) -> jax.Array:
+    def features(self, video: jax.Array, train: bool, after: After) -> jax.Array:
         """`[b t h w c]` pixels 0..255 -> features `[b t/speed h' w' c']`.
-
-        Args:
-          video: the clips.
-          train: for batch norm with statistics of the batch.
-          after: functions to apply to the slow features behind the blocks of these full names.
 
         Raises:
           UserError: the number of frames is no multiple of `speed`.
         """
-        config, after = self.config, after or {}
+        config = self.config
         x = normalise(video, config, self.dtype)
         few = slow_frames(video.shape[1], config.speed)
         slow = resnet3d.stem(x[:, few], config.slow, train=train, prefix="slow_")

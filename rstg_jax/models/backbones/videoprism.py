@@ -8,7 +8,6 @@ Source: transformers' `VideoPrismVisionModel`, google-deepmind/videoprism (Zhao 
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -18,11 +17,9 @@ from flax import linen as nn
 from rstg_jax.errors import UserError
 from rstg_jax.layers.norms import LayerNorm
 from rstg_jax.layers.transformer import Block
-from rstg_jax.models.backbones.base import BackboneConfig
+from rstg_jax.models.backbones.base import After, Backbone, BackboneConfig
 from rstg_jax.models.backbones.pixels import normalise
 from rstg_jax.models.backbones.vit import Tubelets
-
-After = Mapping[str, Callable[[jax.Array], jax.Array]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,33 +81,23 @@ def large(**fields: Any) -> VideoPrismConfig:
     return VideoPrismConfig(**settings | {"grid": (8, 16, 16)} | fields)
 
 
-class VideoPrism(nn.Module):
+class VideoPrism(Backbone):
     """The network of a `VideoPrismConfig`.
 
     Attributes:
       config: see there.
-      dtype: of the computation.
     """
 
     config: VideoPrismConfig
-    dtype: jnp.dtype = jnp.float32
 
-    @nn.compact
-    def __call__(
-        self, video: jax.Array, *, train: bool = False, after: After | None = None
-    ) -> jax.Array:
+    def features(self, video: jax.Array, train: bool, after: After) -> jax.Array:
         """`[b t h w c]` pixels 0..255 -> features `[b t h' w' width]`.
-
-        Args:
-          video: the clips.
-          train: changes nothing here.
-          after: functions to apply to the features behind the blocks of these names.
 
         Raises:
           UserError: sides of the frames are no multiples of `patch`.
         """
         del train
-        config, after = self.config, after or {}
+        config = self.config
         size = (1, config.patch, config.patch)
         x = normalise(video, config, self.dtype)
         x = Tubelets(config.width, size, name="embed")(x)

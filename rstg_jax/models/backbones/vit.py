@@ -17,7 +17,6 @@ Source: transformers' `VideoMAEModel` and `VJEPA2Model` (Tong et al. 2022, Assra
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import jax
@@ -28,7 +27,7 @@ from rstg_jax.errors import UserError
 from rstg_jax.layers.linear import linear
 from rstg_jax.layers.norms import LayerNorm
 from rstg_jax.layers.transformer import Block, rotary_table, sine_table
-from rstg_jax.models.backbones.base import BackboneConfig
+from rstg_jax.models.backbones.base import After, Backbone, BackboneConfig
 from rstg_jax.models.backbones.pixels import normalise
 from rstg_jax.models.backbones.resnet3d import IMAGENET_MEAN, IMAGENET_SCALE
 
@@ -110,37 +109,23 @@ def vjepa2(size: Size = "l", **fields: Any) -> ViTConfig:
     return ViTConfig(**_sized(size) | settings | fields)
 
 
-class ViT(nn.Module):
+class ViT(Backbone):
     """The network of a `ViTConfig`.
 
     Attributes:
       config: see there.
-      dtype: of the computation.
     """
 
     config: ViTConfig
-    dtype: jnp.dtype = jnp.float32
 
-    @nn.compact
-    def __call__(
-        self,
-        video: jax.Array,
-        *,
-        train: bool = False,
-        after: Mapping[str, Callable[[jax.Array], jax.Array]] | None = None,
-    ) -> jax.Array:
+    def features(self, video: jax.Array, train: bool, after: After) -> jax.Array:
         """`[b t h w c]` pixels 0..255 -> features `[b t' h' w' width]`, one for each tubelet.
-
-        Args:
-          video: the clips.
-          train: changes nothing here.
-          after: functions to apply to the features behind the blocks of these names.
 
         Raises:
           UserError: the clip is no whole number of tubelets.
         """
         del train
-        config, after = self.config, after or {}
+        config = self.config
         x = Tubelets(config.width, config.tubelet, name="embed")(
             normalise(video, config, self.dtype)
         )

@@ -15,7 +15,7 @@ Source: PyTorchVideo's `create_x3d` (Feichtenhofer 2020).
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from typing import Literal
 
 import jax
@@ -24,7 +24,7 @@ from flax import linen as nn
 
 from rstg_jax.errors import UserError
 from rstg_jax.layers.conv import HE_FAN_OUT, Conv3D, Lowering
-from rstg_jax.models.backbones.base import BackboneConfig
+from rstg_jax.models.backbones.base import After, Backbone, BackboneConfig
 from rstg_jax.models.backbones.pixels import normalise
 from rstg_jax.models.backbones.resnet3d import OFFICIAL_MEAN, OFFICIAL_SCALE, norm
 
@@ -78,33 +78,18 @@ class X3DConfig(BackboneConfig):
         return X3D(self, dtype, name=name)
 
 
-class X3D(nn.Module):
+class X3D(Backbone):
     """The network of an `X3DConfig`.
 
     Attributes:
       config: see there.
-      dtype: of the computation.
     """
 
     config: X3DConfig
-    dtype: jnp.dtype = jnp.float32
 
-    @nn.compact
-    def __call__(
-        self,
-        video: jax.Array,
-        *,
-        train: bool = False,
-        after: Mapping[str, Callable[[jax.Array], jax.Array]] | None = None,
-    ) -> jax.Array:
-        """`[b t h w c]` pixels 0..255 -> features `[b t h' w' c']`.
-
-        Args:
-          video: the clips.
-          train: for batch norm with statistics of the batch.
-          after: functions to apply to the features behind the blocks of these names.
-        """
-        config, after = self.config, after or {}
+    def features(self, video: jax.Array, train: bool, after: After) -> jax.Array:
+        """`[b t h w c]` pixels 0..255 -> features `[b t h' w' c']`."""
+        config = self.config
         x = normalise(video, config, self.dtype)
         lowering = config.lowering
         x = Conv3D(config.width, (1, 3, 3), (1, 2, 2), lowering=lowering, name="conv1")(x)
