@@ -8,7 +8,7 @@ The file is all that is needed to use or to go on training the model:
     python train.py --config=... --config.train.init_from=FILE.safetensors
 
 That of a run on stored feature maps also has the network that made them (`rstg_jax.features`), so
-that the two together label films.
+that the two together label videos.
 """
 
 import argparse

@@ -112,7 +112,7 @@ class CollisionsConfig(DataConfig):
         return OnlineCollisions(self, split)
 
     def read_video(self, frames: decode.Frames) -> np.ndarray:
-        raise UserError("the frames of Collisions are no pictures: no film can be turned into them")
+        raise UserError("frames of Collisions are no pictures: no video can be turned into them")
 
     def describe(
         self, label_names: Sequence[str], provenance: Mapping[str, Mapping[str, Any]]

@@ -97,7 +97,7 @@ class CupsConfig(DataConfig):
         return OnlineCups(self, split)
 
     def read_video(self, frames: decode.Frames) -> np.ndarray:
-        raise UserError("the frames of Cups are no pictures: a film cannot be turned into them")
+        raise UserError("the frames of Cups are no pictures: a video cannot be turned into them")
 
     def describe(
         self, label_names: Sequence[str], provenance: Mapping[str, Mapping[str, Any]]

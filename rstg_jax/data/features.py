@@ -207,7 +207,7 @@ class FeaturesConfig(DataConfig):
 
     def read_video(self, frames: decode.Frames) -> np.ndarray:
         raise UserError(
-            "the model reads stored feature maps: a film cannot be turned into them here"
+            "the model reads stored feature maps: a video cannot be turned into them here"
         )
 
     def describe(

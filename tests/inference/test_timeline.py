@@ -202,7 +202,7 @@ def test_frames_that_are_gone_are_an_error():
 
 @pytest.mark.slow
 def test_twenty_minutes(model, tmp_path):
-    """A real file of 14,400 frames: the memory that Python knows of does not grow with it."""
+    """A real file of 14,400 frames: the memory that Python allocates does not grow with it."""
     make = timeline.maker(model, timeline.Cut(2.0, 1.0))
     peaks = []
     for minutes in (0.1, 2, 20):

@@ -133,7 +133,7 @@ class SyncMNISTConfig(DataConfig):
 
     def read_video(self, frames: decode.Frames) -> np.ndarray:
         if self.frames == "maps":
-            raise UserError("frames=maps are no pictures: a film cannot be turned into them")
+            raise UserError("frames=maps are no pictures: a video cannot be turned into them")
         return super().read_video(frames)
 
     def describe(
