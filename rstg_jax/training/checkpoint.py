@@ -13,6 +13,7 @@ import contextlib
 import dataclasses
 import json
 import logging
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -387,5 +388,6 @@ def _top1(metrics: Mapping[str, float]) -> float:
 
 def _first_line(error: BaseException) -> str:
     text = (str(error).strip() or type(error).__name__).splitlines()[0]
-    # TensorStore names the cause last, after the same long paths several times.
+    # TensorStore names the cause after the same long paths several times, and then the array.
+    text = re.split(r" \[(?:os_error_code|source locations|tensorstore_spec)=", text)[0]
     return text if len(text) <= 300 else f"{text[:150]} ... {text[-150:]}"

@@ -136,6 +136,29 @@ def test_a_disk_that_fills_up_keeps_the_last_good_checkpoint(tmp_path, state, co
         chex.assert_trees_all_equal(checkpoints.restore(1, abstract), state)
 
 
+def test_the_cause_is_not_lost_among_the_paths_of_tensorstore(tmp_path, state, monkeypatch):
+    """As it once put it, with open files at their limit; the places are as long as they were."""
+    place = f'"{tmp_path}/checkpoints/10.orbax-checkpoint-tmp/state/{"d" * 60}/'
+    message = (
+        f'RESOURCE_EXHAUSTED: Error opening "zarr" driver: Error reading "params.bias/.zarray" in '
+        f'OCDBT database at local file {place}": Error reading local file {place}manifest.ocdbt": '
+        f"Failed to open: {place}manifest.ocdbt.__lock\": Too many open files [os_error_code='24'] "
+        """[tensorstore_spec='{\\"context\\":{\\"cache_pool\\":{}},\\"open\\":true,"""
+        f"""\\"path\\":{place}\\",\\"store_data_equal_to_fill_value\\":true}}']"""
+    )
+
+    def fail(*_, **__):
+        raise ValueError(message)
+
+    with Checkpoints(tmp_path) as checkpoints:
+        monkeypatch.setattr(checkpoints._manager, "save", fail)
+        with pytest.raises(UserError) as error:
+            checkpoints.save(10, state, {}, None)
+    said = str(error.value)
+    assert said.startswith("cannot save the checkpoint of step 10 in") and "RESOURCE_EXH" in said
+    assert "Too many open files; the last good checkpoint" in said and len(said) < 700
+
+
 def test_a_directory_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "checkpoints").write_text("a file in the way")
     with pytest.raises(UserError, match=r"cannot use .*checkpoints"):
