@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import table
+from benchmarks.table_records import Phase, record
 from configs.long_range import DELAYS, ROWS, SWAPS
 from rstg_jax import cli, files
 
@@ -34,16 +35,16 @@ last evaluation's. [docs/long_range.md](../long_range.md) describes tasks and ro
 """
 
 
-def phases(row: str, seed: int) -> list[table.Phase]:
+def phases(row: str, seed: int) -> list[Phase]:
     """The only run of a row."""
     flags = (f"--config.train.seed={seed}",)
-    return [table.Phase(f"{row}-seed{seed}", row, flags, CONFIG)]
+    return [Phase(f"{row}-seed{seed}", row, flags, CONFIG)]
 
 
 def write_record(row: str, seed: int, workdirs: Path) -> None:
     """Writes ROW-seedN.json, if there is something to say, the table and the plot."""
     RESULTS.mkdir(parents=True, exist_ok=True)
-    if (summary := table.record(row, seed, workdirs, phases(row, seed))) is not None:
+    if (summary := record(row, seed, workdirs, phases(row, seed), RESULTS)) is not None:
         files.write_json(RESULTS / f"{row}-seed{seed}.json", summary)
     records = [files.read_json(path) for path in sorted(RESULTS.glob("*.json"))]
     files.write_text(RESULTS / "table.md", markdown(records))

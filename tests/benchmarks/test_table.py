@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import table, table_page
+from benchmarks import table, table_page, table_records
 from configs import sync_mnist
 from rstg_jax import cli, config
 from rstg_jax.models import classifier
@@ -88,10 +88,10 @@ def test_every_phase_is_a_run_that_fits_the_one_before(row):
 
 
 def test_record(tmp_path, monkeypatch):
-    monkeypatch.setattr(table, "WINDOW", 160)
+    monkeypatch.setattr(table_records, "WINDOW", 160)
     first, row = (
         tmp_path / "lite2_i3d-seed1",
-        ("lite3_i3d", 1, tmp_path, table.phases("lite3_i3d", 1)),
+        ("lite3_i3d", 1, tmp_path, table.phases("lite3_i3d", 1), tmp_path),
     )
     make_run(first, steps=(20,), finished=True, digits=2)
     make_run(tmp_path / "lite3_i3d-first-seed1", steps=(20,), finished=True)
