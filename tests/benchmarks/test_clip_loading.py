@@ -18,3 +18,13 @@ def test_rows_are_of_the_same_clips(number):
     assert row["plain_clips_per_second"] > 0
     lines = list(clip_loading.table([row]))
     assert len(lines) == 2 and len(lines[0]) == len(lines[1]) and case.name in lines[1]
+
+
+@pytest.mark.parametrize("processes", [0, pytest.param(1, marks=pytest.mark.slow)])
+def test_batches_are_timed_by_the_number_of_processes(processes):
+    flags = argparse.Namespace(clips=1, length=5, frames=4, batch_size=2, batches=2)
+    row = clip_loading.measured_workers(processes, flags)
+    assert row["processes"] == processes
+    assert row["clips_per_second"] > 0 and row["first_batch_seconds"] > 0
+    assert (row["worker_megabytes"] > 50) == bool(processes)
+    assert len(list(clip_loading.workers_table([row, row]))) == 3
