@@ -7,6 +7,7 @@ rstg     The mean of the map with the vector of an RSTG block added, and a linea
          gain of the block starts at 0: the first logits are those of `probe`.
 probe    Without the block: the linear classifier alone.
 nodes    The classifier reads the nodes of the block, nothing else (to-vec).
+gcn      Graph convolutions of Wang & Gupta ("joint GCN") on the same regions in place of the block.
 """
 
 import dataclasses
@@ -15,7 +16,7 @@ from rstg_jax import config
 from rstg_jax.data import FeaturesConfig
 from rstg_jax.models.backbones import IdentityConfig
 from rstg_jax.models.classifier import ModelConfig
-from rstg_jax.models.heads import GlobalPooling, NodePooling
+from rstg_jax.models.heads import GlobalPooling, NodePooling, RegionGCNHead
 from rstg_jax.rstg import presets
 from rstg_jax.training.experiment import Experiment, TrainConfig
 from rstg_jax.training.optim import OptimizerConfig
@@ -58,7 +59,15 @@ def nodes() -> Experiment:
     return dataclasses.replace(base, name="features nodes", model=model)
 
 
-VARIANTS = {"rstg": rstg, "probe": probe, "nodes": nodes}
+def gcn() -> Experiment:
+    """Graph convolutions on the regions of the block, with about as many parameters."""
+    base = rstg()
+    head = RegionGCNHead(scales=base.model.rstg.scales, dim=96)
+    model = dataclasses.replace(base.model, rstg_at=(), head=head)
+    return dataclasses.replace(base, name="features gcn", model=model)
+
+
+VARIANTS = {"rstg": rstg, "probe": probe, "nodes": nodes, "gcn": gcn}
 
 
 def get_config(variant: str = "rstg") -> Experiment:
