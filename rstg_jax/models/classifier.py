@@ -11,7 +11,7 @@ from flax import linen as nn
 from rstg_jax.errors import UserError
 from rstg_jax.models import object_map
 from rstg_jax.models.backbones import BackboneConfig, SimpleCNNConfig
-from rstg_jax.models.heads import LONE_OBJECT_OUTPUTS, REGION_OUTPUTS, HeadConfig, NodePooling
+from rstg_jax.models.heads import HeadConfig, NodePooling
 from rstg_jax.rstg import presets
 from rstg_jax.rstg.block import RSTG, RSTGConfig, RSTGOutput, State
 from rstg_jax.rstg.region_graph import RegionGraph
@@ -19,6 +19,9 @@ from rstg_jax.rstg.residual import BranchNorm, MapBranch, VectorBranch
 
 ViewAverage = Literal["logits", "softmax"]
 FINAL = "final"  # the place behind the whole backbone
+# Outputs of the auxiliary head for each class of objects: presence logit, place y x, motion y x.
+REGION_OUTPUTS = 5
+LONE_OBJECT_OUTPUTS = 3  # logit of being in the pair, motion y x
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from rstg_jax.errors import UserError
-from rstg_jax.models.heads import REGION_OUTPUTS
+from rstg_jax.models.classifier import REGION_OUTPUTS
 from rstg_jax.training import lone_object_loss, map_loss, region_loss
 
 

@@ -10,30 +10,51 @@ a layer, and a bias in the reduction are our choices. The paper's regions are pr
 detector; here they are those of RSTG's grids, unless boxes are given.
 """
 
+import dataclasses
+from typing import ClassVar
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from rstg_jax.errors import UserError
 from rstg_jax.layers.norms import LayerNorm
+from rstg_jax.layers.roi_align import roi_align
+from rstg_jax.models.heads.base import FinalBlock, HeadConfig
 from rstg_jax.rstg.region_graph import RegionGraph
 
-CELLS = 7  # of RoIAlign, along each axis
 
-
-class RegionGCN(nn.Module):
-    """The joint GCN.
+@dataclasses.dataclass(frozen=True)
+class RegionGCNHead(HeadConfig):
+    """Graph convolutions on regions, beside the mean of the map.
 
     Attributes:
-      scales: of the grids whose cells are the regions, see `RegionGraph`.
-      dim: features of the reduced map and of nodes.
-      layers: of each branch.
-      aligned: see `roi_align`.
+      scales: of the grids whose cells are the regions, as of RSTG.
+      dim: features of nodes.
+      layers: of each of the two branches.
+      aligned: whether RoIAlign has pixel centres at halves.
     """
+
+    final_block: ClassVar[FinalBlock] = "unused"
 
     scales: tuple[int, ...] = (3, 2, 1)
     dim: int = 512
     layers: int = 3
     aligned: bool = False
+
+    def __post_init__(self) -> None:
+        if min(self.dim, self.layers) < 1:
+            raise UserError("RegionGCNHead needs dim and layers of at least 1")
+        _ = RegionGraph(self.scales)  # checks them
+
+    def build(self, name: str) -> "RegionGCN":
+        return RegionGCN(self, name=name)
+
+
+class RegionGCN(nn.Module):
+    """The joint GCN."""
+
+    config: RegionGCNHead
 
     @nn.compact
     def __call__(
@@ -46,18 +67,19 @@ class RegionGCN(nn.Module):
           boxes: `[b t n 4]`, y0 x0 y1 x1 in fractions of the frame; the cells of the grids if None.
           train: unused, all behave alike.
         """
-        x = nn.Dense(self.dim, dtype=features.dtype, name="reduce")(features)
+        config = self.config
+        x = nn.Dense(config.dim, dtype=features.dtype, name="reduce")(features)
         if boxes is None:
-            grid = jnp.asarray(RegionGraph(self.scales).boxes, jnp.float32)
+            grid = jnp.asarray(RegionGraph(config.scales).boxes, jnp.float32)
             boxes = jnp.broadcast_to(grid, (*x.shape[:2], *grid.shape))
         sides = jnp.asarray(2 * x.shape[2:4], jnp.float32)
-        cells = jax.vmap(lambda x, boxes: roi_align(x, boxes, aligned=self.aligned))
+        cells = jax.vmap(lambda x, boxes: roi_align(x, boxes, aligned=config.aligned))
         x = x.astype(jnp.float32)
         nodes = cells(x, boxes * sides).max(axis=(3, 4))  # [b t n d]
         graph = self.similarity(nodes)
         forward, backward = overlap_graphs(boxes)
         similar = near = nodes
-        for number in range(self.layers):
+        for number in range(config.layers):
             dense = self.dense(f"similarity{number}")
             mixed = jnp.einsum("btnsm,bsmd->btnd", graph, similar)
             similar = activated(dense(mixed), f"similarity{number}_norm")
@@ -69,7 +91,7 @@ class RegionGCN(nn.Module):
 
     def dense(self, name: str) -> nn.Dense:
         """A linear map of nodes."""
-        return nn.Dense(self.dim, use_bias=False, name=name)
+        return nn.Dense(self.config.dim, use_bias=False, name=name)
 
     def similarity(self, nodes: jax.Array) -> jax.Array:
         """Weights of all nodes for each node, which sum to 1: `[b t n d]` -> `[b t n t n]`."""
@@ -124,46 +146,3 @@ def from_previous(graph: jax.Array, nodes: jax.Array) -> jax.Array:
     """Messages from the frame before, zeros for the first: `[b t n d]` -> the same."""
     messages = jnp.einsum("btnm,btmd->btnd", graph, nodes[:, :-1])
     return jnp.pad(messages, ((0, 0), (1, 0), (0, 0), (0, 0)))
-
-
-def roi_align(
-    features: jax.Array, boxes: jax.Array, samples: int = 0, *, aligned: bool = False
-) -> jax.Array:
-    """RoIAlign: means of bilinear samples in each of 7x7 cells of a box.
-
-    As `torchvision.ops.roi_align` computes it. A sample is a product of weights of rows and of
-    columns, hence so are the means, which are then two matrix products.
-
-    Args:
-      features: maps `[t h w c]`.
-      boxes: `[t n 4]`, y0 x0 y1 x1 in pixels of the map.
-      samples: along each axis of a cell; 0 takes as many as the cell has pixels, rounded up, for
-        boxes of up to twice the map.
-      aligned: pixel centres are at halves. False is the original, where they are at whole numbers
-        and boxes are at least one pixel wide.
-
-    Returns:
-      `[t n 7 7 c]`.
-    """
-    height, width = features.shape[1:3]
-    rows = cell_weights(boxes[..., 0], boxes[..., 2], height, samples, aligned)
-    columns = cell_weights(boxes[..., 1], boxes[..., 3], width, samples, aligned)
-    return jnp.einsum("thwc,tnyh,tnxw->tnyxc", features, rows, columns)
-
-
-def cell_weights(
-    start: jax.Array, end: jax.Array, length: int, samples: int, aligned: bool
-) -> jax.Array:
-    """Shares of the pixels along an axis in the means of cells: `[... n]` -> `[... n 7 length]`."""
-    shift = 0.5 if aligned else 0.0
-    side = end - start if aligned else jnp.maximum(end - start, 1)
-    most = samples or -(-2 * length // CELLS)
-    cell = side[..., None, None] / CELLS
-    count = jnp.asarray(samples) if samples else jnp.clip(jnp.ceil(cell), 1, most)
-    number = jnp.arange(most)
-    places = jnp.arange(CELLS)[:, None] + (number + 0.5) / count
-    places = start[..., None, None] - shift + places * cell  # [... n 7 most]
-    is_counted = (number < count) & (places >= -1) & (places <= length)
-    places = jnp.clip(places, 0, length - 1)[..., None]
-    weights = jnp.maximum(1 - jnp.abs(places - jnp.arange(length)), 0)
-    return jnp.where(is_counted[..., None], weights, 0).sum(axis=-2) / count

@@ -1,0 +1,27 @@
+"""Heads: they make the vectors that the classifier reads, one per frame, `[b t d]`."""
+
+from rstg_jax.models.heads.attentive import AttentivePooling
+from rstg_jax.models.heads.base import HeadConfig
+from rstg_jax.models.heads.pooling import (
+    GlobalPooling,
+    NodePooling,
+    NormedPooling,
+    ProjectedPooling,
+)
+from rstg_jax.models.heads.recurrent import RNNHead
+from rstg_jax.models.heads.region_gcn import RegionGCNHead
+from rstg_jax.models.heads.relations import RelationHead
+from rstg_jax.models.heads.transformer import TransformerHead
+
+__all__ = [
+    "AttentivePooling",
+    "GlobalPooling",
+    "HeadConfig",
+    "NodePooling",
+    "NormedPooling",
+    "ProjectedPooling",
+    "RNNHead",
+    "RegionGCNHead",
+    "RelationHead",
+    "TransformerHead",
+]

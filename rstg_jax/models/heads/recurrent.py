@@ -1,0 +1,65 @@
+"""The head of the poster's baselines without a graph: a recurrent cell over frames."""
+
+import dataclasses
+from typing import ClassVar, Literal
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from rstg_jax.models.heads.base import FinalBlock, HeadConfig
+from rstg_jax.rstg.recurrent_cells import Cell, FrameRNN
+
+
+@dataclasses.dataclass(frozen=True)
+class RNNHead(HeadConfig):
+    """The poster's baselines without a graph: one vector per frame, then a recurrent cell.
+
+    Attributes:
+      vector: how a map becomes a vector: its "mean" (Mean + LSTM), or 3x3 convolutions until one
+        cell is left (Conv + LSTM).
+      cell: "lstm", "gru", or one of `rstg_jax.rstg.linear_recurrences`.
+      dim: features of the cell, and channels of the convolutions.
+    """
+
+    final_block: ClassVar[FinalBlock] = "unused"
+
+    vector: Literal["mean", "conv"] = "mean"
+    cell: Cell = "lstm"
+    dim: int = 512
+
+    def build(self, name: str) -> "VectorRNN":
+        return VectorRNN(self, name=name)
+
+
+class VectorRNN(nn.Module):
+    """The module of an `RNNHead`."""
+
+    config: RNNHead
+
+    @nn.compact
+    def __call__(self, features: jax.Array, *, train: bool = False) -> jax.Array:
+        """Features `[b t h w c]` -> `[b t d]`, float32."""
+        b, t = features.shape[:2]
+        if self.config.vector == "mean":
+            x = features.mean(axis=(2, 3))  # [b t c]
+        else:
+            x = features.reshape(b * t, *features.shape[2:])
+            number = 0
+            while x.shape[1:3] != (1, 1):
+                kernel = (min(3, x.shape[1]), min(3, x.shape[2]))
+                init = nn.initializers.he_normal()
+                conv = nn.Conv(
+                    self.config.dim,
+                    kernel,
+                    padding="VALID",
+                    kernel_init=init,
+                    dtype=x.dtype,
+                    name=f"conv{number}",
+                )
+                x = nn.relu(conv(x))
+                number += 1
+            x = x.reshape(b, t, -1)
+        cell = FrameRNN(self.config.dim, self.config.cell, 1.0, name=self.config.cell)
+        one_node = jnp.einsum("btc->tbc", x)[None]  # [n t b c]
+        return jnp.einsum("ntbd->btd", cell(one_node)[0]).astype(jnp.float32)
