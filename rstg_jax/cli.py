@@ -16,7 +16,6 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from rstg_jax import config, processes, storage
-from rstg_jax.config_values import OFF, ON
 from rstg_jax.errors import UserError
 
 BUCKET_FLAGS = ("--workdir", "--config.data.data_dir", "--config.train.init_from")
@@ -103,12 +102,12 @@ def _split(
         if no and value:
             parser.error(f"{word}: --noconfig.{key} takes no value")
         if no or value:
-            changes[key] = OFF if no else value[1:]
+            changes[key] = config.OFF if no else value[1:]
             continue
         following = words[position] if position < len(words) else "--"
         is_flag = following.startswith("--") or CONFIG_FLAG.fullmatch(following)
         if is_flag or (is_boolean and following.lower() not in BOOLEANS and is_boolean(key)):
-            changes[key] = ON
+            changes[key] = config.ON
         else:
             changes[key] = following
             position += 1

@@ -18,7 +18,7 @@ ROWS = (
     ("layers",),
     ("cli",),
     ("config", "files"),
-    ("config_values", "machine", "processes", "storage"),
+    ("machine", "processes", "storage"),
     ("limits",),
     ("errors",),
 )

@@ -1,6 +1,6 @@
 """Values of a configuration: parsed from text by the type of their field.
 
-`rstg_jax.config` uses this module; everything here works on one field or one class at a time.
+Everything here works on one field or one class at a time.
 """
 
 import ast

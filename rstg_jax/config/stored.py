@@ -1,0 +1,107 @@
+"""Configurations as JSON: to and from it, their hash, their differences."""
+
+import dataclasses
+import hashlib
+import json
+import typing
+from collections.abc import Mapping
+from typing import Any, Literal, TypeVar
+
+from rstg_jax.config.overrides import nearest
+from rstg_jax.config.values import (
+    classes,
+    construct,
+    element_hints,
+    options,
+    unknown_class,
+    wrong_type,
+)
+from rstg_jax.errors import UserError
+
+T = TypeVar("T")
+CLASS_KEY = "class"
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Returns the configuration as dicts, lists and scalars that JSON can represent."""
+    hints = typing.get_type_hints(type(config))
+    plain = {}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            tag = {CLASS_KEY: type(value).__name__} if len(classes(hints[field.name])) > 1 else {}
+            plain[field.name] = tag | to_dict(value)
+        else:
+            plain[field.name] = _plain(value)
+    return plain
+
+
+def from_dict(cls: type[T], plain: Mapping[str, Any], prefix: str = "") -> T:
+    """Builds a configuration from the output of `to_dict`; missing keys take their defaults."""
+    hints = typing.get_type_hints(cls)
+    names = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
+    for name in plain:
+        if name not in names and name != CLASS_KEY:
+            raise UserError(
+                f"no config key {prefix + name!r}; the nearest is {prefix + nearest(name, names)!r}"
+            )
+    values = {n: _check(plain[n], hints[n], prefix + n) for n in names if n in plain}
+    return construct(cls, values, prefix.rstrip("."))
+
+
+def config_hash(config: Any) -> str:
+    """Returns the first 12 hexadecimal digits of the SHA-256 of the canonical JSON."""
+    canonical = json.dumps(to_dict(config), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+
+
+def diff(a: Any, b: Any) -> list[str]:
+    """Returns one line per differing key, such as ``model.rstg.dim: 64 != 32``.
+
+    Takes configurations or the dicts that `to_dict` made from them.
+    """
+    left, right = (_flat(x if isinstance(x, dict) else to_dict(x)) for x in (a, b))
+    absent = "(absent)"
+    return [
+        f"{key}: {left.get(key, absent)} != {right.get(key, absent)}"
+        for key in [*left, *(k for k in right if k not in left)]
+        if left.get(key, absent) != right.get(key, absent)
+    ]
+
+
+def _flat(plain: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    for key, value in plain.items():
+        out |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return out
+
+
+def _plain(value: Any) -> Any:
+    return [_plain(v) for v in value] if isinstance(value, tuple) else value
+
+
+def _check(value: Any, hint: Any, key: str) -> Any:
+    """Converts a JSON value to the annotated type: lists to tuples, dicts to dataclasses."""
+    for option in options(hint):
+        if option is type(None) and value is None:
+            return None
+        if option is float and type(value) in (int, float):
+            try:
+                return float(value)
+            except OverflowError:  # JSON has integers of any size
+                continue
+        if (option in (int, bool, str) and type(value) is option) or option is Any:
+            return value
+        if typing.get_origin(option) is Literal and value in typing.get_args(option):
+            return value
+        if typing.get_origin(option) is tuple and isinstance(value, list | tuple):
+            hints = element_hints(option, len(value))
+            if hints is not None:
+                return tuple(map(lambda v, h: _check(v, h, key), value, hints))
+    choices = classes(hint)
+    if isinstance(value, Mapping) and choices:
+        name = value.get(CLASS_KEY, next(iter(choices)))
+        if not isinstance(name, str) or name not in choices:
+            raise unknown_class(key, name, choices)
+        return from_dict(choices[name], value, key + ".")
+    raise wrong_type(key, value, hint)
