@@ -131,10 +131,11 @@ def delayed(delay: int, row: str, **fields: Any) -> Experiment:
 
 
 def cups(num_swaps: int, row: str) -> Experiment:
-    """Cups; only the last frame's own label counts, for it is the only one that is certain."""
-    return at_the_end(
-        f"cups{num_swaps}", row, CupsConfig(num_swaps=num_swaps, num_frames=SWAPS[num_swaps])
-    )
+    """Cups; training asks after each frame where the ball is, testing at the end alone."""
+    data = CupsConfig(num_swaps=num_swaps, num_frames=SWAPS[num_swaps])
+    base = at_the_end(f"cups{num_swaps}", row, data)
+    loss = dataclasses.replace(base.loss, frame_start=0, frame_target="frame")
+    return dataclasses.replace(base, loss=loss)
 
 
 def collisions(row: str) -> Experiment:

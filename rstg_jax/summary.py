@@ -101,6 +101,7 @@ def abstract_batch(experiment: Experiment, size: int) -> dict[str, jax.ShapeDtyp
         "video": (data.clip_shape, jnp.uint8),
         "label": ((), jnp.int32),
         "mask": ((), jnp.float32),
+        "frame_label": ((frames,), jnp.int32),
         "object_class": ((objects,), jnp.int32),
         "object_center": ((frames, objects, 2), jnp.float32),
         "object_in_pair": ((objects,), jnp.bool_),

@@ -92,6 +92,10 @@ class CupsConfig(DataConfig):
     def num_classes(self) -> int:
         return self.num_cups
 
+    @property
+    def has_frame_labels(self) -> bool:
+        return True
+
     def open(self, split: str) -> Source:
         check_split(split)
         return OnlineCups(self, split)
@@ -133,7 +137,7 @@ class OnlineCups:
         return ENDLESS if self._split == "train" else self._config.num_test
 
     def batch(self, indices: np.ndarray) -> Batch:
-        """Examples int64 [b] -> {video, label, ball: float32 [b t 2]}, see `make_videos`."""
+        """Examples int64 [b] -> {video, label, frame_label, ball}, see `make_videos`."""
         config = self._config
         bits = generator.random_bits(config.seed, self._split, indices, config.num_draws)
         made: Batch = make_videos(np, generator.below, config, bits)
@@ -152,8 +156,9 @@ def make_videos(
       bits: `[b num_draws]`.
 
     Returns:
-      video uint8 [b t h w 2], label int32 [b], and ball float32 [b t 2], the centre of the cup with
-      the ball (y, x in fractions of the frame).
+      video uint8 [b t h w 2], label int32 [b], frame_label int32 [b t], the place that the cup with
+      the ball is nearest to, and ball float32 [b t 2], the centre of this cup (y, x in fractions of
+      the frame).
     """
     s, size = config.num_swaps, config.frame_size
     ball = below(bits[:, 0], config.num_cups)
@@ -185,9 +190,13 @@ def make_videos(
     ]
     shown = (time < 0)[:, None, None, None]
     center = (held + object_maps.CELL / 2) / (size * object_maps.CELL)
+    nearest = (
+        (2 * held[..., 1] + object_maps.CELL) * config.num_cups // (2 * size * object_maps.CELL)
+    )
     return {
         "video": xp.where(shown, drawn[0], 0) + drawn[1],
         "label": label.astype(np.int32),
+        "frame_label": nearest.astype(np.int32),
         "ball": center.astype(np.float32),
     }
 

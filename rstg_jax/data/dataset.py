@@ -198,6 +198,11 @@ class DataConfig(abc.ABC):
         return None
 
     @property
+    def has_frame_labels(self) -> bool:
+        """Whether batches have `frame_label` int32 `[b t]`: the label, had the video ended here."""
+        return False
+
+    @property
     def num_objects(self) -> int:
         """Number of objects in a video whose classes and places are in every batch; 0 for none.
 

@@ -153,5 +153,7 @@ class Experiment:
                     f"model.{head}={getattr(self.model, head)} must be {classes}, the number of "
                     f"object classes in the data, for a loss.{weight} above 0"
                 )
+        if self.loss.needs_frame_labels and not self.data.has_frame_labels:
+            raise UserError("loss.frame_target=frame needs data that know a label for each frame")
         if self.loss.lone_weight and not self.model.lone_objects:
             raise UserError("model.lone_objects must be true for a loss.lone_weight above 0")

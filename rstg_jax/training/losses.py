@@ -25,6 +25,8 @@ class LossConfig:
       frame_weight: weight of an extra cross-entropy of every frame's own logits with the clip's
         label, averaged over the frames from `frame_start` on. In training only.
       frame_start: first frame, from 0, by which the label can be known.
+      frame_target: what each frame's own logits are compared with: the label of the "clip", or
+        what would be the label if the clip ended with this "frame", for data that know it.
       region_weight: weight of the auxiliary task of `rstg_jax.training.region_loss`, for models
         with its head and data with known objects.
       lone_weight: likewise of the task of `rstg_jax.training.lone_object_loss`.
@@ -36,6 +38,7 @@ class LossConfig:
     clip_weight: float = 1.0
     frame_weight: float = 0.0
     frame_start: int = 0
+    frame_target: Literal["clip", "frame"] = "clip"
     region_weight: float = 0.0
     lone_weight: float = 0.0
     map_weight: float = 0.0
@@ -56,12 +59,18 @@ class LossConfig:
         return self.region_weight > 0 or self.lone_weight > 0 or self.map_weight > 0
 
     @property
+    def needs_frame_labels(self) -> bool:
+        """Whether a label for each frame is needed."""
+        return self.frame_weight > 0 and self.frame_target == "frame"
+
+    @property
     def batch_keys(self) -> tuple[str, ...]:
         """The arrays of a batch that training reads; the others are not sent to the devices."""
+        frames = ("frame_label",) if self.needs_frame_labels else ()
         objects: tuple[str, ...] = ()
         if self.needs_objects:
             objects = ("object_class", "object_center", "object_in_pair")
-        return ("video", "label", "mask", *objects)
+        return ("video", "label", "mask", *frames, *objects)
 
 
 def cross_entropy(logits: jax.Array, label: jax.Array, label_smoothing: float = 0.0) -> jax.Array:
@@ -91,8 +100,9 @@ def objective(
       out: the model's intermediates; ``out["frame_logits"]`` [b t classes], and for the auxiliary
         tasks ``out["regions"]`` and ``out["lone_objects"]`` with ``out["boxes"]``, and
         ``out["object_map"]``.
-      batch: label int [b], mask [b] (1 for a real example, 0 for padding) and, for the auxiliary
-        tasks, object_class, object_center and object_in_pair.
+      batch: label int [b], mask [b] (1 for a real example, 0 for padding), frame_label int [b t]
+        if that is asked for and, for the auxiliary tasks, object_class, object_center and
+        object_in_pair.
 
     Returns:
       The objective, and its sum over the real examples whatever the reduction (for the log).
@@ -108,7 +118,10 @@ def objective(
         if config.frame_start >= t:
             raise UserError(f"loss.frame_start={config.frame_start} leaves none of the {t} frames")
         frames = frames[:, config.frame_start :]
-        labels = jnp.broadcast_to(label[:, None], frames.shape[:2])
+        if config.needs_frame_labels:
+            labels = batch["frame_label"][:, config.frame_start :]
+        else:
+            labels = jnp.broadcast_to(label[:, None], frames.shape[:2])
         per_frame = cross_entropy(frames, labels, config.label_smoothing)  # [b t]
         loss = loss + config.frame_weight * per_frame.mean(1)
     if config.region_weight > 0:

@@ -59,6 +59,10 @@ def test_the_ball_is_under_its_cup_all_along():
     np.testing.assert_array_equal(np.floor(end[:, 1] * 3), videos["label"])
     np.testing.assert_allclose(start[:, 0], 0.5, atol=1e-3)
     assert (np.ptp(videos["ball"][..., 0], axis=1) > 0.1).mean() > 0.9  # it leaves the row
+    np.testing.assert_array_equal(videos["frame_label"][:, -1], videos["label"])
+    np.testing.assert_array_equal(videos["frame_label"][:, 0], np.floor(start[:, 1] * 3))
+    changes = (np.diff(videos["frame_label"]) != 0).sum(1)
+    assert changes.max() <= 2 * 10 and changes.mean() > 5  # two thirds of ten swaps move the ball
     boxes = GAME.decisive_boxes(videos, 3)
     assert boxes.shape == (64, 1, 4)
     np.testing.assert_allclose(boxes[:, 0, :2] + 1 / 8, videos["ball"][3], atol=1e-6)

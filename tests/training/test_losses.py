@@ -51,6 +51,17 @@ def test_objective_counts_real_examples_only(batch, reduction, clip_weight, fram
     np.testing.assert_allclose(value, each.sum() if reduction == "sum" else each.mean(), rtol=1e-6)
 
 
+def test_labels_of_frames(batch):
+    logits, frames, label, mask = batch
+    of_frames = np.random.default_rng(1).integers(0, frames.shape[2], frames.shape[:2])
+    config = LossConfig(clip_weight=0.0, frame_weight=1.0, frame_start=2, frame_target="frame")
+    given = {"label": label, "frame_label": of_frames, "mask": mask}
+    assert set(given) <= set(config.batch_keys)
+    _, total = losses.objective(config, jnp.array(logits), {"frame_logits": frames}, given)
+    each = numpy_cross_entropy(frames, of_frames)[:, 2:].mean(1)[mask > 0]
+    np.testing.assert_allclose(total, each.sum(), rtol=1e-6)
+
+
 def test_gradient_of_mean_is_that_of_sum_over_the_count(batch):
     logits, _, label, mask = batch
 
