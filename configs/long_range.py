@@ -40,6 +40,7 @@ from rstg_jax.training.optim import OptimizerConfig
 
 DELAYS = (0, 4, 16, 64, 128)
 SWAPS = {5: 32, 20: 128}  # with the frames of a clip
+CUPS_VIDEOS = {5: 48_000, 20: 24_000}  # of training; they are learned sooner than the others
 # Weights of linear recurrences whose small changes change the memory of a unit a lot.
 SLOW = (r"/lru/(log_rate|phase|gain)$", r"/rg_lru/(rate|gate_bias)$", r"/min_gru/bias$")
 
@@ -135,7 +136,8 @@ def cups(num_swaps: int, row: str) -> Experiment:
     data = CupsConfig(num_swaps=num_swaps, num_frames=SWAPS[num_swaps])
     base = at_the_end(f"cups{num_swaps}", row, data)
     loss = dataclasses.replace(base.loss, frame_start=0, frame_target="frame")
-    return dataclasses.replace(base, loss=loss)
+    train = dataclasses.replace(base.train, total_examples=CUPS_VIDEOS[num_swaps])
+    return dataclasses.replace(base, loss=loss, train=train)
 
 
 def collisions(row: str) -> Experiment:

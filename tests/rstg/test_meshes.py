@@ -12,10 +12,13 @@ from rstg_jax.rstg import RSTG, init_state, presets
 
 FEATURES = np.random.default_rng(0).normal(size=(4, 5, 4, 5, 7)).astype(np.float32)
 SCHEDULES = ["stage", "wavefront"]
+RUNS = [(schedule, "lstm") for schedule in SCHEDULES]
+RUNS += [("stage", cell) for cell in ("lru", "rg_lru", "min_gru")]
 
 
-def make_block(schedule):
-    return RSTG(presets.modern(2, dim=8, scales=(2, 1), schedule=schedule))
+def make_block(schedule, cell):
+    iterations = 2 if cell == "lstm" else 1  # which compiles faster
+    return RSTG(presets.modern(iterations, dim=8, scales=(2, 1), schedule=schedule, cell=cell))
 
 
 def make_mesh(axis_type):
@@ -41,10 +44,10 @@ def assert_same(actual, expected):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES)
-def test_explicit_axes_change_no_number(schedule):
+@pytest.mark.parametrize(("schedule", "cell"), RUNS)
+def test_explicit_axes_change_no_number(schedule, cell):
     """Values, gradients and streaming; types say where the clips are all along."""
-    block = make_block(schedule)
+    block = make_block(schedule, cell)
     params = jax.jit(block.init)(jax.random.key(0), FEATURES)["params"]
     run = gradients(block)
     expected = run(params, FEATURES)
@@ -69,9 +72,9 @@ def test_explicit_axes_change_no_number(schedule):
         assert_same(jnp.concatenate(parts, axis=1), nodes)
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES)
-def test_only_gradients_of_weights_travel(schedule):
-    block, mesh = make_block(schedule), make_mesh(AxisType.Auto)
+@pytest.mark.parametrize(("schedule", "cell"), RUNS[:3])
+def test_only_gradients_of_weights_travel(schedule, cell):
+    block, mesh = make_block(schedule, cell), make_mesh(AxisType.Auto)
     params = jax.eval_shape(block.init, jax.random.key(0), FEATURES)["params"]
     whole, clips = (NamedSharding(mesh, PartitionSpec(*spec)) for spec in ((), ("clips",)))
     step = jax.jit(gradients(block), in_shardings=(whole, clips))
