@@ -17,6 +17,8 @@ published        the official block
 lstm, gru        the `modern` block: with skip connections
 lru, rg_lru, min_gru
                  the same with a linear recurrence, see `rstg_jax.rstg.linear_recurrences`
+window, dilated  the same with attention of each region to its earlier frames: all of them, or those
+                 1, 2, 4, ... frames before, see `rstg_jax.rstg.frame_attention`
 mean_lstm        an LSTM over the mean of each frame's map, without a graph
 transformer      causal attention over frames, whose tokens are the same five regions
 
@@ -41,8 +43,15 @@ from rstg_jax.training.optim import OptimizerConfig
 DELAYS = (0, 4, 16, 64, 128)
 SWAPS = {5: 32, 20: 128}  # with the frames of a clip
 CUPS_VIDEOS = {5: 48_000, 20: 24_000}  # of training; they are learned sooner than the others
-# Weights of linear recurrences whose small changes change the memory of a unit a lot.
-SLOW = (r"/lru/(log_rate|phase|gain)$", r"/rg_lru/(rate|gate_bias)$", r"/min_gru/bias$")
+# Factors of the learning rate. Small changes of these weights of linear recurrences change the
+# memory of a unit a lot; attention must raise one lag above hundreds of others.
+RATES = {
+    r"/lru/(log_rate|phase|gain)$": 0.05,
+    r"/rg_lru/(rate|gate_bias)$": 0.05,
+    r"/min_gru/bias$": 0.05,
+    r"/window/lag_bias$": 10.0,
+    r"/dilated/lag_bias$": 10.0,
+}
 
 
 def block(cell: str, dim: int) -> ModelConfig:
@@ -75,20 +84,18 @@ def transformer() -> ModelConfig:
 
 
 # Widths are such that all rows have as many parameters as `lstm`.
+DIMS = {"lstm": 64, "gru": 70, "lru": 78, "rg_lru": 73, "min_gru": 89, "window": 76, "dilated": 76}
 ROWS: dict[str, Callable[[], ModelConfig]] = {
     "published": published,
     "mean_lstm": mean_lstm,
     "transformer": transformer,
-    **{
-        cell: functools.partial(block, cell, dim)
-        for cell, dim in {"lstm": 64, "gru": 70, "lru": 78, "rg_lru": 73, "min_gru": 89}.items()
-    },
+    **{cell: functools.partial(block, cell, dim) for cell, dim in DIMS.items()},
 }
 
 
 def experiment(name: str, row: str, data: DataConfig, first_frame: int) -> Experiment:
     """A row on a task whose label can be known from `first_frame` on."""
-    slow = tuple((pattern, 0.05) for pattern in SLOW if f"/{row}/" in pattern)
+    rates = tuple((pattern, rate) for pattern, rate in RATES.items() if f"/{row}/" in pattern)
     return Experiment(
         name=f"long_range {name}_{row}",
         model=ROWS[row](),
@@ -100,10 +107,10 @@ def experiment(name: str, row: str, data: DataConfig, first_frame: int) -> Exper
             warmup_steps=200,
             weight_decay=1e-4,
             clip_norm=1.0,
-            rates=slow,
+            rates=rates,
         ),
         train=TrainConfig(
-            total_examples=128_000,
+            total_examples=32_000,
             batch_size=32,
             eval_batch_size=100,
             log_every=50,

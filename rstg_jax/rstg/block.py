@@ -21,7 +21,7 @@ from rstg_jax.layers.array_types import Array, Float
 from rstg_jax.layers.norms import BatchNorm, LayerNorm
 from rstg_jax.rstg import schedules
 from rstg_jax.rstg.config import RSTGConfig
-from rstg_jax.rstg.recurrent_cells import STATES, carry_dtype
+from rstg_jax.rstg.recurrent_cells import carry_dtype, zero_carry
 from rstg_jax.rstg.region_graph import RegionGraph
 from rstg_jax.rstg.stages import State, post_norm
 
@@ -141,8 +141,8 @@ def init_state(config: RSTGConfig, batch: int, dtype: Any = jnp.float32) -> Stat
     On a mesh with Explicit axes, put its axis of videos, the second, where that of the features is.
     """
     shape = (RegionGraph(config.scales).num_nodes, batch, config.dim)
-    zero = jnp.zeros(shape, carry_dtype(config.cell, dtype))
-    return tuple((zero,) * STATES[config.cell] for stage in config.stages if stage == "time")
+    carry = zero_carry(config.cell, config.memory_span, jnp.zeros(shape, dtype))
+    return tuple(carry for stage in config.stages if stage == "time")
 
 
 def to_vec(nodes: Float[Array, "b t n d"]) -> Float[Array, "b d"]:

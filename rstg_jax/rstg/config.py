@@ -9,10 +9,11 @@ from rstg_jax.rstg.region_graph import RegionGraph
 Stage = Literal["time", "space", "spacetime"]
 Attention = Literal["additive", "dot"]
 Masking = Literal["exclude", "multiply"]
-Cell = Literal["lstm", "gru", "lru", "rg_lru", "min_gru"]
+Cell = Literal["lstm", "gru", "lru", "rg_lru", "min_gru", "window", "dilated"]
 
 STAGES = ("time", "space", "spacetime")
 REMAT = (*STAGES, "messages")
+FRAME_HEADS = 4  # of the cells "window" and "dilated"
 ROUND: tuple[Stage, ...] = ("time", "space")  # one iteration of the paper's plan
 
 
@@ -45,12 +46,14 @@ class RSTGConfig:
         statistics shared by all nodes of a frame (official settings "none", "layer", "batch").
       residual: pre-norm skip connections around time stage and update, norms per token; the
         published block has none.
-      cell: recurrent cell of the time stages: "lstm" (published), "gru", or a linear recurrence for
-        long videos, "lru", "rg_lru" or "min_gru", see `rstg_jax.rstg.linear_recurrences`.
+      cell: of the time stages: "lstm" (published), "gru"; for long videos a linear recurrence,
+        "lru", "rg_lru" or "min_gru", see `rstg_jax.rstg.linear_recurrences`, or attention to
+        earlier frames, "window" or "dilated", see `rstg_jax.rstg.frame_attention`.
       forget_bias: initial bias of the gate that keeps the state of an LSTM or GRU.
       two_biases: parametrizes the bias of an LSTM as the sum of two vectors, as cuDNN does
         (official).
-      memory_span: frames that the slowest units of a linear recurrence remember at the start.
+      memory_span: frames that the slowest units of a linear recurrence remember at the start, and
+        how many frames "window" and "dilated" look back.
       schedule: order of the computation, "stage" or "wavefront", with the same results. See
         `rstg_jax.rstg.schedules`.
       message_frames: frames of a space stage whose messages are computed at once (rounded down to a
@@ -130,6 +133,10 @@ class RSTGConfig:
                 "the stage 'spacetime' needs masking 'exclude' and post_norm 'none'",
             ),
             (self.cell != "lstm" and self.two_biases, "two_biases needs cell 'lstm'"),
+            (
+                self.cell in ("window", "dilated") and self.dim % FRAME_HEADS != 0,
+                f"cell {self.cell!r} has {FRAME_HEADS} heads, which do not divide dim {self.dim}",
+            ),
             (chunked and normed, "message_frames and remat 'messages' need post_norm 'none'"),
             (
                 self.schedule == "wavefront" and not self.rounds,

@@ -32,7 +32,7 @@ from rstg_jax.layers.linear import linear
 
 Parts = tuple[Array, ...]  # a real array, or real and imaginary part
 Declare = Callable[..., Array]  # name, init, shape -> a float32 weight
-Run = Callable[[Parts, Array], tuple[Parts, Array]]  # carry, projected -> carry, outputs
+Run = Callable[..., tuple[Parts, Array]]  # carry, projected -> carry, outputs
 # Weights of a cell: its scan, and kernel and bias of the input product.
 Cell = tuple[Run, Array, Array | None]
 

@@ -9,19 +9,36 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 
 from rstg_jax.layers.array_types import Array, Float
 from rstg_jax.layers.linear import linear
-from rstg_jax.rstg import linear_recurrences
+from rstg_jax.rstg import frame_attention, linear_recurrences
 from rstg_jax.rstg.config import Cell
 
 __all__ = ["Carry", "Cell", "FrameRNN", "glorot_per_gate", "gru_cell", "lstm_cell", "scan_lstm"]
 
-# LSTM: c and h; LRU: real and imaginary part; the others: one state; each [... d]
+# LSTM: c and h; LRU: real and imaginary part; GRU, RG-LRU, minGRU: one state; each [... d]. Others:
+# see `frame_attention.kept_widths`.
 Carry = tuple[Array, ...]
 GATES = {"lstm": 4, "gru": 3}
 STATES = {"lstm": 2, "gru": 1, "lru": 2, "rg_lru": 1, "min_gru": 1}
+OTHERS = {**linear_recurrences.CELLS, **frame_attention.CELLS}  # without recurrent products
+
+
+def zero_carry(cell: Cell, memory_span: int, like: Array) -> Carry:
+    """The carry before the first frame.
+
+    Args:
+      cell: of the time stage.
+      memory_span: of the cell.
+      like: `[... d]` of the network's type; the carry lies on the devices where it does.
+    """
+    if cell in frame_attention.CELLS:
+        widths = frame_attention.kept_widths(like.shape[-1], memory_span)
+        return tuple(jnp.zeros_like(like[..., :1]) * np.zeros(size, like.dtype) for size in widths)
+    return (jnp.zeros_like(like, carry_dtype(cell, like.dtype)),) * STATES[cell]
 
 
 def carry_dtype(cell: Cell, dtype: Any) -> Any:
@@ -152,12 +169,13 @@ class FrameRNN(nn.Module):
 
     Attributes:
       dim: number of features d.
-      cell: "lstm", "gru", or one of `rstg_jax.rstg.linear_recurrences`.
+      cell: "lstm", "gru", or one of `linear_recurrences` or `frame_attention`.
       forget_bias: initial bias of the gate that keeps the state (f of the LSTM, z of the GRU);
         0 in the official code.
       two_biases: parametrizes the bias of the LSTM as the sum of two trained vectors, as cuDNN
         does; the sum then moves at twice the rate.
-      memory_span: longest time constant of the linear recurrences at the start, in frames.
+      memory_span: longest time constant of the linear recurrences at the start, in frames; what
+        `frame_attention` sees of the past.
     """
 
     dim: int
@@ -174,7 +192,7 @@ class FrameRNN(nn.Module):
 
         Args:
           nodes: inputs of all frames.
-          carry: before the first frame, arrays `[n *batch d]`; None is zero.
+          carry: before the first frame, see `zero_carry`; None is that.
 
         Returns:
           Outputs of all frames, and the carry after the last one.
@@ -182,17 +200,15 @@ class FrameRNN(nn.Module):
         frames = jnp.swapaxes(nodes, 0, 1)  # [t n *batch d]: the scan wants frames first
         run, input_kernel, bias = self._weights(nodes.shape[-1], nodes.dtype)
         projected = linear(frames, input_kernel, bias)
-        if carry is None:
+        if carry is None and self.cell not in frame_attention.CELLS:
             # Of an array that lies where the outputs will, as a scan on Explicit axes wants it.
-            dtype = carry_dtype(self.cell, nodes.dtype)
-            zero = jnp.zeros_like(projected[0, ..., : self.dim], dtype)
-            carry = (zero,) * STATES[self.cell]
+            carry = zero_carry(self.cell, self.memory_span, projected[0, ..., : self.dim])
         carry, outputs = run(carry, projected)
         return jnp.swapaxes(outputs, 0, 1), carry
 
     def _weights(self, width: int, dtype: Any) -> tuple[Callable[..., Any], Array, Array | None]:
         """The scan `(carry, projected) -> (carry, y)`; kernel and bias of the input product."""
-        if (make := linear_recurrences.CELLS.get(self.cell)) is not None:
+        if (make := OTHERS.get(self.cell)) is not None:
 
             def declare(name: str, init: Callable[..., Array], *shape: int) -> Array:
                 return self.param(name, init, shape)

@@ -19,7 +19,7 @@ import numpy as np
 
 from rstg_jax.layers.array_types import Array, Float, Float32
 from rstg_jax.rstg.config import RSTGConfig
-from rstg_jax.rstg.recurrent_cells import STATES, Carry, carry_dtype
+from rstg_jax.rstg.recurrent_cells import Carry, zero_carry
 from rstg_jax.rstg.region_graph import RegionGraph
 from rstg_jax.rstg.stages import SpaceStage, State, TimeStage, make_stage
 
@@ -122,8 +122,7 @@ def run_wavefront(
     frames = jnp.pad(jnp.swapaxes(nodes, 0, 1), ((0, rounds - 1), (0, 0), (0, 0), (0, 0)))
     zero = jnp.zeros_like(jnp.swapaxes(frames[:rounds], 0, 1))  # lies where the nodes do
     if state is None:
-        dtype = carry_dtype(config.cell, zero.dtype)
-        carry: Carry = (zero.astype(dtype),) * STATES[config.cell]
+        carry: Carry = zero_carry(config.cell, config.memory_span, zero)
     else:
         carry = tuple(jnp.stack(part, axis=1) for part in zip(*state[:rounds], strict=True))
     steps = jnp.arange(t + rounds - 1)

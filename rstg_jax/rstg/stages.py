@@ -27,7 +27,7 @@ from rstg_jax.rstg.message_passing import (
 from rstg_jax.rstg.recurrent_cells import Carry, FrameRNN
 from rstg_jax.rstg.region_graph import RegionGraph
 
-State = tuple[Carry, ...]  # one carry per time stage of the plan, arrays [n b d]
+State = tuple[Carry, ...]  # one carry per time stage of the plan, arrays [n b ...]
 
 
 class TimeStage(nn.Module):

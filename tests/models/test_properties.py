@@ -40,6 +40,8 @@ BLOCKS = {
     "LRU": functools.partial(MODERN, cell="lru"),
     "RG-LRU": functools.partial(MODERN, cell="rg_lru"),
     "minGRU": functools.partial(MODERN, cell="min_gru", residual=False),
+    "window": functools.partial(MODERN, cell="window", memory_span=2),
+    "dilated": functools.partial(MODERN, cell="dilated", memory_span=2),
     "space only": functools.partial(MODERN, stages=("space", "space")),
     "time only": functools.partial(MODERN, stages=("time",)),
     "one time stage": functools.partial(MODERN, stages=("space", "space", "time")),

@@ -13,7 +13,7 @@ from rstg_jax.rstg import RSTG, init_state, presets
 FEATURES = np.random.default_rng(0).normal(size=(4, 5, 4, 5, 7)).astype(np.float32)
 SCHEDULES = ["stage", "wavefront"]
 RUNS = [(schedule, "lstm") for schedule in SCHEDULES]
-RUNS += [("stage", cell) for cell in ("lru", "rg_lru", "min_gru")]
+RUNS += [("stage", cell) for cell in ("lru", "rg_lru", "min_gru", "window")]
 
 
 def make_block(schedule, cell):

@@ -19,6 +19,8 @@ BLOCKS = {
     "LRU": presets.modern(2, dim=8, scales=(2, 1), cell="lru"),
     "RG-LRU": presets.modern(2, dim=8, scales=(2, 1), cell="rg_lru"),
     "minGRU": presets.modern(2, dim=8, scales=(2, 1), cell="min_gru"),
+    "window": presets.modern(2, dim=8, scales=(2, 1), cell="window", memory_span=3),
+    "dilated": presets.modern(2, dim=8, scales=(2, 1), cell="dilated", memory_span=3),
     "no last time stage": presets.modern(dim=8, scales=(2, 1), stages=("time", "space") * 2),
     "official mnist": presets.official("sync_mnist", 3, dim=8, scales=(2, 1)),
     "official smt": presets.official("something_something", 2, dim=8, scales=(2, 1)),
