@@ -109,11 +109,11 @@ def test_rows_of_long_range_differ_in_their_models_only(row):
         video = jax.ShapeDtypeStruct((1, 4, *experiment.data.clip_shape[1:]), np.uint8)
         shapes = jax.eval_shape(module.init, jax.random.key(0), video)["params"]
         sizes[name] = sum(leaf.size for leaf in jax.tree.leaves(shapes))
-        # Rates that are lowered by name: every pattern finds a weight.
+        # Rates that differ by name: every pattern finds a weight.
         names = [pattern for pattern, _ in experiment.optim.rates]
         patterns.first_match(names, shapes, "optim.rates")
-        assert bool(names) == (name in ("lru", "rg_lru", "min_gru"))
-    assert sizes[row] == pytest.approx(sizes["lstm"], rel=0.03)
+        assert bool(names) == (name in ("lru", "rg_lru", "min_gru", "window", "dilated"))
+    assert sizes[row] == pytest.approx(sizes["lstm"], rel=0.05)  # heads divide the width
     reference = long_range.get_config("delay16_lstm")
     same = {"name": reference.name, "model": reference.model, "optim": reference.optim}
     assert dataclasses.replace(long_range.get_config(f"delay16_{row}"), **same) == reference

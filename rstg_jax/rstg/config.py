@@ -17,6 +17,13 @@ FRAME_HEADS = 4  # of the cells "window" and "dilated"
 ROUND: tuple[Stage, ...] = ("time", "space")  # one iteration of the paper's plan
 
 
+def heads_misfit(cell: Cell, dim: int) -> str:
+    """Why a cell cannot have so many features; empty if it can."""
+    if cell not in ("window", "dilated") or dim % FRAME_HEADS == 0:
+        return ""
+    return f"dim {dim} is no multiple of {FRAME_HEADS}, the heads of cell {cell!r}"
+
+
 def stage_plan(iterations: int) -> tuple[Stage, ...]:
     """Returns the paper's plan for K iterations: K times (time, space), then a last time stage."""
     if iterations < 1:
@@ -121,6 +128,7 @@ class RSTGConfig:
     def _bad_combinations(self) -> list[tuple[bool, str]]:
         """Conditions on several fields, each with its error message."""
         normed = self.post_norm != "none"
+        misfit = heads_misfit(self.cell, self.dim)
         chunked = self.message_frames > 0 or "messages" in self.remat
         return [
             (
@@ -133,10 +141,7 @@ class RSTGConfig:
                 "the stage 'spacetime' needs masking 'exclude' and post_norm 'none'",
             ),
             (self.cell != "lstm" and self.two_biases, "two_biases needs cell 'lstm'"),
-            (
-                self.cell in ("window", "dilated") and self.dim % FRAME_HEADS != 0,
-                f"cell {self.cell!r} has {FRAME_HEADS} heads, which do not divide dim {self.dim}",
-            ),
+            (bool(misfit), misfit),
             (chunked and normed, "message_frames and remat 'messages' need post_norm 'none'"),
             (
                 self.schedule == "wavefront" and not self.rounds,

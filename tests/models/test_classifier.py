@@ -173,6 +173,8 @@ def test_mean_and_lstm():
     expected = outputs @ classifier["kernel"] + classifier["bias"]
     np.testing.assert_allclose(logits, expected, rtol=1e-5)
     assert "nodes" not in out
+    with pytest.raises(UserError, match="dim 7 is no multiple of 4, the heads of cell 'window'"):
+        RNNHead("mean", "window", 7)
 
 
 def test_convolutions_down_to_a_vector():

@@ -39,7 +39,7 @@ def test_plans():
         ({"dim": 0}, "dim 0 must be at least 1"),
         ({"update_layers": 3}, "update_layers 3 is not 1 or 2"),
         ({"attention": "simple"}, "attention 'simple' is not one of additive, dot"),
-        ({"cell": "window", "dim": 6}, "4 heads, which do not divide dim 6"),
+        ({"cell": "window", "dim": 6}, "dim 6 is no multiple of 4, the heads of cell 'window'"),
         ({"memory_span": 0}, "memory_span 0 must be at least 1"),
         ({"cell": "lru", "two_biases": True}, "two_biases needs cell 'lstm'"),
         ({"post_norm": "layer"}, "residual has its own norms"),

@@ -7,8 +7,10 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from rstg_jax.errors import UserError
 from rstg_jax.models.heads.base import FinalBlock, HeadConfig
-from rstg_jax.rstg.recurrent_cells import Cell, FrameRNN
+from rstg_jax.rstg.config import Cell, heads_misfit
+from rstg_jax.rstg.recurrent_cells import FrameRNN
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,7 +20,7 @@ class RNNHead(HeadConfig):
     Attributes:
       vector: how a map becomes a vector: its "mean" (Mean + LSTM), or 3x3 convolutions until one
         cell is left (Conv + LSTM).
-      cell: "lstm", "gru", or one of `rstg_jax.rstg.linear_recurrences`.
+      cell: that of the time stages of a block, see `RSTGConfig`.
       dim: features of the cell, and channels of the convolutions.
     """
 
@@ -27,6 +29,10 @@ class RNNHead(HeadConfig):
     vector: Literal["mean", "conv"] = "mean"
     cell: Cell = "lstm"
     dim: int = 512
+
+    def __post_init__(self) -> None:
+        if misfit := heads_misfit(self.cell, self.dim):
+            raise UserError(misfit)
 
     def build(self, name: str) -> "VectorRNN":
         return VectorRNN(self, name=name)
