@@ -95,3 +95,15 @@ def test_every_shipped_file_has_a_card_and_is_small():
     paths = list(SHIPPED.glob("*/*.safetensors"))
     assert paths and all(path.with_suffix(".md").is_file() for path in paths)
     assert all(path.stat().st_size < 4e6 for path in paths)
+
+
+def test_cups_of_four_times_as_many_swaps_as_were_trained():
+    model, variables, _ = rstg_jax.load("long_range/cups")
+    data = find("long_range/cups").experiment.data
+    assert data.num_swaps == 5
+    games = dataclasses.replace(data, num_swaps=20, num_frames=128).open("test")
+    batch = games.batch(np.arange(100))
+    classify = jax.jit(lambda video: model.apply(variables, video)[0].argmax(-1))
+    assert (classify(batch["video"]) == batch["label"]).all()
+    without_ball = batch["video"] * np.array([0, 1], np.uint8)
+    assert (classify(without_ball) == batch["label"]).mean() < 0.5
