@@ -3,7 +3,7 @@
     python train.py --config=configs/long_range.py:VARIANT --workdir=DIR
 
 delayD_ROW       Which of three digits repeats the steps of another one, D frames later? D is 0, 4,
-                 16, 64 or 128, clips have 256 frames (--config.data.num_frames) of 8x8 cells. 7
+                 16, 64 or 128, clips have D + 64 frames (--config.data.num_frames) of 8x8 cells. 7
                  labels, chance 14.3%; an oracle that compares steps reaches 100%.
 cupsS_ROW        Under which of three cups is the ball after S swaps? S is 5 or 20, clips have 32 or
                  128 frames. Chance 33.3%; the best guess from all frames without their order 48.1%
@@ -41,6 +41,7 @@ from rstg_jax.training.losses import LossConfig
 from rstg_jax.training.optim import OptimizerConfig
 
 DELAYS = (0, 4, 16, 64, 128)
+SHOWN = 64  # frames of a clip that repeat what another digit did before
 SWAPS = {5: 32, 20: 128}  # with the frames of a clip
 CUPS_VIDEOS = {5: 48_000, 20: 24_000}  # of training; they are learned sooner than the others
 # Factors of the learning rate. Small changes of these weights of linear recurrences change the
@@ -133,10 +134,10 @@ def delayed(delay: int, row: str, **fields: Any) -> Experiment:
         frame_size=8,
         delay=delay,
         num_test=2000,
-        **{"num_frames": 256} | fields,
+        **{"num_frames": delay + SHOWN} | fields,
     )
     base = experiment(f"delay{delay}", row, data, first_frame=delay + 3)
-    # Hundreds of frames ask the same question: a few clips are enough for a step.
+    # So many frames ask the same question: a few clips are enough for a step.
     train = dataclasses.replace(base.train, batch_size=8, eval_every=1000, checkpoint_every=500)
     return dataclasses.replace(base, train=train)
 
