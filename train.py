@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args, overrides = cli.parse(parser, argv)
     profile = cli.number_range(parser, "--profile", args.profile) if args.profile else None
     # Late, because it loads JAX: --help and mistyped flags should answer at once.
-    from rstg_jax.training import train_loop
+    from rstg_jax.training import logs, train_loop
 
     experiment = config.override(config.load(args.config), overrides)
     workdir = args.workdir
@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if "stopped_at" in result:
         print(f"to resume: {processes.resume_command()}", file=sys.stderr)
     else:
-        print(f"test top1 {result['top1']:.2%}, top5 {result['top5']:.2%}, {workdir}/result.json")
+        print(f"test {', '.join([*logs.accuracies(result), f'{workdir}/result.json'])}")
     return 0
 
 

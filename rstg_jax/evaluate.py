@@ -10,7 +10,7 @@ The checkpoint alone gives model, weights, config and label names; only the data
 --weights), NAME being SPLIT-STEP[-PROTOCOL]:
 
     evaluation-NAME.json    the metrics of the run's own result.json, the metrics of every class,
-                            and all confusions, the most frequent first
+                            and all confusions, the most frequent first (of videos with one label)
     evaluation-NAME.md      the last two as tables
     predictions-NAME.json   {id: [{"label", "probability"}, ...]}, the five best of every video;
                             the id of a SyncMNIST video is its index
@@ -66,6 +66,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     model = known_weights.chosen(args, overrides)
     numbers = None
     if args.submission:
+        if model.data.multi_label:
+            raise UserError("--submission: is for videos with one label each")
         if not args.submission.absolute().parent.is_dir():
             raise UserError(f"--submission={args.submission}: there is no such directory")
         if args.submission_labels == "numbers":

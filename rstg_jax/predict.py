@@ -99,8 +99,9 @@ def print_lines(records: Iterable[dict[str, Any]], width: int, long: bool) -> No
             continue
         mark = ""
         if "truth" in record:
-            right = record["truth"] == record["predictions"][0]["label"]
-            mark = "  (right)" if right else f"  (truth: {record['truth']})"
+            truth = [record["truth"]] if isinstance(record["truth"], str) else record["truth"]
+            right = truth == [record["predictions"][0]["label"]]
+            mark = "  (right)" if right else f"  (truth: {', '.join(truth) or 'none'})"
         if long:
             print(f"{record['video']}{mark}")
             for p in record["predictions"]:

@@ -15,6 +15,7 @@ from rstg_jax import data
 from rstg_jax.models import classifier
 from rstg_jax.training import logs
 from rstg_jax.training.experiment import Experiment, TrainConfig
+from rstg_jax.training.losses import LossConfig
 from rstg_jax.training.optim import OptimizerConfig
 from rstg_jax.training.sharding import MeshConfig
 
@@ -93,7 +94,7 @@ def install(monkeypatch, train=None, test=None):
     monkeypatch.setattr(data.SyncMNISTConfig, "open", lambda config, split: sources[split])
 
 
-def experiment(mesh=None, optim=None, **fields):
+def experiment(mesh=None, optim=None, loss="softmax", **fields):
     """An experiment of 20 steps; `fields` go to its `TrainConfig`."""
     defaults = {
         "total_steps": 20,
@@ -109,6 +110,7 @@ def experiment(mesh=None, optim=None, **fields):
         name="stand-in",
         train=TrainConfig(**defaults | fields),
         data=data.SyncMNISTConfig(num_frames=3, frame_size=32),
+        loss=LossConfig(kind=loss),
         optim=optim or OptimizerConfig(learning_rate=0.01, ema_decay=0.9, clip_norm=1.0),
         mesh=mesh or MeshConfig(data=1),
     )

@@ -71,7 +71,7 @@ def write(
         "data": {"weights": dict(source)},
     }
     with checkpoint.Checkpoints(out) as checkpoints:
-        checkpoints.save(0, state, checkpoint.plain(meta), top1=None)
+        checkpoints.save(0, state, checkpoint.plain(meta), score=None)
     files.write_json(Path(out) / "config.json", config.to_dict(experiment))
 
 

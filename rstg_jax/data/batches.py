@@ -41,7 +41,8 @@ class Source(Protocol):
     def batch(self, indices: np.ndarray) -> Batch:
         """Examples int64 [b] -> {video: [b t h w c], label: int32 [b], ...}.
 
-        Videos are uint8, stored feature maps of the type in which they are stored.
+        Where a video has a set of labels, they are 0/1 in int32 [b classes]. Videos are uint8,
+        stored feature maps of the type in which they are stored.
         """
 
 
@@ -98,13 +99,22 @@ def checked_batch(source: Source, indices: np.ndarray) -> Batch:
 def _checked(source: Source, indices: np.ndarray, batch: Batch) -> Batch:
     label = batch["label"]
     lowest = 0 if getattr(source, "labelled", True) else -1
-    wrong = np.flatnonzero((label < lowest) | (label >= len(source.label_names)))
-    if len(wrong):
+    highest = 1 if label.ndim == 2 else len(source.label_names) - 1
+    wrong = (label < lowest) | (label > highest)
+    if wrong.any():
+        row = np.nonzero(wrong)[0][0]
         raise UserError(
-            f"{source.name}: example {indices[wrong[0]]} has label {label[wrong[0]]}, but labels "
-            f"go from 0 to {len(source.label_names) - 1}: prepare the data again"
+            f"{source.name}: example {indices[row]} has label {label[wrong][0]}, but labels go "
+            f"from 0 to {highest}: prepare the data again"
         )
     return batch
+
+
+def labels_of(label: np.ndarray) -> tuple[int, ...]:
+    """Numbers of the labels of an example: int [], none if it is -1, or 0/1 [classes]."""
+    if label.ndim:
+        return tuple(np.flatnonzero(label).tolist())
+    return (int(label),) if label >= 0 else ()
 
 
 def train_batches(

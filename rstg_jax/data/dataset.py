@@ -68,6 +68,11 @@ class DataConfig(abc.ABC):
     def num_classes(self) -> int:
         """Number of labels."""
 
+    @property
+    def multi_label(self) -> bool:
+        """Whether a video has any number of labels, also none, instead of exactly one."""
+        return False
+
     @abc.abstractmethod
     def open(self, split: str) -> Source:
         """Opens a split, "train" or "test".

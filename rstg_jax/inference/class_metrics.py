@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from rstg_jax.training import logs
+
 
 def per_class(confusion: np.ndarray, names: Sequence[str]) -> list[dict[str, Any]]:
     """Metrics of every class, in the order of the model's outputs.
@@ -39,6 +41,42 @@ def per_class(confusion: np.ndarray, names: Sequence[str]) -> list[dict[str, Any
     return rows
 
 
+def classes(result: Mapping[str, Any], names: Sequence[str]) -> list[dict[str, Any]]:
+    """Metrics of every class from those of a test, see `metrics.finalize`.
+
+    Returns:
+      `per_class`; or where videos have sets of labels ``class``, ``label``, ``examples`` and
+      ``average_precision`` (None without examples).
+    """
+    if "confusion" in result:
+        return per_class(result["confusion"], names)
+    columns = zip(names, result["positives"], result["average_precision"], strict=True)
+    return [
+        {"class": number, "label": name, "examples": int(count), "average_precision": precision}
+        for number, (name, count, precision) in enumerate(columns)
+    ]
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> list[tuple[Any, ...]]:
+    """The rows of `classes` for people: a head, and a line for each class."""
+    if "top1" not in rows[0]:
+        head = ("class", "label", "videos", "average precision")
+        return [head, *((*_start(row), _share(row["average_precision"])) for row in rows)]
+    lines: list[tuple[Any, ...]] = [("class", "label", "videos", "top-1", "most confused with")]
+    for row in rows:
+        other = f"{row['confused_with']} ({row['confused']})" if row["confused"] else ""
+        lines.append((*_start(row), _share(row["top1"]), other))
+    return lines
+
+
+def _start(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    return row["class"], row["label"], row["examples"]
+
+
+def _share(value: float | None) -> str:
+    return "" if value is None else f"{value:.1%}"
+
+
 def confusions(confusion: np.ndarray, names: Sequence[str]) -> list[dict[str, Any]]:
     """All confusions as ``true``, ``predicted``, ``count``, the most frequent first."""
     wrong = np.array(confusion)
@@ -52,31 +90,23 @@ def markdown(result: Mapping[str, Any], title: str) -> str:
     """Formats the metrics of an evaluation as a Markdown page.
 
     Args:
-      result: with ``examples``, ``loss``, ``top1``, ``top5``, ``classes`` (see `per_class`) and
-        ``confusions``.
+      result: with ``examples``, ``loss``, the shares of `logs.accuracies`, ``classes`` and, where
+        videos have one label, ``confusions``.
       title: title of the page.
     """
-    lines = [
-        f"# {title}",
-        "",
-        f"{result['examples']} videos: top-1 {result['top1']:.2%}, top-5 {result['top5']:.2%}, "
-        f"loss {result['loss']:.5g}",
-        "",
-        "| class | label | videos | top-1 | most confused with |",
-        "|---:|---|---:|---:|---|",
-    ]
-    for row in result["classes"]:
-        top1 = "" if row["top1"] is None else f"{row['top1']:.1%}"
-        other = (
-            "" if row["confused_with"] is None else f"{row['confused_with']} ({row['confused']})"
-        )
-        cells = (row["class"], _cell(row["label"]), row["examples"], top1, _cell(other))
-        lines.append(f"| {' | '.join(map(str, cells))} |")
-    lines += ["", "| mistakes | true | predicted |", "|---:|---|---|"]
-    lines += [
-        f"| {pair['count']} | {_cell(pair['true'])} | {_cell(pair['predicted'])} |"
-        for pair in result["confusions"]
-    ]
+    shares = ", ".join([*logs.accuracies(result), f"loss {result['loss']:.5g}"])
+    head, *rows = (
+        f"| {' | '.join(_cell(str(cell)) for cell in cells)} |"
+        for cells in table(result["classes"])
+    )
+    right = "|---:|---|---:|---:|" + "---|" * (head.count(" | ") - 3)
+    lines = [f"# {title}", "", f"{result['examples']} videos: {shares}", "", head, right, *rows]
+    if "confusions" in result:
+        lines += ["", "| mistakes | true | predicted |", "|---:|---|---|"]
+        lines += [
+            f"| {pair['count']} | {_cell(pair['true'])} | {_cell(pair['predicted'])} |"
+            for pair in result["confusions"]
+        ]
     return "\n".join(lines) + "\n"
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from rstg_jax import config, data, files, storage
 from rstg_jax.errors import UserError
 from rstg_jax.inference import class_metrics, protocols
-from rstg_jax.training import checkpoint, eval_loop, metrics, steps
+from rstg_jax.training import checkpoint, eval_loop, logs, metrics, steps
 
 PRINTED_CONFUSIONS = 10
 
@@ -38,7 +38,8 @@ def evaluate_checkpoint(
         source = data.Chosen(source, np.arange(min(count, len(source))))
     protocols.check_fits(model)
     max_clips = model.experiment.train.for_evaluation
-    eval_step = steps.jit_eval_step(model.module, model.mesh, model.abstract, max_clips)
+    kind = model.experiment.loss.kind
+    eval_step = steps.jit_eval_step(model.module, model.mesh, model.abstract, max_clips, kind)
     batch_size = eval_loop.eval_batch_size(max_clips, model.mesh, model.data.views)
     totals: dict[str, Any] = {}
     parts = []
@@ -55,10 +56,11 @@ def evaluate_checkpoint(
         "label_names": model.label_names,
     }
     if eval_loop.labelled(source):
-        confusion = totals["confusion"]
         result |= metrics.finalize(totals)
-        result["classes"] = class_metrics.per_class(confusion, model.label_names)
-        result["confusions"] = class_metrics.confusions(confusion, model.label_names)
+        result["classes"] = class_metrics.classes(result, model.label_names)
+        if "confusion" in result:
+            found = class_metrics.confusions(result["confusion"], model.label_names)
+            result["confusions"] = found
     return checkpoint.plain(result), eval_loop.collect(parts, len(source))
 
 
@@ -88,13 +90,14 @@ def summary(result: Mapping[str, Any], title: str) -> str:
     if "top1" not in result:
         return f"{title}\n  {result['examples']} videos without labels: predictions only"
     lines = [title]
-    for name in ("examples", "loss", "top1", "top5"):
-        value = result[name]
-        text = f"{value:>10.2%}" if name.startswith("top") else f"{value:>10.5g}"
-        lines.append(f"  {name:<9}{text}")
-    if result["confusions"]:
+    numbers = [f"{name} {result[name]:.5g}" for name in ("examples", "loss")]
+    for line in (*numbers, *logs.accuracies(result)):
+        name, value = line.split()
+        lines.append(f"  {name:<9}{value:>10}")
+    confusions = result.get("confusions", ())[:PRINTED_CONFUSIONS]
+    if confusions:
         lines.append("  most frequent mistakes:")
-    for pair in result["confusions"][:PRINTED_CONFUSIONS]:
+    for pair in confusions:
         lines.append(f"  {pair['count']:>6}  {pair['true']} -> {pair['predicted']}")
     return "\n".join(lines)
 

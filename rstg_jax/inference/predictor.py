@@ -47,11 +47,11 @@ class Predictor:
     def __init__(self, model: checkpoint.TrainedModel, top: int = 5):
         protocols.check_fits(model)
         self._variables = model.variables
-        self._names = model.label_names
+        self._names, kind = model.label_names, model.experiment.loss.kind
 
         def ranking(variables: Mapping[str, Any], video: jax.Array) -> dict[str, jax.Array]:
             logits = steps.classify(model.module, variables, video[None])
-            return jax.tree.map(lambda x: x[0], steps.ranking(logits, top))
+            return jax.tree.map(lambda x: x[0], steps.ranking(logits, top, kind))
 
         self._ranking = jax.jit(ranking)
 
@@ -59,7 +59,8 @@ class Predictor:
         """Predicts one video, uint8 [t h w c], or [v t h w c]: logits are averaged over views.
 
         Returns:
-          The most likely labels, best first, as ``{"label": name, "probability": p}``.
+          The most likely labels, best first, as ``{"label": name, "probability": p}``. Where a
+          video may have several, each has a probability of its own.
         """
         return as_records(*self.best(video), self._names)
 
@@ -106,7 +107,8 @@ class Videos:
         """Reads a video.
 
         Returns:
-          uint8 `[t h w c]` or `[v t h w c]`; and ``id`` and ``truth`` where they are known.
+          uint8 `[t h w c]` or `[v t h w c]`; and ``id`` and ``truth`` where they are known: the
+          label, or a list of them where a video may have several.
 
         Raises:
           UserError: it cannot be read; the message names it.
@@ -116,10 +118,13 @@ class Videos:
         if not request.split:
             return video_input.read(request.name, self._data), {}
         batch = self._open(request.split).batch(np.array([request.index], np.int64))
-        known = {"id": str(batch["id"][0])} if "id" in batch else {}
-        label = int(batch["label"][0])
-        if label >= 0:
-            known["truth"] = self._label_names[label]
+        known: dict[str, Any] = {"id": str(batch["id"][0])} if "id" in batch else {}
+        label = batch["label"][0]
+        truth = [self._label_names[number] for number in data.labels_of(label)]
+        if label.ndim:
+            known["truth"] = truth
+        elif truth:
+            known["truth"] = truth[0]
         return batch["video"][0], known
 
     def original(self, request: VideoRequest) -> decode.Encoded | np.ndarray:

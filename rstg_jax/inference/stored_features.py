@@ -53,6 +53,10 @@ def store(
       UserError: the directory has feature maps of another network or of other clips, a shard is
         damaged or cannot be written, or a value is too large for the dtype.
     """
+    if model.data.multi_label:
+        raise UserError(
+            "stored features have one label each; videos of these data may have several"
+        )
     source, name = open_named(model.data.single_view(), split)
     data.refuse_endless(source)
     batch_size = eval_loop.eval_batch_size(model.experiment.train.for_evaluation, model.mesh)

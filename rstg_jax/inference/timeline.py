@@ -110,6 +110,7 @@ class StreamPredictor:
         if reason := model.experiment.model.no_stream:
             raise UserError(f"{model.experiment.name} cannot stream: {reason}; leave out --stream")
         self._variables, self._block = model.variables, model.experiment.model.rstg
+        kind = model.experiment.loss.kind
         self._state: State = ()
 
         def step(
@@ -117,7 +118,7 @@ class StreamPredictor:
         ) -> tuple[dict[str, jax.Array], State]:
             after: Any = model.module.apply(variables, video[None], state, method="stream")
             (logits, _), state = after
-            return jax.tree.map(lambda x: x[0], steps.ranking(logits, top)), state
+            return jax.tree.map(lambda x: x[0], steps.ranking(logits, top, kind)), state
 
         self._step = jax.jit(step)
 

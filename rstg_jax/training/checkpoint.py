@@ -3,8 +3,8 @@
 ``WORKDIR/checkpoints/<step>/`` holds the whole `TrainState` and a JSON ``meta``: config, label
 names, shape of a clip, sums of the unfinished logging window, metrics, provenance of the data.
 The data position is the step (see `rstg_jax.data.train_batches`). The latest `keep` checkpoints
-are kept, and the best by top-1 on the test split even when it is older than these. Saving is
-asynchronous; a checkpoint exists only once it is whole. Its files have checksums, and damage is
+are kept, and the best by top-1 (or mAP) on the test split even when it is older than these. Saving
+is asynchronous; a checkpoint exists only once it is whole. Its files have checksums, and damage is
 found before anything is read from it (`rstg_jax.training.integrity`). In a bucket, a checkpoint has
 its name from the beginning, and a last file says that it is whole.
 """
@@ -33,7 +33,7 @@ from rstg_jax import data as data_lib
 from rstg_jax import storage
 from rstg_jax.errors import UserError, translated
 from rstg_jax.models import classifier
-from rstg_jax.training import integrity, sharding, steps
+from rstg_jax.training import integrity, logs, sharding, steps
 from rstg_jax.training.experiment import Experiment
 from rstg_jax.training.lock import Lock
 
@@ -98,12 +98,12 @@ class Checkpoints:
                 # Otherwise threads wait for a directory for minutes that could not be made.
                 create_directories_asynchronously=False,
             ),
-            best_fn=_top1,  # without it no metrics would be written; the policy decides
+            best_fn=_value,  # without it no metrics would be written; the policy decides
             preservation_policy=preservation_policy.AnyPreservationPolicy(
                 [
                     preservation_policy.LatestN(keep),
                     preservation_policy.BestN(
-                        get_metric_fn=_top1,
+                        get_metric_fn=_value,
                         n=1,
                         keep_checkpoints_without_metrics=False,
                     ),
@@ -150,16 +150,20 @@ class Checkpoints:
 
     @property
     def best(self) -> int | None:
-        """The step of the highest test top-1 (the later of equals); the newest if none has one."""
+        """The step of the highest test score (the later of equals); the newest if none has one."""
         return max(self.scores(), default=(-1.0, self.latest))[1]
 
     @property
-    def best_top1(self) -> float:
-        """The highest test top-1 among the checkpoints; -1 if none has one."""
+    def best_score(self) -> float:
+        """The highest test score among the checkpoints; -1 if none has one."""
         return max(self.scores(), default=(-1.0, None))[0]
 
     def save(
-        self, step: int, state: steps.TrainState, meta: Mapping[str, Any], top1: float | None
+        self,
+        step: int,
+        state: steps.TrainState,
+        meta: Mapping[str, Any],
+        score: Mapping[str, float] | None,
     ) -> None:
         """Starts to save; the arrays have been copied when it returns.
 
@@ -167,7 +171,7 @@ class Checkpoints:
           step: the number of updates made.
           state: to save.
           meta: anything that JSON can hold.
-          top1: on the test split, if it was evaluated at this step.
+          score: see `score_of`, if the test split was evaluated at this step.
 
         Raises:
           UserError: this or the previous save failed: disk full, no permission; or `check` did.
@@ -183,22 +187,22 @@ class Checkpoints:
                 args=ocp.args.Composite(
                     state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(dict(meta))
                 ),
-                metrics=None if top1 is None else {"top1": top1},
+                metrics=None if score is None else dict(score),
                 force=True,
             )
 
     def scores(self) -> list[tuple[float, int]]:
-        """Test top-1 and step of every checkpoint that has one."""
+        """Test score and step of every checkpoint that has one."""
         steps = self._manager.all_steps()
-        return [(top1, step) for step in steps if (top1 := self.score(step)) is not None]
+        return [(score, step) for step in steps if (score := self.score(step)) is not None]
 
     def score(self, step: int) -> float | None:
-        """The test top-1 of a checkpoint, or None."""
-        metrics = self._manager.metrics(step)
-        return metrics["top1"] if metrics else None
+        """The test score of a checkpoint, or None."""
+        score = self._manager.metrics(step)
+        return _value(score) if score else None
 
-    def add_score(self, step: int, top1: float) -> None:
-        """Gives a checkpoint that was saved without a score its test top-1, as `save` does.
+    def add_score(self, step: int, score: Mapping[str, float]) -> None:
+        """Gives a checkpoint that was saved without a score its own, as `save` does.
 
         Only for a single process.
         """
@@ -206,7 +210,7 @@ class Checkpoints:
         handler = ocp.JsonCheckpointHandler(filename="metrics")
         directory = self.path / str(step)
         with self._explained(step), ocp.Checkpointer(handler) as writer:
-            writer.save(directory / "metrics", args=ocp.args.JsonSave({"top1": top1}))
+            writer.save(directory / "metrics", args=ocp.args.JsonSave(dict(score)))
             integrity.write_manifest(directory)
             self._manager.reload()
 
@@ -382,8 +386,14 @@ def _free(directory: storage.Path) -> str:
     return f" ({free:.0f} MB free)"
 
 
-def _top1(metrics: Mapping[str, float]) -> float:
-    return metrics["top1"]
+def score_of(tested: Mapping[str, Any]) -> dict[str, float]:
+    """The metric of a test by which checkpoints are compared, with its name."""
+    name = logs.headline(tested)
+    return {name: tested[name]}
+
+
+def _value(score: Mapping[str, float]) -> float:
+    return score[logs.headline(score)]
 
 
 def _first_line(error: BaseException) -> str:

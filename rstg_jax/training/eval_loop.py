@@ -96,7 +96,7 @@ def evaluate(
 
     Returns:
       ``loss``, ``top1``, ``top5`` (floats), ``examples`` (int) and ``confusion``
-      (int64 `[true predicted]`); None if given up.
+      (int64 `[true predicted]`) or what `metrics.finalize` has in its place; None if given up.
     """
     totals: dict[str, Any] = {}
     with contextlib.closing(run(eval_step, variables, source, mesh, batch_size)) as parts:

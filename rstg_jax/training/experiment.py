@@ -143,6 +143,17 @@ class Experiment:
         return self.optim.for_batch(self.train.batch_size)
 
     def __post_init__(self) -> None:
+        if (self.loss.kind == "sigmoid") != self.data.multi_label:
+            kind, count = (
+                ("sigmoid", "any number of labels")
+                if self.data.multi_label
+                else ("softmax", "exactly one label")
+            )
+            raise UserError(f"set loss.kind={kind}: videos of these data have {count}")
+        if self.loss.kind == "sigmoid" and self.model.view_average != "logits":
+            raise UserError(
+                f"model.view_average={self.model.view_average} needs loss.kind=softmax; set logits"
+            )
         classes = self.data.num_object_classes
         for weight in ("region_weight", "map_weight", "lone_weight"):
             if getattr(self.loss, weight) and not classes:

@@ -7,7 +7,7 @@ import logging
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,17 @@ def read(path: storage.Path) -> dict[tuple[str, int], dict[str, Any]]:
                 f"{path}: line {number} is not a row of metrics: remove the line, or train again"
             ) from error
     return rows
+
+
+def headline(names: Container[str]) -> str:
+    """Name of the metric by which checkpoints are compared, of those that a test has."""
+    return "mAP" if "mAP" in names else "top1"
+
+
+def accuracies(values: Mapping[str, float]) -> list[str]:
+    """The metrics of a test that are shares, such as "top1 12.34%"."""
+    names = ("mAP", "top1", "top5")
+    return [f"{name} {values[name]:.2%}" for name in names if name in values]
 
 
 def truncate(path: Path, step: int, retest: bool = False) -> None:
@@ -197,9 +208,9 @@ class Console:
 
     def test_line(self, step: int, values: Mapping[str, float]) -> None:
         """Logs an evaluation."""
+        shares = "  ".join(accuracies(values))
         self.say(
-            f"step {step}/{self._total}  test: loss {values['loss']:.4f}  "
-            f"top1 {values['top1']:.2%}  top5 {values['top5']:.2%}  "
+            f"step {step}/{self._total}  test: loss {values['loss']:.4f}  {shares}  "
             f"({values['examples']:.0f} videos)"
         )
 

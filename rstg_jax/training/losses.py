@@ -1,4 +1,4 @@
-"""The training loss: masked cross-entropy of the clip's label."""
+"""The training loss: masked cross-entropy of the clip's label, or of each of several labels."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -12,6 +12,8 @@ from rstg_jax.errors import UserError
 from rstg_jax.models.classifier import REGION_OUTPUTS
 from rstg_jax.training import lone_object_loss, map_loss, region_loss
 
+Kind = Literal["softmax", "sigmoid"]
+
 
 @dataclasses.dataclass(frozen=True)
 class LossConfig:
@@ -20,7 +22,8 @@ class LossConfig:
     Attributes:
       reduction: "mean" over the real examples of the global batch, or "sum" over them, which is
         the official code's choice (its rate then corresponds to rate x batch for a mean).
-      label_smoothing: share of the target spread evenly over all classes.
+      label_smoothing: share of the target spread evenly over all classes, or with "sigmoid" over
+        yes and no of each class.
       clip_weight: weight of the cross-entropy itself; 0 trains auxiliary tasks alone.
       frame_weight: weight of an extra cross-entropy of every frame's own logits with the clip's
         label, averaged over the frames from `frame_start` on. In training only.
@@ -31,6 +34,8 @@ class LossConfig:
         with its head and data with known objects.
       lone_weight: likewise of the task of `rstg_jax.training.lone_object_loss`.
       map_weight: likewise of the task of `rstg_jax.training.map_loss`.
+      kind: "softmax" where a clip has exactly one label; "sigmoid" where it has any number of them,
+        see `DataConfig.multi_label`: every class is then a yes or no of its own.
     """
 
     reduction: Literal["mean", "sum"] = "mean"
@@ -42,6 +47,7 @@ class LossConfig:
     region_weight: float = 0.0
     lone_weight: float = 0.0
     map_weight: float = 0.0
+    kind: Kind = "softmax"
 
     def __post_init__(self) -> None:
         if not 0 <= self.label_smoothing < 1:
@@ -74,19 +80,30 @@ class LossConfig:
 
 
 def cross_entropy(logits: jax.Array, label: jax.Array, label_smoothing: float = 0.0) -> jax.Array:
-    """Cross-entropy in nats with integer labels, in float32.
+    """Cross-entropy in nats, in float32: of softmax for one label, of sigmoids for a set of them.
 
     Args:
       logits: [... classes].
-      label: int [...].
-      label_smoothing: share of the target spread evenly over all classes.
+      label: int [...], the number of the one label; or 0/1 [... classes], whether each of them is
+        there, for the mean over the classes of their binary cross-entropies.
+      label_smoothing: see `LossConfig`.
 
     Returns:
       float32 [...].
     """
-    log_p = jax.nn.log_softmax(logits.astype(jnp.float32))
+    logits = logits.astype(jnp.float32)
+    if label.ndim == logits.ndim:
+        target = (1 - label_smoothing) * label + label_smoothing / 2
+        return (jax.nn.softplus(logits) - target * logits).mean(-1)
+    log_p = jax.nn.log_softmax(logits)
     true = jnp.take_along_axis(log_p, label[..., None], axis=-1)[..., 0]
     return -(1 - label_smoothing) * true - label_smoothing * log_p.mean(-1)
+
+
+def probabilities(logits: jax.Array, kind: Kind) -> jax.Array:
+    """Probabilities of the classes, float32 `[... classes]`; those of "softmax" add up to 1."""
+    function = jax.nn.softmax if kind == "softmax" else jax.nn.sigmoid
+    return function(logits.astype(jnp.float32))
 
 
 def objective(
@@ -100,15 +117,15 @@ def objective(
       out: the model's intermediates; ``out["frame_logits"]`` [b t classes], and for the auxiliary
         tasks ``out["regions"]`` and ``out["lone_objects"]`` with ``out["boxes"]``, and
         ``out["object_map"]``.
-      batch: label int [b], mask [b] (1 for a real example, 0 for padding), frame_label int [b t]
-        if that is asked for and, for the auxiliary tasks, object_class, object_center and
-        object_in_pair.
+      batch: label int [b] or 0/1 [b classes], mask [b] (1 for a real example, 0 for padding),
+        frame_label int [b t] if that is asked for and, for the auxiliary tasks, object_class,
+        object_center and object_in_pair.
 
     Returns:
       The objective, and its sum over the real examples whatever the reduction (for the log).
     """
     label, mask = batch["label"], batch["mask"]
-    chex.assert_rank([logits, label, mask], [2, 1, 1])
+    chex.assert_rank([logits, label, mask], [2, {1, 2}, 1])
     chex.assert_equal_shape_prefix([logits, label, mask], 1)
     loss = config.clip_weight * cross_entropy(logits, label, config.label_smoothing)  # [b]
     if config.frame_weight > 0:
@@ -121,7 +138,7 @@ def objective(
         if config.needs_frame_labels:
             labels = batch["frame_label"][:, config.frame_start :]
         else:
-            labels = jnp.broadcast_to(label[:, None], frames.shape[:2])
+            labels = jnp.broadcast_to(label[:, None], (*frames.shape[:2], *label.shape[1:]))
         per_frame = cross_entropy(frames, labels, config.label_smoothing)  # [b t]
         loss = loss + config.frame_weight * per_frame.mean(1)
     if config.region_weight > 0:

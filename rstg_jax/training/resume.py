@@ -77,7 +77,7 @@ def from_checkpoint(run: Run, step: int) -> Progress:
         resumed=True,
         init_source=meta.get("init_source"),
         eval_pending=meta["eval_pending"] and run.checkpoints.score(step) is None,
-        best=run.checkpoints.best_top1,
+        best=run.checkpoints.best_score,
         **{name: meta.get(name, 0) for name in COUNTS},
     )
 

@@ -8,12 +8,13 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import numpy as np
 from jax.sharding import Mesh
 
 from rstg_jax import config, data, storage
 from rstg_jax.errors import UserError
 from rstg_jax.models import classifier
-from rstg_jax.training import checkpoint, eval_loop, not_finite, sharding, steps
+from rstg_jax.training import checkpoint, eval_loop, logs, not_finite, sharding, steps
 from rstg_jax.training.experiment import Experiment
 
 COUNTS = ("skipped", "rollbacks", "batch_offset")  # of `Progress`, saved and reported
@@ -90,7 +91,8 @@ class Progress:
       init_source: where the weights of step 0 came from, see `init_from.weights`; None for scratch.
       test_metrics: metrics of the test split at this step, or None.
       eval_pending: an evaluation was due at this step and was interrupted.
-      best: highest test top-1 that was saved; -1 before the first evaluation.
+      best: highest test score that was saved, see `logs.headline`; -1 before the first
+        evaluation.
       skipped: updates that were left out, as they were not finite.
       rollbacks: how often the run went back to a checkpoint.
       batch_offset: batches that were passed over by that; the next update is of batch
@@ -166,7 +168,9 @@ def set_up(experiment: Experiment, workdir: storage.Path) -> Run:
         fed=fed,
         make_batch=make_batch,
         train_step=steps.jit_train_step(setup, mesh, abstract),
-        eval_step=steps.jit_eval_step(module, mesh, abstract, settings.for_evaluation),
+        eval_step=steps.jit_eval_step(
+            module, mesh, abstract, settings.for_evaluation, experiment.loss.kind
+        ),
         checkpoints=checkpoint.Checkpoints(workdir, settings.keep),
     )
 
@@ -200,7 +204,7 @@ def save(run: Run, progress: Progress, seconds: float) -> None:
       progress: its state and counters.
       seconds: wall time of the run.
     """
-    test_metrics = without_confusion(progress.test_metrics)
+    test_metrics = scalars(progress.test_metrics)
     meta = {
         "config": config.to_dict(run.experiment),
         "label_names": list(run.train_source.label_names),
@@ -215,9 +219,9 @@ def save(run: Run, progress: Progress, seconds: float) -> None:
         "init_source": progress.init_source,
         **{name: getattr(progress, name) for name in COUNTS},
     }
-    top1 = None if test_metrics is None else test_metrics["top1"]
-    run.checkpoints.save(progress.step, progress.state, checkpoint.plain(meta), top1)
-    progress.best = max(progress.best, -1.0 if top1 is None else top1)
+    score = test_metrics and checkpoint.score_of(test_metrics)
+    run.checkpoints.save(progress.step, progress.state, checkpoint.plain(meta), score)
+    progress.best = max([progress.best, *(score or {}).values()])
 
 
 def result(run: Run, progress: Progress, seconds: float) -> dict[str, Any]:
@@ -230,7 +234,10 @@ def result(run: Run, progress: Progress, seconds: float) -> dict[str, Any]:
             **(progress.test_metrics or {}),
             "steps": progress.step,
             "train_examples": progress.step * run.experiment.train.batch_size,
-            "best": {"step": run.checkpoints.best, "top1": run.checkpoints.best_top1},
+            "best": {
+                "step": run.checkpoints.best,
+                logs.headline(progress.test_metrics or ()): run.checkpoints.best_score,
+            },
             "wall_time_seconds": seconds,
             "parameters": run.num_parameters,
             "devices": f"{devices.size} x {devices.flat[0].device_kind}",
@@ -243,6 +250,6 @@ def result(run: Run, progress: Progress, seconds: float) -> dict[str, Any]:
     )
 
 
-def without_confusion(metrics: dict[str, Any] | None) -> dict[str, Any] | None:
-    """Leaves out the confusion matrix, which is too large for a log line."""
-    return metrics and {k: v for k, v in metrics.items() if k != "confusion"}
+def scalars(values: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Leaves out the confusion matrix and other arrays, which are too large for a log line."""
+    return values and {k: v for k, v in values.items() if np.ndim(v) == 0}

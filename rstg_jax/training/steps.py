@@ -238,7 +238,7 @@ def train_step(
       statistics are not finite), all of which are finite if and only if the update was sound. Of
       one that was not, `setup.skip_not_finite` keeps nothing but its sums and the step's number.
     """
-    chex.assert_rank([batch["video"], batch["label"], batch["mask"]], [5, 1, 1])
+    chex.assert_rank([batch["video"], batch["label"], batch["mask"]], [5, {1, 2}, 1])
     gradients = gradients_of if setup.accumulate == 1 else accumulated_gradients
     grads, sums, batch_stats = gradients(setup, state, batch, gather)
     updates, opt_state = setup.tx.update(grads, state.opt_state, state.params)
@@ -301,39 +301,47 @@ def classify(
     return classifier.mean_over_views(means, average, axis=0)
 
 
-def ranking(logits: jax.Array, top: int = metrics.TOP_K) -> dict[str, jax.Array]:
+def ranking(
+    logits: jax.Array, top: int = metrics.TOP_K, kind: losses.Kind = "softmax"
+) -> dict[str, jax.Array]:
     """The most likely classes, best first.
 
     Args:
       logits: `[b classes]`.
       top: number of classes; all if there are fewer.
+      kind: of the loss with which the model was trained.
 
     Returns:
       ``label`` int32 and ``probability`` float32, `[b k]`.
     """
-    probability, label = jax.lax.top_k(jax.nn.softmax(logits), min(top, logits.shape[1]))
+    each = losses.probabilities(logits, kind)
+    probability, label = jax.lax.top_k(each, min(top, logits.shape[1]))
     return {"label": label, "probability": probability}
 
 
 def eval_step(
     module: nn.Module,
     max_clips: int,
+    kind: losses.Kind,
     variables: Mapping[str, Any],
     batch: Batch,
     gather: GatherParams = as_they_are,
 ) -> tuple[Sums, dict[str, jax.Array]]:
-    """Evaluates one batch; arguments are those of `classify`.
+    """Evaluates one batch; arguments are those of `classify` and `ranking`.
 
     Returns:
       The sums of the batch with ``confusion`` int32 `[classes classes]`, meaningless if labels are
-      unknown; and the `ranking` of each row with its ``index`` in the source, int32 `[b]`, -1 for
-      padding.
+      unknown, or with `metrics.ROWS` where examples have sets of labels; and the `ranking` of each
+      row with its ``index`` in the source, int32 `[b]`, -1 for padding.
     """
     logits = classify(module, gather(variables), batch["video"], max_clips)
     label, mask = batch["label"], batch["mask"]
     sums = metrics.batch_sums(logits, label, mask)
-    sums["confusion"] = metrics.confusion(logits, label, mask)
-    return sums, ranking(logits) | {"index": jnp.where(mask > 0, batch["index"], -1)}
+    if label.ndim == 1:
+        sums["confusion"] = metrics.confusion(logits, label, mask)
+    else:
+        sums |= {"logits": logits, "truth": label, "mask": mask}
+    return sums, ranking(logits, kind=kind) | {"index": jnp.where(mask > 0, batch["index"], -1)}
 
 
 def jit_train_step(setup: TrainSetup, mesh: Mesh, abstract: Any) -> TrainStep:
@@ -350,7 +358,11 @@ def jit_train_step(setup: TrainSetup, mesh: Mesh, abstract: Any) -> TrainStep:
 
 
 def jit_eval_step(
-    module: nn.Module, mesh: Mesh, abstract: Any, max_clips: int = 1
+    module: nn.Module,
+    mesh: Mesh,
+    abstract: Any,
+    max_clips: int = 1,
+    kind: losses.Kind = "softmax",
 ) -> Callable[[Mapping[str, Any], Batch], tuple[Sums, dict[str, jax.Array]]]:
     """`eval_step` compiled for the mesh, for the variables of such a state."""
     return jax.jit(
@@ -358,6 +370,7 @@ def jit_eval_step(
             eval_step,
             module,
             max_clips,
+            kind,
             gather=functools.partial(sharding.gather_weights, mesh=mesh),
         ),
         in_shardings=(shardings_of(abstract.variables), sharding.batch_sharding(mesh)),

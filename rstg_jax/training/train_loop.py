@@ -17,7 +17,9 @@ import numpy as np
 from rstg_jax import data, files, storage
 from rstg_jax.errors import UserError
 from rstg_jax.training import (
+    checkpoint,
     eval_loop,
+    logs,
     metrics,
     not_finite,
     optim,
@@ -196,7 +198,8 @@ def due_now(run: Run, step: int) -> set[str]:
 
 def wants_saving(due: set[str], progress: Progress) -> bool:
     """Whether to save: at the interval, and after an evaluation that is a new best."""
-    is_best = progress.test_metrics is not None and progress.test_metrics["top1"] > progress.best
+    tested = progress.test_metrics
+    is_best = tested is not None and tested[logs.headline(tested)] > progress.best
     return "save" in due or is_best
 
 
@@ -347,7 +350,7 @@ def test(run: Run, progress: Progress, context: LoopContext) -> None:
         context.stop.local if jax.process_count() == 1 else lambda: False,
     )
     progress.eval_pending = progress.test_metrics is None
-    test_metrics = run_lib.without_confusion(progress.test_metrics)
+    test_metrics = run_lib.scalars(progress.test_metrics)
     if test_metrics is not None:
         speed = test_metrics["examples"] / (time.monotonic() - begin)
         extra = {"examples_per_second": speed, "time": context.clock.seconds()}
@@ -359,9 +362,9 @@ def run_pending_eval(run: Run, progress: Progress, context: LoopContext) -> None
     """Runs the evaluation that was due when the previous process was stopped."""
     test(run, progress, context)
     if progress.test_metrics is not None:
-        top1 = progress.test_metrics["top1"]
-        run.checkpoints.add_score(progress.step, top1)
-        progress.best = max(progress.best, top1)
+        score = checkpoint.score_of(progress.test_metrics)
+        run.checkpoints.add_score(progress.step, score)
+        progress.best = max(progress.best, *score.values())
 
 
 def finish(run: Run, progress: Progress, context: LoopContext) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from rstg_jax.data import Placement
 from rstg_jax.data.video import decode
 from rstg_jax.errors import UserError
 from rstg_jax.rstg.region_graph import RegionGraph
-from rstg_jax.training import checkpoint
+from rstg_jax.training import checkpoint, losses
 from rstg_jax.viz import draw_graph, panels, video_writer
 
 SIDE = 480  # height of the drawn frames in pixels
@@ -59,14 +59,14 @@ class Visualiser:
     def __init__(self, loaded: checkpoint.TrainedModel):
         self._config, self._names = loaded.data.single_view(), loaded.label_names
         self._variables, scales = loaded.variables, loaded.experiment.model.rstg.scales
-        readout = loaded.experiment.model.readout
+        readout, kind = loaded.experiment.model.readout, loaded.experiment.loss.kind
 
         def forward(variables: Mapping[str, Any], video: jax.Array) -> dict[str, jax.Array]:
             _, out = loaded.module.apply(variables, video[None], train=False)
             logits = out["frame_logits"][0]  # [t classes]
             if readout == "mean":
                 logits = jnp.cumsum(logits, 0) / jnp.arange(1, len(logits) + 1)[:, None]
-            outputs = {"running": jax.nn.softmax(logits)}
+            outputs = {"running": losses.probabilities(logits, kind)}
             if "nodes" in out:
                 nodes = out["nodes"][0].astype(jnp.float32)  # [t n d]
                 outputs["activity"] = jnp.linalg.norm(nodes, axis=-1)

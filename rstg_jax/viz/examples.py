@@ -7,7 +7,7 @@ import numpy as np
 
 from rstg_jax import data, storage
 from rstg_jax.rstg.region_graph import RegionGraph
-from rstg_jax.training import checkpoint
+from rstg_jax.training import checkpoint, losses
 from rstg_jax.viz.annotate_video import network_time
 from rstg_jax.viz.panels import Example
 
@@ -31,7 +31,7 @@ def load_examples(
     @jax.jit
     def forward(video):  # type: ignore[no-untyped-def]
         logits, out = loaded.module.apply(loaded.variables, video, train=False)
-        return jax.nn.softmax(logits), out.get("attention")
+        return losses.probabilities(logits, loaded.experiment.loss.kind), out.get("attention")
 
     examples = predict_examples(
         config, config.open("test"), lambda video: jax.device_get(forward(video)), count
@@ -70,7 +70,7 @@ def predict_examples(
             examples.append(
                 Example(
                     video=batch["video"][row][shown],
-                    label=int(batch["label"][row]),
+                    labels=data.labels_of(batch["label"][row]),
                     probabilities=np.asarray(probabilities[row]),
                     attention=None if attention is None else _at(shown, frames, attention[:, row]),
                     pair_boxes=None if boxes is None else boxes[shown],

@@ -16,10 +16,17 @@ from rstg_jax.errors import UserError
 from rstg_jax.inference import class_metrics
 from rstg_jax.rstg.region_graph import RegionGraph
 from rstg_jax.training import logs
+from rstg_jax.training.metrics import TOP_K
 from rstg_jax.viz import charts, draw_graph, panels, video_writer
 
 PANEL_HEIGHT = 220  # of a video on the page, in pixels
 MISTAKES = 15  # pairs of classes listed
+TITLES = {
+    "mAP": "Mean average precision",
+    "top1": "Top-1 accuracy",
+    "top5": "Top-5 accuracy",
+    "loss": "Loss",
+}
 SMOOTHING = 40  # the thick training curve averages over 1 / SMOOTHING of the run
 
 
@@ -53,10 +60,22 @@ class Record:
         return np.asarray(self.result["confusion"], np.int64)
 
     @property
+    def headline(self) -> str:
+        """Name of the metric in the title."""
+        return logs.headline(self.result)
+
+    @property
     def chance(self) -> float:
-        """Accuracy of always predicting the most frequent class of the test split."""
-        totals = self.confusion.sum(axis=1)
-        return float(totals.max() / max(totals.sum(), 1))
+        """Accuracy of always predicting the most frequent class of the test split.
+
+        For mAP that of a random order of the videos: their share with the class, mean over classes.
+        """
+        if "confusion" in self.result:
+            totals = self.confusion.sum(axis=1)
+            return float(totals.max() / max(totals.sum(), 1))
+        positives = np.asarray(self.result["positives"])
+        shares = positives[positives > 0] / max(self.result["examples"], 1)
+        return float(shares.mean()) if len(shares) else 0.0
 
     @property
     def margin(self) -> float:
@@ -117,16 +136,17 @@ def render(
         "metric": humanize.metric,
         "percent": "{:.1%}".format,
     }
-    names, confusion = record.label_names, record.confusion
+    names, single = record.label_names, record.headline == "top1"
     has_boxes = any(example.pair_boxes is not None for example in examples)
     return environment.get_template("report.html").render(
         record=record,
         result=record.result,
         names=names,
         description=description,
+        tiles=_tiles(record),
         curves=[
-            ("Accuracy (top-1)", _curves(record, "top1", "Accuracy", percent=True)),
-            ("Loss", _curves(record, "loss", "Loss", percent=False)),
+            (TITLES[key], _curves(record, key, TITLES[key], percent=key != "loss"))
+            for key in (*(() if single else ("mAP",)), "top1", "loss")
         ],
         videos=[_video(example, graph, names) for example in examples],
         pair_color=_css(panels.PAIR_COLOR) if has_boxes else None,
@@ -134,14 +154,37 @@ def render(
         if graph
         else [],
         edges=draw_graph.EDGES,
-        confusion=charts.confusion_chart(confusion, names),
-        mistakes=class_metrics.confusions(confusion, names)[:MISTAKES],
-        classes=class_metrics.per_class(confusion, names),
+        confusion=charts.confusion_chart(record.confusion, names) if single else "",
+        mistakes=class_metrics.confusions(record.confusion, names)[:MISTAKES] if single else [],
+        classes=class_metrics.table(class_metrics.classes(record.result, names)),
         provenance_keys=list(
             dict.fromkeys(key for s in record.result["data"].values() for key in s)
         ),
         config=json.dumps(record.config, indent=2),
     )
+
+
+def _tiles(record: Record) -> list[tuple[str, str, str]]:
+    """Name, value and note of what a page begins with, the most important first."""
+    result, names = record.result, record.label_names
+    chance, top1, top5 = (
+        f"{share:.1%}" for share in (record.chance, result["top1"], result["top5"])
+    )
+    if record.headline == "top1":
+        tiles = [
+            (TITLES["top1"], top1, f"± {record.margin:.1%} (95% interval)"),
+            ("Chance level", chance, f"most frequent of {len(names)} classes"),
+        ]
+        top5_note = "true class among the five likeliest"
+    else:
+        tested = np.count_nonzero(result["positives"])
+        tiles = [
+            (TITLES["mAP"], f"{result['mAP']:.1%}", f"of {tested} classes with test videos"),
+            ("Chance level", chance, "videos in random order"),
+            (TITLES["top1"], top1, "likeliest class is a true one"),
+        ]
+        top5_note = "a true class among the five likeliest"
+    return [*tiles, (TITLES["top5"], top5, top5_note)] if len(names) > TOP_K else tiles
 
 
 def _curves(record: Record, key: str, title: str, *, percent: bool) -> str:
@@ -151,13 +194,12 @@ def _curves(record: Record, key: str, title: str, *, percent: bool) -> str:
         for split in ("train", "test")
     )
     steps, values = [step for step, _ in train], [value for _, value in train]
-    smoothed = charts.smooth(values, max(1, len(values) // SMOOTHING)).tolist()
-    lines = [
-        charts.Line("", "raw", steps, values),
-        charts.Line("train", "train", steps, smoothed),
-        charts.Line("test", "test", [s for s, _ in test], [v for _, v in test], markers=True),
-    ]
-    reference = (record.chance, "chance") if percent else None
+    lines = [charts.Line("test", "test", [s for s, _ in test], [v for _, v in test], markers=True)]
+    if train:  # mAP is known of whole splits only
+        smoothed = charts.smooth(values, max(1, len(values) // SMOOTHING)).tolist()
+        raw = charts.Line("", "raw", steps, values)
+        lines = [raw, charts.Line("train", "train", steps, smoothed), *lines]
+    reference = (record.chance, "chance") if key == record.headline else None
     return charts.line_chart(lines, title=title, percent=percent, reference=reference)
 
 
@@ -170,10 +212,10 @@ def _video(
         "webp": base64.b64encode(video_writer.encode_images(frames)).decode(),
         "width": frames[0].width,
         "height": frames[0].height,
-        "correct": example.predicted == example.label,
+        "correct": example.correct,
         "predicted": names[example.predicted],
         "probability": f"{float(example.probabilities[example.predicted]):.0%}",
-        "truth": names[example.label],
+        "truth": example.truth(names),
     }
 
 

@@ -31,7 +31,7 @@ class Example:
 
     Attributes:
       video: uint8 `[t h w c]`, c is 1 or 3.
-      label: Index of the true class.
+      labels: Indices of the true classes: one, unless a video may have several.
       probabilities: Of all classes, float `[classes]`.
       attention: Mean over rounds, float `[t i j]` (i destination, j source), or None for networks
         without a space stage.
@@ -40,7 +40,7 @@ class Example:
     """
 
     video: np.ndarray
-    label: int
+    labels: tuple[int, ...]
     probabilities: np.ndarray
     attention: np.ndarray | None = None
     pair_boxes: np.ndarray | None = None
@@ -49,6 +49,15 @@ class Example:
     def predicted(self) -> int:
         """Index of the most probable class."""
         return int(np.argmax(self.probabilities))
+
+    @property
+    def correct(self) -> bool:
+        """Whether it is one of the true ones."""
+        return self.predicted in self.labels
+
+    def truth(self, names: Sequence[str]) -> str:
+        """The true classes in words."""
+        return ", ".join(names[label] for label in self.labels) or "none"
 
 
 def draw_frame(frame: np.ndarray, side: int, *, dim: float = 1.0) -> Image.Image:
@@ -165,14 +174,14 @@ def _caption(
 ) -> None:
     """Writes prediction, probability and truth, with a tick or a cross."""
     x, y = place
-    right = example.predicted == example.label
+    right = example.correct
     color = RIGHT_COLOR if right else WRONG_COLOR
     mark = [(0, 7), (4, 11), (12, 2)] if right else [(1, 2), (11, 12), (6, 7), (11, 2), (1, 12)]
     draw.line([(x + dx, y + dy) for dx, dy in mark], fill=color, width=2, joint="curve")
     probability = float(example.probabilities[example.predicted])
     lines = (
         (f"{probability:.0%}  {names[example.predicted]}", y - 2, color, 15),
-        (f"truth {names[example.label]}", y + 17, MUTED, 13),
+        (f"truth {example.truth(names)}", y + 17, MUTED, 13),
     )
     for text, top, ink, size in lines:
         (text,) = fit_text(text, size, width - 20)

@@ -399,7 +399,7 @@ def checkpoints() -> list[Files]:
         with checkpoint.Checkpoints(place) as saved:
             for step in (1, 2):
                 state = {"a": step * np.arange(99, dtype=np.float32)}
-                saved.save(step, state, meta, top1=0.5)
+                saved.save(step, state, meta, score={"top1": 0.5})
         return [packed(Path(place))]
 
 

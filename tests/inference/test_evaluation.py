@@ -292,7 +292,7 @@ def test_figures_of_every_class_are_those_counted_by_hand():
     assert sum(pair["count"] for pair in pairs) == CONFUSION.sum() - np.trace(CONFUSION)
     result = {"examples": 18, "loss": 1.5, "top1": 10 / 18, "top5": 1.0}
     text = class_metrics.markdown(result | {"classes": rows, "confusions": pairs}, "title")
-    assert "18 videos: top-1 55.56%, top-5 100.00%, loss 1.5" in text
+    assert "18 videos: top1 55.56%, top5 100.00%, loss 1.5" in text
     assert r"| 0 | lift | 9 | 55.6% | push\|pull (3) |" in text.splitlines()
     assert "| 3 | never | 0 |  |  |" in text.splitlines()
     assert text.splitlines()[-4:][0] == r"| 3 | lift | push\|pull |"

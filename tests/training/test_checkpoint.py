@@ -55,9 +55,9 @@ def at(state, step):
 def test_keeps_the_latest_and_the_best(tmp_path, state):
     with Checkpoints(tmp_path, keep=2) as checkpoints:
         for step, top1 in [(1, 0.2), (2, 0.9), (3, None), (4, 0.5), (5, None), (6, 0.7)]:
-            checkpoints.save(step, at(state, step), {"step": step}, top1)
+            checkpoints.save(step, at(state, step), {"step": step}, top1 and {"top1": top1})
         checkpoints.wait()
-        assert (checkpoints.latest, checkpoints.best, checkpoints.best_top1) == (6, 2, 0.9)
+        assert (checkpoints.latest, checkpoints.best, checkpoints.best_score) == (6, 2, 0.9)
         assert sorted(os.listdir(checkpoints.path)) == ["2", "5", "6"]
     with Checkpoints(tmp_path, read_only=True) as again:
         assert again.resolve("best") == 2
@@ -117,12 +117,12 @@ def test_a_disk_that_fills_up_keeps_the_last_good_checkpoint(tmp_path, state, co
         params=state.params | {"more": jnp.array(np.random.default_rng(0).random(9999))}
     )
     with Checkpoints(tmp_path) as checkpoints:
-        checkpoints.save(1, state, {}, 0.5)
+        checkpoints.save(1, state, {}, {"top1": 0.5})
         checkpoints.wait()
         try:
             resource.setrlimit(resource.RLIMIT_FSIZE, (2048, hard))
             with pytest.raises(UserError) as error:
-                checkpoints.save(2, big, {}, 0.6)
+                checkpoints.save(2, big, {}, {"top1": 0.6})
                 checkpoints.wait()
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

@@ -19,7 +19,7 @@ def saved(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("run")
     state = {"a": jnp.arange(1000.0), "b": {"c": jnp.ones((3, 4))}}
     with checkpoint.Checkpoints(workdir) as checkpoints:
-        checkpoints.save(1, state, {"step": 1}, 0.5)
+        checkpoints.save(1, state, {"step": 1}, {"top1": 0.5})
         checkpoints.save(2, jax.tree.map(lambda x: 2 * x, state), {"step": 2}, None)
     return workdir
 
@@ -120,7 +120,7 @@ def test_nothing_is_begun_anew_when_all_are_damaged(saved, tmp_path):
 def test_a_score_that_is_added_later_is_listed(saved, tmp_path):
     workdir = shutil.copytree(saved, tmp_path / "run")
     with checkpoint.Checkpoints(workdir) as checkpoints:
-        checkpoints.add_score(2, 0.75)
+        checkpoints.add_score(2, {"top1": 0.75})
         assert (checkpoints.best, checkpoints.score(2)) == (2, 0.75)
     directory = workdir / "checkpoints/2"
     assert integrity.damage(directory) is None

@@ -34,6 +34,39 @@ def test_cross_entropy(batch, smoothing):
     np.testing.assert_allclose(got, numpy_cross_entropy(logits, label, smoothing), rtol=1e-6)
 
 
+def binary_cross_entropy(logits, labels, smoothing=0.0):
+    """Of every class by itself, and their mean."""
+    p = 1 / (1 + np.exp(-logits.astype(np.float64)))
+    target = labels * (1 - smoothing) + smoothing / 2
+    return -(target * np.log(p) + (1 - target) * np.log(1 - p)).mean(-1)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_cross_entropy_of_sets_of_labels(batch, smoothing):
+    logits, frames, _, mask = batch
+    labels = np.array([[0, 0, 0, 0], [1, 0, 1, 1], [1, 1, 1, 1], *np.eye(4)[:3]], np.int32)
+    got = losses.cross_entropy(jnp.array(logits), jnp.array(labels), smoothing)
+    each = binary_cross_entropy(logits, labels, smoothing)
+    np.testing.assert_allclose(got, each, rtol=1e-6)
+    one = losses.cross_entropy(jnp.array(logits), jnp.array(labels.argmax(1)), smoothing)
+    assert (np.abs(one - each) > 0.1).any()  # softmax is something else
+    config = LossConfig("sum", smoothing, 0.7, 0.3, 2, kind="sigmoid")
+    out = {"frame_logits": jnp.array(frames)}
+    _, total = losses.objective(
+        config, jnp.array(logits), out, {"label": jnp.array(labels), "mask": mask}
+    )
+    per_frame = binary_cross_entropy(frames, labels[:, None], smoothing)[:, 2:].mean(1)
+    np.testing.assert_allclose(total, ((0.7 * each + 0.3 * per_frame) * mask).sum(), rtol=1e-6)
+    extreme = losses.cross_entropy(jnp.array([[200.0, -200.0]]), jnp.array([[1, 1]]))
+    np.testing.assert_allclose(extreme, 100)
+
+
+def test_probabilities():
+    logits = jnp.array([[0.0, np.log(3.0)]])
+    np.testing.assert_allclose(losses.probabilities(logits, "softmax"), [[0.25, 0.75]], rtol=1e-6)
+    np.testing.assert_allclose(losses.probabilities(logits, "sigmoid"), [[0.5, 0.75]], rtol=1e-6)
+
+
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 @pytest.mark.parametrize("clip_weight, frame_weight", [(1.0, 0.0), (0.7, 0.3), (0.0, 0.3)])
 def test_objective_counts_real_examples_only(batch, reduction, clip_weight, frame_weight):

@@ -102,7 +102,7 @@ def test_damaged_files_are_named(tmp_path):
 def test_predict_examples_takes_the_first_ones_in_order():
     examples = examples_lib.predict_examples(CONFIG, FakeSource(50), apply, count=7, batch_size=4)
     assert [int(e.video[0, 0, 0, 0]) for e in examples] == list(range(7))
-    assert [e.label for e in examples] == [0, 1, 2, 3, 0, 1, 2]
+    assert [e.labels for e in examples] == [(n,) for n in (0, 1, 2, 3, 0, 1, 2)]
     assert [e.predicted for e in examples] == [0, 1, 2, 0, 1, 2, 0]
     # The mean over the rounds 1, 2, 6 is three times the brightness.
     for number, example in enumerate(examples):

@@ -74,7 +74,7 @@ def examples(count: int) -> list[panels.Example]:
     return [
         panels.Example(
             video=rng.integers(0, 255, (3, 16, 16, 1), dtype=np.uint8),
-            label=1 if number % 3 else 2,
+            labels=(1 if number % 3 else 2,),
             probabilities=np.array([0.1, 0.75, 0.1, 0.05]),
             attention=np.where(GRAPH.adjacency, rng.random((3, 14, 14)), 0),
         )

@@ -24,7 +24,7 @@ def example(frames: int = 5, label: int = 0, attention: bool = True) -> panels.E
     weights = rng.random((frames, 14, 14)) * GRAPH.adjacency
     return panels.Example(
         video=rng.integers(0, 255, (frames, 16, 16, 1), dtype=np.uint8),
-        label=label,
+        labels=(label,),
         probabilities=np.array([0.7, 0.2, 0.1]),
         attention=weights / weights.sum(-1, keepdims=True) if attention else None,
         pair_boxes=np.tile([[0.1, 0.2, 0.4, 0.5], [0.5, 0.5, 0.9, 0.9]], (frames, 1, 1)),

@@ -18,11 +18,11 @@ _log = logging.getLogger(__name__)
 
 
 class Clip(NamedTuple):
-    """An encoded video: id, location, label (-1 if unknown), content."""
+    """An encoded video: id, location, label (-1 if unknown; or 0/1 int32 [classes]), content."""
 
     id: str
     where: str
-    label: int
+    label: label_flip.Label
     encoded: decode.Encoded
 
 
@@ -106,7 +106,7 @@ class ClipSource:
 
         Returns:
           video uint8 `[b t h w c]`, or `[b v t h w c]` with several views; label int32 `[b]`, -1
-          where it is unknown; id, text `[b]`.
+          where it is unknown, or 0/1 `[b classes]` of sets of labels; id, text `[b]`.
         """
         loaded = self._split.load(indices.tolist())
 
@@ -132,7 +132,7 @@ class ClipSource:
 
     def _augmented_or_other(
         self, index: int, clip: Clip, draw: np.ndarray
-    ) -> tuple[Clip, np.ndarray, int]:
+    ) -> tuple[Clip, np.ndarray, label_flip.Label]:
         """A training example and its label: of a clip, or else of the next one that is whole."""
         for other in range(index + 1, index + 1 + len(self)):
             try:
@@ -147,14 +147,15 @@ class ClipSource:
             clip = self._split.load([other % len(self)])[0]
         raise UserError(f"{self.name}: no clip can be decoded")
 
-    def _augmented(self, clip: Clip, draw: np.ndarray) -> tuple[Clip, np.ndarray, int]:
-        mirrored = int(self._mirrored[clip.label])
-        mirror = self._config.mirrors(draw) and mirrored >= 0
+    def _augmented(self, clip: Clip, draw: np.ndarray) -> tuple[Clip, np.ndarray, label_flip.Label]:
+        mirrored = label_flip.mirrored(clip.label, self._mirrored)
+        mirror = self._config.mirrors(draw) and mirrored is not None
 
         def make(frames: decode.Frames) -> np.ndarray:
             return clip_transforms.training_clip(frames, self._config, draw, mirror=mirror)
 
-        return clip, self._decoded(clip, make), mirrored if mirror else clip.label
+        label = mirrored if mirror and mirrored is not None else clip.label
+        return clip, self._decoded(clip, make), label
 
     def _decoded(self, clip: Clip, make: Callable[[decode.Frames], np.ndarray]) -> np.ndarray:
         try:
@@ -167,7 +168,7 @@ class ClipSource:
 
 
 def _batch(
-    loaded: Sequence[Clip], videos: Sequence[np.ndarray], labels: np.ndarray | Sequence[int]
+    loaded: Sequence[Clip], videos: Sequence[np.ndarray], labels: Sequence[label_flip.Label]
 ) -> Batch:
     return {
         "video": np.stack(videos),

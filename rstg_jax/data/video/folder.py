@@ -9,11 +9,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
+import numpy as np
 import tqdm
 
 from rstg_jax import files
 from rstg_jax.data.dataset import check_split
-from rstg_jax.data.video import decode
+from rstg_jax.data.video import decode, label_flip
 from rstg_jax.data.video.clip_dataset import ClipDataConfig
 from rstg_jax.data.video.clip_source import Clip, ClipSource
 from rstg_jax.data.video.listing import Video, listed, without_video
@@ -120,9 +121,15 @@ def source_of(
       provenance: To be recorded, besides path, split, numbers and a checksum of names and labels.
     """
     numbers = {label: number for number, label in enumerate(label_names)}
-    content = "\n".join(f"{v.name};{v.label}" for v in usable)
+    content = "\n".join(f"{v.name};{','.join(v.labels)}" for v in usable)
+
+    def label(video: Video) -> label_flip.Label:
+        if not config.multi_label:
+            return numbers[video.label]
+        return np.isin(label_names, video.labels).astype(np.int32)
+
     return ClipSource(
-        FolderClips([(video, numbers[video.label]) for video in usable]),
+        FolderClips([(video, label(video)) for video in usable]),
         config.clip,
         name=f"{split} split of {root}",
         label_names=label_names,
@@ -155,7 +162,7 @@ def labels(config: FolderConfig) -> list[str]:
 class FolderClips:
     """Videos on disk; satisfies `Clips`."""
 
-    def __init__(self, videos: Sequence[tuple[Video, int]]):
+    def __init__(self, videos: Sequence[tuple[Video, label_flip.Label]]):
         self._videos = videos
 
     def __len__(self) -> int:

@@ -20,6 +20,7 @@ import numpy as np
 
 from rstg_jax.errors import UserError
 
+Label = int | np.ndarray  # a number, or a set of labels: 0/1 int32 [labels]
 NOT_MIRRORED = -1
 # What "clockwise" and "cw" become has several spellings; each pair is tried.
 _SPELLINGS = tuple(
@@ -91,6 +92,26 @@ def mirrored_labels(names: Sequence[str]) -> np.ndarray:
     # One direction spelt in two ways leaves no one-to-one map; such labels are not mirrored.
     one_to_one = labels[labels] == np.arange(len(names))
     return np.where((labels >= 0) & one_to_one, labels, NOT_MIRRORED).astype(np.int32)
+
+
+def mirrored(label: Label, labels: np.ndarray) -> Label | None:
+    """The label, or set of labels, of a video when it is mirrored.
+
+    Args:
+      label: Of the video.
+      labels: See `mirrored_labels`.
+
+    Returns:
+      None if the video must not be mirrored.
+    """
+    others = labels[np.flatnonzero(label) if isinstance(label, np.ndarray) else [label]]
+    if (others == NOT_MIRRORED).any():
+        return None
+    if not isinstance(label, np.ndarray):
+        return int(others[0])
+    swapped = np.zeros_like(label)
+    swapped[others] = 1
+    return swapped
 
 
 def _mirrored_label(name: str, numbers: Mapping[str, int]) -> int:

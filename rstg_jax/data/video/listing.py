@@ -13,19 +13,24 @@ _HEADER = ["path", "label"]
 
 
 class Video(NamedTuple):
-    """A video with a label.
+    """A video with its labels.
 
     Attributes:
       path: A file, or a directory of images.
       name: Relative to the directory or csv file that lists it.
-      label: Name of its label.
+      labels: Names of its labels; exactly one, but for `DataConfig.multi_label`.
       frames: Numbers of its images in the directory, if it is a segment of those that are there.
     """
 
     path: Path
     name: str
-    label: str
+    labels: tuple[str, ...]
     frames: range | None = None
+
+    @property
+    def label(self) -> str:
+        """Name of its only label."""
+        return self.labels[0]
 
     @property
     def encoded(self) -> Path | tuple[Path, ...]:
@@ -65,7 +70,7 @@ def _of_directory(root: Path, extensions: Sequence[str]) -> list[Video]:
                 raise UserError(f"{file}: a link to {os.readlink(file)}, which does not exist")
             if file.suffix.lower() in endings and file.parent != root and file.is_file():
                 parts = [_text(part) for part in file.relative_to(root).parts]
-                videos.append(Video(file, "/".join(parts), _label(parts[0])))
+                videos.append(Video(file, "/".join(parts), (_label(parts[0]),)))
     except OSError as error:
         raise UserError(f"{error.filename}: cannot be read: {error.strerror}") from error
     return videos
@@ -148,5 +153,5 @@ def _of_csv(file: Path) -> list[Video]:
         if name in videos:
             raise UserError(f"{file}: line {number} names {name} a second time")
         # Not `Path.expanduser`, which refuses names such as "~film.mp4".
-        videos[name] = Video(file.parent / os.path.expanduser(name), name, _label(label))
+        videos[name] = Video(file.parent / os.path.expanduser(name), name, (_label(label),))
     return list(videos.values())

@@ -134,7 +134,7 @@ def ucf101(videos: Path, lists: Path, split: str, fold: int) -> Lists:
                 f"{file}: line {line} numbers {match[2]} {match[3]}, classInd.txt "
                 f"{numbers[match[2]]}"
             )
-        found.append(Video(videos / match[1], match[1], match[2]))
+        found.append(Video(videos / match[1], match[1], (match[2],)))
     return Lists(list(numbers), found)
 
 
@@ -152,7 +152,7 @@ def hmdb51(videos: Path, lists: Path, split: str, fold: int) -> Lists:
             if not name or flag not in ("0", "1", "2"):
                 raise UserError(f"{file}: line {line} is not `FILE 0`, 1 or 2: {text!r}")
             if flag == _FLAGS[split]:
-                found.append(Video(videos / label / name, f"{label}/{name}", label))
+                found.append(Video(videos / label / name, f"{label}/{name}", (label,)))
     return Lists(label_names, found)
 
 
@@ -177,7 +177,7 @@ def kinetics(videos: Path, lists: Path, split: str, fold: int) -> Lists:
         times = (int(float(row[key])) for key in ("time_start", "time_end"))
         name = row["youtube_id"] + "".join(f"_{time:06}" for time in times)
         path = replaced.get(row["youtube_id"], where.get(name, videos / f"{name}.mp4"))
-        found[name] = Video(path, name, row["label"])  # some lists name a clip twice
+        found[name] = Video(path, name, (row["label"],))  # some lists name a clip twice
     return Lists(label_names, list(found.values()))
 
 
@@ -201,7 +201,7 @@ def diving48(videos: Path, lists: Path, split: str, fold: int) -> Lists:
             name, label = f"{dive['vid_name']}.mp4", label_names[dive["label"]]
         except (KeyError, IndexError, TypeError) as error:
             raise UserError(f"{file}: entry {number} is no dive: {dive}") from error
-        found.append(Video(videos / name, name, label))
+        found.append(Video(videos / name, name, (label,)))
     return Lists(label_names, found)
 
 
@@ -216,7 +216,7 @@ def jester(videos: Path, lists: Path, split: str, fold: int) -> Lists:
         name, _, label = text.partition(";")
         if not name.isdigit() or label not in known:
             raise UserError(f"{file}: line {line} is not `ID;LABEL` of a label: {text!r}")
-        found.append(Video(videos / name, name, label))
+        found.append(Video(videos / name, name, (label,)))
     return Lists(label_names, found)
 
 
@@ -249,7 +249,7 @@ def epic_kitchens(kind: str, videos: Path, lists: Path, split: str, fold: int) -
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"{file}: line {line} is no segment: {list(row.values())}") from error
         folder = videos / row["participant_id"] / "rgb_frames" / row["video_id"]
-        found.append(Video(folder, row["narration_id"], label_name, frames))
+        found.append(Video(folder, row["narration_id"], (label_name,), frames))
     return Lists(label_names, found)
 
 
