@@ -9,7 +9,8 @@ If a clip is mirrored, left and right are swapped in its label (by English words
 
 small    A per-frame CNN on 112x112 and RSTG on its last map, from scratch; for a CPU. Its accuracy
          depends on your videos and has not been measured on a public data set.
-ucf101, hmdb51, kinetics, diving48, jester, epic_kitchens_verbs, epic_kitchens_nouns
+ucf101, hmdb51, kinetics, diving48, jester, epic_kitchens_verbs, epic_kitchens_nouns,
+cater_actions_present, cater_actions_order_uniq, cater_localize
          The same network on a public data set in the layout in which it is published:
          --config.data.path=VIDEOS --config.data.lists=LISTS, see docs/data.md. Not trained yet.
 tiny     Takes seconds; the tests train it to classify three real videos.
@@ -22,12 +23,13 @@ from typing import get_args
 
 from rstg_jax import config
 from rstg_jax.data import ClipConfig, FolderConfig, PublishedConfig
-from rstg_jax.data.video.published import DataSet
+from rstg_jax.data.video.published import READERS, DataSet
 from rstg_jax.models.backbones.simple_cnn import SimpleCNNConfig
 from rstg_jax.models.classifier import ModelConfig
 from rstg_jax.models.heads import NodePooling
 from rstg_jax.rstg import presets
 from rstg_jax.training.experiment import Experiment, TrainConfig
+from rstg_jax.training.losses import LossConfig
 from rstg_jax.training.optim import OptimizerConfig
 
 CLIP = ClipConfig(
@@ -76,9 +78,11 @@ def small() -> Experiment:
 
 def published(dataset: DataSet) -> Experiment:
     """The same on a public data set."""
-    base = small()
-    data = PublishedConfig(dataset=dataset, clip=CLIP)
-    return dataclasses.replace(base, name=f"folder {dataset}", data=data)
+    base, reader = small(), READERS[dataset]
+    clip = dataclasses.replace(CLIP, flip=reader.mirrors)
+    data = PublishedConfig(dataset=dataset, clip=clip)
+    loss = LossConfig(kind="sigmoid" if reader.multi_label else "softmax")
+    return dataclasses.replace(base, name=f"folder {dataset}", data=data, loss=loss)
 
 
 def tiny() -> Experiment:

@@ -109,15 +109,23 @@ class ClipDataConfig(DataConfig):
             ),
         )
 
+    @property
+    def label_noun(self) -> str:
+        """What a label names, for people."""
+        return "action"
+
     def describe(
         self, label_names: Sequence[str], provenance: Mapping[str, Mapping[str, Any]]
     ) -> tuple[str, ...]:
         del provenance
-        clip = self.clip
+        clip, noun = self.clip, self.label_noun
+        count, named = "one", f"the {noun}"
+        if self.multi_label:
+            count, named = "any number", f"the {noun}s"
         text = (
-            f"Every video shows one of {len(label_names)} actions, such as “{label_names[0]}” and "
-            f"“{label_names[-1]}”. The network is shown {clip.frames} of its frames, "
-            f"{clip.test_size} pixels square, and names the action"
+            f"Every video shows {count} of {len(label_names)} {noun}s, such as “{label_names[0]}” "
+            f"and “{label_names[-1]}”. The network is shown {clip.frames} of its frames, "
+            f"{clip.test_size} pixels square, and names {named}"
         )
         if clip.views > 1:
             text += f"; in testing it sees {clip.views} such views of a video"

@@ -1,24 +1,24 @@
 """Public data sets in the layout in which they are published: lists of splits beside videos.
 
-UCF101, HMDB51, Kinetics, Diving48, Jester and EPIC-KITCHENS-100. The lists decide, not what lies in
-the folders: clips that are missing or damaged are counted and named.
+The lists decide, not what lies in the folders: clips that are missing or damaged are counted and
+named. Here are UCF101, HMDB51, Kinetics, Diving48, Jester and EPIC-KITCHENS-100; others have a file
+of their own.
 """
 
-import csv
 import dataclasses
 import functools
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple, get_args
+from typing import ClassVar, Literal, NamedTuple, get_args
 
-from rstg_jax import files
 from rstg_jax.data.dataset import check_split
-from rstg_jax.data.video import decode
+from rstg_jax.data.video import cater, decode
 from rstg_jax.data.video.clip_dataset import ClipDataConfig
 from rstg_jax.data.video.clip_source import ClipSource
 from rstg_jax.data.video.folder import source_of, without_broken
 from rstg_jax.data.video.listing import Video, files_below
+from rstg_jax.data.video.lists import Lists, json_list, lines, rows
 from rstg_jax.errors import UserError
 
 DataSet = Literal[
@@ -29,6 +29,9 @@ DataSet = Literal[
     "jester",
     "epic_kitchens_verbs",
     "epic_kitchens_nouns",
+    "cater_actions_present",
+    "cater_actions_order_uniq",
+    "cater_localize",
 ]
 _FLAGS = {"train": "1", "test": "2"}  # of HMDB51's lists; 0 is unused in a split
 _ID = 11  # characters of an id of YouTube, which may be dashes and underscores, too
@@ -54,6 +57,9 @@ class PublishedConfig(ClipDataConfig):
           `path/P01/rgb_frames/P01_01/frame_0000000001.jpg`; lists EPIC_100_train.csv,
           EPIC_100_validation.csv (tested on) and EPIC_100_verb_classes.csv or
           EPIC_100_noun_classes.csv.
+        "cater_actions_present", "cater_actions_order_uniq", "cater_localize":
+          `path/CATER_new_000001.avi`; lists actions_present/train.txt, actions_present/val.txt
+          (tested on), ... Videos of the first two have any number of labels.
       path: Directory of the videos.
       lists: Directory of the lists.
       fold: The split of UCF101 and HMDB51, 1 to 3; published results are means over all three.
@@ -80,11 +86,21 @@ class PublishedConfig(ClipDataConfig):
             raise UserError(f"fold={self.fold} must be 1, 2 or 3")
         if not 0 <= self.max_broken < 1:
             raise UserError(f"max_broken={self.max_broken} must be in [0, 1)")
+        if self.clip.flip and not READERS[self.dataset].mirrors:
+            raise UserError(f"a mirrored video of {self.dataset} has no label: set clip.flip=false")
 
     @property
     def num_classes(self) -> int:
-        """Number of labels; reads the lists only."""
-        return len(self._read("train").label_names)
+        """Number of labels; reads the lists at most."""
+        return len(READERS[self.dataset].label_names or self._read("train").label_names)
+
+    @property
+    def multi_label(self) -> bool:
+        return READERS[self.dataset].multi_label
+
+    @property
+    def label_noun(self) -> str:
+        return READERS[self.dataset].label_noun
 
     def open(self, split: str) -> ClipSource:
         check_split(split)
@@ -101,14 +117,7 @@ class PublishedConfig(ClipDataConfig):
             if not getattr(self, key) or not Path(getattr(self, key)).expanduser().is_dir():
                 raise UserError(f"{key}={getattr(self, key)!r}: no such directory")
         videos, lists = (Path(place).expanduser() for place in (self.path, self.lists))
-        return _READERS[self.dataset](videos, lists, split, self.fold)
-
-
-class Lists(NamedTuple):
-    """Names of the labels in order, and the videos of a split."""
-
-    label_names: list[str]
-    videos: list[Video]
+        return READERS[self.dataset].read(videos, lists, split, self.fold)
 
 
 def ucf101(videos: Path, lists: Path, split: str, fold: int) -> Lists:
@@ -183,7 +192,7 @@ def kinetics(videos: Path, lists: Path, split: str, fold: int) -> Lists:
 
 def _kinetics_rows(file: Path) -> Iterator[dict[str, str]]:
     columns = ("label", "youtube_id", "time_start", "time_end")
-    for line, row in _rows(file, columns):
+    for line, row in rows(file, columns):
         seconds = all(re.fullmatch(r"\d+(\.\d*)?", row[name] or "") for name in columns[2:])
         if not row["label"] or len(row["youtube_id"] or "") != _ID or not seconds:
             raise UserError(f"{file}: line {line} is no clip: {list(row.values())}")
@@ -193,10 +202,10 @@ def _kinetics_rows(file: Path) -> Iterator[dict[str, str]]:
 def diving48(videos: Path, lists: Path, split: str, fold: int) -> Lists:
     """The second version of the labels; a label has four parts."""
     del fold
-    label_names = ["+".join(parts) for parts in _json(lists / "Diving48_vocab.json")]
+    label_names = ["+".join(parts) for parts in json_list(lists / "Diving48_vocab.json")]
     file = lists / f"Diving48_V2_{split}.json"
     found = []
-    for number, dive in enumerate(_json(file)):
+    for number, dive in enumerate(json_list(file)):
         try:
             name, label = f"{dive['vid_name']}.mp4", label_names[dive["label"]]
         except (KeyError, IndexError, TypeError) as error:
@@ -233,7 +242,7 @@ def epic_kitchens(kind: str, videos: Path, lists: Path, split: str, fold: int) -
     del fold
     file = lists / f"EPIC_100_{kind}_classes.csv"
     label_names: list[str] = []
-    for line, row in _rows(file, ("id", "key")):
+    for line, row in rows(file, ("id", "key")):
         if row["id"] != str(len(label_names)) or not row["key"]:
             raise UserError(f"{file}: line {line} is not class {len(label_names)}: {row['id']!r}")
         label_names.append(row["key"])
@@ -241,7 +250,7 @@ def epic_kitchens(kind: str, videos: Path, lists: Path, split: str, fold: int) -
     numbered = dict(enumerate(label_names))  # refuses -1
     numbers = ("start_frame", "stop_frame", f"{kind}_class")
     found = []
-    for line, row in _rows(file, ("narration_id", "participant_id", "video_id", *numbers)):
+    for line, row in rows(file, ("narration_id", "participant_id", "video_id", *numbers)):
         try:
             start, stop, label = (int(row[name]) for name in numbers)
             frames = range(start, max(stop, start + 1))
@@ -253,42 +262,39 @@ def epic_kitchens(kind: str, videos: Path, lists: Path, split: str, fold: int) -
     return Lists(label_names, found)
 
 
-_READERS: dict[str, Callable[[Path, Path, str, int], Lists]] = {
-    "ucf101": ucf101,
-    "hmdb51": hmdb51,
-    "kinetics": kinetics,
-    "diving48": diving48,
-    "jester": jester,
-    "epic_kitchens_verbs": functools.partial(epic_kitchens, "verb"),
-    "epic_kitchens_nouns": functools.partial(epic_kitchens, "noun"),
+class Reader(NamedTuple):
+    """How a data set is read.
+
+    Attributes:
+      read: Makes the lists of videos, lists, split and fold, see `PublishedConfig`.
+      multi_label: Whether a video has any number of labels.
+      mirrors: Whether mirrored videos have labels, see `rstg_jax.data.video.label_flip`.
+      label_names: Where they are known without lists.
+      label_noun: What a label names.
+    """
+
+    read: Callable[[Path, Path, str, int], Lists]
+    multi_label: bool = False
+    mirrors: bool = True
+    label_names: tuple[str, ...] = ()
+    label_noun: str = "action"
+
+
+def _cater(task: str, noun: str, *, multi_label: bool) -> Reader:
+    read = functools.partial(cater.cater, task)
+    return Reader(read, multi_label, multi_label, cater.LABELS[task], noun)
+
+
+READERS: dict[str, Reader] = {
+    "ucf101": Reader(ucf101),
+    "hmdb51": Reader(hmdb51),
+    "kinetics": Reader(kinetics),
+    "diving48": Reader(diving48, label_noun="dive"),
+    "jester": Reader(jester, label_noun="gesture"),
+    "epic_kitchens_verbs": Reader(functools.partial(epic_kitchens, "verb"), label_noun="verb"),
+    "epic_kitchens_nouns": Reader(functools.partial(epic_kitchens, "noun"), label_noun="noun"),
+    # The camera looks askew at the ground: the mirror image of a place is no place.
+    "cater_localize": _cater("localize", "place", multi_label=False),
+    "cater_actions_present": _cater("actions_present", "action", multi_label=True),
+    "cater_actions_order_uniq": _cater("actions_order_uniq", "order", multi_label=True),
 }
-
-
-def lines(file: Path) -> Iterator[tuple[int, str]]:
-    """Lines of a list that are not empty, from 1, without the blanks around them."""
-    for number, line in enumerate(_text(file).splitlines(), start=1):
-        if text := line.strip():
-            yield number, text
-
-
-def _rows(file: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
-    """Rows of a csv file whose header has some columns at least, with their lines."""
-    table = csv.DictReader(text for _, text in lines(file))
-    if missing := [name for name in columns if name not in (table.fieldnames or ())]:
-        raise UserError(f"{file}: has no column {missing[0]!r}")
-    for row in table:
-        yield table.line_num, row
-
-
-def _json(file: Path) -> list[Any]:
-    content = files.read_json(file)
-    if not isinstance(content, list):
-        raise UserError(f"{file}: is no list")
-    return content
-
-
-def _text(file: Path) -> str:
-    try:
-        return file.read_text("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{file}: cannot be read: {error}") from error

@@ -1,0 +1,48 @@
+"""What the lists of public data sets have in common: lines, rows of csv files, JSON."""
+
+import csv
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rstg_jax import files
+from rstg_jax.data.video.listing import Video
+from rstg_jax.errors import UserError
+
+
+class Lists(NamedTuple):
+    """Names of the labels in order, and the videos of a split."""
+
+    label_names: list[str]
+    videos: list[Video]
+
+
+def lines(file: Path) -> Iterator[tuple[int, str]]:
+    """Lines of a list that are not empty, from 1, without the blanks around them."""
+    for number, line in enumerate(_text(file).splitlines(), start=1):
+        if text := line.strip():
+            yield number, text
+
+
+def rows(file: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
+    """Rows of a csv file whose header has some columns at least, with their lines."""
+    table = csv.DictReader(text for _, text in lines(file))
+    if missing := [name for name in columns if name not in (table.fieldnames or ())]:
+        raise UserError(f"{file}: has no column {missing[0]!r}")
+    for row in table:
+        yield table.line_num, row
+
+
+def json_list(file: Path) -> list[Any]:
+    """The content of a JSON file that is a list."""
+    content = files.read_json(file)
+    if not isinstance(content, list):
+        raise UserError(f"{file}: is no list")
+    return content
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{file}: cannot be read: {error}") from error
