@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import ClassVar, Literal, NamedTuple, get_args
 
 from rstg_jax.data.dataset import check_split
-from rstg_jax.data.video import cater, decode
+from rstg_jax.data.video import cater, clevrer, decode
 from rstg_jax.data.video.clip_dataset import ClipDataConfig
 from rstg_jax.data.video.clip_source import ClipSource
 from rstg_jax.data.video.folder import source_of, without_broken
@@ -32,6 +32,7 @@ DataSet = Literal[
     "cater_actions_present",
     "cater_actions_order_uniq",
     "cater_localize",
+    "clevrer_collisions",
 ]
 _FLAGS = {"train": "1", "test": "2"}  # of HMDB51's lists; 0 is unused in a split
 _ID = 11  # characters of an id of YouTube, which may be dashes and underscores, too
@@ -60,6 +61,9 @@ class PublishedConfig(ClipDataConfig):
         "cater_actions_present", "cater_actions_order_uniq", "cater_localize":
           `path/CATER_new_000001.avi`; lists actions_present/train.txt, actions_present/val.txt
           (tested on), ... Videos of the first two have any number of labels.
+        "clevrer_collisions": any folders with video_00000.mp4 below `path`, and any folders with
+          annotation_00000.json below `lists`; numbers below 10000 are for training, those below
+          15000 are tested on. Any number of labels, see `rstg_jax.data.video.clevrer`.
       path: Directory of the videos.
       lists: Directory of the lists.
       fold: The split of UCF101 and HMDB51, 1 to 3; published results are means over all three.
@@ -297,4 +301,10 @@ READERS: dict[str, Reader] = {
     "cater_localize": _cater("localize", "place", multi_label=False),
     "cater_actions_present": _cater("actions_present", "action", multi_label=True),
     "cater_actions_order_uniq": _cater("actions_order_uniq", "order", multi_label=True),
+    "clevrer_collisions": Reader(
+        clevrer.clevrer,
+        multi_label=True,
+        label_names=clevrer.COLLISIONS,
+        label_noun="collision",
+    ),
 }

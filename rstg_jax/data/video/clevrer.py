@@ -1,0 +1,75 @@
+"""CLEVRER: videos of objects that collide, with an annotation each.
+
+The published tasks are questions. Here a video's labels are its collisions: for every pair of
+kinds of objects, whether any two objects of these kinds collide. The kind of an object is its
+material and shape, so that there are 6 kinds and 21 pairs.
+"""
+
+import itertools
+import logging
+import re
+from pathlib import Path
+
+import tqdm
+
+from rstg_jax import files
+from rstg_jax.data.video.listing import Video, files_below
+from rstg_jax.data.video.lists import Lists
+from rstg_jax.errors import UserError, reason
+
+KINDS = tuple(
+    f"{material} {shape}"
+    for material in ("metal", "rubber")
+    for shape in ("cube", "cylinder", "sphere")
+)
+COLLISIONS = tuple(f"{a} hits {b}" for a, b in itertools.combinations_with_replacement(KINDS, 2))
+SPLITS = {"train": range(10_000), "test": range(10_000, 15_000)}  # the test split has no answers
+_FOLDER = 1000  # videos of a folder
+
+_log = logging.getLogger(__name__)
+
+
+def clevrer(videos: Path, lists: Path, split: str, fold: int) -> Lists:
+    """No list: the numbers of the annotations, in folders of any depth, decide."""
+    del fold
+    numbers = SPLITS[split]
+    annotations: dict[int, Path] = {}
+    for file in files_below(lists):
+        match = re.fullmatch(r"annotation_(\d{5})\.json", file.name)
+        if match and int(match[1]) in numbers:
+            annotations[int(match[1])] = file
+    if annotations and len(annotations) < len(numbers):
+        counts = f"{len(annotations)} of {len(numbers)}"
+        _log.warning("%s: has %s annotations of the %s split", lists, counts, split)
+    where = {file.name: file for file in files_below(videos)}
+    found = []
+    rows = sorted(annotations.items())
+    for number, file in tqdm.tqdm(rows, unit=" annotations", desc=f"reading {lists}", disable=None):
+        name = f"video_{number:05}.mp4"
+        first = number - number % _FOLDER
+        folder = f"video_{first:05}-{first + _FOLDER:05}"
+        found.append(Video(where.get(name, videos / folder / name), name, collisions(file)))
+    return Lists(list(COLLISIONS), found)
+
+
+def collisions(file: Path) -> tuple[str, ...]:
+    """The labels of an annotation, each once.
+
+    Raises:
+      UserError: It is none; the message names it.
+    """
+    content = files.read_json(file)
+    try:
+        kinds = {
+            each["object_id"]: f"{each['material']} {each['shape']}"
+            for each in content["object_property"]
+        }
+        labels = set()
+        for collision in content["collision"]:
+            a, b = sorted(kinds[number] for number in collision["object_ids"])
+            labels.add(f"{a} hits {b}")
+        if unknown := labels - set(COLLISIONS):
+            raise ValueError(f"no kinds of objects are {min(unknown)!r}")
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{file}: is no annotation of CLEVRER: {reason(error)}") from error
+    return tuple(sorted(labels))
