@@ -10,7 +10,8 @@ If a clip is mirrored, left and right are swapped in its label (by English words
 small    A per-frame CNN on 112x112 and RSTG on its last map, from scratch; for a CPU. Its accuracy
          depends on your videos and has not been measured on a public data set.
 ucf101, hmdb51, kinetics, diving48, jester, epic_kitchens_verbs, epic_kitchens_nouns,
-cater_actions_present, cater_actions_order_uniq, cater_localize, clevrer_collisions
+cater_actions_present, cater_actions_order_uniq, cater_localize, clevrer_collisions,
+perception_test_actions, perception_test_cups
          The same network on a public data set in the layout in which it is published:
          --config.data.path=VIDEOS --config.data.lists=LISTS, see docs/data.md. Not trained yet.
 tiny     Takes seconds; the tests train it to classify three real videos.

@@ -1,6 +1,7 @@
 """Opens encoded videos of any kind and decodes the frames that are asked for."""
 
 import contextlib
+import dataclasses
 import fractions
 import io
 from collections.abc import Iterator, Sequence
@@ -14,8 +15,22 @@ from rstg_jax import limits
 from rstg_jax.data.video.damage import reading
 from rstg_jax.errors import UserError
 
-# JPEG images in memory or on disk, a video file in memory, or a path (see `opened`).
-Encoded = tuple[bytes, ...] | tuple[Path, ...] | bytes | Path
+
+@dataclasses.dataclass(frozen=True)
+class Segment:
+    """Some frames of a video on disk, as many of them as it has.
+
+    Attributes:
+      path: See `opened`.
+      frames: Their numbers, which rise.
+    """
+
+    path: Path
+    frames: range
+
+
+# JPEG images in memory or on disk, a video file in memory, or a path (see `opened`), or part of it.
+Encoded = tuple[bytes, ...] | tuple[Path, ...] | bytes | Path | Segment
 
 # fmt: off
 VIDEO_EXTENSIONS = (".3g2", ".3gp", ".asf", ".avi", ".divx", ".dv", ".f4v", ".flv", ".m2t",
@@ -107,6 +122,20 @@ class Animation:
                 yield rgb
 
 
+class SegmentFrames:
+    """Some frames of a video; satisfies `Frames`."""
+
+    def __init__(self, video: Frames, frames: range):
+        self.fps, self._video = video.fps, video
+        self._frames = range(len(video))[frames.start : frames.stop : frames.step]
+
+    def __len__(self) -> int:
+        return len(self._frames)
+
+    def images(self, indices: Sequence[int]) -> Iterator[Image.Image]:
+        return self._video.images([self._frames[index] for index in indices])
+
+
 @contextlib.contextmanager
 def opened(encoded: Encoded) -> Iterator[Frames]:
     """Opens a video.
@@ -149,6 +178,8 @@ def check_size(image: Image.Image, size: tuple[int, int] | None) -> None:
 
 def _open(encoded: Encoded, stack: contextlib.ExitStack) -> Frames:
     """Opens a video; `stack` closes its file."""
+    if isinstance(encoded, Segment):
+        return SegmentFrames(_open(encoded.path, stack), encoded.frames)
     if isinstance(encoded, tuple):
         return Stills(encoded)
     if isinstance(encoded, bytes):

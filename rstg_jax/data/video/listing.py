@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from rstg_jax.data.video import decode
 from rstg_jax.errors import UserError
 
 _HEADER = ["path", "label"]
@@ -19,7 +20,8 @@ class Video(NamedTuple):
       path: A file, or a directory of images.
       name: Relative to the directory or csv file that lists it.
       labels: Names of its labels; exactly one, but for `DataConfig.multi_label`.
-      frames: Numbers of its images in the directory, if it is a segment of those that are there.
+      frames: If it is a segment, numbers of its images in the directory or of its frames in the
+        file.
     """
 
     path: Path
@@ -33,10 +35,12 @@ class Video(NamedTuple):
         return self.labels[0]
 
     @property
-    def encoded(self) -> Path | tuple[Path, ...]:
+    def encoded(self) -> decode.Encoded:
         """What `decode.opened` opens."""
         if self.frames is None:
             return self.path
+        if self.path.suffix.lower() in decode.VIDEO_EXTENSIONS:
+            return decode.Segment(self.path, self.frames)
         return tuple(self.path / f"frame_{number:010}.jpg" for number in self.frames)
 
 

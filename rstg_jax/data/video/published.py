@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import ClassVar, Literal, NamedTuple, get_args
 
 from rstg_jax.data.dataset import check_split
-from rstg_jax.data.video import cater, clevrer, decode
+from rstg_jax.data.video import cater, clevrer, decode, perception_test
 from rstg_jax.data.video.clip_dataset import ClipDataConfig
 from rstg_jax.data.video.clip_source import ClipSource
 from rstg_jax.data.video.folder import source_of, without_broken
@@ -33,6 +33,8 @@ DataSet = Literal[
     "cater_actions_order_uniq",
     "cater_localize",
     "clevrer_collisions",
+    "perception_test_actions",
+    "perception_test_cups",
 ]
 _FLAGS = {"train": "1", "test": "2"}  # of HMDB51's lists; 0 is unused in a split
 _ID = 11  # characters of an id of YouTube, which may be dashes and underscores, too
@@ -64,6 +66,10 @@ class PublishedConfig(ClipDataConfig):
         "clevrer_collisions": any folders with video_00000.mp4 below `path`, and any folders with
           annotation_00000.json below `lists`; numbers below 10000 are for training, those below
           15000 are tested on. Any number of labels, see `rstg_jax.data.video.clevrer`.
+        "perception_test_actions", "perception_test_cups": `path/video_1.mp4`; the JSON files below
+          `lists`, of which those of the split "valid" are tested on, and for the games
+          cut_frame_mapping_train.json and cut_frame_mapping_valid.json. Actions are any number, see
+          `rstg_jax.data.video.perception_test`.
       path: Directory of the videos.
       lists: Directory of the lists.
       fold: The split of UCF101 and HMDB51, 1 to 3; published results are means over all three.
@@ -307,4 +313,7 @@ READERS: dict[str, Reader] = {
         label_names=clevrer.COLLISIONS,
         label_noun="collision",
     ),
+    "perception_test_actions": Reader(perception_test.actions, multi_label=True),
+    # Places are counted from the left.
+    "perception_test_cups": Reader(perception_test.cups, mirrors=False, label_noun="place"),
 }

@@ -359,3 +359,18 @@ def test_damage_of_any_kind_is_one_line(tmp_path, name):
             decode.check(path)
         except UserError as error:
             assert "\n" not in str(error)
+
+
+def test_a_segment_is_some_frames_of_a_file(tmp_path):
+    file = tmp_path / "film.webm"
+    file.write_bytes(clip_files.film(clip_files.pictures(8)))
+    every = clip_files.decode_all(file)
+    with decode.opened(decode.Segment(file, range(2, 100))) as frames, decode.opened(file) as whole:
+        assert len(frames) == 6 and frames.fps == whole.fps
+        for index, image in zip((0, 3, 5), frames.images((0, 3, 5)), strict=True):
+            np.testing.assert_array_equal(np.asarray(image), every[2 + index])
+    with (
+        pytest.raises(UserError, match="holds no frame"),
+        decode.opened(decode.Segment(file, range(8, 12))),
+    ):
+        pass

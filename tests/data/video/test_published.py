@@ -2,14 +2,18 @@
 
 import json
 import shutil
+import typing
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from configs import folder
 from rstg_jax import data
-from rstg_jax.data.video import label_flip
+from rstg_jax.config import from_dict, to_dict
+from rstg_jax.data.video import label_flip, published
 from rstg_jax.errors import UserError
+from rstg_jax.training.experiment import Experiment
 from tests import clip_files
 
 CLIP = data.ClipConfig(frames=2, resize=40, crop=32)
@@ -327,3 +331,16 @@ def test_directories_that_do_not_exist_are_named(tmp_path):
         config(tmp_path, "ucf101").open("train")
     with pytest.raises(UserError, match="path='': no such directory"):
         data.PublishedConfig().num_classes  # noqa: B018
+
+
+@pytest.mark.parametrize("dataset", typing.get_args(published.DataSet))
+def test_every_data_set_has_a_variant(dataset):
+    experiment = folder.get_config(dataset)
+    assert from_dict(Experiment, json.loads(json.dumps(to_dict(experiment)))) == experiment
+    reader = published.READERS[dataset]
+    assert experiment.data.dataset == dataset and experiment.data.clip.flip == reader.mirrors
+    assert (experiment.loss.kind == "sigmoid") == experiment.data.multi_label == reader.multi_label
+    names = reader.label_names or ("a", "b")
+    (text,) = experiment.data.describe(names, {})
+    count = "any number" if reader.multi_label else "one"
+    assert text.startswith(f"Every video shows {count} of {len(names)} {reader.label_noun}s, such")

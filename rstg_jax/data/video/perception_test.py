@@ -1,0 +1,146 @@
+"""Perception Test: annotations of many tasks in JSON files, of which two become labels here."""
+
+import logging
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from rstg_jax import files
+from rstg_jax.data.video.listing import Video, files_below
+from rstg_jax.data.video.lists import Lists
+from rstg_jax.errors import UserError, reason
+
+SPLITS = {"train": "train", "test": "valid"}  # the answers of the real test split are hidden
+QUESTION = "where is the hidden object at the end of the game"
+_MAX_NAMED = 5
+
+_log = logging.getLogger(__name__)
+
+
+def actions(videos: Path, lists: Path, split: str, fold: int) -> Lists:
+    """The set of actions that are annotated in a video; videos without any are left out.
+
+    `label_id` numbers the labels, those of the training split are all.
+    """
+    del fold
+    annotated = {each: list(_actions(lists, each)) for each in {"train", split}}
+    names: dict[int, str] = {}
+    for where, _, name, number in annotated["train"]:
+        if names.setdefault(number, name) != name:
+            raise UserError(f"{where}: label_id {number} is {names[number]!r} and {name!r}")
+    if not names:
+        raise UserError(f"{lists}: no video of the train split has an action")
+    label_names = [names.get(number, f"unused {number}") for number in range(max(names) + 1)]
+    labels: dict[str, set[str]] = {}
+    for where, video, name, number in annotated[split]:
+        if names.get(number) != name:
+            raise UserError(f"{where}: {name!r} with label_id {number} is no action of train")
+        labels.setdefault(video, set()).add(name)
+    found = [_video(videos, name, tuple(sorted(some))) for name, some in labels.items()]
+    return Lists(label_names, found)
+
+
+def _actions(lists: Path, split: str) -> Iterator[tuple[str, str, str, int]]:
+    """Where it is, video, label and label_id of each action."""
+    for where, video, entry in _entries(lists, split, "action_localisation"):
+        for action in entry["action_localisation"]:
+            try:
+                name, number = action["label"], int(action["label_id"])
+            except (KeyError, TypeError, ValueError) as error:
+                raise UserError(f"{where}: is no action: {action}") from error
+            if number < 0 or not name:
+                raise UserError(f"{where}: is no action: {action}")
+            yield where, video, name, number
+
+
+def cups(videos: Path, lists: Path, split: str, fold: int) -> Lists:
+    """Cup games: where the hidden object is at the end, as the right option says it.
+
+    A game is cut before its end, which shows the answer.
+    """
+    del fold
+    games = {each: list(_games(lists, each)) for each in {"train", split}}
+    known = {option for _, _, options, _ in games["train"] for option in options}
+    if not known:
+        raise UserError(f"{lists}: no cup game of the train split has a question {QUESTION!r}")
+    cuts = _cuts(lists, split)
+    found, uncut = [], []
+    for where, video, options, answer in games[split]:
+        if options[answer] not in known:
+            raise UserError(f"{where}: {options[answer]!r} is no option of train")
+        if video in cuts:
+            shown = range(cuts[video]) if cuts[video] > 0 else None
+            found.append(_video(videos, video, (options[answer],), shown))
+        else:
+            uncut.append(video)
+    if uncut:
+        names = ", ".join(uncut[:_MAX_NAMED]) + (" ..." if len(uncut) > _MAX_NAMED else "")
+        _log.warning("%s: no cut for %d cup games (%s): left out", lists, len(uncut), names)
+    return Lists(sorted(known), found)
+
+
+def _games(lists: Path, split: str) -> Iterator[tuple[str, str, list[str], int]]:
+    """Where it is, video, options and number of the right one, of each cup game's question."""
+    for where, video, entry in _entries(lists, split, "mc_question"):
+        try:
+            if not entry["metadata"]["is_cup_game"]:
+                continue
+            asked = [each for each in entry["mc_question"] if QUESTION in each["question"].lower()]
+            for question in asked[:1]:
+                options = [option.strip().rstrip(".") for option in question["options"]]
+                answer = question["answer_id"]
+                if answer not in range(len(options)):
+                    raise ValueError(f"answer_id={answer}")
+                yield where, video, options, answer
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise UserError(f"{where}: is no cup game: {reason(error)}") from error
+
+
+def _cuts(lists: Path, split: str) -> Mapping[str, int]:
+    """The frame before which each game is cut; 0 or less where it is whole."""
+    name = f"cut_frame_mapping_{SPLITS[split]}.json"
+    for file in files_below(lists):
+        if file.name == name:
+            content = files.read_json(file)
+            try:
+                return {video: int(frame) for video, frame in content.items()}
+            except (AttributeError, TypeError, ValueError) as error:
+                raise UserError(f"{file}: does not map videos to frames") from error
+    raise UserError(f"{lists}: has no {name}; uncut, a cup game shows its answer at the end")
+
+
+def _entries(lists: Path, split: str, task: str) -> list[tuple[str, str, Any]]:
+    """The annotations of the videos of a split that have a task, from any JSON files.
+
+    Returns:
+      Where it is, for messages, video and annotation, each video once.
+
+    Raises:
+      UserError: There are none.
+    """
+    found: dict[str, tuple[str, str, Any]] = {}
+    for file in sorted(files_below(lists)):
+        content = files.read_json(file) if file.suffix == ".json" else None
+        entries = content if isinstance(content, dict) else {}
+        described = {
+            video: entry["metadata"]
+            for video, entry in entries.items()
+            if isinstance(entry, dict) and isinstance(entry.get("metadata"), dict)
+        }
+        if described and (others := entries.keys() - described.keys()):
+            raise UserError(f"{file}: {min(others)}: has no metadata")
+        for video, metadata in described.items():
+            if metadata.get("split") == SPLITS[split] and task in entries[video]:
+                if not isinstance(entries[video][task], list):
+                    raise UserError(f"{file}: {video}: {task} is no list")
+                found[video] = (f"{file}: {video}", video, entries[video])
+    if not found:
+        raise UserError(
+            f"{lists}: no JSON file has the {task} of videos whose metadata have the split "
+            f"{SPLITS[split]!r}"
+        )
+    return list(found.values())
+
+
+def _video(videos: Path, name: str, labels: tuple[str, ...], frames: range | None = None) -> Video:
+    return Video(videos / f"{name}.mp4", name, labels, frames)
