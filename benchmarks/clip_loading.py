@@ -102,7 +102,7 @@ def encoded(case: Case, length: int, seed: int) -> decode.Encoded:
 def ours(source: decode.Encoded, config: ClipConfig, draws: np.ndarray) -> np.ndarray:
     """As training loads a clip."""
     with decode.opened(source) as frames:
-        return clip_transforms.training_clip(frames, config, draws, mirror=False)
+        return clip_transforms.training_clip(frames, config, draws, mirror=False).pixels
 
 
 def plain(source: decode.Encoded, config: ClipConfig, draws: np.ndarray) -> np.ndarray:

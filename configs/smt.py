@@ -17,6 +17,8 @@ c2d, c2d_rstg    A ResNet on single frames alone, and with RSTG on its last map;
                  31.7%, 64.7% and 42.8%, 73.6%.
 nl_i3d_gcn       Non-local I3D with graph convolutions on regions ("joint GCN"), which are RSTG's
                  here and a detector's in the paper; published 46.1%, 76.8%.
+nl_i3d_gcn_boxes The same with ten boxes a frame of a detector's file, or Something-Else's for v2:
+                 `--config.data.boxes.path=FILE`, see docs/data.md.
 i3d_inception    Inception I3D (Xie et al. 2018), 64 frames; published 45.8%.
 s3d_g            S3D-G as its authors released it (slim), 64 frames; published 48.2%.
 trn              Multi-scale TRN on BN-Inception, 8 segments; published 34.4%.
@@ -66,7 +68,7 @@ from collections.abc import Callable
 from typing import Any
 
 from rstg_jax import config
-from rstg_jax.data import ClipConfig, SomethingSomethingConfig
+from rstg_jax.data import BoxesConfig, ClipConfig, SomethingSomethingConfig
 from rstg_jax.models.backbones import (
     BackboneConfig,
     ECOConfig,
@@ -187,6 +189,17 @@ def another(
     return {name: lambda: alone, f"{name}_rstg": lambda: inside}
 
 
+def nl_i3d_gcn_boxes() -> Experiment:
+    """The joint GCN on boxes from a file."""
+    grids = VARIANTS["nl_i3d_gcn"]()
+    return dataclasses.replace(
+        grids,
+        name=f"{grids.name}_boxes",
+        model=dataclasses.replace(grids.model, head=RegionGCNHead(regions="boxes")),
+        data=SomethingSomethingConfig(version="v1", boxes=BoxesConfig(per_frame=10)),
+    )
+
+
 def tiny() -> Experiment:
     """The smallest sizes, on the same data as `demo`."""
     return config.override(
@@ -224,7 +237,7 @@ BN_INCEPTION = inception.bn_inception(statistics="frozen")
 BATCH: dict[str, Any] = {"statistics": "batch"}
 R101: dict[str, Any] = {"depths": (3, 4, 23, 3)}
 
-VARIANTS = {
+VARIANTS: dict[str, Callable[[], Experiment]] = {
     "demo": demo,
     "to_vec": lambda: published("to_vec", rstg_at=("final",)),
     "map_res2": lambda: published("map_res2", rstg_at=("res2",)),
@@ -238,6 +251,7 @@ VARIANTS = {
     **another(
         "nl_i3d_gcn", resnet3d.official("nl_i3d"), ClipConfig(), "res4", head=RegionGCNHead()
     ),
+    "nl_i3d_gcn_boxes": nl_i3d_gcn_boxes,
     **another("i3d_inception", inception.i3d(), FRAMES_64, "mixed4e", head=WINDOWS),
     **another("s3d_g", inception.s3dg(), FRAMES_64, "mixed4e", head=WINDOWS),
     **another("trn", BN_INCEPTION, SEGMENTS_8, "mixed4d", head=RelationHead(), dropout_rate=0.0),

@@ -82,16 +82,21 @@ def read_json(path: storage.Path) -> Any:
     Raises:
       UserError: It cannot be read or is no JSON; names the line if it is known.
     """
-    return _parsed(_read_text(path), path)
+    return _parsed(read_text(path), path)
 
 
 def read_json_lines(path: storage.Path) -> list[Any]:
     """Reads a file with a JSON value in every line; raises as `read_json` does."""
-    lines = enumerate(_read_text(path).splitlines())
+    lines = enumerate(read_text(path).splitlines())
     return [_parsed(line, path, before) for before, line in lines]
 
 
-def _read_text(path: storage.Path) -> str:
+def read_text(path: storage.Path) -> str:
+    """Reads a text file in UTF-8 that anybody may have written.
+
+    Raises:
+      UserError: It cannot be read or is not UTF-8.
+    """
     try:
         with storage.errors(path):
             return path.read_bytes().decode("utf-8-sig")

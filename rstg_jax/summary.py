@@ -59,7 +59,7 @@ def summarise(experiment: Experiment, num_classes: int | None = None) -> dict[st
     known = {path[:end] for path in arrays for end in range(len(path))}
 
     forward = jax.make_jaxpr(functools.partial(module.apply, train=False))(
-        state.variables, jax.ShapeDtypeStruct((1, *shape), jnp.uint8)
+        state.variables, **steps.inputs(abstract_batch(experiment, 1))
     )
     macs = by_module(flops.macs(forward.jaxpr), known)
     one, two = (by_module(kept(setup, state, experiment, size), known) for size in (1, 2))
@@ -99,6 +99,7 @@ def abstract_batch(experiment: Experiment, size: int) -> dict[str, jax.ShapeDtyp
     frames, objects = data.clip_shape[0], data.num_objects
     shapes = {
         "video": (data.clip_shape, jnp.uint8),
+        "boxes": ((frames, data.num_boxes, 4), jnp.float32),
         "label": ((), jnp.int32),
         "mask": ((), jnp.float32),
         "frame_label": ((frames,), jnp.int32),
@@ -108,7 +109,7 @@ def abstract_batch(experiment: Experiment, size: int) -> dict[str, jax.ShapeDtyp
     }
     return {
         key: jax.ShapeDtypeStruct((size, *shapes[key][0]), shapes[key][1])
-        for key in experiment.loss.batch_keys
+        for key in experiment.batch_keys
     }
 
 

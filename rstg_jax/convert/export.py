@@ -32,6 +32,8 @@ def portable(experiment: Experiment) -> Experiment:
     """The experiment without places on the machine where it ran."""
     data = experiment.data
     places = {f.name: f.default for f in dataclasses.fields(data) if f.name in data.may_differ}
+    if boxes := getattr(data, "boxes", None):
+        places["boxes"] = dataclasses.replace(boxes, path="")
     train = dataclasses.replace(experiment.train, init_from="", init_fresh=(), init_ignore=())
     return dataclasses.replace(experiment, data=dataclasses.replace(data, **places), train=train)
 

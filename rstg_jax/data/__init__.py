@@ -21,6 +21,7 @@ from rstg_jax.data.dataset import DataConfig, Placement
 from rstg_jax.data.features import FeaturesConfig
 from rstg_jax.data.sync_mnist.config import SyncMNISTConfig
 from rstg_jax.data.sync_mnist.online import OnlineSyncMNIST
+from rstg_jax.data.video.boxes import BoxesConfig
 from rstg_jax.data.video.clip_transforms import ClipConfig
 from rstg_jax.data.video.folder import FolderConfig
 from rstg_jax.data.video.published import PublishedConfig
@@ -30,6 +31,7 @@ __all__ = [
     "ENDLESS",
     "AugmentedSource",
     "Batch",
+    "BoxesConfig",
     "Chosen",
     "ClipConfig",
     "CollisionsConfig",

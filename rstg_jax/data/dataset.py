@@ -81,6 +81,16 @@ class DataConfig(abc.ABC):
           UserError: Data is missing or damaged; the message says what to do.
         """
 
+    @property
+    def num_boxes(self) -> int:
+        """Number of boxes of objects in every frame of a batch, for networks that read them.
+
+        Where it is not 0, batches have `boxes` float32 `[b t num_boxes 4]`, `y0 x0 y1 x1` in
+        fractions of the frame, or `[b v t num_boxes 4]` with several views; boxes without area
+        stand for none.
+        """
+        return 0
+
     # --- testing ---
 
     @property

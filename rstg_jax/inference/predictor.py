@@ -49,24 +49,31 @@ class Predictor:
         self._variables = model.variables
         self._names, kind = model.label_names, model.experiment.loss.kind
 
-        def ranking(variables: Mapping[str, Any], video: jax.Array) -> dict[str, jax.Array]:
-            logits = steps.classify(model.module, variables, video[None])
+        def ranking(variables: Mapping[str, Any], clip: steps.Batch) -> dict[str, jax.Array]:
+            logits = steps.classify(model.module, variables, jax.tree.map(lambda x: x[None], clip))
             return jax.tree.map(lambda x: x[0], steps.ranking(logits, top, kind))
 
         self._ranking = jax.jit(ranking)
 
-    def __call__(self, video: np.ndarray) -> list[dict[str, Any]]:
+    def __call__(self, video: np.ndarray, boxes: np.ndarray | None = None) -> list[dict[str, Any]]:
         """Predicts one video, uint8 [t h w c], or [v t h w c]: logits are averaged over views.
+
+        Args:
+          video: the video.
+          boxes: [t n 4] or [v t n 4], for a network that reads them.
 
         Returns:
           The most likely labels, best first, as ``{"label": name, "probability": p}``. Where a
           video may have several, each has a probability of its own.
         """
-        return as_records(*self.best(video), self._names)
+        return as_records(*self.best(video, boxes), self._names)
 
-    def best(self, video: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def best(
+        self, video: np.ndarray, boxes: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Numbers and probabilities of the most likely labels of a video, best first, `[k]`."""
-        best = jax.device_get(self._ranking(self._variables, video))
+        clip = {"video": video} if boxes is None else {"video": video, "boxes": boxes}
+        best = jax.device_get(self._ranking(self._variables, clip))
         return best["label"], best["probability"]
 
 
@@ -103,12 +110,13 @@ class Videos:
             ]
         return found
 
-    def read(self, request: VideoRequest) -> tuple[np.ndarray, dict[str, Any]]:
+    def read(self, request: VideoRequest) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """Reads a video.
 
         Returns:
-          uint8 `[t h w c]` or `[v t h w c]`; and ``id`` and ``truth`` where they are known: the
-          label, or a list of them where a video may have several.
+          What the network reads, ``video`` uint8 `[t h w c]` or `[v t h w c]` and perhaps
+          ``boxes``; and ``id`` and ``truth`` where they are known: the label, or a list of them
+          where a video may have several.
 
         Raises:
           UserError: it cannot be read; the message names it.
@@ -116,7 +124,7 @@ class Videos:
         if request.error is not None:
             raise request.error
         if not request.split:
-            return video_input.read(request.name, self._data), {}
+            return {"video": video_input.read(request.name, self._data)}, {}
         batch = self._open(request.split).batch(np.array([request.index], np.int64))
         known: dict[str, Any] = {"id": str(batch["id"][0])} if "id" in batch else {}
         label = batch["label"][0]
@@ -125,7 +133,7 @@ class Videos:
             known["truth"] = truth
         elif truth:
             known["truth"] = truth[0]
-        return batch["video"][0], known
+        return {key: array[0] for key, array in steps.inputs(batch).items()}, known
 
     def original(self, request: VideoRequest) -> decode.Encoded | np.ndarray:
         """The encoded video, or its frames uint8 `[t h w c]` if it was never encoded."""
@@ -193,8 +201,8 @@ def predict(
     predictor = Predictor(model, top)
     for number, request in enumerate(requests):
         with recording(request) as record:
-            video, known = videos.read(request)
-            record |= {"frames": video.shape[-4], "predictions": predictor(video)} | known
+            clip, known = videos.read(request)
+            record |= {"frames": clip["video"].shape[-4], "predictions": predictor(**clip)} | known
             if draw is not None:
                 record["drawn"] = str(draw(number))
         yield record

@@ -26,11 +26,14 @@ def check_fits(model: checkpoint.TrainedModel) -> None:
     trained, shape = tuple(model.meta["video_shape"]), model.data.test_clip_shape
     if shape == trained:
         return
+    clips = {"video": jax.ShapeDtypeStruct((1, *shape), np.uint8)}
+    if boxes := model.data.num_boxes:
+        clips["boxes"] = jax.ShapeDtypeStruct((1, shape[0], boxes, 4), np.float32)
     try:
         jax.eval_shape(
-            lambda variables, video: model.module.apply(variables, video, train=False),
+            lambda variables, clips: model.module.apply(variables, **clips, train=False),
             model.abstract.variables,
-            jax.ShapeDtypeStruct((1, *shape), np.uint8),
+            clips,
         )
     except (flax.errors.FlaxError, TypeError, ValueError) as error:
         raise UserError(

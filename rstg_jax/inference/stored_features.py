@@ -108,6 +108,11 @@ def description(
     batch_size: int,
 ) -> features.StoredSplit:
     """What a split will hold; nothing is computed but the checksum of the weights."""
+    if model.data.num_boxes:
+        raise UserError(
+            "feature maps are stored without the boxes that this network's head reads: set "
+            "data.boxes.per_frame=0 and model.head.regions=grids to store its maps"
+        )
     clip = data.video_shape(data.Chosen(source, np.zeros(1, np.int64)))
     shape = jax.eval_shape(
         lambda variables, video: model.module.apply(variables, video, train=False)[1]["features"],

@@ -112,12 +112,14 @@ class VideoClassifier(nn.Module):
     num_classes: int
 
     def __call__(
-        self, video: jax.Array, *, train: bool = False
+        self, video: jax.Array, boxes: jax.Array | None = None, *, train: bool = False
     ) -> tuple[jax.Array, dict[str, Any]]:
         """Classifies clips.
 
         Args:
           video: `[b t h w c]` pixels 0..255, uint8 or float; for an `IdentityConfig` feature maps.
+          boxes: for a head that reads them boxes of objects, float32 `[b t n 4]`, y0 x0 y1 x1 in
+            fractions of the frame; those without area stand for none.
           train: dropout on, batch norm in training mode.
 
         Returns:
@@ -128,7 +130,7 @@ class VideoClassifier(nn.Module):
           also `regions` float32 `[b t n region_classes * 5]`, `lone_objects` float32 `[b t n 3]`
           and the regions' `boxes` `[n 4]`, and `object_map` float32 `[b t h w map_classes 3]`.
         """
-        logits, out, _ = self._classify(video, None, train)
+        logits, out, _ = self._classify(video, None, train, boxes)
         return logits, out
 
     def stream(
@@ -154,7 +156,11 @@ class VideoClassifier(nn.Module):
 
     @nn.compact
     def _classify(
-        self, video: jax.Array, state: State | None, train: bool
+        self,
+        video: jax.Array,
+        state: State | None,
+        train: bool,
+        boxes: jax.Array | None = None,
     ) -> tuple[jax.Array, dict[str, Any], State | None]:
         """Logits and intermediates; the state after the videos, if there is one before."""
         config = self.config
@@ -166,7 +172,7 @@ class VideoClassifier(nn.Module):
             out["object_map"] = head(features)
             if config.map_channels:
                 features = object_map.channels(out["object_map"]).astype(features.dtype)
-        frames, state = self._read(features, graphs, state, train)  # [b t d]
+        frames, state = self._read(features, graphs, state, train, boxes)  # [b t d]
         if graphs:
             last = list(graphs.values())[-1]
             out["nodes"] = last.nodes
@@ -205,6 +211,7 @@ class VideoClassifier(nn.Module):
         graphs: dict[str, RSTGOutput],
         state: State | None,
         train: bool,
+        boxes: jax.Array | None,
     ) -> tuple[jax.Array, State | None]:
         """The vectors that the classifier reads, float32 `[b t d]`; the state of the block."""
         config, name = self.config, block_name(FINAL)
@@ -216,7 +223,8 @@ class VideoClassifier(nn.Module):
             else:
                 graphs[FINAL], state = block.stream(features, state)
             return head(graphs[FINAL].nodes, train=train), state
-        vectors = head(features, train=train)
+        extra = (boxes,) if config.head.reads_boxes else ()
+        vectors = head(features, *extra, train=train)
         if FINAL in config.rstg_at:
             branch = VectorBranch(config.rstg, config.branch_norm, name=name)
             vectors, graphs[FINAL] = branch(features, vectors, train=train)
@@ -240,17 +248,19 @@ class VideoClassifier(nn.Module):
 
 
 def average_views(
-    classify: Callable[[jax.Array], jax.Array], video: jax.Array, average: ViewAverage = "logits"
+    classify: Callable[[Any], jax.Array], clips: Any, average: ViewAverage = "logits"
 ) -> jax.Array:
     """Logits of clips with several views: see `mean_over_views`.
 
     Args:
       classify: videos `[b t h w c]` to logits `[b classes]`.
-      video: `[b v t h w c]`, v crops and temporal samplings of each clip.
+      clips: `[b v t h w c]`, v crops and temporal samplings of each clip; or a tree of arrays that
+        all begin with `[b v]`, such as videos and boxes, which `classify` then takes.
       average: what is averaged.
     """
-    b, v = video.shape[:2]
-    logits = classify(video.reshape(b * v, *video.shape[2:])).reshape(b, v, -1)
+    b, v = jax.tree.leaves(clips)[0].shape[:2]
+    together = jax.tree.map(lambda x: x.reshape(b * v, *x.shape[2:]), clips)
+    logits = classify(together).reshape(b, v, -1)
     return mean_over_views(logits, average, axis=1)
 
 

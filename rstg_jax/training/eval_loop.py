@@ -137,7 +137,7 @@ def outputs(
       batch_size: global; the last batch is padded and masked.
 
     Yields:
-      The result on the host, and the batch without its videos.
+      The result on the host, and the batch without what the network reads.
     """
     first = jax.process_index() == 0
     batches = data.eval_batches(
@@ -155,12 +155,12 @@ def outputs(
 
     with contextlib.closing(batches), logs.Meter(len(source), "videos", first) as meter:
         for batch in batches:
-            put = sharding.put_batch({k: batch[k] for k in steps.EVAL_KEYS}, mesh)
+            put = sharding.put_batch({k: batch[k] for k in steps.EVAL_KEYS if k in batch}, mesh)
             results = function(variables, put)
             if pending is not None:  # one batch behind, so that host and device overlap
                 yield fetched()
                 meter.advance(batch_size)
-            pending = results, {k: v for k, v in batch.items() if k != "video"}
+            pending = results, {k: v for k, v in batch.items() if k not in steps.NETWORK_KEYS}
         yield fetched()
 
 

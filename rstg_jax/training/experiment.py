@@ -142,6 +142,11 @@ class Experiment:
         """The optimiser with the rate for this batch."""
         return self.optim.for_batch(self.train.batch_size)
 
+    @property
+    def batch_keys(self) -> tuple[str, ...]:
+        """The arrays of a batch that training reads; the others are not sent to the devices."""
+        return (*self.loss.batch_keys, *(("boxes",) if self.model.head.reads_boxes else ()))
+
     def __post_init__(self) -> None:
         if (self.loss.kind == "sigmoid") != self.data.multi_label:
             kind, count = (
@@ -153,6 +158,16 @@ class Experiment:
         if self.loss.kind == "sigmoid" and self.model.view_average != "logits":
             raise UserError(
                 f"model.view_average={self.model.view_average} needs loss.kind=softmax; set logits"
+            )
+        if self.model.head.reads_boxes and not self.data.num_boxes:
+            raise UserError(
+                f"{type(self.model.head).__name__} reads boxes, but these data bring none: set "
+                "data.boxes.per_frame and data.boxes.path, or take another head"
+            )
+        if self.data.num_boxes and not self.model.head.reads_boxes:
+            raise UserError(
+                f"data.boxes: {type(self.model.head).__name__} reads no boxes as it is; set "
+                "data.boxes.per_frame=0, or take RegionGCNHead with model.head.regions=boxes"
             )
         classes = self.data.num_object_classes
         for weight in ("region_weight", "map_weight", "lone_weight"):

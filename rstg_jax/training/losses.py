@@ -71,7 +71,7 @@ class LossConfig:
 
     @property
     def batch_keys(self) -> tuple[str, ...]:
-        """The arrays of a batch that training reads; the others are not sent to the devices."""
+        """The arrays of a batch that training reads whatever the network, see `Experiment`."""
         frames = ("frame_label",) if self.needs_frame_labels else ()
         objects: tuple[str, ...] = ()
         if self.needs_objects:

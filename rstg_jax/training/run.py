@@ -149,7 +149,7 @@ def set_up(experiment: Experiment, workdir: storage.Path) -> Run:
             f"loss.frame_start={loss.frame_start} leaves no frame of a clip of {video_shape[0]}"
         )
     abstract = steps.abstract_state(setup, video_shape, mesh)
-    fed, make_batch = experiment.loss.batch_keys, None
+    fed, make_batch = experiment.batch_keys, None
     if isinstance(train_source, data.OnDevice):
         make_batch = batches_of(train_source, fed, mesh)
         fed = (*train_source.fed, "mask")

@@ -23,7 +23,9 @@ from rstg_jax.training import losses, metrics, not_finite, optim, sharding, sign
 
 Batch = Mapping[str, jax.Array]
 Sums = dict[str, jax.Array]
-EVAL_KEYS = ("video", "label", "mask", "index")  # arrays of a batch that evaluation reads
+# Arrays of a batch that the network reads, and that evaluation reads, where they are in it.
+NETWORK_KEYS = ("video", "boxes")
+EVAL_KEYS = (*NETWORK_KEYS, "label", "mask", "index")
 
 
 class TrainState(flax.struct.PyTreeNode):
@@ -152,6 +154,11 @@ def create_state(
     return jax.jit(init, out_shardings=out)(jnp.int32(seed), pretrained=pretrained)
 
 
+def inputs(batch: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of the network in a batch, by name: ``module.apply(variables, **inputs)``."""
+    return {key: batch[key] for key in NETWORK_KEYS if key in batch}
+
+
 GatherParams = Callable[[Any], Any]
 
 
@@ -176,7 +183,7 @@ def loss_fn(
     if state.batch_stats:
         variables["batch_stats"] = state.batch_stats
     (logits, out), updated = setup.module.apply(
-        variables, batch["video"], train=True, rngs={"dropout": key}, mutable=["batch_stats"]
+        variables, **inputs(batch), train=True, rngs={"dropout": key}, mutable=["batch_stats"]
     )
     loss, total = losses.objective(setup.loss, logits, out, batch)
     return loss, (total, logits, updated.get("batch_stats", {}))
@@ -270,33 +277,38 @@ def train_step(
 
 
 def classify(
-    module: nn.Module, variables: Mapping[str, Any], video: jax.Array, max_clips: int = 1
+    module: nn.Module, variables: Mapping[str, Any], clips: Mapping[str, Any], max_clips: int = 1
 ) -> jax.Array:
     """Logits of videos, float32 `[b classes]`, averaged over views where there are several.
 
     Args:
       module: the network.
       variables: of the network.
-      video: `[b t h w c]` or `[b v t h w c]`.
+      clips: arguments of the network, see `inputs`, with one more axis where there are several
+        views: video `[b t h w c]` or `[b v t h w c]`.
       max_clips: largest number of clips (videos times views) to compute at once where possible;
         bounds the memory and changes no result beyond rounding.
     """
 
-    def logits(clips: jax.Array) -> jax.Array:
-        return module.apply(variables, clips, train=False)[0]
+    def logits(clips: Mapping[str, Any]) -> jax.Array:
+        return module.apply(variables, **clips, train=False)[0]
 
-    if video.ndim == 5:
-        return logits(video)
-    b, v = video.shape[:2]
+    if clips["video"].ndim == 5:
+        return logits(clips)
+    b, v = clips["video"].shape[:2]
     average: classifier.ViewAverage = "logits"
     if isinstance(module, classifier.VideoClassifier):
         average = module.config.view_average
     at_once = max(n for n in range(1, v + 1) if v % n == 0 and (n == 1 or b * n <= max_clips))
     if at_once == v:
-        return classifier.average_views(logits, video, average)
-    groups = video.reshape(b, v // at_once, at_once, *video.shape[2:])
+        return classifier.average_views(logits, clips, average)
+
+    def grouped(x: jax.Array) -> jax.Array:
+        return jnp.moveaxis(x.reshape(b, v // at_once, at_once, *x.shape[2:]), 1, 0)
+
     means = jax.lax.map(
-        lambda group: classifier.average_views(logits, group, average), jnp.moveaxis(groups, 1, 0)
+        lambda group: classifier.average_views(logits, group, average),
+        jax.tree.map(grouped, clips),
     )
     return classifier.mean_over_views(means, average, axis=0)
 
@@ -334,7 +346,7 @@ def eval_step(
       unknown, or with `metrics.ROWS` where examples have sets of labels; and the `ranking` of each
       row with its ``index`` in the source, int32 `[b]`, -1 for padding.
     """
-    logits = classify(module, gather(variables), batch["video"], max_clips)
+    logits = classify(module, gather(variables), inputs(batch), max_clips)
     label, mask = batch["label"], batch["mask"]
     sums = metrics.batch_sums(logits, label, mask)
     if label.ndim == 1:

@@ -7,14 +7,15 @@ import numpy as np
 
 from rstg_jax import data, storage
 from rstg_jax.rstg.region_graph import RegionGraph
-from rstg_jax.training import checkpoint, losses
+from rstg_jax.training import checkpoint, losses, steps
 from rstg_jax.viz.annotate_video import network_time
 from rstg_jax.viz.panels import Example
 
 MAX_FRAMES = 16  # shown of a video
 
-# video `[b t h w c]` -> probabilities `[b classes]`, attention `[k b t i j]` or None
-Apply = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray | None]]
+# Video `[b t h w c]`, and boxes where the network reads them, as named arguments -> probabilities
+# `[b classes]`, attention `[k b t i j]` or None.
+Apply = Callable[..., tuple[np.ndarray, np.ndarray | None]]
 
 
 def load_examples(
@@ -29,12 +30,12 @@ def load_examples(
     config = loaded.data.single_view()
 
     @jax.jit
-    def forward(video):  # type: ignore[no-untyped-def]
-        logits, out = loaded.module.apply(loaded.variables, video, train=False)
+    def forward(clips):  # type: ignore[no-untyped-def]
+        logits, out = loaded.module.apply(loaded.variables, **clips, train=False)
         return losses.probabilities(logits, loaded.experiment.loss.kind), out.get("attention")
 
     examples = predict_examples(
-        config, config.open("test"), lambda video: jax.device_get(forward(video)), count
+        config, config.open("test"), lambda **clips: jax.device_get(forward(clips)), count
     )
     if not examples or examples[0].attention is None:
         return examples, None
@@ -62,7 +63,7 @@ def predict_examples(
     for start in range(0, count, batch_size):
         indices = np.minimum(np.arange(start, start + batch_size, dtype=np.int64), count - 1)
         batch = source.batch(indices)
-        probabilities, attention = apply(batch["video"])
+        probabilities, attention = apply(**steps.inputs(batch))
         frames = batch["video"].shape[1]
         shown = np.linspace(0, frames - 1, min(frames, MAX_FRAMES)).round().astype(int)
         for row in range(min(batch_size, count - start)):

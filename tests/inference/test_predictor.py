@@ -224,7 +224,7 @@ def test_no_error_takes_the_result_of_another_video(monkeypatch):
 
     class Videos:
         def read(self, request):
-            return np.zeros((int(request.name), 2, 2, 1), np.uint8), {}
+            return {"video": np.zeros((int(request.name), 2, 2, 1), np.uint8)}, {}
 
     monkeypatch.setattr(predictor, "Predictor", Fails)
     requests = [predictor.VideoRequest(name) for name in "121"]

@@ -220,10 +220,10 @@ def test_views_are_averaged_as_probabilities():
     single = [apply(variables, video[:, v])[0] for v in range(4)]
     wanted = np.mean([jax.nn.softmax(logits) for logits in single], axis=0)
     for max_clips in (1, 4, 8):  # one view at a time, two, all
-        logits = steps.classify(module, variables, video, max_clips)
+        logits = steps.classify(module, variables, {"video": video}, max_clips)
         np.testing.assert_allclose(np.exp(logits), wanted, rtol=1e-5)
     plain = models.build(dataclasses.replace(config, view_average="logits"), 5)
-    logits = steps.classify(plain, variables, video, 8)
+    logits = steps.classify(plain, variables, {"video": video}, 8)
     np.testing.assert_allclose(logits, np.mean(single, axis=0), rtol=1e-4, atol=1e-5)
     assert np.abs(jax.nn.softmax(logits) - wanted).max() > 1e-2
 

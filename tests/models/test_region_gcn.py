@@ -127,3 +127,57 @@ def test_bad_input():
         RegionGCNHead(layers=0)
     with pytest.raises(UserError, match="scales is empty"):
         RegionGCNHead(scales=())
+
+
+def test_boxes_without_area_have_no_effect():
+    """Neither on the vector, of which the real boxes alone give the same, nor on its gradients."""
+    features = RNG.normal(size=(2, 3, 6, 5, 4)).astype(np.float32)
+    real = random_boxes(2, 3, 3)
+    places = RNG.permutation(7)[:3]
+    padded = RNG.uniform(0, 1, (2, 3, 7, 1)).repeat(4, -1).astype(np.float32)  # points anywhere
+    padded[..., 0, :] = 0
+    padded[:, :, places] = real
+    module = RegionGCNHead(regions="boxes", dim=6, layers=2).build(None)
+    variables = drawn(module, features)
+
+    @jax.jit
+    def run(boxes):
+        def total(variables, features):
+            vectors = module.apply(variables, features, boxes)
+            return (vectors * jnp.arange(1.0, 13)).sum(), vectors
+
+        return jax.grad(total, argnums=(0, 1), has_aux=True)(variables, features)
+
+    gradients, found = run(padded)
+    for clip in range(2):
+        wanted = written_out(variables["params"], features[clip], real[clip], 2)
+        np.testing.assert_allclose(found[clip, 0], wanted, atol=1e-5 * np.abs(wanted).max())
+    alone, _ = run(real)
+    for a, b in zip(jax.tree.leaves(gradients), jax.tree.leaves(alone), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5 * np.abs(b).max())
+    # With an area they count.
+    wide = np.where((np.arange(7) == places[0] - 1)[:, None], np.float32([0, 0, 0.5, 0.5]), padded)
+    others = [run(wide)[1], module.apply(variables, features, padded[..., ::-1])]
+    assert min(np.abs(other - found).max() for other in others) > 1e-2 * np.abs(found).max()
+
+    nothing, empty = run(np.zeros((2, 3, 7, 4), np.float32))
+    assert not empty[..., :6].any() and empty[..., 6:].all()
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(nothing))
+
+
+def test_boxes_are_those_of_the_frames_of_the_map():
+    """Of two frames the first, of four the second."""
+    boxes = np.arange(8)[None, :, None, None] * np.ones((1, 8, 2, 4))
+    assert region_gcn.of_map(boxes, 4)[0, :, 0, 0].tolist() == [0, 2, 4, 6]
+    assert region_gcn.of_map(boxes, 2)[0, :, 0, 0].tolist() == [1, 5]
+    assert region_gcn.of_map(boxes, 8).shape == (1, 8, 2, 4)
+    with pytest.raises(UserError, match="boxes of 8 frames do not fit a feature map of 3 frames"):
+        region_gcn.of_map(boxes, 3)
+
+
+def test_a_head_of_boxes_needs_boxes():
+    features = jnp.ones((1, 2, 4, 4, 3))
+    module = RegionGCNHead(regions="boxes", dim=4, layers=1).build(None)
+    variables = module.init(jax.random.key(0), features)
+    with pytest.raises(UserError, match="this network reads boxes of objects"):
+        module.apply(variables, features)

@@ -9,6 +9,7 @@ import numpy as np
 
 from rstg_jax.data.dataset import DataConfig, Placement
 from rstg_jax.data.video import clip_transforms, crops, decode, frame_sampling
+from rstg_jax.data.video.boxes import BoxesConfig
 from rstg_jax.data.video.clip_transforms import ClipConfig
 from rstg_jax.errors import UserError
 
@@ -29,12 +30,14 @@ class ClipDataConfig(DataConfig):
         one. Batches are the same.
       broken: What training does with a clip that cannot be decoded any more: "stop" is an error
         that names it; "replace" warns, and takes the next clip that can. Testing always stops.
+      boxes: Boxes of objects beside the frames, for networks that read them.
     """
 
     may_differ: ClassVar[tuple[str, ...]] = (
         "workers",
         "processes",
         "broken",
+        "boxes.path",
         "clip.spatial_views",
         "clip.temporal_views",
         "clip.view_size",
@@ -44,10 +47,15 @@ class ClipDataConfig(DataConfig):
     workers: int | None = None
     processes: int = 0
     broken: Literal["stop", "replace"] = "stop"
+    boxes: BoxesConfig = dataclasses.field(default_factory=BoxesConfig)
 
     @property
     def clip_shape(self) -> tuple[int, int, int, int]:
         return self.clip.clip_shape
+
+    @property
+    def num_boxes(self) -> int:
+        return self.boxes.per_frame
 
     @property
     def views(self) -> int:
@@ -88,7 +96,12 @@ class ClipDataConfig(DataConfig):
         return self.with_protocol(CENTER)
 
     def read_video(self, frames: decode.Frames) -> np.ndarray:
-        return clip_transforms.testing_views(frames, self.clip)
+        if self.num_boxes:
+            raise UserError(
+                "the network reads boxes beside the frames, and nothing says which belong to this "
+                "file; give examples of a split, such as test:0-9"
+            )
+        return clip_transforms.testing_views(frames, self.clip).pixels
 
     def placement(self, length: int, size: crops.Size) -> Placement:
         clip = self.clip

@@ -10,11 +10,14 @@ import numpy as np
 
 from rstg_jax.data.batches import Batch
 from rstg_jax.data.video import clip_transforms, decode, label_flip
+from rstg_jax.data.video.boxes import Boxes, BoxesError
 from rstg_jax.errors import UserError
 from rstg_jax.machine import num_cores
 
 _MAX_WORKERS = 16
 _log = logging.getLogger(__name__)
+
+Example = dict[str, np.ndarray]  # video and, if there are any, boxes
 
 
 class Clip(NamedTuple):
@@ -53,6 +56,7 @@ class ClipSource:
       processes: Worker processes, see `rstg_jax.data.workers`; 0 decodes in this one.
       labelled: Whether labels are known.
       broken: "stop" or "replace", see `ClipDataConfig`.
+      boxes: Of the objects, to be in every batch; None for none.
 
     Attributes:
       replaced: Ids of the videos in whose place others were given.
@@ -70,8 +74,12 @@ class ClipSource:
         processes: int = 0,
         labelled: bool = True,
         broken: str = "stop",
+        boxes: Boxes | None = None,
     ):
         self.name, self.label_names, self.provenance = name, tuple(label_names), provenance
+        self._boxes = boxes
+        if boxes is not None:
+            self.provenance = {**provenance, "boxes_sha256": boxes.sha256}
         self.labelled, self.num_draws = labelled, config.num_draws
         self._split, self._config, self._broken = split, config, broken
         self.replaced: set[str] = set()
@@ -106,11 +114,12 @@ class ClipSource:
 
         Returns:
           video uint8 `[b t h w c]`, or `[b v t h w c]` with several views; label int32 `[b]`, -1
-          where it is unknown, or 0/1 `[b classes]` of sets of labels; id, text `[b]`.
+          where it is unknown, or 0/1 `[b classes]` of sets of labels; id, text `[b]`; boxes, if
+          there are any, see `DataConfig.num_boxes`.
         """
         loaded = self._split.load(indices.tolist())
 
-        def make(clip: Clip) -> np.ndarray:
+        def make(clip: Clip) -> Example:
             return self._decoded(
                 clip, lambda frames: clip_transforms.testing_views(frames, self._config)
             )
@@ -127,18 +136,18 @@ class ClipSource:
         loaded = self._split.load(indices.tolist())
         draws = (bits >> np.uint64(11)) * 2.0**-53  # [b num_draws] in [0, 1)
         made = list(self._map(self._augmented_or_other, indices.tolist(), loaded, draws))
-        clips, videos, labels = zip(*made, strict=True)
-        return _batch(clips, videos, labels)
+        clips, examples, labels = zip(*made, strict=True)
+        return _batch(clips, examples, labels)
 
     def _augmented_or_other(
         self, index: int, clip: Clip, draw: np.ndarray
-    ) -> tuple[Clip, np.ndarray, label_flip.Label]:
+    ) -> tuple[Clip, Example, label_flip.Label]:
         """A training example and its label: of a clip, or else of the next one that is whole."""
         for other in range(index + 1, index + 1 + len(self)):
             try:
                 return self._augmented(clip, draw)
             except UserError as error:
-                if self._broken == "stop":
+                if self._broken == "stop" or isinstance(error, BoxesError):
                     raise
                 if clip.id not in self.replaced:
                     self.replaced.add(clip.id)
@@ -147,31 +156,35 @@ class ClipSource:
             clip = self._split.load([other % len(self)])[0]
         raise UserError(f"{self.name}: no clip can be decoded")
 
-    def _augmented(self, clip: Clip, draw: np.ndarray) -> tuple[Clip, np.ndarray, label_flip.Label]:
+    def _augmented(self, clip: Clip, draw: np.ndarray) -> tuple[Clip, Example, label_flip.Label]:
         mirrored = label_flip.mirrored(clip.label, self._mirrored)
         mirror = self._config.mirrors(draw) and mirrored is not None
 
-        def make(frames: decode.Frames) -> np.ndarray:
+        def make(frames: decode.Frames) -> clip_transforms.Cut:
             return clip_transforms.training_clip(frames, self._config, draw, mirror=mirror)
 
         label = mirrored if mirror and mirrored is not None else clip.label
         return clip, self._decoded(clip, make), label
 
-    def _decoded(self, clip: Clip, make: Callable[[decode.Frames], np.ndarray]) -> np.ndarray:
+    def _decoded(self, clip: Clip, make: Callable[[decode.Frames], clip_transforms.Cut]) -> Example:
         try:
             with decode.opened(clip.encoded) as frames:
-                return make(frames)
+                pixels, places = make(frames)
         except UserError as error:
             raise UserError(
                 f"{self.name}: clip {clip.id} ({clip.where}): {error}; repair it or take it out"
             ) from error
+        if self._boxes is None:
+            return {"video": pixels}
+        boxes = np.stack([self._boxes.beside(clip.id, place) for place in places])
+        return {"video": pixels, "boxes": boxes if pixels.ndim == 5 else boxes[0]}
 
 
 def _batch(
-    loaded: Sequence[Clip], videos: Sequence[np.ndarray], labels: Sequence[label_flip.Label]
+    loaded: Sequence[Clip], examples: Sequence[Example], labels: Sequence[label_flip.Label]
 ) -> Batch:
     return {
-        "video": np.stack(videos),
+        **{key: np.stack([example[key] for example in examples]) for key in examples[0]},
         "label": np.asarray(labels, np.int32),
         "id": np.array([clip.id for clip in loaded]),
     }

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 
@@ -86,11 +87,40 @@ class ClipConfig:
         return self.flip and bool(draws[_FLIP] < 0.5)
 
 
-def testing_views(frames: decode.Frames, config: ClipConfig) -> np.ndarray:
+class Place(NamedTuple):
+    """Where a clip is in its video.
+
+    Attributes:
+      frames: Its frames, int64 `[t]`.
+      length: Number of frames of the video.
+      part: Left, top, right and bottom of its part of the frames, in pixels of the video.
+      size: Width and height of the frames of the video.
+      mirrored: Whether it is mirrored.
+    """
+
+    frames: np.ndarray
+    length: int
+    part: tuple[float, float, float, float]
+    size: crops.Size
+    mirrored: bool = False
+
+
+class Cut(NamedTuple):
+    """What was cut out of a video.
+
+    Attributes:
+      pixels: A clip, uint8 `[t h w c]`, or several, `[v t h w c]`.
+      places: Where each clip is.
+    """
+
+    pixels: np.ndarray
+    places: tuple[Place, ...]
+
+
+def testing_views(frames: decode.Frames, config: ClipConfig) -> Cut:
     """All views of a video in testing: each temporal sampling with all its crops.
 
-    Returns:
-      uint8 `[v t h w c]`; `[t h w c]` if there is only one view.
+    If there is only one view, its pixels have no axis for it.
     """
     samplings = [
         view_frames(
@@ -115,7 +145,7 @@ def testing_views(frames: decode.Frames, config: ClipConfig) -> np.ndarray:
         out = (last.left + side - first.left, last.top + side - first.top)
         return crops.Box(first.left, first.top, *out), out
 
-    pictures, size = _pictures(frames, wanted, config.resize, cover)
+    pictures, size, original = _pictures(frames, wanted, config.resize, cover)
     corner = boxes(size)[0]
     views = np.empty((config.views, config.frames, side, side, 3), np.uint8)
     for s, box in enumerate(boxes(size)):
@@ -123,12 +153,17 @@ def testing_views(frames: decode.Frames, config: ClipConfig) -> np.ndarray:
         part = pictures[:, y : y + side, x : x + side]
         for t, place in enumerate(places):
             views[t * config.spatial_views + s] = part[place]
-    return views if config.views > 1 else views[0]
+    found = tuple(
+        Place(sampling, len(frames), crops.source(original, size, box), original)
+        for sampling in samplings
+        for box in boxes(size)
+    )
+    return Cut(views if config.views > 1 else views[0], found)
 
 
 def training_clip(
     frames: decode.Frames, config: ClipConfig, draws: np.ndarray, *, mirror: bool
-) -> np.ndarray:
+) -> Cut:
     """A randomly augmented clip.
 
     Args:
@@ -136,9 +171,6 @@ def training_clip(
       config: Frames, crops and augmentation.
       draws: float64 [config.num_draws] in [0, 1); the clip is a function of them.
       mirror: Whether to mirror it.
-
-    Returns:
-      uint8 `[t h w c]`.
     """
     indices = train_frames(
         config.sampling, len(frames), config.frames, draws[_TIME:], stride=config.stride
@@ -151,10 +183,12 @@ def training_clip(
 
     delta = config.brightness * (2 * draws[_BRIGHTNESS] - 1)
     table = crops.brightness_table(delta) if config.brightness else None
-    pictures, _ = _pictures(frames, wanted, config.resize, box, table)
+    pictures, size, original = _pictures(frames, wanted, config.resize, box, table)
     if len(wanted) < config.frames:
         pictures = pictures[places]
-    return pictures[:, :, ::-1] if mirror else pictures
+    part = crops.source(original, size, box(size)[0])
+    place = Place(indices, len(frames), part, original, mirror)
+    return Cut(pictures[:, :, ::-1] if mirror else pictures, (place,))
 
 
 def _pictures(
@@ -163,7 +197,7 @@ def _pictures(
     short_side: int,
     choose: Callable[[crops.Size], tuple[crops.Box, crops.Size]],
     table: list[int] | None = None,
-) -> tuple[np.ndarray, crops.Size]:
+) -> tuple[np.ndarray, crops.Size, crops.Size]:
     """The same part of each wanted frame.
 
     Args:
@@ -174,7 +208,7 @@ def _pictures(
       table: New values of the pixels, if any.
 
     Returns:
-      uint8 `[k h w c]` and the size of the resized frames.
+      uint8 `[k h w c]`, the size of the resized frames, and that of the frames of the video.
     """
     images = frames.images(wanted.tolist())
     head = next(images)
@@ -187,4 +221,4 @@ def _pictures(
         decode.check_size(image, head.size)
         part = crops.cut(image, size, box, out)
         pictures[k] = np.asarray(part.point(table) if table else part)
-    return pictures, size
+    return pictures, size, head.size

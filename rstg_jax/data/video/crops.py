@@ -87,9 +87,19 @@ def cut(image: Image.Image, size: Size, box: Box, out: Size) -> Image.Image:
     """
     if image.size == size and out == (box.width, box.height):
         return image.crop((box.left, box.top, box.left + box.width, box.top + box.height))
-    x, y = image.width / size[0], image.height / size[1]
-    source = (box.left * x, box.top * y, (box.left + box.width) * x, (box.top + box.height) * y)
-    return image.resize(out, Image.Resampling.BICUBIC, box=source)
+    return image.resize(out, Image.Resampling.BICUBIC, box=source(image.size, size, box))
+
+
+def source(original: Size, size: Size, box: Box) -> tuple[float, float, float, float]:
+    """Left, top, right and bottom of a part of the resized frame, in pixels of the decoded one.
+
+    Args:
+      original: Size of the decoded frame.
+      size: Of the resized frame.
+      box: In pixels of the resized frame.
+    """
+    x, y = original[0] / size[0], original[1] / size[1]
+    return box.left * x, box.top * y, (box.left + box.width) * x, (box.top + box.height) * y
 
 
 def brightness_table(delta: float) -> list[int]:

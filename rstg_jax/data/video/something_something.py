@@ -162,6 +162,7 @@ def _open_split(
         workers=config.workers,
         processes=config.processes,
         broken=config.broken,
+        boxes=config.boxes.open(),
         labelled=name != "test" or _has_labels(videos),
     )
 

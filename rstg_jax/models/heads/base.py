@@ -28,9 +28,15 @@ class HeadConfig(abc.ABC):
         """Whether nodes are projected back to the width of the features before they are read."""
         return False
 
+    @property
+    def reads_boxes(self) -> bool:
+        """Whether it reads boxes of objects, `[b t n 4]`, see `VideoClassifier.__call__`."""
+        return False
+
     @abc.abstractmethod
     def build(self, name: str) -> nn.Module:
         """The module, called as `module(x, train=...)`: nodes or features to float32 `[b t d]`.
 
+        One that reads boxes is called as `module(x, boxes, train=...)`.
         A head that reads all frames together returns one vector for all of them, `[b 1 d]`.
         """

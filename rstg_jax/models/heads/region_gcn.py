@@ -7,11 +7,11 @@ branches, averaged over nodes, goes to the classifier together with the mean of 
 
 After the paper: no code of the authors is published. Layer norm with gain and bias, no shortcut in
 a layer, and a bias in the reduction are our choices. The paper's regions are proposals of a
-detector; here they are those of RSTG's grids, unless boxes are given.
+detector, which the data set must bring; or they are those of RSTG's grids.
 """
 
 import dataclasses
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -23,12 +23,15 @@ from rstg_jax.layers.roi_align import roi_align
 from rstg_jax.models.heads.base import FinalBlock, HeadConfig
 from rstg_jax.rstg.region_graph import RegionGraph
 
+NEVER = -1e30  # logit of a node without weight
+
 
 @dataclasses.dataclass(frozen=True)
 class RegionGCNHead(HeadConfig):
     """Graph convolutions on regions, beside the mean of the map.
 
     Attributes:
+      regions: "grids": the cells of RSTG's grids; "boxes": boxes of objects that come with a clip.
       scales: of the grids whose cells are the regions, as of RSTG.
       dim: features of nodes.
       layers: of each of the two branches.
@@ -37,6 +40,7 @@ class RegionGCNHead(HeadConfig):
 
     final_block: ClassVar[FinalBlock] = "unused"
 
+    regions: Literal["grids", "boxes"] = "grids"
     scales: tuple[int, ...] = (3, 2, 1)
     dim: int = 512
     layers: int = 3
@@ -46,6 +50,10 @@ class RegionGCNHead(HeadConfig):
         if min(self.dim, self.layers) < 1:
             raise UserError("RegionGCNHead needs dim and layers of at least 1")
         _ = RegionGraph(self.scales)  # checks them
+
+    @property
+    def reads_boxes(self) -> bool:
+        return self.regions == "boxes"
 
     def build(self, name: str) -> "RegionGCN":
         return RegionGCN(self, name=name)
@@ -64,10 +72,23 @@ class RegionGCN(nn.Module):
 
         Args:
           features: the last map.
-          boxes: `[b t n 4]`, y0 x0 y1 x1 in fractions of the frame; the cells of the grids if None.
+          boxes: `[b frames n 4]`, y0 x0 y1 x1 in fractions of the frame; those without area have no
+            effect. The cells of the grids if None.
           train: unused, all behave alike.
+
+        Raises:
+          UserError: boxes are wanted and there are none, or they are of other frames.
         """
         config = self.config
+        is_real = None
+        if boxes is not None:
+            boxes = of_map(boxes, features.shape[1])
+            is_real = (boxes[..., 2:] > boxes[..., :2]).all(axis=-1)  # [b t n]
+        elif config.reads_boxes and not self.is_initializing():
+            raise UserError(
+                "head.regions=boxes: this network reads boxes of objects, which data sets bring "
+                "with data.boxes; a video alone has none"
+            )
         x = nn.Dense(config.dim, dtype=features.dtype, name="reduce")(features)
         if boxes is None:
             grid = jnp.asarray(RegionGraph(config.scales).boxes, jnp.float32)
@@ -76,7 +97,7 @@ class RegionGCN(nn.Module):
         cells = jax.vmap(lambda x, boxes: roi_align(x, boxes, aligned=config.aligned))
         x = x.astype(jnp.float32)
         nodes = cells(x, boxes * sides).max(axis=(3, 4))  # [b t n d]
-        graph = self.similarity(nodes)
+        graph = self.similarity(nodes, is_real)
         forward, backward = overlap_graphs(boxes)
         similar = near = nodes
         for number in range(config.layers):
@@ -86,19 +107,50 @@ class RegionGCN(nn.Module):
             out = self.dense(f"forward{number}")(from_next(forward, near))
             out += self.dense(f"backward{number}")(from_previous(backward, near))
             near = activated(out, f"overlap{number}_norm")
-        vectors = [(similar + near).mean(axis=(1, 2)), x.mean(axis=(1, 2, 3))]
+        vectors = [mean_of_nodes(similar + near, is_real), x.mean(axis=(1, 2, 3))]
         return jnp.concatenate(vectors, axis=-1)[:, None]
 
     def dense(self, name: str) -> nn.Dense:
         """A linear map of nodes."""
         return nn.Dense(self.config.dim, use_bias=False, name=name)
 
-    def similarity(self, nodes: jax.Array) -> jax.Array:
-        """Weights of all nodes for each node, which sum to 1: `[b t n d]` -> `[b t n t n]`."""
+    def similarity(self, nodes: jax.Array, is_real: jax.Array | None) -> jax.Array:
+        """Weights of all nodes for each node, which sum to 1.
+
+        Args:
+          nodes: `[b t n d]`.
+          is_real: which of them count, bool `[b t n]`; all if None.
+
+        Returns:
+          `[b t n t n]`; 0 for nodes that do not count, unless there are no others.
+        """
         query, key = self.dense("query")(nodes), self.dense("key")(nodes)
         logits = jnp.einsum("btnd,bsmd->btnsm", query, key)
+        if is_real is not None:
+            logits = jnp.where(is_real[:, None, None], logits, NEVER)
         b, t, n = nodes.shape[:3]
         return nn.softmax(logits.reshape(b, t, n, t * n)).reshape(b, t, n, t, n)
+
+
+def of_map(boxes: jax.Array, frames: int) -> jax.Array:
+    """The boxes of every frame of a map, whose time may be pooled: of the middle of its frames.
+
+    With two frames for one of the map that is the first, as in the paper ("every second frame").
+    """
+    pooled, rest = divmod(boxes.shape[1], frames)
+    if rest:
+        raise UserError(
+            f"boxes of {boxes.shape[1]} frames do not fit a feature map of {frames} frames"
+        )
+    return boxes[:, (pooled - 1) // 2 :: pooled]
+
+
+def mean_of_nodes(nodes: jax.Array, is_real: jax.Array | None) -> jax.Array:
+    """The mean of the nodes that count, 0 if there are none: `[b t n d]` -> `[b d]`."""
+    if is_real is None:
+        return nodes.mean(axis=(1, 2))
+    total = jnp.where(is_real[..., None], nodes, 0).sum(axis=(1, 2))
+    return total / jnp.maximum(is_real.sum(axis=(1, 2)), 1)[:, None]
 
 
 def activated(x: jax.Array, name: str) -> jax.Array:

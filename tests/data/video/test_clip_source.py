@@ -121,7 +121,7 @@ def test_clips_are_what_the_words_say():
         clip = Memory().clips[index]
         mirror = draws[0] < 0.5 and NAMES[clip.label] != "left out"
         with decode.opened(clip.encoded) as frames:
-            wanted = clip_transforms.training_clip(frames, CONFIG, draws, mirror=mirror)
+            wanted = clip_transforms.training_clip(frames, CONFIG, draws, mirror=mirror).pixels
         np.testing.assert_array_equal(got["video"][row], wanted)
     assert (got["video"][0] != got["video"][2]).any()
 
@@ -164,7 +164,7 @@ def test_testing_varies_nothing():
     assert first["label"].tolist() == [3, 1] and first["id"].tolist() == ["n3", "n5"]
     with decode.opened(Memory().clips[5].encoded) as frames:
         np.testing.assert_array_equal(
-            first["video"][1], clip_transforms.testing_views(frames, CONFIG)
+            first["video"][1], clip_transforms.testing_views(frames, CONFIG).pixels
         )
     seen = list(data.eval_batches(source(), batch_size=4))
     assert np.concatenate([b["id"] for b in seen]).tolist() == [

@@ -120,7 +120,7 @@ def close(got, wanted):
 
 def test_centre_crop():
     config = ClipConfig(frames=4, resize=32, crop=24)
-    got = clip_transforms.testing_views(frames_of(10), config)
+    got = clip_transforms.testing_views(frames_of(10), config).pixels
     images = [noise(60, 40, seed=k) for k in range(10)]
     assert got.dtype == np.uint8
     close(got, plain_view(images, [0, 3, 6, 9], 32, (12, 4, 24)))
@@ -131,7 +131,7 @@ def test_dense_views_in_the_official_order():
     config = ClipConfig(
         frames=3, resize=32, crop=24, spatial_views=5, temporal_views=2, view_size=32
     )
-    got = clip_transforms.testing_views(frames_of(9), config)
+    got = clip_transforms.testing_views(frames_of(9), config).pixels
     assert got.shape == (10, 3, 32, 32, 3) == (config.views, 3, 32, 32, 3)
     images = [noise(60, 40, seed=k) for k in range(9)]
     for t, indices in enumerate(([0, 4, 8], [2, 6, 8])):  # shifted by round(9 / 6)
@@ -141,7 +141,7 @@ def test_dense_views_in_the_official_order():
 
 def test_portrait_views_go_down():
     config = ClipConfig(frames=1, resize=32, crop=32, spatial_views=2)
-    got = clip_transforms.testing_views(frames_of(1, (40, 60)), config)
+    got = clip_transforms.testing_views(frames_of(1, (40, 60)), config).pixels
     close(got[0], plain_view([noise(40, 60)], [0], 32, (0, 0, 32)))
     close(got[1], plain_view([noise(40, 60)], [0], 32, (0, 16, 32)))
 
@@ -151,13 +151,13 @@ def test_training_clip_is_what_the_numbers_say():
     draws = np.zeros(config.num_draws)
     draws[:5] = 0.3, 0.75, 0.9, 0.5, 0.25  # flip, brightness, scale, x, y
     assert config.num_draws == 9
-    got = clip_transforms.training_clip(frames_of(10), config, draws, mirror=False)
+    got = clip_transforms.training_clip(frames_of(10), config, draws, mirror=False).pixels
     images = [noise(60, 40, seed=k) for k in range(10)]
     left, top = int(0.5 * (48 - 24 + 1)), int(0.25 * (32 - 24 + 1))
     table = np.array(crops.brightness_table(0.05)[:256])
     wanted = table[plain_view(images, [0, 3, 6, 9], 32, (left, top, 24))]
     close(got, wanted)
-    mirrored = clip_transforms.training_clip(frames_of(10), config, draws, mirror=True)
+    mirrored = clip_transforms.training_clip(frames_of(10), config, draws, mirror=True).pixels
     np.testing.assert_array_equal(mirrored, got[:, :, ::-1])
 
 
@@ -165,7 +165,7 @@ def test_scaled_training_crop_is_stretched():
     config = ClipConfig(frames=1, resize=32, crop=24, crop_scales=(1.0, 0.5), brightness=0)
     draws = np.zeros(config.num_draws)
     draws[2:5] = 0.3, 0.999, 0.0  # the second of (1, 1), (1, 0.5), (0.5, 1), (0.5, 0.5); right, top
-    got = clip_transforms.training_clip(frames_of(1), config, draws, mirror=False)
+    got = clip_transforms.training_clip(frames_of(1), config, draws, mirror=False).pixels
     image = noise(60, 40)
     part = image.resize((24, 24), Image.Resampling.BICUBIC, box=(20, 0, 60, 20))
     np.testing.assert_array_equal(got[0], np.asarray(part))
@@ -174,13 +174,13 @@ def test_scaled_training_crop_is_stretched():
 def test_short_videos_repeat_frames():
     config = ClipConfig(frames=8, resize=32, crop=24, brightness=0, sampling="segments")
     for draws in (np.zeros(config.num_draws), np.full(config.num_draws, 0.99)):
-        clip = clip_transforms.training_clip(frames_of(3), config, draws, mirror=False)
+        clip = clip_transforms.training_clip(frames_of(3), config, draws, mirror=False).pixels
         assert len(clip) == 8
         repeated = [int((i + draws[-1]) * 3 / 8) for i in range(8)]
         for a in range(8):
             for b in range(8):
                 assert (clip[a] == clip[b]).all() == (repeated[a] == repeated[b])
-    one = clip_transforms.testing_views(frames_of(1), config)
+    one = clip_transforms.testing_views(frames_of(1), config).pixels
     assert (one == one[:1]).all()
 
 
