@@ -1,13 +1,15 @@
 """Runs jobs for a long time and watches memory, open files, threads and disk.
 
     python -m benchmarks.soak --minutes=60 [--jobs=train,stream,predict] [--out=FILE.json]
+    python -m benchmarks.soak --read=FILE.json,... --plot=FILE.svg
 
-    train    training on SyncMNIST, tested and saved every few seconds
+    train    training on SyncMNIST, tested and saved about once a minute
     stream   one video without end through the block, frame by frame
     predict  `rstg_jax.predict` over a directory of thousands of videos, again and again
 
-A job is sampled for its minutes, split evenly, and then stopped. The first sixth is the time to
-warm up: compare the samples after it. Memory is the resident set without mapped files, which the
+A job is sampled for its minutes, split evenly, and then stopped. With --read nothing is run: the
+table is made of samples that were written with --out. The first sixth is the time to warm up:
+compare the samples after it. Memory is the resident set without mapped files, which the
 system may drop; it has grown if the median of the last sixth is above that of the second. Disk is
 what the job has written, without its logs, which grow with the updates. The exit status is 1 if
 memory has grown by 2% or more, or if there are more open files, threads or bytes on disk at the end
@@ -16,6 +18,7 @@ than at any time before the middle.
 
 import argparse
 import contextlib
+import itertools
 import os
 import signal
 import statistics
@@ -23,7 +26,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,12 +35,16 @@ import psutil
 
 from rstg_jax import cli, files
 from rstg_jax.errors import UserError
+from rstg_jax.training import logs
+from rstg_jax.viz import charts
 
 ROOT = Path(__file__).parents[1]
 SAMPLES = 240  # of each job
 GROWTH = 0.02  # of memory, allowed
 LOGS = ("metrics.jsonl", "events.")  # how their names begin
+STYLES = ("test", "train", "other")  # of curves
 CONFIG = "configs/sync_mnist.py:tiny"
+BATCH = 8
 TRAIN = ["train.py", f"--config={CONFIG}", "--config.optim.schedule=constant"]
 
 STREAM = """
@@ -55,9 +62,11 @@ while True:
 
 PREDICT = """
 import sys
-from rstg_jax import predict
-while True:
-    predict.main(sys.argv[1:])
+from rstg_jax import cli, predict
+def again():
+    while True:
+        predict.main(sys.argv[1:])
+cli.run(again)
 """
 
 
@@ -72,9 +81,21 @@ class Sample(NamedTuple):
 
 
 def train(out: Path) -> list[str]:
-    """Training without end."""
-    length = ["total_steps=1000000000", "eval_every=200", "checkpoint_every=100", "log_every=50"]
+    """Training without end; first some updates elsewhere, to know how many a minute has."""
+    trial = out.with_name("trial")
+    run_train(trial, 500)
+    rate = logs.read(trial / logs.METRICS)["train", 500]["examples_per_second"]
+    minute = max(round(60 * rate / BATCH), 1)
+    length = [f"{what}_every={minute}" for what in ("eval", "checkpoint", "log")]
+    length += ["total_steps=1000000000", f"batch_size={BATCH}"]
     return [*TRAIN, f"--workdir={out}", *(f"--config.train.{setting}" for setting in length)]
+
+
+def run_train(out: Path, steps: int) -> None:
+    """Trains for some steps."""
+    short = [f"--config.train.total_steps={steps}", f"--config.train.batch_size={BATCH}"]
+    command = [sys.executable, *TRAIN, *short, f"--workdir={out}"]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
 
 
 def stream(out: Path) -> list[str]:
@@ -85,8 +106,7 @@ def stream(out: Path) -> list[str]:
 
 def predict(out: Path, count: int = 2000) -> list[str]:
     """Prediction of many files with a model that was trained for some steps."""
-    short = ["--config.train.total_steps=5", f"--workdir={out}"]
-    subprocess.run([sys.executable, *TRAIN, *short], cwd=ROOT, check=True, capture_output=True)
+    run_train(out, 5)
     videos = out / "videos"
     videos.mkdir()
     rng = np.random.default_rng(0)
@@ -176,6 +196,33 @@ def problems(samples: Sequence[Sample]) -> list[str]:
     return found
 
 
+def drawing(seen: Mapping[str, Sequence[Sample]]) -> str:
+    """Draws the memory of every job; one `<svg>` document."""
+    width, height = charts.SIZE
+    figure = charts.new_figure(width, height + 30)
+    figure.set_facecolor("white")
+    figure.subplots_adjust(0.09, 0.14, 0.97, 0.82)
+    axes = figure.subplots()
+    axes.set_title("Memory, MB", loc="left", fontsize=15, pad=24)
+    lines = [
+        charts.Line(
+            name, style, [s.seconds / 60 for s in samples], [s.memory / 1e6 for s in samples]
+        )
+        for (name, samples), style in zip(seen.items(), itertools.cycle(STYLES), strict=False)
+    ]
+    charts.draw_lines(axes, lines, x_label="minutes")
+    return charts.to_svg(figure, "memory of long jobs", {}, themed=False) + "\n"
+
+
+def read(paths: str) -> dict[str, list[Sample]]:
+    """The samples of files that were written with --out; names are split by commas."""
+    return {
+        name: [Sample(**row) for row in rows]
+        for path in paths.split(",")
+        for name, rows in files.read_json(Path(path)).items()
+    }
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
     parser = argparse.ArgumentParser(
@@ -186,15 +233,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--minutes", type=float, default=60, help="for all jobs")
     parser.add_argument("--jobs", default=",".join(JOBS), help="all if absent")
     parser.add_argument("--out", type=Path, help="write all samples to this file")
+    parser.add_argument("--read", metavar="FILE.json,...", help="samples of earlier runs")
+    parser.add_argument("--plot", type=Path, metavar="FILE.svg", help="draw memory over time")
     args = parser.parse_args(argv)
     names = cli.choices(parser, "--jobs", args.jobs, JOBS)
-    seen, status = {}, 0
+    seen = read(args.read) if args.read else {}
+    names, status = list(seen) or names, 0
     print(
         f"{'job':<9}{'minutes':>8}{'memory MB':>11}{'growth':>8}{'files':>7}{'threads':>9}"
         f"{'disk MB':>9}"
     )
     for name in names:
-        samples = seen[name] = watch(name, 60 * args.minutes / len(names))
+        if name not in seen:
+            seen[name] = watch(name, 60 * args.minutes / len(names))
+        samples = seen[name]
         last = samples[-1]
         print(
             f"{name:<9}{last.seconds / 60:>8.1f}{last.memory / 1e6:>11.0f}"
@@ -207,6 +259,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             status = 1
     if args.out:
         files.write_json(args.out, {name: [s._asdict() for s in seen[name]] for name in names})
+    if args.plot:
+        files.write_text(args.plot, drawing(seen))
     return status
 
 

@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
-from rstg_jax import config, processes, storage
+from rstg_jax import config, machine, processes, storage
 from rstg_jax.errors import UserError
 
 BUCKET_FLAGS = ("--workdir", "--config.data.data_dir", "--config.train.init_from")
@@ -236,6 +236,7 @@ def run(main: Callable[[], int], bucket_flags: Sequence[str] = ()) -> int:
 
     Letters that the terminal cannot show, such as bytes in the name of a file, are escaped.
     """
+    machine.bound_arenas()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

@@ -304,7 +304,9 @@ class Checkpoints:
     def _write_manifest(self) -> None:
         """Runs on the first process before Orbax makes the finished directory a checkpoint."""
         if isinstance(self.path, Path):
-            (directory,) = self.path.glob(f"{self._writing}.orbax-checkpoint-tmp*")
+            name = f"{self._writing}.orbax-checkpoint-tmp"
+            # Not `glob`, which keeps every pattern that it has seen.
+            (directory,) = (path for path in self.path.iterdir() if path.name.startswith(name))
             integrity.write_manifest(directory)
         else:
             integrity.write_manifest(self.path / str(self._writing))

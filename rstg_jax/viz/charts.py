@@ -35,6 +35,7 @@ STYLES: Mapping[str, Mapping[str, Any]] = {
     "raw": {"color": COLORS["train"], "linewidth": 1, "alpha": 0.3},
     "train": {"color": COLORS["train"], "linewidth": 2.2},
     "test": {"color": COLORS["test"], "linewidth": 2.2},
+    "other": {"color": COLORS["right"], "linewidth": 2.2},
     "reference": {"color": COLORS["muted"], "linewidth": 1, "linestyle": (0, (4, 4))},
 }
 FONT = "DejaVu Sans"  # which Matplotlib ships, to measure texts; the page has its own

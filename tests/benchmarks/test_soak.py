@@ -1,5 +1,7 @@
 """The benchmark of long runs finds growth, and none where there is none."""
 
+from xml.etree import ElementTree
+
 import pytest
 
 from benchmarks import soak
@@ -58,3 +60,19 @@ for _ in range(10_000):
     monkeypatch.setitem(soak.JOBS, "job", lambda out: ["-c", "raise SystemExit('no more')"])
     with pytest.raises(UserError, match="job ended with status 1: no more"):
         soak.watch("job", 600)
+
+
+def test_samples_are_written_read_and_drawn(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(soak, "watch", lambda name, seconds: samples(lambda i: 2_000_000))
+    written = [tmp_path / f"{name}.json" for name in ("stream", "predict")]
+    for path in written:
+        assert soak.main([f"--jobs={path.stem}", f"--out={path}"]) == 0
+    monkeypatch.undo()  # nothing is run
+    picture = tmp_path / "memory.svg"
+    flags = [f"--read={','.join(map(str, written))}", f"--plot={picture}"]
+    capsys.readouterr()
+    assert soak.main(flags) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()[1:]]
+    assert rows == [[name, "1.0", "2", "0.0%", "10", "5", "0.00"] for name in ("stream", "predict")]
+    texts = {text.text for text in ElementTree.parse(picture).iter() if text.text}
+    assert {"Memory, MB", "minutes", "stream 2", "predict 2"} <= texts
