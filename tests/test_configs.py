@@ -19,6 +19,7 @@ from rstg_jax.errors import UserError
 from rstg_jax.inference import predictor
 from rstg_jax.models import classifier
 from rstg_jax.models.backbones import inception
+from rstg_jax.models.backbones.mvit import MViTConfig
 from rstg_jax.models.backbones.simple_cnn import SimpleCNNConfig
 from rstg_jax.models.backbones.videoprism import VideoPrismConfig
 from rstg_jax.models.backbones.vit import ViTConfig
@@ -181,6 +182,11 @@ OTHERS = {
     "slow_only_rstg": DEPTHS,
     "nl_i3d_gcn_rstg": DEPTHS | {"model.backbone.non_local": "res3.0", "model.head.dim": "8"},
     "slowfast_rstg": DEPTHS | {"model.backbone.width": "8", "data.num_frames": "4"},
+    "mvit_v2_s_rstg": {
+        "model.backbone.depths": "1,1",
+        "model.backbone.clip": "10,32",
+        "model.rstg_at": "block1",
+    },
     "videomae_s_rstg": VIT,
     "vjepa2_l_rstg": VIT | {"model.head.layers": "1", "model.head.num_heads": "2"},
     "videoprism_b_rstg": {
@@ -223,7 +229,8 @@ def test_a_network_of_others_trains_and_predicts_when_scaled_down(name, tmp_path
     flat = traverse_util.flatten_dict(loaded.variables.get("batch_stats", {}))
     moved = [np.any(leaf) for path, leaf in flat.items() if path[-1] == "mean"]
     trained = getattr(variant.model.backbone, "statistics", None) == "batch"
-    assert bool(moved) != isinstance(variant.model.backbone, ViTConfig | VideoPrismConfig)
+    without = ViTConfig | VideoPrismConfig | MViTConfig
+    assert bool(moved) != isinstance(variant.model.backbone, without)
     assert all(moved) if trained else not any(moved)
     videos = predictor.Videos(loaded)
     records = list(predictor.predict(loaded, videos, videos.find(["test:0-4"])))

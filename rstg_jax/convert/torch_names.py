@@ -5,6 +5,7 @@ from typing import Any
 
 from rstg_jax.convert import (
     inception_names,
+    mvit_names,
     pyslowfast_names,
     pytorchvideo_names,
     tsn_names,
@@ -14,11 +15,13 @@ from rstg_jax.convert.fit import Names
 from rstg_jax.convert.resnet_names import MMACTION, PYTORCHVIDEO, SLOWFAST, TORCHVISION, TSM
 from rstg_jax.models.backbones import BackboneConfig, inception, resnet3d, videoprism, vit
 from rstg_jax.models.backbones.eco import ECOConfig
+from rstg_jax.models.backbones.mvit import MViTConfig
 from rstg_jax.models.backbones.slowfast import SlowFastConfig
 from rstg_jax.models.backbones.x3d import X3DConfig
 from rstg_jax.models.classifier import ViewAverage
 from rstg_jax.models.heads import (
     AttentivePooling,
+    ClassToken,
     GlobalPooling,
     HeadConfig,
     NormedPooling,
@@ -147,11 +150,23 @@ def _transformers() -> dict[str, Arch]:
     return archs
 
 
+MVITS = {
+    f"{project}_mvit_v2_s": Arch(mvit_names.MViTNames(table), MViTConfig(), 16, 4, ClassToken())
+    for project, table in (
+        ("torchvision", mvit_names.TORCHVISION),
+        ("slowfast", mvit_names.PYSLOWFAST),
+    )
+}
+
+
 # Projects that average the probabilities of views, where the others average logits.
-AVERAGE_SOFTMAX = ("slowfast_", "nonlocal_net_", "pytorchvideo_", "videomae_", "vjepa2_")
+AVERAGE_SOFTMAX = (
+    *("slowfast_", "nonlocal_net_", "pytorchvideo_", "videomae_", "vjepa2_"),
+    "torchvision_mvit_",
+)
 ARCHS = {
     name: dataclasses.replace(arch, view_average="softmax")
     if name.startswith(AVERAGE_SOFTMAX)
     else arch
-    for name, arch in (_archs() | INCEPTIONS | PYTORCHVIDEO_ARCHS | _transformers()).items()
+    for name, arch in (_archs() | INCEPTIONS | PYTORCHVIDEO_ARCHS | _transformers() | MVITS).items()
 }

@@ -11,6 +11,7 @@ from flax import linen as nn
 from rstg_jax.errors import UserError
 from rstg_jax.models import object_map
 from rstg_jax.models.backbones import BackboneConfig, SimpleCNNConfig
+from rstg_jax.models.backbones.base import CLASS_TOKEN
 from rstg_jax.models.heads import HeadConfig, NodePooling
 from rstg_jax.rstg import presets
 from rstg_jax.rstg.block import RSTG, RSTGConfig, RSTGOutput, State
@@ -82,6 +83,10 @@ class ModelConfig:
         head = type(self.head).__name__
         if self.head.final_block == "nodes" and FINAL not in names:
             raise UserError(f"head={head} reads a block at rstg_at 'final'")
+        if self.head.reads_class_token and not self.backbone.class_token:
+            raise UserError(
+                f"head={head} reads a token that {type(self.backbone).__name__} does not have"
+            )
         if self.head.final_block == "unused" and FINAL in names:
             raise UserError(f"head={head} has no use for a block at 'final'")
 
@@ -165,14 +170,14 @@ class VideoClassifier(nn.Module):
         """Logits and intermediates; the state after the videos, if there is one before."""
         config = self.config
         graphs: dict[str, RSTGOutput] = {}
-        features = self._features(video, graphs, train)
+        features, token = self._features(video, graphs, train)
         out: dict[str, Any] = {"features": features, "graphs": graphs}
         if config.map_classes:
             head = object_map.ObjectMap(config.map_classes, name="object_map")
             out["object_map"] = head(features)
             if config.map_channels:
                 features = object_map.channels(out["object_map"]).astype(features.dtype)
-        frames, state = self._read(features, graphs, state, train, boxes)  # [b t d]
+        frames, state = self._read(features, token, graphs, state, train, boxes)  # [b t d]
         if graphs:
             last = list(graphs.values())[-1]
             out["nodes"] = last.nodes
@@ -188,8 +193,13 @@ class VideoClassifier(nn.Module):
             out |= self._regions(nodes.astype(jnp.float32))
         return classifier(dropout(vector)), out, state
 
-    def _features(self, video: jax.Array, graphs: dict[str, RSTGOutput], train: bool) -> jax.Array:
-        """The last features of the backbone; adds the outputs of blocks inside it to `graphs`."""
+    def _features(
+        self, video: jax.Array, graphs: dict[str, RSTGOutput], train: bool
+    ) -> tuple[jax.Array, jax.Array | None]:
+        """The last features of the backbone, and its token of the whole clip if the head reads it.
+
+        Adds the outputs of blocks inside the backbone to `graphs`.
+        """
         config = self.config
 
         def branch_at(place: str) -> Callable[[jax.Array], jax.Array]:
@@ -202,12 +212,22 @@ class VideoClassifier(nn.Module):
             return apply
 
         inside = {place: branch_at(place) for place in config.resolved if place != FINAL}
+        token: jax.Array | None = None
+
+        def keep(found: jax.Array) -> jax.Array:
+            nonlocal token
+            token = found
+            return found
+
+        if config.head.reads_class_token:
+            inside[CLASS_TOKEN] = keep
         backbone = config.backbone.build(jnp.dtype(config.dtype), name="backbone")
-        return backbone(video, train=train, after=inside)
+        return backbone(video, train=train, after=inside), token
 
     def _read(
         self,
         features: jax.Array,
+        token: jax.Array | None,
         graphs: dict[str, RSTGOutput],
         state: State | None,
         train: bool,
@@ -224,7 +244,7 @@ class VideoClassifier(nn.Module):
                 graphs[FINAL], state = block.stream(features, state)
             return head(graphs[FINAL].nodes, train=train), state
         extra = (boxes,) if config.head.reads_boxes else ()
-        vectors = head(features, *extra, train=train)
+        vectors = head(features if token is None else token, *extra, train=train)
         if FINAL in config.rstg_at:
             branch = VectorBranch(config.rstg, config.branch_norm, name=name)
             vectors, graphs[FINAL] = branch(features, vectors, train=train)

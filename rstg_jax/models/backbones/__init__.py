@@ -5,6 +5,7 @@ from rstg_jax.models.backbones.coordinates import CoordinatesConfig
 from rstg_jax.models.backbones.eco import ECOConfig
 from rstg_jax.models.backbones.identity import IdentityConfig
 from rstg_jax.models.backbones.inception import InceptionConfig
+from rstg_jax.models.backbones.mvit import MViTConfig
 from rstg_jax.models.backbones.resnet3d import ResNet3DConfig
 from rstg_jax.models.backbones.simple_cnn import SimpleCNNConfig
 from rstg_jax.models.backbones.slowfast import SlowFastConfig
@@ -18,6 +19,7 @@ __all__ = [
     "ECOConfig",
     "IdentityConfig",
     "InceptionConfig",
+    "MViTConfig",
     "ResNet3DConfig",
     "SimpleCNNConfig",
     "SlowFastConfig",

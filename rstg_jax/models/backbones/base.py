@@ -13,6 +13,8 @@ from rstg_jax.errors import UserError
 
 # Functions of the features at places of these full names, `[b t h w c]` to the same shape.
 After = Mapping[str, Callable[[jax.Array], jax.Array]]
+# The place of the token of the whole clip, `[b 1 1 1 c]`, in backbones that have one.
+CLASS_TOKEN = "class_token"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +32,11 @@ class BackboneConfig(abc.ABC):
     @property
     def per_frame(self) -> bool:
         """Whether the features of a frame depend on that frame alone."""
+        return False
+
+    @property
+    def class_token(self) -> bool:
+        """Whether it has a token of the whole clip beside the map, at the place `CLASS_TOKEN`."""
         return False
 
     def resolve(self, place: str) -> str:

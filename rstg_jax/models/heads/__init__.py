@@ -3,6 +3,7 @@
 from rstg_jax.models.heads.attentive import AttentivePooling
 from rstg_jax.models.heads.base import HeadConfig
 from rstg_jax.models.heads.pooling import (
+    ClassToken,
     GlobalPooling,
     NodePooling,
     NormedPooling,
@@ -15,6 +16,7 @@ from rstg_jax.models.heads.transformer import TransformerHead
 
 __all__ = [
     "AttentivePooling",
+    "ClassToken",
     "GlobalPooling",
     "HeadConfig",
     "NodePooling",

@@ -29,6 +29,11 @@ class HeadConfig(abc.ABC):
         return False
 
     @property
+    def reads_class_token(self) -> bool:
+        """Whether it reads the token of the whole clip, `[b 1 1 1 c]`, in place of the map."""
+        return False
+
+    @property
     def reads_boxes(self) -> bool:
         """Whether it reads boxes of objects, `[b t n 4]`, see `VideoClassifier.__call__`."""
         return False

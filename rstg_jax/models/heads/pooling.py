@@ -1,4 +1,4 @@
-"""Heads that are means of nodes or of pixels."""
+"""Heads that are means of nodes or of pixels, or a token of the whole clip."""
 
 import dataclasses
 from typing import ClassVar, Literal
@@ -147,3 +147,25 @@ class NormedPool(nn.Module):
         """Features `[b t h w c]` -> `[b 1 c]`, float32."""
         mean = features.astype(jnp.float32).mean(axis=(1, 2, 3))
         return LayerNorm(epsilon=self.config.epsilon, name="norm")(mean)[:, None]
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassToken(HeadConfig):
+    """The token of the whole clip, of backbones that have one (MViTv2)."""
+
+    final_block: ClassVar[FinalBlock] = "vector"
+
+    @property
+    def reads_class_token(self) -> bool:
+        return True
+
+    def build(self, name: str) -> "TokenVector":
+        return TokenVector(name=name)
+
+
+class TokenVector(nn.Module):
+    """The module of a `ClassToken`; it has no parameters."""
+
+    def __call__(self, token: jax.Array, *, train: bool = False) -> jax.Array:
+        """`[b 1 1 1 c]` -> `[b 1 c]`, float32."""
+        return token[:, :, 0, 0].astype(jnp.float32)
