@@ -3,8 +3,9 @@
     python -m rstg_jax.convert.torch FILE --arch=imagenet_i3d_r50 --out=DIR [--labels=FILE] [--bgr]
 
 FILE is a state dict: .safetensors, read without PyTorch, or .pth, .pt, .pyth, for which PyTorch
-must be installed (pickles are loaded weights-only), the .index.json of one in several files, or a
-.pkl of Caffe2 (PySlowFast's first models, video-nonlocal-net), of which only arrays are taken.
+must be installed (pickles are loaded weights-only), the .index.json of one in several files, a
+.pkl of Caffe2 (PySlowFast's first models, video-nonlocal-net), of which only arrays are taken, or
+the .npz of VideoPrism's authors.
 ARCH says from which project it is and how deep (see `rstg_jax.convert.torch_names`); every tensor
 that is missing, unused or misshapen is named in the error. Encoders alone (`vjepa2_l_encoder`) get
 a classifier of one class and zeros, which training replaces by one for its labels.
@@ -102,7 +103,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m rstg_jax.convert.torch", description=(__doc__ or "").split("\n")[0]
     )
-    parser.add_argument("file", metavar="FILE", help=".safetensors, .pth, .pyth, .pkl, .index.json")
+    parser.add_argument("file", metavar="FILE", help=".safetensors, .pth, .pkl, .npz, ...")
     parser.add_argument("--arch", required=True, choices=sorted(ARCHS), metavar="ARCH")
     parser.add_argument("--out", required=True, metavar="DIR", help="checkpoint directory to make")
     parser.add_argument("--labels", metavar="FILE", help="names of the classes, one a line")

@@ -11,10 +11,10 @@ from safetensors import SafetensorError, safe_open
 
 from rstg_jax import files
 from rstg_jax.convert import pyslowfast_names
-from rstg_jax.errors import UserError
+from rstg_jax.errors import UserError, reason, translated
 
 # Training scripts put the weights under one of these keys.
-WRAPPERS = ("model_state", "state_dict", "model_state_dict", "model", "target_encoder")
+WRAPPERS = ("model_state", "state_dict", "model_state_dict", "model", "target_encoder", "module")
 INDEX = ".index.json"
 # Others are quantised: their scales are tensors of their own, which no converter here applies.
 TYPES = {
@@ -26,7 +26,7 @@ TYPES = {
 def read(path: str | Path) -> dict[str, np.ndarray]:
     """Reads the tensors of a .safetensors file, or of a pickle that holds weights and no code.
 
-    A .pkl is one of Caffe2, whose arrays get the names of PySlowFast.
+    An .npz has arrays by name. A .pkl is one of Caffe2, whose arrays get the names of PySlowFast.
 
     Args:
       path: the file, or the .index.json of weights that are spread over several files.
@@ -39,6 +39,8 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
         raise UserError(f"{path}: no such file")
     if path.name.endswith(INDEX):
         return _read_index(path)
+    if path.suffix == ".npz":
+        return _read_npz(path)
     if path.suffix == ".pkl":
         return dict(pyslowfast_names.read_caffe2(path))
     return _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
@@ -58,6 +60,18 @@ def _read_index(path: Path) -> dict[str, np.ndarray]:
     if missing := sorted(places.keys() - state.keys()):
         raise UserError(f"{path}: {places[missing[0]]} lacks {missing[0]}")
     return state
+
+
+def _read_npz(path: Path) -> dict[str, np.ndarray]:
+    def damaged(error: Exception) -> str:
+        return f"{path} is not a whole .npz file of arrays: {reason(error)}"
+
+    with (
+        translated(damaged),
+        path.open("rb") as file,
+        np.load(file, allow_pickle=False) as arrays,
+    ):
+        return {name: arrays[name] for name in arrays.files}
 
 
 def _read_safetensors(path: Path) -> dict[str, np.ndarray]:

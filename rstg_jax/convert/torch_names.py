@@ -136,6 +136,9 @@ def _transformers() -> dict[str, Arch]:
         archs[f"videomae_{size}"] = Arch(names, vit.videomae(size), 16, head=NormedPooling())
         pretrained = vit.videomae(size, final_norm=True)
         archs[f"videomae_{size}_encoder"] = Arch(alone, pretrained, 16)
+        for name, table in ((f"videomae_{size}", names), (f"videomae_{size}_encoder", alone)):
+            theirs = dataclasses.replace(table, renamed=vit_names.VIDEOMAE_RENAMED)
+            archs[f"mcg_{name}"] = dataclasses.replace(archs[name], names=theirs)
     names, alone = (dataclasses.replace(x, modules=vit_names.VJEPA2) for x in (names, alone))
     # Probes have 16 heads in Meta's configurations; transformers gives that of g the encoder's 22.
     archs["vjepa2_l"] = Arch(names, vit.vjepa2("l"), 16, 4, AttentivePooling(), crop=256)
@@ -162,7 +165,7 @@ MVITS = {
 # Projects that average the probabilities of views, where the others average logits.
 AVERAGE_SOFTMAX = (
     *("slowfast_", "nonlocal_net_", "pytorchvideo_", "videomae_", "vjepa2_"),
-    "torchvision_mvit_",
+    *("torchvision_mvit_", "mcg_videomae_"),
 )
 ARCHS = {
     name: dataclasses.replace(arch, view_average="softmax")

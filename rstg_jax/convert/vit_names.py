@@ -1,4 +1,4 @@
-"""What transformers calls the layers of VideoMAE, V-JEPA 2 and VideoPrism, and Meta V-JEPA 2's."""
+"""What transformers calls the layers of VideoMAE, V-JEPA 2 and VideoPrism, and their authors do."""
 
 import dataclasses
 import re
@@ -57,6 +57,39 @@ RENAMED = {
     r"^patch_embed\.": "encoder.embeddings.patch_embeddings.",
     r"^norm\.": "encoder.layernorm.",
 }
+# The authors' names of VideoMAE, of which the pretrained file has a decoder, too.
+VIDEOMAE_RENAMED = {
+    r"^encoder\.(patch_embed|blocks|norm)\.": r"\1.",
+    r"^patch_embed\.proj\.": "embeddings.patch_embeddings.projection.",
+    r"^blocks\.(\d+)\.norm1\.": r"encoder.layer.\1.layernorm_before.",
+    r"^blocks\.(\d+)\.norm2\.": r"encoder.layer.\1.layernorm_after.",
+    r"^blocks\.(\d+)\.attn\.proj\.": r"encoder.layer.\1.attention.output.dense.",
+    r"^blocks\.(\d+)\.attn\.q_bias$": r"encoder.layer.\1.attention.attention.query.bias",
+    r"^blocks\.(\d+)\.attn\.v_bias$": r"encoder.layer.\1.attention.attention.value.bias",
+    r"^blocks\.(\d+)\.attn\.": r"encoder.layer.\1.attention.attention.",
+    r"^blocks\.(\d+)\.mlp\.fc1\.": r"encoder.layer.\1.intermediate.dense.",
+    r"^blocks\.(\d+)\.mlp\.fc2\.": r"encoder.layer.\1.output.dense.",
+    r"^norm\.": "layernorm.",
+    r"^head\.": "classifier.",
+}
+# The authors' names of VideoPrism, a Flax network: all blocks of a kind are in one array.
+FLAX = "params/"
+STACK = re.compile(r"(spatial|temporal)_encoder/transformers_stack/x_layers/(.+)")
+VIDEOPRISM_RENAMED = {
+    "layer_norm": "layernorm_before",
+    "ff_layer/layer_norm": "layernorm_after",
+    "self_attention/query": "attention.q_proj",
+    "self_attention/key": "attention.k_proj",
+    "self_attention/value": "attention.v_proj",
+    "self_attention/post": "attention.o_proj",
+    "ff_layer/ffn_layer1/linear": "mlp.fc1",
+    "ff_layer/ffn_layer2/linear": "mlp.fc2",
+    "patch_projection/linear": "spatial_embeddings.patch_embeddings.projection",
+    "spatial_pos_emb/emb_var": "spatial_embeddings.position_embeddings",
+    "temporal_pos_emb/emb_var": "temporal_embeddings.position_embeddings",
+    "spatial_ln": "layernorm1",
+    "temporal_ln": "layernorm2",
+}
 WEIGHTS = LEAVES | {"query": "query_tokens", "": ""}  # a table of positions is a module by itself
 # Networks of the training task, and Meta's table of positions that rotary positions replaced.
 LEFT_OUT = re.compile(r"(decoder|encoder_to_decoder|predictor)\.|(mask_token|pos_embed)$")
@@ -68,10 +101,12 @@ class ViTNames(Names):
 
     Attributes:
       modules: one of the tables above.
+      renamed: patterns of names in files -> those of today's transformers, one after the other.
       encoder_only: the file has no classifier. Ours then has one class and weights of 0.
     """
 
     modules: dict[str, str]
+    renamed: dict[str, str] = dataclasses.field(default_factory=lambda: RENAMED)
     encoder_only: bool = False
 
     def of(self, backbone: ViTConfig, path: Path) -> str | None:
@@ -86,7 +121,7 @@ class ViTNames(Names):
         """The names of today's transformers, without what is in front of all of them."""
         prepared: dict[str, np.ndarray] = {}
         for name, value in state.items():
-            for pattern, replacement in RENAMED.items():
+            for pattern, replacement in self.renamed.items():
                 name = re.sub(pattern, replacement, name)
             if LEFT_OUT.match(name):
                 continue
@@ -102,6 +137,8 @@ class VideoPrismNames(ViTNames):
     """VideoPrism, whose files have the gains of norms without the 1 that is added to them."""
 
     def prepare(self, state: Arrays) -> Arrays:
+        if any(name.startswith(FLAX) for name in state):
+            state = of_flax(state)
         prepared = dict(super().prepare(state))
         for name, value in prepared.items():
             if re.search(r"layernorm\w+\.weight$", name):
@@ -109,3 +146,44 @@ class VideoPrismNames(ViTNames):
             elif name.endswith("position_embeddings") and value.ndim == 3:
                 prepared[name] = value[0].T  # as a matrix of PyTorch, which is turned round
         return prepared
+
+
+def of_flax(state: Arrays) -> Arrays:
+    """VideoPrism's file of its authors (.npz), with the names and layouts of transformers."""
+    found: dict[str, np.ndarray] = {}
+    for name, value in state.items():
+        path = name.removeprefix(FLAX)
+        match = STACK.fullmatch(path)
+        if match and value.ndim:
+            for number, row in enumerate(value):
+                found[f"{match[1]}_layers.{number}.{_renamed(match[2])}"] = _turned(match[2], row)
+        else:
+            found[_renamed(path)] = _turned(path, value)
+    return found
+
+
+def _renamed(path: str) -> str:
+    """The name of a variable in a block, or outside of all."""
+    if path in VIDEOPRISM_RENAMED:
+        return VIDEOPRISM_RENAMED[path]
+    module, _, leaf = path.rpartition("/")
+    leaves = {"kernel": "weight", "w": "weight", "scale": "weight", "b": "bias", "bias": "bias"}
+    return f"{VIDEOPRISM_RENAMED.get(module, module)}.{leaves.get(leaf, leaf)}"
+
+
+def _turned(path: str, value: np.ndarray) -> np.ndarray:
+    """PyTorch's layout of an array; a misshapen one stays as it is, and will not fit."""
+    if value.ndim < 2:
+        return value.reshape(-1)
+    if path == "patch_projection/linear/kernel":
+        side = round((len(value) / 3) ** 0.5)
+        if value.shape != (3 * side**2, value.shape[-1]):
+            return value
+        return np.moveaxis(value.reshape(side, side, 3, -1), (3, 2), (0, 1))[:, :, None]
+    if path.endswith("/emb_var"):
+        return value[None]
+    if path.endswith("post/w"):
+        return value.reshape(len(value), -1)
+    if path.endswith("/w"):
+        return value.reshape(len(value), -1).T
+    return value.T if path.endswith("/kernel") else value.reshape(-1)
