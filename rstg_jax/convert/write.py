@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from rstg_jax import config, data, files
 from rstg_jax.errors import UserError
 from rstg_jax.models import classifier
-from rstg_jax.training import checkpoint, steps
+from rstg_jax.training import checkpoint, integrity, steps
 from rstg_jax.training.experiment import Experiment
 
 TOTAL_STEPS = 1  # the checkpoint is never trained on; no array depends on it
@@ -71,14 +71,13 @@ def write(
         "data": {"weights": dict(source)},
     }
     with checkpoint.Checkpoints(out) as checkpoints:
-        checkpoints.save(0, state, checkpoint.plain(meta), score=None)
-    files.write_json(Path(out) / "config.json", config.to_dict(experiment))
+        files.write_json(Path(out) / "config.json", meta["config"])
+        checkpoints.save(0, state, checkpoint.plain(meta), score=None)  # last: then all is there
 
 
 def check_free(out: str | Path) -> None:
-    """Raises `UserError` if the directory holds checkpoints."""
-    path = Path(out) / "checkpoints"
-    if path.is_dir() and any(path.iterdir()):
+    """Raises `UserError` if the directory holds checkpoints; one that was begun is none."""
+    if integrity.steps(Path(out) / "checkpoints"):
         raise UserError(f"{out} already holds checkpoints: choose another --out")
 
 

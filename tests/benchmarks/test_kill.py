@@ -46,7 +46,7 @@ def kill_at_work(process, after, number):
 
 
 def losses(monkeypatch, tmp_path, code, times=3):
-    job = kill.Job(lambda out: ["-c", COUNT + code, str(out)], kill.contents("*"))
+    job = kill.Job(lambda out: ["-c", COUNT + code, str(out)], "*")
     monkeypatch.setitem(kill.JOBS, "job", job)
     monkeypatch.setattr(kill, "kill", kill_at_work)
     row = kill.measure("job", times, signal.SIGKILL, random.Random(1), tmp_path)

@@ -2,7 +2,10 @@
 
 import dataclasses
 import json
+import signal
+import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import ml_dtypes
@@ -103,6 +106,46 @@ def test_safetensors_need_no_pytorch(tmp_path, monkeypatch, capsys):
     (tmp_path / "half.safetensors").write_bytes((tmp_path / "model.safetensors").read_bytes()[:-1])
     with pytest.raises(UserError, match=r"half\.safetensors is not a whole"):
         convert_torch.read(tmp_path / "half.safetensors")
+
+
+# A conversion that is killed in a function of ours: before config.json, or before the manifest.
+KILLED = """
+import os, signal, sys
+from rstg_jax import files
+from rstg_jax.convert import torch
+from rstg_jax.training import integrity
+from tests.convert import test_write
+torch.ARCHS["tiny"] = test_write.TINY
+file, out, module, name = sys.argv[1:]
+real = getattr({"files": files, "integrity": integrity}[module], name)
+def die(path, *rest):
+    if path.name != "lock.json":
+        os.kill(os.getpid(), signal.SIGKILL)
+    real(path, *rest)
+setattr({"files": files, "integrity": integrity}[module], name, die)
+torch.main([file, "--arch=tiny", f"--out={out}"])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", ["files write_json", "integrity write_manifest"])
+def test_a_killed_conversion_is_done_again(tmp_path, monkeypatch, moment):
+    monkeypatch.setitem(ARCHS, "tiny", TINY)
+    save_file(tiny_state(), tmp_path / "model.safetensors")
+    words = [str(tmp_path / "model.safetensors"), str(tmp_path / "out")]
+    command = [sys.executable, "-c", KILLED, *words, *moment.split()]
+    assert subprocess.run(command, cwd=Path(__file__).parents[2]).returncode == -signal.SIGKILL
+    begun = {path.name for path in (tmp_path / "out/checkpoints").iterdir()}
+    assert "0" not in begun and bool(begun) == ("manifest" in moment)
+    with pytest.raises(UserError, match="no checkpoint in"):
+        checkpoint.load(tmp_path / "out")
+    assert convert_torch.main([words[0], "--arch=tiny", f"--out={words[1]}"]) == 0
+    wanted = convert_torch.convert(tiny_state(), TINY)
+    loaded = checkpoint.load(tmp_path / "out").variables
+    jax.tree.map(np.testing.assert_array_equal, loaded, wanted)
+    assert [path.name for path in (tmp_path / "out/checkpoints").iterdir()] == ["0"]
+    with pytest.raises(UserError, match="already holds checkpoints"):
+        write.check_free(words[1])
 
 
 def test_converted_weights_see_clips_of_their_architecture(tmp_path, monkeypatch):

@@ -1,6 +1,9 @@
 import gzip
 import io
 import pathlib
+import signal
+import subprocess
+import sys
 import threading
 import urllib.error
 
@@ -216,6 +219,42 @@ def test_tfds_files_are_fetched_once_and_checked(tmp_path, monkeypatch):
     again = digits_lib.load("tfds", "train", data_dir=directory)
     expected = digits_lib.load("idx", "train", mnist_dir=str(tmp_path))
     np.testing.assert_array_equal(first.images, expected.images)
+    np.testing.assert_array_equal(again.images, expected.images)
+    assert len(fetched) == 4
+
+
+# Fetches MNIST from files and is killed at the third.
+FETCH = """
+import os, pathlib, signal, sys
+from rstg_jax.data.sync_mnist import digits
+files, data_dir = pathlib.Path(sys.argv[1]), sys.argv[2]
+left = [2]
+def fetch(url, sha256):
+    left[0] -= 1
+    if left[0] < 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return (files / url.rsplit("/", 1)[-1]).read_bytes()
+digits._fetch = fetch
+digits.load("tfds", "train", data_dir=data_dir)
+"""
+
+
+def test_a_killed_download_leaves_nothing_that_is_read(tmp_path, monkeypatch):
+    write_idx(tmp_path, zipped=True)
+    command = [sys.executable, "-c", FETCH, str(tmp_path), str(tmp_path / "data")]
+    done = subprocess.run(command, cwd=pathlib.Path(__file__).parents[2])
+    assert done.returncode == -signal.SIGKILL
+    (left,) = (tmp_path / "data").iterdir()
+    assert left.name.startswith(".part") and len(list(left.iterdir())) == 2  # of four files
+    fetched = []
+
+    def fetch(url, sha256):
+        fetched.append(url)
+        return (tmp_path / url.rsplit("/", 1)[-1]).read_bytes()
+
+    monkeypatch.setattr(digits_lib, "_fetch", fetch)
+    again = digits_lib.load("tfds", "train", data_dir=str(tmp_path / "data"))
+    expected = digits_lib.load("idx", "train", mnist_dir=str(tmp_path))
     np.testing.assert_array_equal(again.images, expected.images)
     assert len(fetched) == 4
 
