@@ -120,9 +120,9 @@ JOBS = {
     "export": Job(
         lambda out: [
             *("-m", "rstg_jax.convert.export", f"--workdir={out}"),
-            f"--out={out}/exported/weights.safetensors",
+            f"--out={out}/weights.safetensors",
         ],
-        "exported/*",
+        "*.safetensors",
         needs_run=True,
     ),
     "build": Job(

@@ -63,10 +63,13 @@ def batches(make: Callable[[int], Batch], start: int, count: int, processes: int
     loader = steps.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=1))
     options = grain.MultiprocessingOptions(processes, per_worker_buffer_size=_BUFFERED)
     iterator = iter(loader.mp_prefetch(options, _begin))
+    batch: Batch = {}
+    deleting: Any = None
     try:
         for batch in iterator:
-            # A copy: JAX on a CPU refers to arrays that it is given, perhaps until the process
-            # ends, and Grain complains of shared memory that is in use then.
+            deleting = deleting or _deleting(batch)
+            # A copy: JAX on a CPU uses the memory of the arrays that it is given. It would stay
+            # shared for as long, perhaps until the process ends and Python warns of a leak.
             yield {key: np.array(value) for key, value in batch.items()}
     except RuntimeError as error:
         if "terminated unexpectedly" not in str(error):
@@ -78,6 +81,17 @@ def batches(make: Callable[[int], Batch], start: int, count: int, processes: int
         ) from error
     finally:
         iterator.close()
+        batch.clear()
+        del iterator
+        # Otherwise the process may end before that thread is done, with the same warning.
+        if deleting is not None:
+            deleting.apply(int)
+
+
+def _deleting(batch: Batch) -> Any:
+    """The pool of one thread in which Grain deletes shared memory, which has no public name."""
+    pools = (getattr(type(value), "_del_thread_pool", None) for value in batch.values())
+    return next(filter(None, pools), None)
 
 
 def _grain() -> Any:

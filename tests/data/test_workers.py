@@ -51,6 +51,33 @@ def test_workers_make_the_batches_of_this_process():
 
 
 @pytest.mark.slow
+def test_shared_memory_is_deleted_when_the_batches_are_closed(monkeypatch):
+    """Grain deletes it in a thread, here a slow one; what is left at the end would be a leak."""
+    asked, deleted = [], []
+    first = workers.batches(make, start=20, count=100, processes=2)
+    video = next(first)["video"]
+    assert type(video) is np.ndarray and video.base is None  # a copy
+    array = sys.modules["grain._src.python.ipc.shared_memory_array"].SharedMemoryArray
+    real_shm, real_apply = array.close_shm_async, array._del_thread_pool.apply_async
+
+    def apply_async(function, args=(), *rest):
+        asked.extend(shm.name for shm in args[:1])
+        return real_apply(function, args, *rest)
+
+    def close_shm_async(shm, unlink):
+        time.sleep(0.2)
+        deleted.append(shm.name)
+        real_shm(shm, unlink)
+
+    monkeypatch.setattr(array._del_thread_pool, "apply_async", apply_async)
+    monkeypatch.setattr(array, "close_shm_async", close_shm_async)
+    for _ in range(3):
+        next(first)
+    first.close()
+    assert len(asked) >= 6 and deleted == asked
+
+
+@pytest.mark.slow
 def test_a_killed_worker_is_an_error():
     made = workers.batches(make, start=20, count=100, processes=2)
     pids = {int(batch["process"]) for batch in itertools.islice(made, 4)}
