@@ -30,7 +30,7 @@ import tqdm
 
 from rstg_jax import cli, files
 from rstg_jax.errors import UserError
-from rstg_jax.training import checkpoint, logs
+from rstg_jax.training import checkpoint, logs, trained_model
 
 ROOT = Path(__file__).parents[1]
 IN_A_ROW = 4
@@ -71,7 +71,7 @@ def training(out: Path) -> dict[str, Any]:
     ]
     result = files.read_json(out / "result.json")
     del result["wall_time_seconds"]
-    model = checkpoint.load(out)
+    model = trained_model.load(out)
     with checkpoint.Checkpoints(out, read_only=True) as checkpoints:
         state = checkpoints.restore(model.step, model.abstract)
     digest = hashlib.sha256()

@@ -30,7 +30,7 @@ from benchmarks import train_step
 from rstg_jax import cli, config, files
 from rstg_jax.machine import CHIPS, Chip
 from rstg_jax.models import flops as costs
-from rstg_jax.training import steps
+from rstg_jax.training import train_state
 
 REACHED = 0.5
 CONFIGS = {
@@ -50,7 +50,7 @@ def training_step(name: str, classes: int, batch: int) -> tuple[list[costs.Produ
     }
     experiment = config.override(config.load(name), changes)
     setup, mesh, traced = train_step.on_one_device(experiment, classes)
-    state = steps.abstract_state(setup, experiment.data.clip_shape, mesh)
+    state = train_state.abstract_state(setup, experiment.data.clip_shape, mesh)
     weights = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(state.params))
     return list(costs.products(traced.jaxpr.jaxpr)), weights
 

@@ -21,11 +21,11 @@ from benchmarks import machine
 from rstg_jax import cli, config, summary
 from rstg_jax.models import classifier
 from rstg_jax.models import flops as costs
-from rstg_jax.training import sharding, steps
+from rstg_jax.training import sharding, steps, train_state
 from rstg_jax.training.experiment import Experiment
 
 
-def on_one_device(experiment: Experiment, classes: int) -> tuple[steps.TrainSetup, Any, Any]:
+def on_one_device(experiment: Experiment, classes: int) -> tuple[train_state.TrainSetup, Any, Any]:
     """What a training step on one device consists of.
 
     Args:
@@ -36,9 +36,11 @@ def on_one_device(experiment: Experiment, classes: int) -> tuple[steps.TrainSetu
       The setup, the mesh, and the step traced with shapes only.
     """
     module = classifier.build(experiment.model, classes)
-    setup = steps.make_setup(module, experiment.loss, experiment.optimizer, summary.ANY_LENGTH)
+    setup = train_state.make_setup(
+        module, experiment.loss, experiment.optimizer, summary.ANY_LENGTH
+    )
     mesh = sharding.make_mesh(sharding.MeshConfig(data=1))
-    state = steps.abstract_state(setup, experiment.data.clip_shape, mesh)
+    state = train_state.abstract_state(setup, experiment.data.clip_shape, mesh)
     batch = summary.abstract_batch(experiment, experiment.train.batch_size)
     return setup, mesh, steps.jit_train_step(setup, mesh, state).trace(state, batch)
 
@@ -62,7 +64,7 @@ def measure(
     seconds = time.perf_counter() - start
     flops = 2 * costs.macs(traced.jaxpr.jaxpr).total()
     batch = sharding.put_batch(random_batch(summary.abstract_batch(experiment, clips)), mesh)
-    state = steps.create_state(setup, experiment.data.clip_shape, 0, mesh)
+    state = train_state.create_state(setup, experiment.data.clip_shape, 0, mesh)
 
     def run() -> Any:
         nonlocal state

@@ -27,7 +27,7 @@ from pathlib import Path
 from rstg_jax import cli, config, files
 from rstg_jax.data import features
 from rstg_jax.inference import known_weights, stored_features
-from rstg_jax.training import checkpoint, init_from
+from rstg_jax.training import init_from, trained_model
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -50,7 +50,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 def chosen(
     args: argparse.Namespace, overrides: Mapping[str, str]
-) -> tuple[checkpoint.TrainedModel, str]:
+) -> tuple[trained_model.TrainedModel, str]:
     """The network that the flags choose, and where its weights are from."""
     if not args.config:
         model = known_weights.chosen(args, overrides)

@@ -37,7 +37,7 @@ import jax
 
 from rstg_jax import cli
 from rstg_jax.inference import known_weights, predictor, timeline
-from rstg_jax.training import checkpoint
+from rstg_jax.training import trained_model
 from rstg_jax.training.experiment import Experiment
 from rstg_jax.viz import annotate_video, prediction_page, timeline_files
 
@@ -45,7 +45,7 @@ LONG = 20  # characters of a label that gets a line of its own
 
 
 def drawing(
-    model: checkpoint.TrainedModel,
+    model: trained_model.TrainedModel,
     videos: predictor.Videos,
     requests: Sequence[predictor.VideoRequest],
     out: Path,

@@ -25,7 +25,7 @@ from flax import traverse_util
 
 from rstg_jax import cli, config
 from rstg_jax.models import classifier, flops
-from rstg_jax.training import steps
+from rstg_jax.training import steps, train_state
 from rstg_jax.training.experiment import Experiment
 
 Path = tuple[str, ...]
@@ -48,9 +48,9 @@ def summarise(experiment: Experiment, num_classes: int | None = None) -> dict[st
     """
     shape, classes = experiment.data.clip_shape, num_classes or experiment.data.num_classes
     module = classifier.build(experiment.model, classes)
-    setup = steps.make_setup(module, experiment.loss, experiment.optim, ANY_LENGTH)
+    setup = train_state.make_setup(module, experiment.loss, experiment.optim, ANY_LENGTH)
     state = jax.eval_shape(
-        functools.partial(steps.init_state, setup, shape), jax.ShapeDtypeStruct((), jnp.int32)
+        functools.partial(train_state.init_state, setup, shape), jax.ShapeDtypeStruct((), jnp.int32)
     )
     arrays = {
         path: list(leaf.shape) for path, leaf in traverse_util.flatten_dict(state.params).items()
@@ -80,7 +80,9 @@ def summarise(experiment: Experiment, num_classes: int | None = None) -> dict[st
     }
 
 
-def kept(setup: steps.TrainSetup, state: Any, experiment: Experiment, size: int) -> Counter[str]:
+def kept(
+    setup: train_state.TrainSetup, state: Any, experiment: Experiment, size: int
+) -> Counter[str]:
     """Counts the bytes kept for the gradient of a batch of `size` clips, by name stack."""
 
     def pullback(params: Any, state: Any, batch: steps.Batch) -> Any:

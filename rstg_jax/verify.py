@@ -28,7 +28,7 @@ import numpy as np
 from rstg_jax import cli, files, storage
 from rstg_jax.errors import UserError, reason, translated
 from rstg_jax.inference import evaluation
-from rstg_jax.training import checkpoint, integrity, logs, train_loop
+from rstg_jax.training import checkpoint, integrity, logs, train_loop, trained_model
 
 
 class Comparison(NamedTuple):
@@ -60,7 +60,7 @@ def compare_metrics(name: str, found: dict[str, Any], expected: dict[str, Any]) 
 
 
 def replay(
-    model: checkpoint.TrainedModel, workdir: storage.Path, start: int, until: int
+    model: trained_model.TrainedModel, workdir: storage.Path, start: int, until: int
 ) -> Iterator[Comparison]:
     """Trains from checkpoint `start` to `until` and compares; `model` is of any checkpoint."""
     with tempfile.TemporaryDirectory() as temporary:
@@ -91,7 +91,7 @@ def evaluate_again(workdir: storage.Path, overrides: Mapping[str, str]) -> Compa
     logged = logs.read(workdir / "metrics.jsonl")
     if not tested or ("test", max(tested)) not in logged:
         raise UserError(f"{workdir} has no checkpoint with a logged test")
-    model = checkpoint.load(workdir, str(max(tested)), overrides)
+    model = trained_model.load(workdir, str(max(tested)), overrides)
     result, _ = evaluation.evaluate_checkpoint(model)
     expected = logged["test", model.step]
     return compare_metrics(f"test of checkpoint {model.step}", result, expected)
@@ -122,7 +122,7 @@ def predict_again(workdir: storage.Path, count: int, overrides: Mapping[str, str
     step, split, protocol = tests[newest]
     path = newest.with_name(newest.name.replace("evaluation", "predictions", 1))
     recorded = files.read_json(path)
-    model = checkpoint.load(workdir, str(step), overrides).with_protocol(protocol)
+    model = trained_model.load(workdir, str(step), overrides).with_protocol(protocol)
     _, predictions = evaluation.evaluate_checkpoint(model, split, count)
     differences = []
     with translated(lambda error: f"{path}: holds no such predictions ({reason(error)})"):
@@ -169,7 +169,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"--steps={args.steps}: at least 1, or 0 with --test or --test_videos")
     cli.keep_compiled_programs()
     workdir = storage.path(args.workdir)
-    model = checkpoint.load(workdir, "last", overrides)
+    model = trained_model.load(workdir, "last", overrides)
     start = start_of(integrity.steps(workdir / "checkpoints"), args.start)
     until = min(start + args.steps, model.step)
     found = []

@@ -13,7 +13,7 @@ from rstg_jax.errors import UserError
 from rstg_jax.models.backbones import SimpleCNNConfig
 from rstg_jax.models.classifier import ModelConfig
 from rstg_jax.models.heads import GlobalPooling, RegionGCNHead
-from rstg_jax.training import checkpoint, train_loop
+from rstg_jax.training import train_loop, trained_model
 from rstg_jax.training.experiment import Experiment, TrainConfig
 from rstg_jax.training.sharding import MeshConfig
 from rstg_jax.viz import examples
@@ -116,7 +116,7 @@ def test_a_run_goes_on_with_the_same_boxes_only(run):
     assert train_loop.train(again, run / "run")["steps"] == 2
     with pytest.raises(UserError, match="boxes_sha256"):
         train_loop.train(experiment(run, "second.json"), run / "run")
-    portable = export.portable(checkpoint.load(run / "run").experiment)
+    portable = export.portable(trained_model.load(run / "run").experiment)
     assert portable.data.boxes == BoxesConfig(2)
 
 

@@ -25,7 +25,13 @@ from rstg_jax.models.backbones.videoprism import VideoPrismConfig
 from rstg_jax.models.backbones.vit import ViTConfig
 from rstg_jax.models.heads import RNNHead
 from rstg_jax.rstg import presets
-from rstg_jax.training import checkpoint, patterns, sharding, steps, train_loop
+from rstg_jax.training import (
+    patterns,
+    sharding,
+    train_loop,
+    train_state,
+    trained_model,
+)
 from rstg_jax.training.experiment import Experiment
 from rstg_jax.training.sharding import MeshConfig
 from tests import standins
@@ -76,10 +82,10 @@ def test_every_variant_loads_fits_and_survives_json(variant):
     assert config.from_dict(Experiment, plain) == experiment
     data = experiment.data
     module = classifier.build(experiment.model, len(data.spec.label_names))
-    setup = steps.make_setup(module, experiment.loss, experiment.optim, 10)
+    setup = train_state.make_setup(module, experiment.loss, experiment.optim, 10)
     mesh = sharding.make_mesh(MeshConfig(2, 2, 2))
     shape = (data.num_frames, data.frame_size, data.frame_size, 1)
-    abstract = steps.abstract_state(setup, shape, mesh)
+    abstract = train_state.abstract_state(setup, shape, mesh)
     cut = [not leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(abstract.params)]
     assert any(cut)
     weights = sum(leaf.size for leaf in jax.tree.leaves(abstract.params))
@@ -225,7 +231,7 @@ def test_a_network_of_others_trains_and_predicts_when_scaled_down(name, tmp_path
     )
     result = train_loop.train(experiment, tmp_path)
     assert result["examples"] == 5 == np.sum(result["confusion"]) and np.isfinite(result["loss"])
-    loaded = checkpoint.load(tmp_path)
+    loaded = trained_model.load(tmp_path)
     flat = traverse_util.flatten_dict(loaded.variables.get("batch_stats", {}))
     moved = [np.any(leaf) for path, leaf in flat.items() if path[-1] == "mean"]
     trained = getattr(variant.model.backbone, "statistics", None) == "batch"

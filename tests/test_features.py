@@ -28,7 +28,7 @@ from rstg_jax.models.backbones import IdentityConfig, SimpleCNNConfig
 from rstg_jax.models.classifier import ModelConfig
 from rstg_jax.models.heads import GlobalPooling
 from rstg_jax.rstg import presets
-from rstg_jax.training import checkpoint, init_from, train_loop, weights_file
+from rstg_jax.training import init_from, train_loop, trained_model, weights_file
 from rstg_jax.training.experiment import Experiment, TrainConfig
 from rstg_jax.training.optim import OptimizerConfig
 from rstg_jax.training.sharding import MeshConfig
@@ -164,10 +164,10 @@ def test_training_on_stored_maps_has_the_losses_behind_a_frozen_network(root, ru
 
 def test_frozen_weights_do_not_move(root, runs):
     before = weights_file.read(root / "weights.safetensors").variables["params"]["backbone"]
-    after = {n: checkpoint.load(root / n).variables["params"] for n in ("frozen", "moving")}
+    after = {n: trained_model.load(root / n).variables["params"] for n in ("frozen", "moving")}
     same = {n: jax.tree.map(np.array_equal, before, after[n]["backbone"]) for n in after}
     assert all(jax.tree.leaves(same["frozen"])) and not any(jax.tree.leaves(same["moving"]))
-    assert "backbone" not in checkpoint.load(root / "on_maps").variables["params"]
+    assert "backbone" not in trained_model.load(root / "on_maps").variables["params"]
 
 
 def test_commands_on_a_run_on_stored_maps(root, runs, capsys):

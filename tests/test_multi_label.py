@@ -11,7 +11,7 @@ from sklearn.metrics import average_precision_score
 import train
 from rstg_jax import cli, data, evaluate, predict, report, verify
 from rstg_jax.errors import UserError
-from rstg_jax.training import checkpoint, train_loop
+from rstg_jax.training import train_loop, trained_model
 from tests import standins
 
 CLASSES = 7
@@ -55,7 +55,7 @@ def workdir(tmp_path, trained, monkeypatch):
 
 def scores(workdir):
     """Logits and labels of the test split, video by video."""
-    model, source = checkpoint.load(workdir), Stripes("test")
+    model, source = trained_model.load(workdir), Stripes("test")
     batches = [source.batch(np.array([i])) for i in range(len(source))]
     logits = [
         model.module.apply(model.variables, batch["video"], train=False)[0] for batch in batches

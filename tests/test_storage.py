@@ -16,7 +16,7 @@ from rstg_jax import evaluate, files, predict, report, storage, verify
 from rstg_jax.data import array_records
 from rstg_jax.data.sync_mnist import prepared
 from rstg_jax.errors import UserError
-from rstg_jax.training import checkpoint, integrity, lock, logs, train_loop
+from rstg_jax.training import checkpoint, integrity, lock, logs, train_loop, trained_model
 from tests import standins
 from tests.standin_train import finish, launch, wait_for
 from tests.standins import figures
@@ -142,7 +142,7 @@ def test_a_run_is_that_of_a_directory(run, tmp_path, monkeypatch):
     for place in (run, tmp_path):
         with checkpoint.Checkpoints(place, read_only=True) as checkpoints:
             assert integrity.steps(checkpoints.path) == [10, 20]
-            model = checkpoint.load(place, "last")
+            model = trained_model.load(place, "last")
             states.append(jax.device_get(checkpoints.restore(20, model.abstract)))
     jax.tree.map(np.testing.assert_array_equal, *states)
     events = [p for p in storage.files_below(run) if p.name.startswith("events.out")]
@@ -169,7 +169,7 @@ def test_damage_is_found_and_set_aside(run, caplog, kind):
     else:
         (newest / integrity.MANIFEST).unlink()
     with pytest.raises(UserError, match=r"gs://.*/20 is damaged: .*; choose --step=10"):
-        checkpoint.load(run, "last")
+        trained_model.load(run, "last")
     with caplog.at_level("WARNING"):
         result = train_loop.train(standins.experiment(total_steps=20), run)
     assert "checkpoint 20 is damaged" in caplog.text and result["steps"] == 20
@@ -182,7 +182,7 @@ def test_what_a_killed_save_leaves_is_no_checkpoint(run):
     """All but the last file of a checkpoint."""
     (run / "checkpoints" / "20" / integrity.COMMITTED).unlink()
     assert integrity.steps(run / "checkpoints") == [10]
-    assert checkpoint.load(run, "last").step == 10
+    assert trained_model.load(run, "last").step == 10
     result = train_loop.train(standins.experiment(total_steps=20), run)
     assert result["steps"] == 20 and integrity.steps(run / "checkpoints") == [10, 20]
     assert integrity.damage(run / "checkpoints" / "20") is None

@@ -24,7 +24,7 @@ from rstg_jax.rstg import presets
 from rstg_jax.rstg.block import RSTG
 from rstg_jax.rstg.recurrent_cells import FrameRNN
 from rstg_jax.rstg.region_graph import RegionGraph
-from rstg_jax.training import steps
+from rstg_jax.training import steps, train_state
 from rstg_jax.training.experiment import Experiment, TrainConfig
 
 
@@ -237,11 +237,11 @@ def test_kept_arrays_by_hand():
 def test_estimate_against_the_memory_of_the_compiled_step():
     experiment = sync_mnist.tiny()
     found = summary.summarise(experiment)
-    setup = steps.make_setup(
+    setup = train_state.make_setup(
         classifier.build(experiment.model, 4), experiment.loss, experiment.optim, 10
     )
     state = jax.eval_shape(
-        functools.partial(steps.init_state, setup, experiment.data.clip_shape), jnp.int32(0)
+        functools.partial(train_state.init_state, setup, experiment.data.clip_shape), jnp.int32(0)
     )
     batch = summary.abstract_batch(experiment, 16)
     step = jax.jit(functools.partial(steps.train_step, setup)).lower(state, batch).compile()
@@ -259,11 +259,11 @@ def test_memory_grows_with_the_batch_as_stated():
     experiment = config.override(sync_mnist.tiny(), {"model.dtype": "bfloat16"})
     found = summary.summarise(experiment)
     assert found["fixed_bytes"] > 0
-    setup = steps.make_setup(
+    setup = train_state.make_setup(
         classifier.build(experiment.model, 4), experiment.loss, experiment.optim, 10
     )
     state = jax.eval_shape(
-        functools.partial(steps.init_state, setup, experiment.data.clip_shape), jnp.int32(0)
+        functools.partial(train_state.init_state, setup, experiment.data.clip_shape), jnp.int32(0)
     )
     five = summary.kept(setup, state, experiment, 5).total()
     assert five == 5 * found["modules"][""]["activation_bytes"] + found["fixed_bytes"]

@@ -24,7 +24,7 @@ from rstg_jax.training.experiment import Experiment
 
 if TYPE_CHECKING:  # they load JAX
     from rstg_jax.data.features import FeaturesConfig
-    from rstg_jax.training.checkpoint import TrainedModel
+    from rstg_jax.training.trained_model import TrainedModel
     from rstg_jax.training.weights import Weights
 
 
@@ -92,12 +92,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--half", action="store_true", help="store float16, half the size")
     args = parser.parse_args(argv)
     from rstg_jax.data.features import FeaturesConfig
-    from rstg_jax.training import checkpoint, weights_file  # they load JAX
+    from rstg_jax.training import trained_model, weights_file  # they load JAX
     from rstg_jax.training.weights import Weights
 
     if args.out.suffix != weights_file.SUFFIX:
         raise UserError(f"--out={args.out} must end in {weights_file.SUFFIX}")
-    model = checkpoint.load(args.workdir, args.step)
+    model = trained_model.load(args.workdir, args.step)
     source = {"run": model.experiment.name, "step": model.step, "test": model.meta.get("test")}
     weights = Weights(model.experiment, model.variables, model.label_names, source)
     if isinstance(model.data, FeaturesConfig):

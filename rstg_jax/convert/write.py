@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from rstg_jax import config, data, files
 from rstg_jax.errors import UserError
 from rstg_jax.models import classifier
-from rstg_jax.training import checkpoint, integrity, steps
+from rstg_jax.training import checkpoint, integrity, train_state, trained_model
 from rstg_jax.training.experiment import Experiment
 
 TOTAL_STEPS = 1  # the checkpoint is never trained on; no array depends on it
@@ -28,7 +28,7 @@ def write(
     video_shape: Sequence[int],
     source: Mapping[str, Any],
 ) -> None:
-    """Writes OUT/checkpoints/0 and OUT/config.json, which `checkpoint.load` reads.
+    """Writes OUT/checkpoints/0 and OUT/config.json, which `trained_model.load` reads.
 
     Args:
       out: directory to make; it must not hold checkpoints yet.
@@ -44,13 +44,13 @@ def write(
     """
     check_free(out)
     module = classifier.build(experiment.model, len(label_names))
-    setup = steps.make_setup(module, experiment.loss, experiment.optim, TOTAL_STEPS)
-    wanted = jax.eval_shape(lambda: steps.init_state(setup, tuple(video_shape), jnp.int32(0)))
+    setup = train_state.make_setup(module, experiment.loss, experiment.optim, TOTAL_STEPS)
+    wanted = jax.eval_shape(lambda: train_state.init_state(setup, tuple(video_shape), jnp.int32(0)))
     found = {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
-    checkpoint.check_same({"params": wanted.params, "batch_stats": wanted.batch_stats}, found)
+    trained_model.check_same({"params": wanted.params, "batch_stats": wanted.batch_stats}, found)
 
     params = jax.tree.map(jnp.asarray, found["params"])
-    state = steps.TrainState(
+    state = train_state.TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
         batch_stats=jax.tree.map(jnp.asarray, found["batch_stats"]),

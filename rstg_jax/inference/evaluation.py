@@ -8,13 +8,13 @@ import numpy as np
 from rstg_jax import config, data, files, storage
 from rstg_jax.errors import UserError
 from rstg_jax.inference import class_metrics, protocols
-from rstg_jax.training import checkpoint, eval_loop, logs, metrics, steps
+from rstg_jax.training import checkpoint, eval_loop, logs, metrics, steps, trained_model
 
 PRINTED_CONFUSIONS = 10
 
 
 def evaluate_checkpoint(
-    model: checkpoint.TrainedModel, split: str | None = None, count: int | None = None
+    model: trained_model.TrainedModel, split: str | None = None, count: int | None = None
 ) -> tuple[dict[str, Any], eval_loop.Predictions]:
     """Evaluates a trained model on a split.
 

@@ -12,7 +12,7 @@ from flax import linen as nn
 from rstg_jax.convert import i3d_jax
 from rstg_jax.errors import UserError
 from rstg_jax.models import classifier
-from rstg_jax.training import checkpoint, weights_file
+from rstg_jax.training import trained_model, weights_file
 from rstg_jax.training.weights import Weights
 
 # With this package, such as sync_mnist/demo.safetensors and its card, sync_mnist/demo.md.
@@ -83,10 +83,10 @@ def chosen(
     args: argparse.Namespace,
     overrides: Mapping[str, str],
     devices: list[jax.Device] | None = None,
-) -> checkpoint.TrainedModel:
-    """The model that the flags of `add_flags` choose; for the others see `checkpoint.load`."""
+) -> trained_model.TrainedModel:
+    """The model that the flags of `add_flags` choose; for the others see `trained_model.load`."""
     if args.weights:
         model = find(args.weights).model(overrides, devices)
     else:
-        model = checkpoint.load(args.workdir, args.step, overrides, devices)
+        model = trained_model.load(args.workdir, args.step, overrides, devices)
     return model.with_protocol(args.protocol)

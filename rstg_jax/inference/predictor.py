@@ -17,7 +17,7 @@ from rstg_jax.data.video import decode, listing
 from rstg_jax.errors import UserError
 from rstg_jax.inference import protocols, video_input
 from rstg_jax.inference.evaluation import as_records, open_named
-from rstg_jax.training import checkpoint, steps
+from rstg_jax.training import steps, trained_model
 
 RANGE = re.compile(r"(train|validation|test):(\d+)(?:-(\d+))?")
 # Kinds of files that are taken for videos in directories.
@@ -44,7 +44,7 @@ class VideoRequest:
 class Predictor:
     """Predicts the labels of videos with a trained model. Compiles once per shape of videos."""
 
-    def __init__(self, model: checkpoint.TrainedModel, top: int = 5):
+    def __init__(self, model: trained_model.TrainedModel, top: int = 5):
         protocols.check_fits(model)
         self._variables = model.variables
         self._names, kind = model.label_names, model.experiment.loss.kind
@@ -84,7 +84,7 @@ class Videos:
       model: the model to read for.
     """
 
-    def __init__(self, model: checkpoint.TrainedModel):
+    def __init__(self, model: trained_model.TrainedModel):
         self._data, self._label_names = model.data, model.label_names
         self._open = functools.cache(lambda split: open_named(model.data, split)[0])
 
@@ -178,7 +178,7 @@ def expand(name: str) -> list[str]:
 
 
 def predict(
-    model: checkpoint.TrainedModel,
+    model: trained_model.TrainedModel,
     videos: Videos,
     requests: Sequence[VideoRequest],
     top: int = 5,

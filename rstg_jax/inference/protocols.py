@@ -14,10 +14,10 @@ import jax
 import numpy as np
 
 from rstg_jax.errors import UserError
-from rstg_jax.training import checkpoint
+from rstg_jax.training import trained_model
 
 
-def check_fits(model: checkpoint.TrainedModel) -> None:
+def check_fits(model: trained_model.TrainedModel) -> None:
     """Checks that a model takes clips of the size that its data configuration gives in testing.
 
     Raises:

@@ -18,7 +18,15 @@ from rstg_jax.data import array_records, features
 from rstg_jax.errors import UserError, reason
 from rstg_jax.inference.evaluation import open_named
 from rstg_jax.models import classifier
-from rstg_jax.training import checkpoint, eval_loop, sharding, steps, weights_file
+from rstg_jax.training import (
+    checkpoint,
+    eval_loop,
+    sharding,
+    steps,
+    train_state,
+    trained_model,
+    weights_file,
+)
 from rstg_jax.training.weights import Weights
 
 SHARD_BYTES, SHARD_CLIPS = 64 << 20, 1024  # the most that a killed run has to make again
@@ -31,7 +39,7 @@ _log = logging.getLogger(__name__)
 
 
 def store(
-    model: checkpoint.TrainedModel,
+    model: trained_model.TrainedModel,
     weights_from: str,
     directory: pathlib.Path,
     split: str | None,
@@ -80,7 +88,7 @@ def store(
 
 
 def jit_feature_maps(
-    model: checkpoint.TrainedModel, dtype: features.DType
+    model: trained_model.TrainedModel, dtype: features.DType
 ) -> Callable[..., jax.Array]:
     """Compiles the part of a network up to the features that its head or last block reads.
 
@@ -95,12 +103,12 @@ def jit_feature_maps(
         return maps.astype(features.DTYPES[dtype])
 
     rows = sharding.batch_sharding(model.mesh)
-    given = (steps.shardings_of(model.abstract.variables), rows)
+    given = (train_state.shardings_of(model.abstract.variables), rows)
     return jax.jit(feature_maps, in_shardings=given, out_shardings=rows)
 
 
 def description(
-    model: checkpoint.TrainedModel,
+    model: trained_model.TrainedModel,
     weights_from: str,
     source: data.Source,
     split: str,
@@ -138,7 +146,7 @@ def description(
     )
 
 
-def checksum(model: checkpoint.TrainedModel) -> str:
+def checksum(model: trained_model.TrainedModel) -> str:
     """First 16 digits of the SHA-256 of the weights on which feature maps depend."""
     places = [place for place in model.experiment.model.resolved if place != classifier.FINAL]
     modules = {"backbone", *map(classifier.block_name, places)}
@@ -185,7 +193,7 @@ def claim(directory: pathlib.Path, stored: features.StoredSplit) -> None:
 
 
 def write_network(
-    model: checkpoint.TrainedModel, stored: features.StoredSplit, path: pathlib.Path
+    model: trained_model.TrainedModel, stored: features.StoredSplit, path: pathlib.Path
 ) -> None:
     """Writes the network, so that a head that was trained on its maps can be put behind it."""
     whole = Weights(
@@ -198,7 +206,7 @@ def write_network(
 
 
 def write_shards(
-    model: checkpoint.TrainedModel,
+    model: trained_model.TrainedModel,
     feature_maps: Callable[..., jax.Array],
     stored: features.StoredSplit,
     source: data.Source,

@@ -21,7 +21,7 @@ from rstg_jax.data.video import decode, parts
 from rstg_jax.errors import UserError
 from rstg_jax.inference.predictor import Predictor
 from rstg_jax.rstg.block import State, init_state
-from rstg_jax.training import checkpoint, steps
+from rstg_jax.training import steps, trained_model
 
 
 class Timeline(NamedTuple):
@@ -106,7 +106,7 @@ class StreamPredictor:
       UserError: The model cannot stream.
     """
 
-    def __init__(self, model: checkpoint.TrainedModel, top: int):
+    def __init__(self, model: trained_model.TrainedModel, top: int):
         if reason := model.experiment.model.no_stream:
             raise UserError(f"{model.experiment.name} cannot stream: {reason}; leave out --stream")
         self._variables, self._block = model.variables, model.experiment.model.rstg
@@ -133,7 +133,7 @@ class StreamPredictor:
 
 
 def maker(
-    model: checkpoint.TrainedModel, cut: Cut, top: int = 5
+    model: trained_model.TrainedModel, cut: Cut, top: int = 5
 ) -> Callable[[decode.Encoded], Timeline]:
     """Returns a function that makes the timelines of videos.
 

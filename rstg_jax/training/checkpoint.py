@@ -10,71 +10,26 @@ its name from the beginning, and a last file says that it is whole.
 """
 
 import contextlib
-import dataclasses
 import json
 import logging
 import re
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import flax.linen as nn
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from flax import traverse_util
 from jax.experimental import multihost_utils
-from jax.sharding import Mesh
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
-from rstg_jax import config as config_lib
-from rstg_jax import data as data_lib
 from rstg_jax import storage
 from rstg_jax.errors import UserError, translated
-from rstg_jax.models import classifier
-from rstg_jax.training import integrity, logs, sharding, steps
-from rstg_jax.training.experiment import Experiment
+from rstg_jax.training import integrity, logs, train_state
 from rstg_jax.training.lock import Lock
 
 _log = logging.getLogger(__name__)
-
-
-class TrainedModel(NamedTuple):
-    """A model from a checkpoint alone, ready to evaluate or predict.
-
-    Attributes:
-      experiment: configuration of its run.
-      module: the network.
-      variables: its weights and statistics.
-      abstract: shapes, types and shardings of the whole training state.
-      mesh: devices that hold the variables.
-      label_names: name of each class.
-      step: of the checkpoint.
-      meta: JSON part of the checkpoint.
-    """
-
-    experiment: Experiment
-    module: nn.Module
-    variables: dict[str, Any]
-    abstract: Any
-    mesh: Mesh
-    label_names: tuple[str, ...]
-    step: int
-    meta: dict[str, Any]
-
-    @property
-    def data(self) -> data_lib.DataConfig:
-        """Configuration of its data."""
-        return self.experiment.data
-
-    def with_data(self, config: data_lib.DataConfig) -> "TrainedModel":
-        """The same model for other data."""
-        return self._replace(experiment=dataclasses.replace(self.experiment, data=config))
-
-    def with_protocol(self, protocol: str | None) -> "TrainedModel":
-        """The same model tested by a protocol of its data set; unchanged if None."""
-        return self if protocol is None else self.with_data(self.data.with_protocol(protocol))
 
 
 class Checkpoints:
@@ -161,7 +116,7 @@ class Checkpoints:
     def save(
         self,
         step: int,
-        state: steps.TrainState,
+        state: train_state.TrainState,
         meta: Mapping[str, Any],
         score: Mapping[str, float] | None,
     ) -> None:
@@ -238,7 +193,7 @@ class Checkpoints:
             _check_meta(meta)
         return meta
 
-    def restore(self, step: int, abstract: Any) -> steps.TrainState:
+    def restore(self, step: int, abstract: Any) -> train_state.TrainState:
         """Reads a state into the shapes, types and shardings of `abstract`, on any mesh."""
         with self._readable(step):
             return self._manager.restore(
@@ -312,60 +267,9 @@ class Checkpoints:
             integrity.write_manifest(self.path / str(self._writing))
 
 
-def load(
-    workdir: str | storage.Path,
-    which: str = "last",
-    overrides: Mapping[str, str] | None = None,
-    devices: list[jax.Device] | None = None,
-) -> TrainedModel:
-    """Loads a checkpoint for evaluation or prediction.
-
-    Args:
-      workdir: directory of the training run.
-      which: ``last``, ``best`` (by top-1 on the test split) or a step.
-      overrides: dotted config keys to change, such as where the data lies.
-      devices: where to put the model, data-parallel; by default all devices, on the mesh of the
-        training if that still fits.
-
-    Raises:
-      UserError: no such checkpoint.
-    """
-    with Checkpoints(workdir, read_only=True) as checkpoints:
-        step = checkpoints.resolve(which)
-        meta = checkpoints.run_meta(step)
-        experiment = config_lib.from_dict(Experiment, meta["config"])
-        experiment = config_lib.override(experiment, overrides or {})
-        mesh = sharding.make_mesh(
-            sharding.MeshConfig() if devices else experiment.mesh, devices, or_data_parallel=True
-        )
-        module = classifier.build(experiment.model, len(meta["label_names"]))
-        setup = steps.make_setup(module, experiment.loss, experiment.optim, meta["total_steps"])
-        abstract = steps.abstract_state(setup, tuple(meta["video_shape"]), mesh)
-        state = checkpoints.restore(step, abstract)
-    names = tuple(meta["label_names"])
-    return TrainedModel(experiment, module, state.variables, abstract, mesh, names, step, meta)
-
-
 def plain(value: Any) -> Any:
     """Turns NumPy scalars and arrays inside dicts and lists into what JSON can hold."""
     return json.loads(json.dumps(value, default=lambda v: np.asarray(v).tolist()))
-
-
-def check_same(wanted: Any, found: Any) -> None:
-    """Raises `UserError` unless two trees of variables have the same names and shapes."""
-    shapes = [
-        {"/".join(path): tuple(np.shape(leaf)) for path, leaf in flat.items()}
-        for flat in map(traverse_util.flatten_dict, (wanted, found))
-    ]
-    problems = [f"missing {name}" for name in sorted(shapes[0].keys() - shapes[1].keys())]
-    problems += [f"unused {name}" for name in sorted(shapes[1].keys() - shapes[0].keys())]
-    problems += [
-        f"{name} is {list(shapes[1][name])}, the model's is {list(shape)}"
-        for name, shape in sorted(shapes[0].items())
-        if name in shapes[1] and shapes[1][name] != shape
-    ]
-    if problems:
-        raise UserError(f"the weights do not fit the model: {'; '.join(problems)}")
 
 
 def _check_meta(meta: Any) -> None:

@@ -21,9 +21,10 @@ from flax import traverse_util
 from rstg_jax import storage
 from rstg_jax.errors import UserError
 from rstg_jax.models.classifier import build
-from rstg_jax.training import patterns, sharding, steps, weights_file
-from rstg_jax.training.checkpoint import Checkpoints, TrainedModel
+from rstg_jax.training import patterns, sharding, train_state, weights_file
+from rstg_jax.training.checkpoint import Checkpoints
 from rstg_jax.training.experiment import Experiment, TrainConfig
+from rstg_jax.training.trained_model import TrainedModel
 
 CLASSIFIER = "params/classifier/"
 WEIGHTS = ("params", "batch_stats")
@@ -49,22 +50,22 @@ def model(experiment: Experiment, label_names: Sequence[str]) -> TrainedModel:
     """
     mesh = sharding.make_mesh(experiment.mesh, or_data_parallel=True)
     module = build(experiment.model, len(label_names))
-    setup = steps.make_setup(module, experiment.loss, experiment.optim, 1)
+    setup = train_state.make_setup(module, experiment.loss, experiment.optim, 1)
     shape, settings = experiment.data.clip_shape, experiment.train
-    abstract = steps.abstract_state(setup, shape, mesh)
+    abstract = train_state.abstract_state(setup, shape, mesh)
     pretrained = weights(settings, abstract, label_names)[0] if settings.init_from else {}
 
     def begin(seed: jax.Array, pretrained: Mapping[str, jax.Array]) -> dict[str, Any]:
-        return steps.init_state(setup, shape, seed, pretrained).variables
+        return train_state.init_state(setup, shape, seed, pretrained).variables
 
-    placed = jax.jit(begin, out_shardings=steps.shardings_of(abstract.variables))
+    placed = jax.jit(begin, out_shardings=train_state.shardings_of(abstract.variables))
     variables = placed(jnp.int32(settings.seed), pretrained)
     meta = {"video_shape": list(shape)}
     return TrainedModel(experiment, module, variables, abstract, mesh, tuple(label_names), 0, meta)
 
 
 def weights(
-    settings: TrainConfig, abstract: steps.TrainState, label_names: Sequence[str]
+    settings: TrainConfig, abstract: train_state.TrainState, label_names: Sequence[str]
 ) -> tuple[dict[str, jax.Array], dict[str, Any]]:
     """Reads the weights of `settings.init_from` for a model.
 
@@ -102,7 +103,7 @@ def weights(
 
 
 def of_file(
-    settings: TrainConfig, abstract: steps.TrainState, label_names: Sequence[str]
+    settings: TrainConfig, abstract: train_state.TrainState, label_names: Sequence[str]
 ) -> tuple[dict[str, jax.Array], dict[str, Any]]:
     """The same as `weights` for a .safetensors file."""
     given = weights_file.read(storage.path(settings.init_from))

@@ -13,7 +13,7 @@ import jax
 
 from rstg_jax import config, files, storage
 from rstg_jax.errors import UserError
-from rstg_jax.training import init_from, steps
+from rstg_jax.training import init_from, train_state
 from rstg_jax.training.experiment import Experiment
 from rstg_jax.training.run import COUNTS, Progress, Run
 
@@ -57,7 +57,9 @@ def _begin(run: Run) -> Progress:
     if settings.init_from:
         labels = run.train_source.label_names
         pretrained, init_source = init_from.weights(settings, run.abstract, labels)
-    state = steps.create_state(run.setup, run.video_shape, settings.seed, run.mesh, pretrained)
+    state = train_state.create_state(
+        run.setup, run.video_shape, settings.seed, run.mesh, pretrained
+    )
     return Progress(state, init_source=init_source)
 
 

@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from rstg_jax import config, data, storage
 from rstg_jax.errors import UserError
 from rstg_jax.models import classifier
-from rstg_jax.training import checkpoint, eval_loop, logs, not_finite, sharding, steps
+from rstg_jax.training import checkpoint, eval_loop, logs, not_finite, sharding, steps, train_state
 from rstg_jax.training.experiment import Experiment
 
 COUNTS = ("skipped", "rollbacks", "batch_offset")  # of `Progress`, saved and reported
@@ -47,7 +47,7 @@ class Run:
     workdir: storage.Path
     mesh: Mesh
     module: nn.Module
-    setup: steps.TrainSetup
+    setup: train_state.TrainSetup
     abstract: Any
     train_source: data.Source
     test_source: data.Source
@@ -99,7 +99,7 @@ class Progress:
         `step + batch_offset`.
     """
 
-    state: steps.TrainState
+    state: train_state.TrainState
     step: int = 0
     window: dict[str, Any] = dataclasses.field(default_factory=dict)
     seconds: float = 0.0
@@ -135,7 +135,7 @@ def set_up(experiment: Experiment, workdir: storage.Path) -> Run:
     total_steps = settings.steps(len(train_source))
     module = classifier.build(experiment.model, len(train_source.label_names))
     on_nan = not_finite.parse(settings.on_nan)
-    setup = steps.make_setup(
+    setup = train_state.make_setup(
         module,
         experiment.loss,
         experiment.optimizer,
@@ -148,7 +148,7 @@ def set_up(experiment: Experiment, workdir: storage.Path) -> Run:
         raise UserError(
             f"loss.frame_start={loss.frame_start} leaves no frame of a clip of {video_shape[0]}"
         )
-    abstract = steps.abstract_state(setup, video_shape, mesh)
+    abstract = train_state.abstract_state(setup, video_shape, mesh)
     fed, make_batch = experiment.batch_keys, None
     if isinstance(train_source, data.OnDevice):
         make_batch = batches_of(train_source, fed, mesh)

@@ -7,7 +7,7 @@ import jax
 
 from rstg_jax import config
 from rstg_jax.models import classifier
-from rstg_jax.training import checkpoint, sharding, steps
+from rstg_jax.training import sharding, train_state, trained_model
 from rstg_jax.training.experiment import Experiment
 
 
@@ -29,8 +29,8 @@ class Weights(NamedTuple):
 
     def model(
         self, overrides: Mapping[str, str] | None = None, devices: list[jax.Device] | None = None
-    ) -> checkpoint.TrainedModel:
-        """The model, as `checkpoint.load` returns it.
+    ) -> trained_model.TrainedModel:
+        """The model, as `trained_model.load` returns it.
 
         Args:
           overrides: dotted config keys to change, such as those of the clips.
@@ -39,12 +39,12 @@ class Weights(NamedTuple):
         experiment = config.override(self.experiment, overrides or {})
         mesh = sharding.make_mesh(sharding.MeshConfig(), devices, or_data_parallel=True)
         module = classifier.build(experiment.model, len(self.label_names))
-        setup = steps.make_setup(module, experiment.loss, experiment.optim, 1)
+        setup = train_state.make_setup(module, experiment.loss, experiment.optim, 1)
         shape = experiment.data.clip_shape
-        abstract = steps.abstract_state(setup, shape, mesh)
-        checkpoint.check_same(abstract.variables, self.variables)
-        variables = jax.device_put(self.variables, steps.shardings_of(abstract.variables))
+        abstract = train_state.abstract_state(setup, shape, mesh)
+        trained_model.check_same(abstract.variables, self.variables)
+        variables = jax.device_put(self.variables, train_state.shardings_of(abstract.variables))
         meta = {"video_shape": list(shape), "data": {"weights": dict(self.source)}}
-        return checkpoint.TrainedModel(
+        return trained_model.TrainedModel(
             experiment, module, variables, abstract, mesh, self.label_names, 0, meta
         )

@@ -24,7 +24,7 @@ from rstg_jax.data import Placement
 from rstg_jax.data.video import decode
 from rstg_jax.errors import UserError
 from rstg_jax.rstg.region_graph import RegionGraph
-from rstg_jax.training import checkpoint, losses
+from rstg_jax.training import losses, trained_model
 from rstg_jax.viz import draw_graph, panels, video_writer
 
 SIDE = 480  # height of the drawn frames in pixels
@@ -56,7 +56,7 @@ class ClipOutputs(NamedTuple):
 class Visualiser:
     """Annotates videos with a checkpoint. Compiles once per shape of clips."""
 
-    def __init__(self, loaded: checkpoint.TrainedModel):
+    def __init__(self, loaded: trained_model.TrainedModel):
         self._config, self._names = loaded.data.single_view(), loaded.label_names
         self._variables, scales = loaded.variables, loaded.experiment.model.rstg.scales
         readout, kind = loaded.experiment.model.readout, loaded.experiment.loss.kind

@@ -7,7 +7,7 @@ import numpy as np
 
 from rstg_jax import data, storage
 from rstg_jax.rstg.region_graph import RegionGraph
-from rstg_jax.training import checkpoint, losses, steps
+from rstg_jax.training import losses, steps, trained_model
 from rstg_jax.viz.annotate_video import network_time
 from rstg_jax.viz.panels import Example
 
@@ -26,7 +26,7 @@ def load_examples(
     Returns:
       The examples, and the graph that their attention refers to (None without space stages).
     """
-    loaded = checkpoint.load(workdir, step, overrides, devices=jax.devices()[:1])
+    loaded = trained_model.load(workdir, step, overrides, devices=jax.devices()[:1])
     config = loaded.data.single_view()
 
     @jax.jit

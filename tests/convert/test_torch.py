@@ -16,7 +16,7 @@ from rstg_jax.convert.torch_names import ARCHS
 from rstg_jax.errors import UserError
 from rstg_jax.models.backbones import inception
 from rstg_jax.models.heads import GlobalPooling
-from rstg_jax.training import checkpoint
+from rstg_jax.training import trained_model
 from tests import torch_peers
 from tests.torch_peers import (
     arch,
@@ -325,7 +325,7 @@ def test_command_line(i3d, tmp_path, monkeypatch, capsys):
     words = [str(tmp_path / "model.pyth"), "--arch=tiny", f"--out={out}"]
     assert convert_torch.main([*words, labels]) == 0
     assert "7 classes" in capsys.readouterr().out
-    loaded = checkpoint.load(out)
+    loaded = trained_model.load(out)
     assert loaded.label_names == tuple("abcdefg")
     assert loaded.meta["video_shape"] == [8, 224, 224, 3]
     wanted = convert_torch.convert(arrays(state), ARCHS["tiny"])

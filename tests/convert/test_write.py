@@ -22,7 +22,7 @@ from rstg_jax.errors import UserError
 from rstg_jax.inference import evaluation, video_input
 from rstg_jax.models import classifier
 from rstg_jax.models.backbones.resnet3d import ResNet3DConfig
-from rstg_jax.training import checkpoint, init_from, sharding, steps
+from rstg_jax.training import init_from, sharding, train_state, trained_model
 from rstg_jax.training.experiment import TrainConfig
 from rstg_jax.training.losses import LossConfig
 from rstg_jax.training.optim import OptimizerConfig
@@ -91,7 +91,7 @@ def test_safetensors_need_no_pytorch(tmp_path, monkeypatch, capsys):
     words = [str(tmp_path / "model.safetensors"), "--arch=tiny"]
     assert convert_torch.main([*words, f"--out={out}"]) == 0
     assert "tiny, 3 classes" in capsys.readouterr().out
-    loaded = checkpoint.load(out)
+    loaded = trained_model.load(out)
     wanted = convert_torch.convert(state, TINY)
     jax.tree.map(np.testing.assert_array_equal, loaded.variables, wanted)
     assert loaded.label_names == ("0", "1", "2")
@@ -138,10 +138,10 @@ def test_a_killed_conversion_is_done_again(tmp_path, monkeypatch, moment):
     begun = {path.name for path in (tmp_path / "out/checkpoints").iterdir()}
     assert "0" not in begun and bool(begun) == ("manifest" in moment)
     with pytest.raises(UserError, match="no checkpoint in"):
-        checkpoint.load(tmp_path / "out")
+        trained_model.load(tmp_path / "out")
     assert convert_torch.main([words[0], "--arch=tiny", f"--out={words[1]}"]) == 0
     wanted = convert_torch.convert(tiny_state(), TINY)
-    loaded = checkpoint.load(tmp_path / "out").variables
+    loaded = trained_model.load(tmp_path / "out").variables
     jax.tree.map(np.testing.assert_array_equal, loaded, wanted)
     assert [path.name for path in (tmp_path / "out/checkpoints").iterdir()] == ["0"]
     with pytest.raises(UserError, match="already holds checkpoints"):
@@ -160,17 +160,17 @@ def test_converted_weights_see_clips_of_their_architecture(tmp_path, monkeypatch
         np.zeros((30, 256, 300, 3), np.uint8) + np.arange(30, dtype=np.uint8)[:, None, None, None]
     )
     np.save(tmp_path / "clip.npy", film)
-    clip = video_input.read(tmp_path / "clip.npy", checkpoint.load(out).data)
+    clip = video_input.read(tmp_path / "clip.npy", trained_model.load(out).data)
     assert clip.shape == (4, 224, 224, 3) and clip[:, 0, 0, 0].tolist() == [10, 13, 16, 19]
     # As `evaluate`: on videos of the same labels.
     with pytest.raises(UserError, match="set path to a directory of videos or a csv file"):
-        evaluation.open_named(checkpoint.load(out).data, None)
+        evaluation.open_named(trained_model.load(out).data, None)
     for label in "abc":
         (videos / label).mkdir(parents=True)
         frames = clip_files.pictures(5)
         frames[0].save(videos / label / "1.gif", save_all=True, append_images=frames[1:])
     overrides = {"data.path": str(videos), "data.test_path": str(videos)}
-    loaded = checkpoint.load(out, "last", overrides)
+    loaded = trained_model.load(out, "last", overrides)
     source, split = evaluation.open_named(loaded.data, None)
     assert (split, source.label_names) == ("test", loaded.label_names)
     assert source.batch(np.arange(3))["video"].shape == (3, *loaded.meta["video_shape"])
@@ -262,9 +262,9 @@ def test_converted_weights_begin_a_run_with_a_graph_inside(tmp_path, monkeypatch
     settings = TrainConfig(total_steps=1, init_from=str(out), init_fresh=("^params/rstg_res2_0/",))
     config = dataclasses.replace(convert_torch.model_config(TINY), rstg_at=("res2.0",))
     module = classifier.build(config, 5)
-    setup = steps.make_setup(module, LossConfig(), OptimizerConfig(), 1)
+    setup = train_state.make_setup(module, LossConfig(), OptimizerConfig(), 1)
     mesh = sharding.make_mesh(sharding.MeshConfig())
-    abstract = steps.abstract_state(setup, (4, 32, 32, 3), mesh)
+    abstract = train_state.abstract_state(setup, (4, 32, 32, 3), mesh)
     pretrained, _ = init_from.weights(settings, abstract, "abcde")
     wanted = traverse_util.flatten_dict(convert_torch.convert(tiny_state(), TINY), sep="/")
     wanted = {path: value for path, value in wanted.items() if "/classifier/" not in path}
@@ -314,7 +314,7 @@ def test_written_weights_are_evaluated_like_a_run(tmp_path, monkeypatch, ema_dec
         video_shape=batch["video"].shape[1:],
         source={"name": "nowhere"},
     )
-    figures, _ = evaluation.evaluate_checkpoint(checkpoint.load(tmp_path), "test")
+    figures, _ = evaluation.evaluate_checkpoint(trained_model.load(tmp_path), "test")
     logits, _ = module.apply(variables, batch["video"], train=False)
     hits = np.asarray(logits).argmax(-1) == batch["label"]
     assert figures["top1"] == pytest.approx(hits.mean())

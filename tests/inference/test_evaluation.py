@@ -18,7 +18,7 @@ from rstg_jax import cli, data, evaluate, predict
 from rstg_jax.errors import UserError
 from rstg_jax.inference import class_metrics, evaluation, video_input
 from rstg_jax.models import classifier
-from rstg_jax.training import checkpoint, eval_loop, logs, train_loop
+from rstg_jax.training import eval_loop, logs, train_loop, trained_model
 from tests import clip_files, standin_evaluate, standins
 
 ROOT = Path(__file__).parents[2]
@@ -80,7 +80,7 @@ def test_predictions_are_those_of_single_videos(workdir):
     assert evaluate.main([f"--workdir={workdir}", *flags]) == 0
     predictions = json.loads((workdir / "predictions-test-last.json").read_text())
     assert list(predictions) == [str(index) for index in range(37)]
-    loaded, source = checkpoint.load(workdir), standins.Source("test")
+    loaded, source = trained_model.load(workdir), standins.Source("test")
     for index in (0, 17, 36):
         video = source.batch(np.array([index]))["video"]
         p = jax.nn.softmax(loaded.module.apply(loaded.variables, video, train=False)[0][0])
@@ -183,7 +183,7 @@ def test_views_are_averaged_as_a_plain_loop_would(films, devices, capsys):
     result = json.loads((run / "evaluation-test-last-3x2.json").read_text())
     assert result["protocol"] == "3x2" and result["examples"] == 9
 
-    loaded = checkpoint.load(run)
+    loaded = trained_model.load(run)
     settings = loaded.data.with_protocol("3x2")
     confusion, loss = np.zeros((3, 3), int), 0.0
     for path in paths:

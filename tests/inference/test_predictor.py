@@ -13,7 +13,7 @@ from PIL import Image
 from rstg_jax import data, predict
 from rstg_jax.errors import UserError
 from rstg_jax.inference import predictor, video_input
-from rstg_jax.training import checkpoint
+from rstg_jax.training import trained_model
 from tests import standins
 
 
@@ -79,7 +79,7 @@ def test_every_kind_of_file_gives_the_same_frames(tmp_path):
 
 
 def test_probabilities_are_the_softmax_of_the_logits(workdir):
-    loaded = checkpoint.load(workdir)
+    loaded = trained_model.load(workdir)
     videos = predictor.Videos(loaded)
     record = next(predictor.predict(loaded, videos, videos.find(["test:3"]), top=7))
     batch = standins.Source("test").batch(np.array([3]))

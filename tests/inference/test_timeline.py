@@ -22,7 +22,7 @@ from rstg_jax.errors import UserError
 from rstg_jax.inference import predictor, timeline
 from rstg_jax.models import classifier, heads
 from rstg_jax.rstg import presets
-from rstg_jax.training import checkpoint
+from rstg_jax.training import trained_model
 from rstg_jax.training.weights import Weights
 from rstg_jax.viz import timeline_files
 from tests import clip_files
@@ -58,7 +58,7 @@ def run(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def model(run):
-    return checkpoint.load(run, devices=jax.devices()[:1])
+    return trained_model.load(run, devices=jax.devices()[:1])
 
 
 @pytest.fixture(scope="module")

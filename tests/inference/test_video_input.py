@@ -13,7 +13,7 @@ from configs import folder
 from rstg_jax import config, data, predict
 from rstg_jax.errors import UserError
 from rstg_jax.inference import predictor, video_input
-from rstg_jax.training import checkpoint, eval_loop, train_loop
+from rstg_jax.training import eval_loop, train_loop, trained_model
 from tests import clip_files
 
 PIECES = 10  # of each real film
@@ -68,7 +68,7 @@ def test_films_are_learned(trained):
 def test_predict_equals_evaluate(trained, capsys):
     """Every test file as a file on the command line, and as an example of the test split."""
     root, result = trained
-    loaded = checkpoint.load(root / "run")
+    loaded = trained_model.load(root / "run")
     source = eval_loop.open_split(loaded.data, "test")
     batch = source.batch(np.arange(len(source)))
     files = [str(root / "videos" / name) for name in batch["id"]]
@@ -85,7 +85,7 @@ def test_predict_equals_evaluate(trained, capsys):
 def test_views_are_averaged_as_logits(trained):
     root, _ = trained
     views = {"data.clip.spatial_views": "3", "data.clip.temporal_views": "2"}
-    loaded = checkpoint.load(root / "run", overrides=views)
+    loaded = trained_model.load(root / "run", overrides=views)
     file = root / "videos" / "bikes" / "3.mp4"
     video = video_input.read(file, loaded.data)
     assert video.shape == (6, 4, 32, 32, 3)

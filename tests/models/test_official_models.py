@@ -15,7 +15,7 @@ from rstg_jax.models.backbones.simple_cnn import SimpleCNNConfig
 from rstg_jax.models.classifier import ModelConfig
 from rstg_jax.models.heads import GlobalPooling, NodePooling
 from rstg_jax.rstg import presets
-from rstg_jax.training import optim, steps
+from rstg_jax.training import optim, steps, train_state
 from rstg_jax.training.losses import LossConfig
 from tests.golden import load
 
@@ -193,9 +193,9 @@ def test_three_official_training_steps(biases):
         return convert_model(everything, config, classes)
 
     rule = optim.OptimizerConfig("nesterov", learning_rate=1e-3, schedule="constant")
-    setup = steps.make_setup(module, LossConfig(reduction="sum"), rule, 3)
+    setup = train_state.make_setup(module, LossConfig(reduction="sum"), rule, 3)
     start = weights(0)
-    state = steps.TrainState(
+    state = train_state.TrainState(
         step=jnp.zeros((), jnp.int32),
         params=jax.tree.map(jnp.asarray, start["params"]),
         batch_stats=jax.tree.map(jnp.asarray, start["batch_stats"]),

@@ -13,7 +13,14 @@ import pytest
 
 from rstg_jax import config
 from rstg_jax.errors import UserError
-from rstg_jax.training import checkpoint, integrity, resume, sharding, steps
+from rstg_jax.training import (
+    checkpoint,
+    integrity,
+    resume,
+    sharding,
+    train_state,
+    trained_model,
+)
 from rstg_jax.training.checkpoint import Checkpoints
 from rstg_jax.training.losses import LossConfig
 from rstg_jax.training.optim import OptimizerConfig
@@ -38,14 +45,16 @@ def collect_garbage():
 
 def make(mesh_config):
     mesh = sharding.make_mesh(mesh_config)
-    setup = steps.make_setup(standins.Model(8), LossConfig(), OptimizerConfig(ema_decay=0.5), 9)
-    return setup, mesh, steps.abstract_state(setup, SHAPE, mesh)
+    setup = train_state.make_setup(
+        standins.Model(8), LossConfig(), OptimizerConfig(ema_decay=0.5), 9
+    )
+    return setup, mesh, train_state.abstract_state(setup, SHAPE, mesh)
 
 
 @pytest.fixture(scope="module")
 def state():
     setup, mesh, _ = make(MeshConfig(data=1))
-    return steps.create_state(setup, SHAPE, 5, mesh)
+    return train_state.create_state(setup, SHAPE, 5, mesh)
 
 
 def at(state, step):
@@ -167,7 +176,7 @@ def test_a_directory_that_cannot_be_written_is_named(tmp_path):
 
 def test_no_checkpoint_at_all(tmp_path):
     with pytest.raises(UserError, match="no checkpoint in"):
-        checkpoint.load(tmp_path)
+        trained_model.load(tmp_path)
 
 
 @abandons_coroutines
@@ -179,7 +188,7 @@ def test_a_damaged_checkpoint_is_named(tmp_path, state, collect_garbage):
     (tmp_path / "checkpoints/1/meta/metadata").write_text("{")
     _, _, abstract = make(MeshConfig(data=1))
     other = dataclasses.replace(make(MeshConfig(data=1))[0], module=standins.Model(8, dim=5))
-    wrong = steps.abstract_state(other, SHAPE, sharding.make_mesh(MeshConfig(data=1)))
+    wrong = train_state.abstract_state(other, SHAPE, sharding.make_mesh(MeshConfig(data=1)))
     with Checkpoints(tmp_path, read_only=True) as checkpoints:
         with pytest.raises(UserError, match=r"cannot read checkpoint .*/1"):
             checkpoints.meta(1)

@@ -16,7 +16,15 @@ import train
 from configs import sync_mnist
 from rstg_jax import cli, config, data
 from rstg_jax.errors import UserError
-from rstg_jax.training import checkpoint, init_from, resume, sharding, steps, train_loop
+from rstg_jax.training import (
+    checkpoint,
+    init_from,
+    resume,
+    sharding,
+    train_loop,
+    train_state,
+    trained_model,
+)
 from rstg_jax.training import run as run_lib
 from rstg_jax.training.experiment import TrainConfig
 from tests import standins
@@ -75,7 +83,7 @@ def tree(state):
 
 
 def test_weights_are_taken_and_nothing_else(source, tmp_path):
-    there = checkpoint.load(source, devices=jax.devices()[:1])
+    there = trained_model.load(source, devices=jax.devices()[:1])
     run, progress = begin(tmp_path / "a", train__init_from=source, train__seed=5)
     _, scratch = begin(tmp_path / "b", train__seed=5)
     state = progress.state
@@ -106,9 +114,9 @@ def test_training_equals_a_run_whose_weights_were_set_by_hand(source, tmp_path):
     shutil.rmtree(gone)
 
     run, progress = begin(tmp_path / "hand", train__seed=5, train__total_steps=2)
-    weights = checkpoint.load(source, "2", devices=jax.devices()[:1]).variables["params"]
+    weights = trained_model.load(source, "2", devices=jax.devices()[:1]).variables["params"]
     state = progress.state.replace(params=weights, ema_params=jax.tree.map(np.array, weights))
-    state = jax.device_put(state, steps.shardings_of(run.abstract))
+    state = jax.device_put(state, train_state.shardings_of(run.abstract))
     for batch in fed(run, 2):
         state, _ = run.train_step(state, batch)
     ours = checkpoint.Checkpoints(tmp_path / "run", read_only=True)
@@ -130,10 +138,10 @@ def test_training_equals_a_run_whose_weights_were_set_by_hand(source, tmp_path):
 def test_weights_of_one_device_on_eight(source, tmp_path, mesh):
     changes = dict(zip(("mesh__data", "mesh__fsdp", "mesh__model"), mesh, strict=True))
     run, progress = begin(tmp_path, train__init_from=source, **changes)
-    one = checkpoint.load(source, devices=jax.devices()[:1]).variables["params"]
+    one = trained_model.load(source, devices=jax.devices()[:1]).variables["params"]
     chex.assert_trees_all_equal(tree(progress.state)[0], jax.device_get(one))
     placed = jax.tree.map(lambda leaf: leaf.sharding, progress.state)
-    assert placed == steps.shardings_of(run.abstract)
+    assert placed == train_state.shardings_of(run.abstract)
     kernel = progress.state.params["rstg_final"]["time"]["lstm"]["input_kernel"]
     assert len({str(shard.index) for shard in kernel.addressable_shards}) == mesh[1] * mesh[2]
 
@@ -168,7 +176,7 @@ def test_another_number_of_classes_gets_a_new_classifier(source, tmp_path, caplo
     assert (progress.init_source["fresh"], progress.init_source["ignored"]) == (2, 0)
     _, scratch = begin(tmp_path / "b", **changes)
     weights, fresh = tree(progress.state)[0], tree(scratch.state)[0]
-    there = jax.device_get(checkpoint.load(source).variables["params"])
+    there = jax.device_get(trained_model.load(source).variables["params"])
     chex.assert_trees_all_equal(weights["classifier"], fresh["classifier"])
     for part in ("backbone", "rstg_final"):
         chex.assert_trees_all_equal(weights[part], there[part])
@@ -268,7 +276,7 @@ def test_a_graph_put_into_a_trained_network_and_taken_out(source, tmp_path):
     _, progress = begin(tmp_path / "c", **whole, **fresh)
     _, scratch = begin(tmp_path / "d", train__seed=5)
     weights, drawn = tree(progress.state)[0], tree(scratch.state)[0]
-    there = jax.device_get(checkpoint.load(tmp_path / "b").variables["params"])
+    there = jax.device_get(trained_model.load(tmp_path / "b").variables["params"])
     for part in ("time", "space"):
         chex.assert_trees_all_equal(weights["rstg_final"][part], drawn["rstg_final"][part])
     chex.assert_trees_all_equal(

@@ -16,7 +16,14 @@ import pytest
 from rstg_jax import data
 from rstg_jax.errors import UserError
 from rstg_jax.models import classifier
-from rstg_jax.training import checkpoint, not_finite, run, steps, train_loop
+from rstg_jax.training import (
+    not_finite,
+    run,
+    steps,
+    train_loop,
+    train_state,
+    trained_model,
+)
 from rstg_jax.training.experiment import TrainConfig
 from tests import standins
 
@@ -64,7 +71,7 @@ def by_hand(workdir, numbers, expected_steps):
     """The weights after updates on the batches of some numbers, each with a given step number."""
     parts = run.set_up(experiment("stop"), workdir)
     with parts.checkpoints:
-        state = steps.create_state(parts.setup, parts.video_shape, 0, parts.mesh)
+        state = train_state.create_state(parts.setup, parts.video_shape, 0, parts.mesh)
     for number, step in zip(numbers, expected_steps, strict=True):
         examples = parts.train_source.batch(8 * number + np.arange(8))
         batch = {key: examples[key] for key in ("video", "label")}
@@ -86,7 +93,7 @@ def test_an_update_is_left_out(tmp_path, poison, caplog):
     assert "became nan at step 4; the update is left out (1 of 1)" in caplog.text
     assert (result["skipped"], result["steps"]) == (1, 10)
     numbers = [0, 1, 2, 4, 5, 6, 7, 8, 9]
-    variables = checkpoint.load(tmp_path / "run").variables
+    variables = trained_model.load(tmp_path / "run").variables
     assert_same(variables, by_hand(tmp_path / "hand", numbers, [n + 1 for n in numbers]))
     with pytest.raises(AssertionError):  # the rate and the key of an update depend on its number
         assert_same(variables, by_hand(tmp_path / "late", numbers, range(1, 10)))
@@ -111,7 +118,7 @@ def test_a_run_goes_back_and_passes_over_the_batches(tmp_path, poison, caplog):
     result = train_loop.train(experiment("rollback:1"), tmp_path / "run")
     assert "became nan at step 7; back to step 4, and on with the batches" in caplog.text
     assert (result["rollbacks"], result["batch_offset"], result["steps"]) == (1, 3, 10)
-    variables = checkpoint.load(tmp_path / "run").variables
+    variables = trained_model.load(tmp_path / "run").variables
     numbers = [0, 1, 2, 3, 7, 8, 9, 10, 11, 12]
     assert_same(variables, by_hand(tmp_path / "hand", numbers, range(1, 11)))
     with pytest.raises(AssertionError):

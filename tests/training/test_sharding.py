@@ -20,7 +20,7 @@ from rstg_jax.models.backbones.resnet3d import ResNet3DConfig
 from rstg_jax.models.classifier import ModelConfig
 from rstg_jax.models.heads import GlobalPooling
 from rstg_jax.rstg import presets
-from rstg_jax.training import sharding, steps
+from rstg_jax.training import sharding, steps, train_state
 from rstg_jax.training.losses import LossConfig
 from rstg_jax.training.optim import OptimizerConfig
 from rstg_jax.training.sharding import MeshConfig
@@ -68,7 +68,7 @@ class Compiled(NamedTuple):
     """A training step for a mesh, and what it needs."""
 
     step: jax.stages.Compiled
-    setup: steps.TrainSetup
+    setup: train_state.TrainSetup
     mesh: jax.sharding.Mesh
 
 
@@ -77,8 +77,8 @@ def compiled(model, mesh_name):
     """The training step of a model on a mesh, or on one device if it has no name."""
     module = classifier.build(MODELS[model], 4)
     mesh = sharding.make_mesh(MESHES.get(mesh_name, ONE))
-    setup = steps.make_setup(module, LOSS, OPTIM, 10)
-    abstract = steps.abstract_state(setup, DATA.clip_shape, mesh)
+    setup = train_state.make_setup(module, LOSS, OPTIM, 10)
+    abstract = train_state.abstract_state(setup, DATA.clip_shape, mesh)
     batch = {
         "video": jax.ShapeDtypeStruct((BATCH, *DATA.clip_shape), np.uint8),
         "label": jax.ShapeDtypeStruct((BATCH,), np.int32),
@@ -92,7 +92,7 @@ def compiled(model, mesh_name):
 def first_state(model):
     """Weights that no gate hides: the gains of blocks inside a network start at 0."""
     one = compiled(model, "")
-    state = steps.create_state(one.setup, DATA.clip_shape, 3, one.mesh)
+    state = train_state.create_state(one.setup, DATA.clip_shape, 3, one.mesh)
     rng = np.random.default_rng(0)
 
     def visible(value):
@@ -107,8 +107,8 @@ def five_steps(model, mesh_name):
     """Sums of five updates on real videos, and the state after them."""
     step, setup, mesh = compiled(model, mesh_name)
     source = DATA.open("train")
-    abstract = steps.abstract_state(setup, DATA.clip_shape, mesh)
-    state = jax.device_put(first_state(model), steps.shardings_of(abstract))
+    abstract = train_state.abstract_state(setup, DATA.clip_shape, mesh)
+    state = jax.device_put(first_state(model), train_state.shardings_of(abstract))
     sums = []
     for number in range(5):
         batch = source.batch(np.arange(BATCH) + BATCH * number)

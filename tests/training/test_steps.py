@@ -10,7 +10,7 @@ import optax
 import pytest
 
 from rstg_jax.errors import UserError
-from rstg_jax.training import losses, sharding, steps
+from rstg_jax.training import losses, sharding, steps, train_state
 from rstg_jax.training.losses import LossConfig
 from rstg_jax.training.optim import OptimizerConfig
 from rstg_jax.training.sharding import MeshConfig
@@ -40,8 +40,10 @@ def batch(number, mask=None):
 
 def updates(optim, count=3, loss=LossConfig(frame_weight=0.5), mask=None, **fields):  # noqa: B008
     """The state before and after some updates, and the sums of the last one."""
-    setup = steps.make_setup(Network(), loss, optim, 10, **fields)
-    first = state = jax.jit(steps.init_state, static_argnums=(0, 1))(setup, SHAPE, jnp.int32(0))
+    setup = train_state.make_setup(Network(), loss, optim, 10, **fields)
+    first = state = jax.jit(train_state.init_state, static_argnums=(0, 1))(
+        setup, SHAPE, jnp.int32(0)
+    )
     step = jax.jit(steps.train_step, static_argnums=0)
     for number in range(count):
         state, sums = step(setup, state, batch(number, mask))
@@ -71,8 +73,8 @@ def test_parts_of_a_batch_make_the_update_of_the_whole(reduction, mask):
 
 
 def test_the_accumulated_gradient_is_that_of_a_loop_over_examples():
-    setup = steps.make_setup(Network(), LossConfig(), SGD, 10, accumulate=4)
-    state = steps.init_state(setup, SHAPE, jnp.int32(0))
+    setup = train_state.make_setup(Network(), LossConfig(), SGD, 10, accumulate=4)
+    state = train_state.init_state(setup, SHAPE, jnp.int32(0))
     rows = batch(0, MASK)
 
     @jax.jit
@@ -94,8 +96,8 @@ def test_the_accumulated_gradient_is_that_of_a_loop_over_examples():
 
 def test_accumulation_moves_no_activation_between_devices():
     mesh = sharding.make_mesh(MeshConfig(8, 1, 1))
-    setup = steps.make_setup(Network(), LossConfig(), SGD, 10, accumulate=2)
-    abstract = steps.abstract_state(setup, SHAPE, mesh)
+    setup = train_state.make_setup(Network(), LossConfig(), SGD, 10, accumulate=2)
+    abstract = train_state.abstract_state(setup, SHAPE, mesh)
     given = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), batch(0))
     text = steps.jit_train_step(setup, mesh, abstract).lower(abstract, given).compile().as_text()
     assert set(re.findall(r" (all-\w[\w-]*|collective-\w+|reduce-scatter)\(", text)) == {

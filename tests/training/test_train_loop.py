@@ -22,6 +22,8 @@ from rstg_jax.training import (
     signals,
     steps,
     train_loop,
+    train_state,
+    trained_model,
 )
 from rstg_jax.training.experiment import Experiment, TrainConfig
 from rstg_jax.training.optim import OptimizerConfig
@@ -140,7 +142,7 @@ def test_a_signal_during_the_only_evaluation_loses_no_score(tmp_path, monkeypatc
         result = train_loop.train(experiment, tmp_path / "cut")
         assert result["best"] == whole["best"] == {"step": 5, "top1": whole["top1"]}
         assert standins.records(tmp_path / "cut") == standins.records(tmp_path / "whole")
-    assert checkpoint.load(tmp_path / "cut", "best").step == 5
+    assert trained_model.load(tmp_path / "cut", "best").step == 5
 
 
 def test_a_signal_before_the_first_step_saves_nothing_and_says_so(tmp_path, monkeypatch, caplog):
@@ -255,7 +257,7 @@ def test_best_is_kept_when_it_is_older_than_the_latest(tmp_path, monkeypatch):
     result = train_loop.train(experiment, tmp_path)
     assert result["best"] == {"step": 4, "top1": 0.9}
     assert sorted(os.listdir(tmp_path / "checkpoints")) == ["12", "4"]
-    assert checkpoint.load(tmp_path, "best").step == 4
+    assert trained_model.load(tmp_path, "best").step == 4
 
 
 @pytest.mark.parametrize("eval_batch_size", [5, 8, 64])
@@ -265,9 +267,9 @@ def test_evaluation_counts_every_example_once_on_any_mesh(eval_batch_size):
     for mesh_config in (MeshConfig(data=1), MeshConfig(2, 2, 2)):
         mesh = sharding.make_mesh(mesh_config)
         experiment = standins.experiment()
-        setup = steps.make_setup(module, experiment.loss, experiment.optim, 1)
-        abstract = steps.abstract_state(setup, (3, 32, 32, 1), mesh)
-        state = steps.create_state(setup, (3, 32, 32, 1), 0, mesh)
+        setup = train_state.make_setup(module, experiment.loss, experiment.optim, 1)
+        abstract = train_state.abstract_state(setup, (3, 32, 32, 1), mesh)
+        state = train_state.create_state(setup, (3, 32, 32, 1), 0, mesh)
         eval_step = steps.jit_eval_step(module, mesh, abstract)
         size = eval_loop.eval_batch_size(eval_batch_size, mesh)
         figures.append(eval_loop.evaluate(eval_step, state.variables, source, mesh, size))
@@ -303,7 +305,7 @@ def test_nan_stops_names_the_step_and_keeps_the_last_good_checkpoint(tmp_path):
     with pytest.raises(UserError, match=r"became (nan|inf) at step \d+; step \d+ is kept") as error:
         train_loop.train(experiment, tmp_path)
     assert "\n" not in str(error.value)
-    loaded = checkpoint.load(tmp_path)
+    loaded = trained_model.load(tmp_path)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(loaded.variables))
     assert f"step {loaded.step} is kept" in str(error.value)
     assert all(np.isfinite(r["loss"]) for r in standins.records(tmp_path))
@@ -326,7 +328,7 @@ def test_running_statistics_that_are_not_finite_stop_the_run(tmp_path, monkeypat
 def test_average_of_weights_is_what_gets_evaluated(tmp_path):
     experiment = standins.experiment(total_steps=5)
     result = train_loop.train(experiment, tmp_path)
-    loaded = checkpoint.load(tmp_path)
+    loaded = trained_model.load(tmp_path)
     source = standins.Source("test")
     batch = source.batch(np.arange(37))
     with checkpoint.Checkpoints(tmp_path, read_only=True) as checkpoints:

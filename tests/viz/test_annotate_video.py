@@ -17,7 +17,7 @@ from rstg_jax.models.backbones.simple_cnn import SimpleCNNConfig
 from rstg_jax.models.heads import GlobalPooling
 from rstg_jax.rstg.block import RSTGConfig
 from rstg_jax.rstg.region_graph import RegionGraph
-from rstg_jax.training import checkpoint, sharding, steps
+from rstg_jax.training import sharding, train_state, trained_model
 from rstg_jax.viz import annotate_video, draw_graph, panels, video_writer
 from tests import clip_files, standins
 
@@ -32,11 +32,11 @@ def load(model, config, shape):
     experiment = dataclasses.replace(standins.experiment(), model=model, data=config)
     mesh = sharding.make_mesh(experiment.mesh)
     module = classifier.build(model, len(NAMES))
-    setup = steps.make_setup(module, experiment.loss, experiment.optim, 1)
-    abstract = steps.abstract_state(setup, shape, mesh)
-    variables = steps.create_state(setup, shape, 0, mesh).variables
+    setup = train_state.make_setup(module, experiment.loss, experiment.optim, 1)
+    abstract = train_state.abstract_state(setup, shape, mesh)
+    variables = train_state.create_state(setup, shape, 0, mesh).variables
     meta = {"video_shape": list(shape)}
-    return checkpoint.TrainedModel(experiment, module, variables, abstract, mesh, NAMES, 0, meta)
+    return trained_model.TrainedModel(experiment, module, variables, abstract, mesh, NAMES, 0, meta)
 
 
 @pytest.fixture(scope="module")
