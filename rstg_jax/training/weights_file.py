@@ -49,7 +49,20 @@ def write(path: Path, weights: Weights, half: bool = False) -> None:
         "source": json.dumps(dict(weights.source)),
     }
     arrays = {name: np.ascontiguousarray(value, dtype) for name, value in arrays.items()}
-    files.write_bytes(path, save(arrays, metadata))
+    files.write_bytes(path, _in_order(save(arrays, metadata)))
+
+
+def _in_order(content: bytes) -> bytes:
+    """The same file with its metadata in order; the library's is random, so no two would be equal.
+
+    A file begins with the length of its header, a JSON text that ends at a multiple of 8 bytes.
+    """
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:end])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + content[end:]
 
 
 def read(path: storage.Path) -> Weights:

@@ -6,7 +6,8 @@ import jax
 import numpy as np
 import pytest
 from flax import traverse_util
-from safetensors.numpy import load_file, save_file
+from safetensors import safe_open
+from safetensors.numpy import load_file, save, save_file
 
 import rstg_jax
 from configs import sync_mnist
@@ -84,6 +85,19 @@ def test_half_precision(run, tmp_path):
     large.variables["params"]["classifier"]["bias"][0] = 1e6
     with pytest.raises(UserError, match="classifier/bias has values that are not finite as float1"):
         weights_file.write(out, large, half=True)
+
+
+def test_equal_weights_make_equal_files(run, tmp_path):
+    given = weights_file.read(run[1])
+    made = []
+    for number in range(5):
+        weights_file.write(tmp_path / f"{number}.safetensors", given)
+        made.append((tmp_path / f"{number}.safetensors").read_bytes())
+    assert set(made) == {run[1].read_bytes()}
+    with safe_open(run[1], framework="numpy") as file:
+        metadata = file.metadata()
+    arrays = load_file(run[1])
+    assert len({save(arrays, metadata) for _ in range(10)}) > 1  # as the library writes them
 
 
 def test_training_starts_from_a_file(run):
