@@ -92,9 +92,10 @@ def train(out: Path) -> list[str]:
 
 
 def run_train(out: Path, steps: int) -> None:
-    """Trains for some steps."""
-    short = [f"--config.train.total_steps={steps}", f"--config.train.batch_size={BATCH}"]
-    command = [sys.executable, *TRAIN, *short, f"--workdir={out}"]
+    """Trains for some steps; tested, saved and logged after the last alone."""
+    short = [f"total_steps={steps}", f"batch_size={BATCH}", "eval_every=0", "checkpoint_every=0"]
+    flags = [f"--config.train.{setting}" for setting in (*short, f"log_every={steps}")]
+    command = [sys.executable, *TRAIN, *flags, f"--workdir={out}"]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
 
 
