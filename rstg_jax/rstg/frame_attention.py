@@ -2,12 +2,12 @@
 
 A recurrent state blurs what it has seen; these cells do not, and pay for it with a state that grows
 with `memory_span`. A node attends to itself only: frames to regions and back is what space stages
-are for. A score is that of query and key plus a learned number for the lag, which begins as a
-decay with time constants of 1 to `memory_span` frames, a different one for each head.
+are for. A score is that of query and key plus a learned number for the lag.
 
-window    reads the frame itself and all of the `memory_span` frames before
+window    reads the frame itself and all of the `memory_span` frames before. The numbers begin as
+          decays with time constants of 1 to `memory_span` frames, a different one for each head
 dilated   reads the frame itself and those 1, 2, 4, 8, ... frames before, up to `memory_span`: edges
-          over time whose number grows with the logarithm of what they span
+          over time whose number grows with the logarithm of what they span. All begin alike
 
 Not in the paper, which names long-range interactions as a limit of its block. The state of a video
 is keys and values of the last `memory_span` frames, and which of these there were.
@@ -40,14 +40,17 @@ def lags_of(memory_span: int) -> tuple[int, ...]:
 
 def window(declare: Declare, width: int, dim: int, memory_span: int, dtype: Any) -> Cell:
     """Attention to all frames of the window."""
-    return _cell(_attend_to_all, range(memory_span + 1), declare, width, dim, memory_span, dtype)
+    decays = 1 / time_constants(FRAME_HEADS, memory_span)
+    start = -decays[:, None] * np.arange(memory_span + 1)
+    return _cell(_attend_to_all, start, declare, width, dim, memory_span, dtype)
 
 
 def dilated(declare: Declare, width: int, dim: int, memory_span: int, dtype: Any) -> Cell:
     """Attention to few frames of the window, ever farther apart."""
     lags = lags_of(memory_span)
     attend = functools.partial(_attend_to_few, lags)
-    return _cell(attend, lags, declare, width, dim, memory_span, dtype)
+    start = np.zeros((FRAME_HEADS, len(lags)))
+    return _cell(attend, start, declare, width, dim, memory_span, dtype)
 
 
 CELLS = {"window": window, "dilated": dilated}
@@ -55,25 +58,29 @@ CELLS = {"window": window, "dilated": dilated}
 
 def _cell(
     attend: Callable[..., Array],
-    lags: Any,
+    start: np.ndarray,
     declare: Declare,
     width: int,
     dim: int,
     memory_span: int,
     dtype: Any,
 ) -> Cell:
-    """Weights and scan of a cell, see `FrameRNN`; `attend` is one of those below."""
+    """Weights and scan of a cell, see `FrameRNN`.
 
-    def decays(key: Array, shape: tuple[int, int]) -> Array:
+    Args:
+      attend: one of those below.
+      start: number of each lag, `[h lag]`.
+      declare: and the others, as of the linear recurrences.
+    """
+
+    def lag_bias_init(key: Array, shape: tuple[int, ...]) -> Array:
         del key, shape
-        return jnp.asarray(
-            -np.array(lags) / time_constants(FRAME_HEADS, memory_span)[:, None], jnp.float32
-        )
+        return jnp.asarray(start, jnp.float32)
 
     kernel_init = nn.initializers.lecun_normal()
     input_kernel = declare("input_kernel", kernel_init, width, 3 * dim).astype(dtype)
     output_kernel = declare("output_kernel", kernel_init, dim, dim).astype(dtype)
-    lag_bias = declare("lag_bias", decays, FRAME_HEADS, len(lags))  # [h lag]
+    lag_bias = declare("lag_bias", lag_bias_init, *start.shape)
 
     def run(kept: Parts | None, projected: Array) -> tuple[Parts, Array]:
         query, key, value = jnp.split(projected, 3, axis=-1)  # [t n ... d]
