@@ -65,13 +65,7 @@ def _cell(
     memory_span: int,
     dtype: Any,
 ) -> Cell:
-    """Weights and scan of a cell, see `FrameRNN`.
-
-    Args:
-      attend: one of those below.
-      start: number of each lag, `[h lag]`.
-      declare: and the others, as of the linear recurrences.
-    """
+    """Weights and scan of a cell: `attend` is one of those below, `start` the bias `[h lag]`."""
 
     def lag_bias_init(key: Array, shape: tuple[int, ...]) -> Array:
         del key, shape
