@@ -35,6 +35,18 @@ def test_rows_are_those_of_the_configs_and_the_page_has_them(tmp_path, monkeypat
     assert (tmp_path / "docs" / "delay.svg").read_bytes() == drawn and len(trained) == 4
 
 
+def test_long_delays_begin_with_a_short_one():
+    for row, fresh in (
+        ("delay64_lstm", ()),
+        ("delay16_dilated", ("--config.train.init_fresh=lag_bias",)),
+    ):
+        lesson = f"delay4_{row.split('_')[1]}"
+        first, second = long_range.phases(row, 3)
+        assert (first.variant, second.variant) == (lesson, row)
+        assert first.flags == ("--config.train.seed=3",) and second.flags == (*first.flags, *fresh)
+    assert len(long_range.phases("delay0_lstm", 0)) == 1
+
+
 def test_mistakes_are_named(tmp_path, capsys):
     with pytest.raises(SystemExit):
         long_range.main(["--hours=1", f"--workdirs={tmp_path}", "--rows=delay5_lru"])
