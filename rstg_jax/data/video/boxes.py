@@ -193,8 +193,10 @@ def _read(stamps: tuple[tuple[Path, int], ...]) -> Table:
             frames.append(frame)
             corners.append(box)
             lengths[video] = len(frame)
+    first = stamps[0][0]
+    where = first if len(stamps) == 1 else first.parent
     if not lengths:
-        raise UserError(f"{stamps[0][0]}: has no video")
+        raise UserError(f"{where}: has no video")
     ends = np.cumsum(list(lengths.values())).tolist()
     rows = {
         video: slice(end - length, end)
@@ -204,7 +206,7 @@ def _read(stamps: tuple[tuple[Path, int], ...]) -> Table:
     flat = int((table.corners[:, 2:] <= table.corners[:, :2]).any(axis=1).sum())
     if flat:
         count = len(table.corners)
-        _log.warning("%s: %d of %d boxes have no area: unused", stamps[0][0].parent, flat, count)
+        _log.warning("%s: %d of %d boxes have no area: unused", where, flat, count)
     content = hashlib.sha256(json.dumps(lengths).encode())
     content.update(table.frames.tobytes() + table.corners.tobytes())
     return table._replace(sha256=content.hexdigest()[:16])

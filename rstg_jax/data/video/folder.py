@@ -121,7 +121,7 @@ def source_of(
       provenance: To be recorded, besides path, split, numbers and a checksum of names and labels.
     """
     numbers = {label: number for number, label in enumerate(label_names)}
-    content = "\n".join(f"{v.name};{','.join(v.labels)}" for v in usable)
+    content = "\n".join(f"{_key(v)};{','.join(v.labels)}" for v in usable)
 
     def label(video: Video) -> label_flip.Label:
         if not config.multi_label:
@@ -208,8 +208,8 @@ def without_broken(videos: Sequence[Video], root: str, max_broken: float) -> lis
     place = Path(root).expanduser()
     index = (place if place.is_dir() else place.parent) / _INDEX
     known = _read_index(index)
-    stamps = {video.name: _stamp(video.path) for video in videos}
-    new = [video for video in videos if known.get(video.name) != stamps[video.name]]
+    stamps = {_key(video): _stamp(video.path) for video in videos}
+    new = [video for video in videos if known.get(_key(video)) != stamps[_key(video)]]
     reasons: dict[str, str] = {}  # why videos cannot be used
     with (
         concurrent.futures.ThreadPoolExecutor(num_cores()) as pool,
@@ -219,7 +219,7 @@ def without_broken(videos: Sequence[Video], root: str, max_broken: float) -> lis
             if reason:
                 reasons[video.name] = reason
             else:
-                known[video.name] = stamps[video.name]
+                known[_key(video)] = stamps[_key(video)]
             bar.update()
     if len(new) > len(reasons):
         _write_index(index, known)
@@ -246,6 +246,12 @@ def _check(video: Video) -> str:
     return ""
 
 
+def _key(video: Video) -> str:
+    """Its name with its segment: one that can be read says nothing about the rest of the file."""
+    shown = video.frames
+    return video.name if shown is None else f"{video.name} {shown.start}:{shown.stop}"
+
+
 def _stamp(file: Path) -> str:
     """Size and time of a file, which change with its content."""
     try:
@@ -256,7 +262,7 @@ def _stamp(file: Path) -> str:
 
 
 def _read_index(file: Path) -> dict[str, str]:
-    """Name -> stamp of videos that could be read; empty without an index of this version."""
+    """Key -> stamp of videos that could be read; empty without an index of this version."""
     try:
         content = files.read_json(file).items()
     except (UserError, AttributeError):

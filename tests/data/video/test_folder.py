@@ -11,7 +11,7 @@ import pytest
 
 from rstg_jax import data
 from rstg_jax.config import to_dict
-from rstg_jax.data.video import decode, folder
+from rstg_jax.data.video import decode, folder, listing
 from rstg_jax.errors import UserError
 from rstg_jax.training import resume
 from rstg_jax.training.experiment import Experiment, TrainConfig
@@ -208,6 +208,16 @@ def test_only_new_files_are_opened(root, monkeypatch):
     index.write_text("damage")
     settings.open("train")
     assert len(opened) == 25
+
+
+def test_a_readable_segment_says_nothing_about_the_rest(tmp_path, monkeypatch):
+    checked = []
+    monkeypatch.setattr(folder, "_check", lambda video: checked.append(video.frames) or "")
+    (tmp_path / "a.mp4").write_bytes(b"any")
+    for frames in (range(5), range(5), range(9), None):
+        video = listing.Video(tmp_path / "a.mp4", "a", ("label",), frames)
+        folder.without_broken([video], str(tmp_path), 0.0)
+    assert checked == [range(5), range(9), None]
 
 
 def test_failures_are_tried_again(root, monkeypatch):
