@@ -251,9 +251,7 @@ VARIANTS: dict[str, Callable[[], Experiment]] = {
     "nl_i3d": lambda: published("nl_i3d", "nl_i3d"),
     "c2d": lambda: published("c2d", "c2d"),
     "c2d_rstg": lambda: published("c2d_rstg", "c2d", rstg_at=("final",)),
-    **another(
-        "nl_i3d_gcn", resnet3d.official("nl_i3d"), ClipConfig(), "res4", head=RegionGCNHead()
-    ),
+    **another("nl_i3d_gcn", NL_I3D, ClipConfig(), "res4", head=RegionGCNHead()),
     "nl_i3d_gcn_boxes": nl_i3d_gcn_boxes,
     **another("i3d_inception", inception.i3d(), FRAMES_64, "mixed4e", head=WINDOWS),
     **another("s3d_g", inception.s3dg(), FRAMES_64, "mixed4e", head=WINDOWS),
