@@ -18,7 +18,7 @@ FILMS := predict-demo
 	@echo "make test        install, check style and types, run the tests"
 	@echo "make test-slow   run the tests that take longer"
 	@echo "make test-newest run a few tests with the newest releases: make test-newest PYTHON=python3.12"
-	@echo "make fuzz        give 10,000 damaged files to every reader, up to 40 minutes on two cores"
+	@echo "make fuzz        give 10,000 damaged files to the readers, up to 40 minutes on two cores"
 	@echo "make peers       install PyTorch networks (2.5 GB), so that make test compares with them"
 
 demo: $(VENV)/.installed

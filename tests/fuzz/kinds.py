@@ -18,6 +18,7 @@ import numpy as np
 from rstg_jax import config, data, files
 from rstg_jax.convert import pickled_arrays, tf_checkpoint, torch_files
 from rstg_jax.data import (
+    BoxesConfig,
     ClipConfig,
     FeaturesConfig,
     FolderConfig,
@@ -26,7 +27,7 @@ from rstg_jax.data import (
     features,
 )
 from rstg_jax.data.sync_mnist import digits
-from rstg_jax.data.video import decode
+from rstg_jax.data.video import decode, published
 from rstg_jax.errors import UserError
 from rstg_jax.inference import video_input
 from tests import clip_files, video_corpus
@@ -37,6 +38,7 @@ CLIP = ClipConfig(frames=4, resize=24, crop=20, spatial_views=2, temporal_views=
 GOLDEN = Path(__file__).parents[1] / "golden" / "ckpt_simple_graph"
 V1, V2 = "20bn-something-something-v1", "20bn-something-something-v2"
 META = ("/metadata", "_METADATA", "/metrics")  # of a checkpoint; other files have random names
+CATER = "actions_present", "actions_order_uniq", "localize"  # its tasks
 LABELS = ["Moving something up", "Tilting something, then letting it go"]
 
 
@@ -195,6 +197,56 @@ def read_listing(directory: Path) -> None:
     for split in ("train", "test"):
         source = data.open(split)
         source.batch(np.arange(len(source)))
+
+
+def boxes() -> list[Files]:
+    plain = {"a.mp4": {"0": [[1, 2, 9.5, 8, 0.5], [0, 0, 3, 4]], "2": [[1, 1, 5, 5]]}, "b.mp4": {}}
+    box = {"box2d": {"x1": 1.5, "y1": 2, "x2": 9, "y2": 8}}
+    frames = [{"name": f"7/{frame:04}.jpg", "labels": [box, box]} for frame in (1, 2)]
+    contents = (plain, {"7": frames, "8": []})
+    return [{"boxes.json": json.dumps(content).encode()} for content in contents]
+
+
+def read_boxes(directory: Path) -> None:
+    BoxesConfig(per_frame=2, path=str(directory)).open()
+
+
+def annotations() -> list[Files]:
+    """Of CATER, CLEVRER and Perception Test, each with a file for training and one for testing."""
+    question = "Where is the hidden object at the end of the game the person plays?"
+    entry = {
+        "mc_question": [{"question": question, "options": ["Left.", "Right."], "answer_id": 1}],
+        "action_localisation": [{"label": "Putting something", "label_id": 0}],
+    }
+    collision = {
+        "object_property": [
+            {"object_id": number, "material": "metal", "shape": "cube"} for number in range(2)
+        ],
+        "collision": [{"object_ids": [0, 1]}],
+    }
+    perception_test: dict[str, Any] = {}
+    for split in ("train", "valid"):
+        metadata = {"split": split, "is_cup_game": True}
+        perception_test[f"{split}.json"] = {f"video_{split}": entry | {"metadata": metadata}}
+        perception_test[f"cut_frame_mapping_{split}.json"] = {f"video_{split}": 5}
+    clevrer = dict.fromkeys(("annotation_00000.json", "annotation_10000.json"), collision)
+    lists = {f"{task}/{name}.txt" for task in CATER for name in ("train", "val")}
+    return [
+        {name: json.dumps(content).encode() for name, content in perception_test.items()},
+        {name: json.dumps(content).encode() for name, content in clevrer.items()},
+        dict.fromkeys(sorted(lists), b"videos/a.avi 3\nb.avi 12\n"),
+    ]
+
+
+def read_annotations(directory: Path) -> None:
+    names = [f"cater_{task}" for task in CATER]
+    if (directory / "annotation_00000.json").exists():
+        names = ["clevrer_collisions"]
+    elif (directory / "train.json").exists():
+        names = ["perception_test_actions", "perception_test_cups"]
+    for name in names:
+        for split in ("train", "test"):
+            published.READERS[name].read(directory, directory, split, 1)
 
 
 def idx(pack: Callable[[bytes], bytes], suffix: str) -> Callable[[], list[Files]]:
@@ -473,6 +525,8 @@ KINDS = {
     "pngs": Kind(still("png"), predict_clip, repair=png_sums),
     "npy": Kind(npy, predict_clip),
     "csv": Kind(listing, read_listing, text=True, harm=("csv", "json")),
+    "boxes": Kind(boxes, read_boxes, text=True),
+    "annotations": Kind(annotations, read_annotations, text=True),
     "idx": Kind(idx(bytes, ""), read_idx),
     "idx_gz": Kind(idx(lambda x: gzip.compress(x, mtime=0), ".gz"), read_idx, exact=True),
     "smt_v1": Kind(download("v1"), read_download("v1"), text=True, harm=("csv",)),

@@ -41,18 +41,18 @@ def cater(task: str, videos: Path, lists: Path, split: str, fold: int) -> Lists:
     """
     del fold
     label_names = LABELS[task]
+    numbered = {str(number): name for number, name in enumerate(label_names)}
     file = lists / task / ("train.txt" if split == "train" else "val.txt")
     wanted = "`FILE LABEL`" if task == "localize" else "`FILE LABEL,LABEL`"
     found = []
     for line, text in lines(file):
         path, _, numbers = text.rpartition(" ")
-        labels = [int(number) if number.isdecimal() else -1 for number in numbers.split(",")]
+        labels = tuple(numbered.get(number, "") for number in numbers.split(","))
         name = Path(path).name
-        known = min(labels) >= 0 and max(labels) < len(label_names)
-        if not name or " " in name or not known or (task == "localize" and len(labels) > 1):
+        if not name or " " in name or not all(labels) or (task == "localize" and len(labels) > 1):
             raise UserError(
                 f"{file}: line {line} is not {wanted} of labels from 0 to {len(label_names) - 1}: "
                 f"{text!r}"
             )
-        found.append(Video(videos / name, name, tuple(label_names[label] for label in labels)))
+        found.append(Video(videos / name, name, labels))
     return Lists(list(label_names), found)

@@ -12,6 +12,7 @@ from rstg_jax.errors import UserError, reason
 
 SPLITS = {"train": "train", "test": "valid"}  # the answers of the real test split are hidden
 QUESTION = "where is the hidden object at the end of the game"
+_MAX_LABELS = 10_000  # a label of each number up to the largest is made
 _MAX_NAMED = 5
 
 _log = logging.getLogger(__name__)
@@ -46,9 +47,9 @@ def _actions(lists: Path, split: str) -> Iterator[tuple[str, str, str, int]]:
         for action in entry["action_localisation"]:
             try:
                 name, number = action["label"], int(action["label_id"])
-            except (KeyError, TypeError, ValueError) as error:
+            except (KeyError, TypeError, ValueError, OverflowError) as error:
                 raise UserError(f"{where}: is no action: {action}") from error
-            if number < 0 or not name:
+            if not 0 <= number < _MAX_LABELS or not name:
                 raise UserError(f"{where}: is no action: {action}")
             yield where, video, name, number
 
@@ -104,7 +105,7 @@ def _cuts(lists: Path, split: str) -> Mapping[str, int]:
             content = files.read_json(file)
             try:
                 return {video: int(frame) for video, frame in content.items()}
-            except (AttributeError, TypeError, ValueError) as error:
+            except (AttributeError, TypeError, ValueError, OverflowError) as error:
                 raise UserError(f"{file}: does not map videos to frames") from error
     raise UserError(f"{lists}: has no {name}; uncut, a cup game shows its answer at the end")
 

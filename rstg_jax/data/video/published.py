@@ -138,14 +138,14 @@ def ucf101(videos: Path, lists: Path, split: str, fold: int) -> Lists:
     numbers: dict[str, int] = {}
     file = lists / "classInd.txt"
     for line, text in lines(file):
-        match = re.fullmatch(r"(\d+) (\S+)", text)
+        match = re.fullmatch(r"(\d{1,9}) (\S+)", text)
         if match is None or int(match[1]) != len(numbers) + 1:
             raise UserError(f"{file}: line {line} is not `{len(numbers) + 1} CLASS`: {text!r}")
         numbers[match[2]] = int(match[1])
     found = []
     file = lists / f"{split}list{fold:02}.txt"
     for line, text in lines(file):
-        match = re.fullmatch(r"(([^/\s]+)/[^/\s]+)(?: (\d+))?", text)
+        match = re.fullmatch(r"(([^/\s]+)/[^/\s]+)(?: (\d{1,9}))?", text)
         if match is None or match[2] not in numbers:
             raise UserError(f"{file}: line {line} is not `CLASS/FILE` of a class: {text!r}")
         if match[3] and int(match[3]) != numbers[match[2]]:
@@ -203,7 +203,7 @@ def kinetics(videos: Path, lists: Path, split: str, fold: int) -> Lists:
 def _kinetics_rows(file: Path) -> Iterator[dict[str, str]]:
     columns = ("label", "youtube_id", "time_start", "time_end")
     for line, row in rows(file, columns):
-        seconds = all(re.fullmatch(r"\d+(\.\d*)?", row[name] or "") for name in columns[2:])
+        seconds = all(re.fullmatch(r"\d{1,9}(\.\d*)?", row[name] or "") for name in columns[2:])
         if not row["label"] or len(row["youtube_id"] or "") != _ID or not seconds:
             raise UserError(f"{file}: line {line} is no clip: {list(row.values())}")
         yield row

@@ -121,6 +121,7 @@ def test_a_damaged_video_is_named(tree):
         ("localize", "CATER_new_000001.avi 36"),
         ("localize", "CATER_new_000001.avi 1,2"),
         ("actions_order_uniq", "CATER_new_000001.avi -1"),
+        ("actions_order_uniq", "CATER_new_000001.avi " + "1" * 5000),
     ],
 )
 def test_lists_that_do_not_fit_are_refused(tree, write, task, text):

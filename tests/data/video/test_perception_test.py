@@ -127,6 +127,11 @@ def test_missing_files_are_named(tree):
         ),
         (
             "actions",
+            lambda e: e["action_localisation"][0].update(label_id=10**9),
+            "json: video_1: is no action",
+        ),
+        (
+            "actions",
             lambda e: e["action_localisation"][0].update(label="Waving"),
             "all_train.json: video_1: label_id 4 is 'Waving' and",
         ),
