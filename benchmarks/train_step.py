@@ -41,7 +41,7 @@ def on_one_device(experiment: Experiment, classes: int) -> tuple[train_state.Tra
     )
     mesh = sharding.make_mesh(sharding.MeshConfig(data=1))
     state = train_state.abstract_state(setup, experiment.data.clip_shape, mesh)
-    batch = summary.abstract_batch(experiment, experiment.train.batch_size)
+    batch = summary.abstract_batch(experiment, classes, experiment.train.batch_size)
     return setup, mesh, steps.jit_train_step(setup, mesh, state).trace(state, batch)
 
 
@@ -63,7 +63,9 @@ def measure(
     step = traced.lower().compile()
     seconds = time.perf_counter() - start
     flops = 2 * costs.macs(traced.jaxpr.jaxpr).total()
-    batch = sharding.put_batch(random_batch(summary.abstract_batch(experiment, clips)), mesh)
+    batch = sharding.put_batch(
+        random_batch(summary.abstract_batch(experiment, classes, clips)), mesh
+    )
     state = train_state.create_state(setup, experiment.data.clip_shape, 0, mesh)
 
     def run() -> Any:

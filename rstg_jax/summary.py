@@ -59,10 +59,10 @@ def summarise(experiment: Experiment, num_classes: int | None = None) -> dict[st
     known = {path[:end] for path in arrays for end in range(len(path))}
 
     forward = jax.make_jaxpr(functools.partial(module.apply, train=False))(
-        state.variables, **steps.inputs(abstract_batch(experiment, 1))
+        state.variables, **steps.inputs(abstract_batch(experiment, classes, 1))
     )
     macs = by_module(flops.macs(forward.jaxpr), known)
-    one, two = (by_module(kept(setup, state, experiment, size), known) for size in (1, 2))
+    one, two = (by_module(kept(setup, state, experiment, classes, size), known) for size in (1, 2))
     clip = {path: two[path] - one[path] for path in two}
     return {
         "name": experiment.name,
@@ -81,7 +81,7 @@ def summarise(experiment: Experiment, num_classes: int | None = None) -> dict[st
 
 
 def kept(
-    setup: train_state.TrainSetup, state: Any, experiment: Experiment, size: int
+    setup: train_state.TrainSetup, state: Any, experiment: Experiment, classes: int, size: int
 ) -> Counter[str]:
     """Counts the bytes kept for the gradient of a batch of `size` clips, by name stack."""
 
@@ -91,18 +91,20 @@ def kept(
         )
         return jax.vjp(loss, params, has_aux=True)[1]
 
-    batch = abstract_batch(experiment, size)
+    batch = abstract_batch(experiment, classes, size)
     return flops.result_bytes(jax.make_jaxpr(pullback)(state.params, state, batch).jaxpr)
 
 
-def abstract_batch(experiment: Experiment, size: int) -> dict[str, jax.ShapeDtypeStruct]:
+def abstract_batch(
+    experiment: Experiment, classes: int, size: int
+) -> dict[str, jax.ShapeDtypeStruct]:
     """Shapes and dtypes of the batch of a training step."""
     data = experiment.data
     frames, objects = data.clip_shape[0], data.num_objects
     shapes = {
         "video": (data.clip_shape, jnp.uint8),
         "boxes": ((frames, data.num_boxes, 4), jnp.float32),
-        "label": ((), jnp.int32),
+        "label": ((classes,) if data.multi_label else (), jnp.int32),
         "mask": ((), jnp.float32),
         "frame_label": ((frames,), jnp.int32),
         "object_class": ((objects,), jnp.int32),

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from configs import sync_mnist
+from configs import folder, sync_mnist
 from rstg_jax import cli, config, data, summary
 from rstg_jax.layers import linear
 from rstg_jax.layers.conv import Conv2D
@@ -243,7 +243,7 @@ def test_estimate_against_the_memory_of_the_compiled_step():
     state = jax.eval_shape(
         functools.partial(train_state.init_state, setup, experiment.data.clip_shape), jnp.int32(0)
     )
-    batch = summary.abstract_batch(experiment, 16)
+    batch = summary.abstract_batch(experiment, 4, 16)
     step = jax.jit(functools.partial(steps.train_step, setup)).lower(state, batch).compile()
     needed = step.memory_analysis()
     estimate = 16 * found["modules"][""]["activation_bytes"] + found["fixed_bytes"]
@@ -357,3 +357,10 @@ def test_modules_called_inside_another_than_their_owner():
         ("graph", "norm", "x"): 4,
         ("net",): 8,
     }
+
+
+def test_labels_of_a_batch():
+    """One number a video, or one for each class where a video may have several labels."""
+    cater = folder.get_config("cater_actions_present")
+    assert summary.abstract_batch(cater, 14, 3)["label"].shape == (3, 14)
+    assert summary.abstract_batch(sync_mnist.tiny(), 4, 3)["label"].shape == (3,)
