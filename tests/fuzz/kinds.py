@@ -208,7 +208,7 @@ def boxes() -> list[Files]:
 
 
 def read_boxes(directory: Path) -> None:
-    BoxesConfig(per_frame=2, path=str(directory)).open()
+    BoxesConfig(per_frame=2, path=str(directory)).read()
 
 
 def annotations() -> list[Files]:

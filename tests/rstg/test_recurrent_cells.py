@@ -88,11 +88,12 @@ def test_scan_and_python_loop_agree_in_values_carry_and_gradients():
 def test_two_halves_with_the_carry_between_are_the_whole():
     nodes = jax.random.normal(jax.random.key(0), (3, 6, 2, 5))
     for cell in get_args(Cell):
-        stage = FrameRNN(4, cell)
-        variables = stage.init(jax.random.key(1), nodes)
-        whole, last = stage.apply(variables, nodes)
-        first, carry = stage.apply(variables, nodes[:, :2])
-        second, carry = stage.apply(variables, nodes[:, 2:], carry)
+        stage = FrameRNN(4, cell, memory_span=5)
+        variables = jax.jit(stage.init)(jax.random.key(1), nodes)
+        run = jax.jit(stage.apply)
+        whole, last = run(variables, nodes)
+        first, carry = run(variables, nodes[:, :2])
+        second, carry = run(variables, nodes[:, 2:], carry)
         np.testing.assert_allclose(jnp.concatenate([first, second], 1), whole, atol=1e-6)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), carry, last)
 

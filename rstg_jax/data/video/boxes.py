@@ -66,7 +66,7 @@ class BoxesConfig:
         if self.path and not self.per_frame:
             raise UserError(f"path={self.path} needs per_frame above 0")
 
-    def open(self) -> "Boxes | None":
+    def read(self) -> "Boxes | None":
         """Reads the boxes; None if none are wanted.
 
         Raises:

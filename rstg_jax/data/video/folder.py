@@ -144,7 +144,7 @@ def source_of(
         workers=config.workers,
         processes=config.processes,
         broken=config.broken,
-        boxes=config.boxes.open(),
+        boxes=config.boxes.read(),
     )
 
 

@@ -162,7 +162,7 @@ def _open_split(
         workers=config.workers,
         processes=config.processes,
         broken=config.broken,
-        boxes=config.boxes.open(),
+        boxes=config.boxes.read(),
         labelled=name != "test" or _has_labels(videos),
     )
 

@@ -90,7 +90,7 @@ def deviation(clip, boxes):
 
 def test_boxes_follow_the_pixels_in_training(best):
     """In 60 clips, half of them mirrored; another place, time or handedness is noticed."""
-    boxes = BoxesConfig(1, best).open()
+    boxes = BoxesConfig(1, best).read()
     frames = decode.ArrayFrames(drawn())
     bits = batches.random_bits(np.arange(60), 0, CONFIG.num_draws)
     draws = (bits >> np.uint64(11)) * 2.0**-53
@@ -121,7 +121,7 @@ def test_boxes_follow_the_pixels_in_testing(is_tall, tmp_path):
     if is_tall:
         video, order = video.swapaxes(1, 2), (1, 0, 3, 2)
     frames = {str(frame): [[corners(frame)[i] for i in order]] for frame in range(LENGTH)}
-    boxes = BoxesConfig(1, written(tmp_path / "boxes.json", {"video": frames})).open()
+    boxes = BoxesConfig(1, written(tmp_path / "boxes.json", {"video": frames})).read()
     config = ClipConfig(
         frames=4, sampling="stride", stride=2, resize=48, crop=40, spatial_views=3, temporal_views=2
     )
@@ -155,7 +155,7 @@ def source(tmp_path, config, clip=CONFIG, name="video", **settings):
         name="test split",
         label_names=["a"],
         provenance={},
-        boxes=config.open(),
+        boxes=config.read(),
         **settings,
     )
 
@@ -206,14 +206,14 @@ def test_something_else(tmp_path, plain):
     place = clip_transforms.Place(
         np.arange(LENGTH), LENGTH, (0.0, 0.0, WIDTH, HEIGHT), (WIDTH, HEIGHT)
     )
-    wanted = BoxesConfig(1, plain).open().beside("video", place)
-    got = BoxesConfig(1, str(parts)).open()
+    wanted = BoxesConfig(1, plain).read().beside("video", place)
+    got = BoxesConfig(1, str(parts)).read()
     np.testing.assert_array_equal(got.beside("video", place), wanted)
     assert not got.beside("2", place).any()
     by_hand = np.array(corners(3))[[1, 0, 3, 2]] / [HEIGHT, WIDTH, HEIGHT, WIDTH]
     np.testing.assert_allclose(wanted[3, 0], by_hand, atol=1e-6)
     # Found on frames of twice the size.
-    half = BoxesConfig(1, plain, height=2 * HEIGHT).open().beside("video", place)
+    half = BoxesConfig(1, plain, height=2 * HEIGHT).read().beside("video", place)
     np.testing.assert_allclose(half, wanted / 2, atol=1e-6)
 
 
@@ -245,19 +245,19 @@ def test_mistakes_are_named(content, message, tmp_path):
     file = tmp_path / "boxes.json"
     file.write_text(content)
     with pytest.raises(UserError, match=message):
-        BoxesConfig(2, str(file)).open().beside("video", PLACE)
+        BoxesConfig(2, str(file)).read().beside("video", PLACE)
 
 
 def test_other_mistakes(tmp_path, plain):
     with pytest.raises(UserError, match=r"none\.json: no such JSON file"):
-        BoxesConfig(2, str(tmp_path / "none.json")).open()
+        BoxesConfig(2, str(tmp_path / "none.json")).read()
     with pytest.raises(UserError, match="name a JSON file of boxes"):
-        BoxesConfig(2).open()
+        BoxesConfig(2).read()
     with pytest.raises(UserError, match="needs per_frame above 0"):
         BoxesConfig(path=plain)
     with pytest.raises(UserError, match="per_frame=-1 cannot be negative"):
         BoxesConfig(-1)
-    empty = BoxesConfig(2, plain, missing="none").open()
+    empty = BoxesConfig(2, plain, missing="none").read()
     np.testing.assert_array_equal(empty.beside("unknown", PLACE), np.zeros((3, 2, 4)))
 
 
@@ -270,12 +270,12 @@ def test_no_other_clip_takes_the_place_of_one_without_boxes(tmp_path, plain):
 
 def test_boxes_without_area_are_counted(tmp_path, caplog):
     content = {"video": {"0": [[5, 5, 5, 9], [9, 9, 1, 1], [1, 2, 3, 4]]}}
-    boxes = BoxesConfig(1, written(tmp_path / "boxes.json", content)).open()
+    boxes = BoxesConfig(1, written(tmp_path / "boxes.json", content)).read()
     assert "2 of 3 boxes have no area" in caplog.text
     np.testing.assert_allclose(boxes.beside("video", PLACE)[0, 0], [0.2, 0.1, 0.4, 0.3], atol=1e-6)
 
 
 def test_both_splits_read_a_file_once(plain):
     boxes_lib._read.cache_clear()
-    one, two = (BoxesConfig(count, plain).open() for count in (1, 2))
+    one, two = (BoxesConfig(count, plain).read() for count in (1, 2))
     assert one._table is two._table and boxes_lib._read.cache_info().hits == 1
