@@ -265,7 +265,7 @@ def test_memory_grows_with_the_batch_as_stated():
     state = jax.eval_shape(
         functools.partial(train_state.init_state, setup, experiment.data.clip_shape), jnp.int32(0)
     )
-    five = summary.kept(setup, state, experiment, 5).total()
+    five = summary.kept(setup, state, experiment, 4, 5).total()
     assert five == 5 * found["modules"][""]["activation_bytes"] + found["fixed_bytes"]
 
 
