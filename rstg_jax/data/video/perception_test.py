@@ -1,7 +1,7 @@
 """Perception Test: annotations of many tasks in JSON files, of which two become labels here."""
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,8 @@ QUESTION = "where is the hidden object at the end of the game"
 _MAX_LABELS = 10_000  # a label of each number up to the largest is made
 _MAX_NAMED = 5
 
+Annotation = tuple[str, str, Any]  # where it is, for messages; video; content
+
 _log = logging.getLogger(__name__)
 
 
@@ -24,7 +26,8 @@ def actions(videos: Path, lists: Path, split: str, fold: int) -> Lists:
     `label_id` numbers the labels, those of the training split are all.
     """
     del fold
-    annotated = {each: list(_actions(lists, each)) for each in {"train", split}}
+    annotations = _annotations(lists)
+    annotated = {each: list(_actions(lists, annotations, each)) for each in {"train", split}}
     names: dict[int, str] = {}
     for where, _, name, number in annotated["train"]:
         if names.setdefault(number, name) != name:
@@ -41,9 +44,11 @@ def actions(videos: Path, lists: Path, split: str, fold: int) -> Lists:
     return Lists(label_names, found)
 
 
-def _actions(lists: Path, split: str) -> Iterator[tuple[str, str, str, int]]:
+def _actions(
+    lists: Path, annotations: Sequence[Annotation], split: str
+) -> Iterator[tuple[str, str, str, int]]:
     """Where it is, video, label and label_id of each action."""
-    for where, video, entry in _entries(lists, split, "action_localisation"):
+    for where, video, entry in _entries(lists, annotations, split, "action_localisation"):
         for action in entry["action_localisation"]:
             try:
                 name, number = action["label"], int(action["label_id"])
@@ -60,7 +65,8 @@ def cups(videos: Path, lists: Path, split: str, fold: int) -> Lists:
     A game is cut before its end, which shows the answer.
     """
     del fold
-    games = {each: list(_games(lists, each)) for each in {"train", split}}
+    annotations = _annotations(lists)
+    games = {each: list(_games(lists, annotations, each)) for each in {"train", split}}
     known = {option for _, _, options, _ in games["train"] for option in options}
     if not known:
         raise UserError(f"{lists}: no cup game of the train split has a question {QUESTION!r}")
@@ -80,9 +86,11 @@ def cups(videos: Path, lists: Path, split: str, fold: int) -> Lists:
     return Lists(sorted(known), found)
 
 
-def _games(lists: Path, split: str) -> Iterator[tuple[str, str, list[str], int]]:
+def _games(
+    lists: Path, annotations: Sequence[Annotation], split: str
+) -> Iterator[tuple[str, str, list[str], int]]:
     """Where it is, video, options and number of the right one, of each cup game's question."""
-    for where, video, entry in _entries(lists, split, "mc_question"):
+    for where, video, entry in _entries(lists, annotations, split, "mc_question"):
         try:
             if not entry["metadata"]["is_cup_game"]:
                 continue
@@ -110,37 +118,43 @@ def _cuts(lists: Path, split: str) -> Mapping[str, int]:
     raise UserError(f"{lists}: has no {name}; uncut, a cup game shows its answer at the end")
 
 
-def _entries(lists: Path, split: str, task: str) -> list[tuple[str, str, Any]]:
-    """The annotations of the videos of a split that have a task, from any JSON files.
-
-    Returns:
-      Where it is, for messages, video and annotation, each video once.
-
-    Raises:
-      UserError: There are none.
-    """
-    found: dict[str, tuple[str, str, Any]] = {}
+def _annotations(lists: Path) -> list[Annotation]:
+    """The annotations in all JSON files, which are read once for all splits and tasks."""
+    found = []
     for file in sorted(files_below(lists)):
         content = files.read_json(file) if file.suffix == ".json" else None
         entries = content if isinstance(content, dict) else {}
         described = {
-            video: entry["metadata"]
+            video
             for video, entry in entries.items()
             if isinstance(entry, dict) and isinstance(entry.get("metadata"), dict)
         }
-        if described and (others := entries.keys() - described.keys()):
+        if described and (others := entries.keys() - described):
             raise UserError(f"{file}: {min(others)}: has no metadata")
-        for video, metadata in described.items():
-            if metadata.get("split") == SPLITS[split] and task in entries[video]:
-                if not isinstance(entries[video][task], list):
-                    raise UserError(f"{file}: {video}: {task} is no list")
-                found[video] = (f"{file}: {video}", video, entries[video])
-    if not found:
+        found += [(f"{file}: {v}", v, entry) for v, entry in entries.items() if v in described]
+    return found
+
+
+def _entries(
+    lists: Path, annotations: Sequence[Annotation], split: str, task: str
+) -> list[Annotation]:
+    """Those of the videos of a split that have a task, each video once.
+
+    Raises:
+      UserError: There are none.
+    """
+    chosen: dict[str, Annotation] = {}
+    for where, video, entry in annotations:
+        if entry["metadata"].get("split") == SPLITS[split] and task in entry:
+            if not isinstance(entry[task], list):
+                raise UserError(f"{where}: {task} is no list")
+            chosen[video] = (where, video, entry)
+    if not chosen:
         raise UserError(
             f"{lists}: no JSON file has the {task} of videos whose metadata have the split "
             f"{SPLITS[split]!r}"
         )
-    return list(found.values())
+    return list(chosen.values())
 
 
 def _video(videos: Path, name: str, labels: tuple[str, ...], frames: range | None = None) -> Video:
