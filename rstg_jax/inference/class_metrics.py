@@ -94,7 +94,8 @@ def markdown(result: Mapping[str, Any], title: str) -> str:
         videos have one label, ``confusions``.
       title: title of the page.
     """
-    shares = ", ".join([*logs.accuracies(result), f"loss {result['loss']:.5g}"])
+    metrics = logs.accuracies(result) | {"loss": f"{result['loss']:.5g}"}
+    shares = ", ".join(f"{name} {value}" for name, value in metrics.items())
     head, *rows = (
         f"| {' | '.join(_cell(str(cell)) for cell in cells)} |"
         for cells in table(result["classes"])

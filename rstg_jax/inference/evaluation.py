@@ -90,9 +90,8 @@ def summary(result: Mapping[str, Any], title: str) -> str:
     if "top1" not in result:
         return f"{title}\n  {result['examples']} videos without labels: predictions only"
     lines = [title]
-    numbers = [f"{name} {result[name]:.5g}" for name in ("examples", "loss")]
-    for line in (*numbers, *logs.accuracies(result)):
-        name, value = line.split()
+    numbers = {name: f"{result[name]:.5g}" for name in ("examples", "loss")}
+    for name, value in (numbers | logs.accuracies(result)).items():
         lines.append(f"  {name:<9}{value:>10}")
     confusions = result.get("confusions", ())[:PRINTED_CONFUSIONS]
     if confusions:

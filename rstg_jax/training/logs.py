@@ -47,10 +47,10 @@ def headline(names: Container[str]) -> str:
     return "mAP" if "mAP" in names else "top1"
 
 
-def accuracies(values: Mapping[str, float]) -> list[str]:
-    """The metrics of a test that are shares, such as "top1 12.34%"."""
+def accuracies(values: Mapping[str, float]) -> dict[str, str]:
+    """The metrics of a test that are shares, by name, such as "12.34%"."""
     names = ("mAP", "top1", "top5")
-    return [f"{name} {values[name]:.2%}" for name in names if name in values]
+    return {name: f"{values[name]:.2%}" for name in names if name in values}
 
 
 def truncate(path: Path, step: int, retest: bool = False) -> None:
@@ -208,7 +208,7 @@ class Console:
 
     def test_line(self, step: int, values: Mapping[str, float]) -> None:
         """Logs an evaluation."""
-        shares = "  ".join(accuracies(values))
+        shares = "  ".join(f"{name} {share}" for name, share in accuracies(values).items())
         self.say(
             f"step {step}/{self._total}  test: loss {values['loss']:.4f}  {shares}  "
             f"({values['examples']:.0f} videos)"
