@@ -18,14 +18,15 @@ from benchmarks import table
 from benchmarks.table_records import Phase, record
 from configs.long_range import DELAYS, ROWS, SWAPS
 from rstg_jax import cli, files
+from rstg_jax.rstg import frame_attention
 
 CONFIG = "configs/long_range.py"
 RESULTS = table.ROOT / "docs" / "long_range"
 TASKS = {f"delay{delay}": f"D = {delay}" for delay in DELAYS}
 TASKS |= {f"cups{swaps}": f"{swaps} swaps" for swaps in SWAPS}
 TASKS |= {"collisions": "collisions"}
-LESSON = "delay4"
-LONG_DELAYS = tuple(f"delay{delay}" for delay in DELAYS if delay > 4)
+LESSON = 4  # the delay that longer ones begin with
+LONG_DELAYS = tuple(f"delay{delay}" for delay in DELAYS if delay > LESSON)
 VARIANTS = tuple(f"{task}_{row}" for task in TASKS for row in ROWS)
 
 HEAD = f"""# Accuracy of every row of {CONFIG}
@@ -46,9 +47,9 @@ def phases(row: str, seed: int) -> list[Phase]:
     task, model = row.split("_", maxsplit=1)
     if task not in LONG_DELAYS:
         return [Phase(f"{row}-seed{seed}", row, run, CONFIG)]
-    lesson = f"{LESSON}_{model}"
+    lesson = f"delay{LESSON}_{model}"
     # Attention that has settled on one lag would not find another one.
-    fresh = ("--config.train.init_fresh=lag_bias",) if model in ("window", "dilated") else ()
+    fresh = ("--config.train.init_fresh=lag_bias",) if model in frame_attention.CELLS else ()
     return [
         Phase(f"{lesson}-seed{seed}", lesson, run, CONFIG),
         Phase(f"{row}-seed{seed}", row, (*run, *fresh), CONFIG),
