@@ -62,7 +62,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if "stopped_at" in result:
         print(f"to resume: {processes.resume_command()}", file=sys.stderr)
     else:
-        print(f"test {', '.join([*logs.accuracies(result), f'{workdir}/result.json'])}")
+        shares = [f"{name} {share}" for name, share in logs.accuracies(result).items()]
+        print(f"test {', '.join([*shares, f'{workdir}/result.json'])}")
     return 0
 
 
