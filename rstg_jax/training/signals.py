@@ -79,6 +79,8 @@ def lost_processes_told() -> Iterator[None]:
     try:
         yield
     except (jax.errors.JaxRuntimeError, ValueError) as error:
-        if not isinstance(error, UserError):
+        # A save that fails is told as the user's error, whatever the reason.
+        reason = error.__cause__ if isinstance(error, UserError) else error
+        if isinstance(reason, (jax.errors.JaxRuntimeError, ValueError)):
             processes.wait_for_verdict()
         raise

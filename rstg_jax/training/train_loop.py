@@ -94,7 +94,8 @@ def train(
     if profile and storage.in_bucket(place):
         raise UserError(f"--profile: a trace is written locally, not to {place}")
     run = run_lib.set_up(experiment, place)
-    with run.checkpoints, StopSignal(experiment.train.max_seconds) as stop:
+    stop_signal = StopSignal(experiment.train.max_seconds)
+    with lost_processes_told(), run.checkpoints, stop_signal as stop:
         progress = resume.start(run)
         first = jax.process_index() == 0
         context = LoopContext(
@@ -110,9 +111,8 @@ def train(
             for part in closed_at_the_end:
                 stack.enter_context(contextlib.closing(part))
             announce(run, progress, context)
-            with lost_processes_told():
-                progress = fit(run, progress, context)
-                return finish(run, progress, context)
+            progress = fit(run, progress, context)
+            return finish(run, progress, context)
 
 
 def announce(run: Run, progress: Progress, context: LoopContext) -> None:
