@@ -4,7 +4,6 @@ Resuming is exact: weights, optimiser, random key, data position and the sums of
 logging window all come from the checkpoint, and log lines after it are removed.
 """
 
-import collections
 import contextlib
 import dataclasses
 import time
@@ -20,9 +19,9 @@ from rstg_jax.training import (
     checkpoint,
     eval_loop,
     logs,
+    loop_log,
     metrics,
     not_finite,
-    optim,
     profiling,
     resume,
     sharding,
@@ -31,40 +30,10 @@ from rstg_jax.training import (
 from rstg_jax.training import run as run_lib
 from rstg_jax.training.experiment import Experiment
 from rstg_jax.training.logs import Clock, Console, MetricLog
+from rstg_jax.training.loop_log import LoopContext
 from rstg_jax.training.not_finite import NotFinite
 from rstg_jax.training.run import Progress, Run
 from rstg_jax.training.signals import StopSignal, lost_processes_told
-
-NORMS = ("grad_norm", "param_norm")  # logged as averages over updates, the rest over examples
-
-
-@dataclasses.dataclass
-class LoopContext:
-    """What the loop needs besides the run.
-
-    Attributes:
-      log: receives metrics.
-      console: shows them.
-      clock: of the run.
-      stop: tells of signals.
-      until: the step to stop after, or None.
-      pending: numbers and sums of the updates that are still under way.
-      profile: of some updates.
-      step: the compiled step, once it is.
-      cost: of an update, until it has been compared with what the devices can do.
-    """
-
-    log: MetricLog
-    console: Console
-    clock: Clock
-    stop: StopSignal
-    profile: profiling.Profile
-    until: int | None = None
-    pending: collections.deque[tuple[int, steps.Sums]] = dataclasses.field(
-        default_factory=collections.deque
-    )
-    step: jax.stages.Compiled | None = None
-    cost: profiling.Cost | None = None
 
 
 def train(
@@ -110,32 +79,9 @@ def train(
         with contextlib.ExitStack() as stack:
             for part in closed_at_the_end:
                 stack.enter_context(contextlib.closing(part))
-            announce(run, progress, context)
+            loop_log.announce(run, progress, context)
             progress = fit(run, progress, context)
             return finish(run, progress, context)
-
-
-def announce(run: Run, progress: Progress, context: LoopContext) -> None:
-    """Prints model, devices, length and data of the run."""
-    devices, classes = run.mesh.devices, len(run.train_source.label_names)
-    context.console.say(
-        f"{run.experiment.name}: {run.num_parameters:,} parameters, {classes} classes, "
-        f"{devices.size} x {devices.flat[0].device_kind}, {run.total_steps} steps of "
-        f"{run.experiment.train.batch_size} videos {list(run.video_shape)}, in {run.workdir}"
-    )
-    context.console.say(
-        f"trains on {run.train_source.name}, tests on all {len(run.test_source)} videos of "
-        f"{run.test_source.name}"
-    )
-    rate, settings = run.experiment.optimizer.learning_rate, run.experiment.optim
-    if settings.reference_batch is not None:
-        context.console.say(
-            f"learning rate {rate:g}: optim.learning_rate={settings.learning_rate:g} is for "
-            f"{settings.reference_batch} videos an update (optim.reference_batch), here they are "
-            f"{run.experiment.train.batch_size}"
-        )
-    if progress.resumed:
-        context.console.say(f"resuming after step {progress.step}")
 
 
 def fit(run: Run, progress: Progress, context: LoopContext) -> Progress:
@@ -173,7 +119,7 @@ def make_updates(run: Run, progress: Progress, context: LoopContext) -> None:
                 drain(run, progress, context, 0)
             if "log" in due:
                 run.checkpoints.check()  # not only when saving, which may be hours away
-                log_window(run, progress, context)
+                loop_log.log_window(run, progress, context)
             with context.clock.excluded():
                 if "test" in due:
                     test(run, progress, context)
@@ -300,41 +246,6 @@ def go_back(run: Run, progress: Progress, context: LoopContext, error: NotFinite
         f"({back.rollbacks} of {run.on_nan.limit})"
     )
     return back
-
-
-def log_window(run: Run, progress: Progress, context: LoopContext) -> None:
-    """Logs the averages over the current window and begins another."""
-    if not progress.window:  # every update of it was left out
-        context.clock.reset()
-        return
-    totals, settings = dict(progress.window), run.experiment
-    updates = totals.pop("updates")
-    norms = {name: totals.pop(name) / updates for name in NORMS}
-    rate = optim.learning_rate(settings.optimizer, run.total_steps)(progress.step - 1)
-    values = metrics.means(totals) | norms
-    values |= {
-        "learning_rate": float(rate),
-        "examples": progress.step * settings.train.batch_size,
-        "examples_per_second": context.clock.rate(),
-        "waiting_for_data": context.clock.waiting(),
-        "time": context.clock.seconds(),
-    }
-    context.log.write(progress.step, "train", values)
-    left = (run.total_steps - progress.step) * settings.train.batch_size
-    context.console.train_line(progress.step, values, left)
-    say_utilisation(run, context, values["examples_per_second"])
-    progress.window = {}
-    context.clock.reset()
-
-
-def say_utilisation(run: Run, context: LoopContext, examples_per_second: float) -> None:
-    """Compares the speed of the first window with the peak of the devices, where that is known."""
-    if context.cost is None or not examples_per_second:
-        return
-    updates_per_second = examples_per_second / run.experiment.train.batch_size
-    if reached := context.cost.utilisation(updates_per_second, run.mesh.devices):
-        context.console.say(f"{reached:.1%} of the devices' peak in bfloat16")
-    context.cost = None
 
 
 def test(run: Run, progress: Progress, context: LoopContext) -> None:

@@ -16,7 +16,7 @@ import pytest
 
 import train
 from rstg_jax import cli, config
-from rstg_jax.training import integrity, lock, train_loop
+from rstg_jax.training import integrity, lock, loop_log, train_loop
 from tests import standins
 from tests.standin_train import finish, launch, wait_for
 
@@ -165,7 +165,7 @@ def test_a_clock_that_jumps_back(monkeypatch, tmp_path):
     monkeypatch.setattr(lock, "BEAT_SECONDS", 0.02)
     experiment = standins.experiment(total_steps=40, log_every=4)
     train_loop.train(experiment, tmp_path / "whole")
-    real, original, beats = time.time, train_loop.log_window, []
+    real, original, beats = time.time, loop_log.log_window, []
 
     def log_window(run, progress, context):
         if progress.step == 20:
@@ -173,7 +173,7 @@ def test_a_clock_that_jumps_back(monkeypatch, tmp_path):
         beats.append(json.loads((run.workdir / lock.NAME).read_text())["beats"])
         original(run, progress, context)
 
-    monkeypatch.setattr(train_loop, "log_window", log_window)
+    monkeypatch.setattr(loop_log, "log_window", log_window)
     train_loop.train(experiment, tmp_path / "run")
     assert time.time() < real() - 80_000
     assert standins.records(tmp_path / "run") == standins.records(tmp_path / "whole")

@@ -18,6 +18,7 @@ from rstg_jax.training import (
     checkpoint,
     eval_loop,
     logs,
+    loop_log,
     sharding,
     signals,
     steps,
@@ -147,13 +148,13 @@ def test_a_signal_during_the_only_evaluation_loses_no_score(tmp_path, monkeypatc
 
 def test_a_signal_before_the_first_step_saves_nothing_and_says_so(tmp_path, monkeypatch, caplog):
     caplog.set_level("INFO", "rstg_jax")
-    original = train_loop.announce
+    original = loop_log.announce
 
     def announce(*args):
         original(*args)
         os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(train_loop, "announce", announce)
+    monkeypatch.setattr(loop_log, "announce", announce)
     assert train_loop.train(standins.experiment(), tmp_path) == {"stopped_at": 0}
     assert "SIGTERM: stopped before the first step; there is nothing to save" in caplog.text
     assert not os.listdir(tmp_path / "checkpoints")
