@@ -236,7 +236,7 @@ def run(main: Callable[[], int], bucket_flags: Sequence[str] = ()) -> int:
 
     Letters that the terminal cannot show, such as bytes in the name of a file, are escaped.
     """
-    machine.bound_arenas()
+    machine.keep_freed_memory()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

@@ -3,8 +3,12 @@
 import ctypes
 import dataclasses
 import os
+import platform
 
-_M_ARENA_MAX = -8  # a parameter of `mallopt`, from malloc.h
+# Parameters of `mallopt`, from malloc.h, and of `madvise`.
+_M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
+_MADV_HUGEPAGE = 14
+_HUGE_PAGE = 1 << 21  # bytes
 
 
 def num_cores() -> int:
@@ -14,16 +18,33 @@ def num_cores() -> int:
     return os.cpu_count() or 1
 
 
-def bound_arenas() -> None:
-    """Lets glibc's `malloc` use as many arenas as there are cores, not eight times as many.
+def keep_freed_memory() -> None:
+    """Lets glibc's `malloc` keep what is freed and give it out again: one heap, of huge pages.
 
-    A new thread gets an arena that no other has yet, and an arena keeps much of what is freed in
-    it. Saving starts new threads for every checkpoint: the memory of a run would grow until all
-    arenas had been used. Nothing happens if MALLOC_ARENA_MAX is set, or with another C library.
+    Else it returns every array of more than 32 MB to the system, which clears all its pages when
+    the next step asks for it again: a third to a half of the time that a small network's training
+    step takes on a CPU. Besides, every new thread gets a heap of its own, which keeps much of what
+    is freed in it; saving starts new threads for every checkpoint, and memory would grow with them.
+
+    Nothing happens with another `malloc`, or if an environment variable MALLOC_... chooses.
+    Memory that was in use once stays with the process.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
-    if mallopt is not None and "MALLOC_ARENA_MAX" not in os.environ:
-        mallopt(_M_ARENA_MAX, num_cores())
+    chosen = any(name.startswith("MALLOC_") for name in os.environ)
+    if chosen or platform.libc_ver()[0] != "glibc" or "malloc" in os.environ.get("LD_PRELOAD", ""):
+        return
+    libc = ctypes.CDLL(None)
+    libc.mallopt(_M_ARENA_MAX, 1)
+    libc.mallopt(_M_MMAP_MAX, 0)
+    libc.mallopt(_M_TRIM_THRESHOLD, -1)  # never
+    # The heap grows into addresses that are advised before. They take no memory until in use.
+    libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+    libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    libc.free.argtypes = [ctypes.c_void_p]
+    size = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    if (address := libc.malloc(size)) is not None:
+        begin = -(-address // _HUGE_PAGE) * _HUGE_PAGE
+        libc.madvise(begin, address + size - begin, _MADV_HUGEPAGE)
+        libc.free(address)
 
 
 @dataclasses.dataclass(frozen=True)
