@@ -44,15 +44,19 @@ DELAYS = (0, 4, 16, 64, 128)
 SHOWN = 64  # frames of a clip that repeat what another digit did before
 SWAPS = {5: 32, 20: 128}  # with the frames of a clip
 CUPS_VIDEOS = {5: 48_000, 20: 24_000}  # of training; they are learned sooner than the others
-# Factors of the learning rate. Small changes of these weights of linear recurrences change the
+# Learning rates of their own. Small changes of these weights of linear recurrences change the
 # memory of a unit a lot; attention must raise one lag above hundreds of others.
 RATES = {
-    r"/lru/(log_rate|phase|gain)$": 0.05,
-    r"/rg_lru/(rate|gate_bias)$": 0.05,
-    r"/min_gru/bias$": 0.05,
-    r"/window/lag_bias$": 10.0,
-    r"/dilated/lag_bias$": 10.0,
+    r"/lru/(log_rate|phase|gain)$": 1e-4,
+    r"/rg_lru/(rate|gate_bias)$": 1e-4,
+    r"/min_gru/bias$": 1e-4,
+    r"/window/lag_bias$": 2e-2,
+    r"/dilated/lag_bias$": 2e-2,
 }
+ADAMW = OptimizerConfig(
+    "adamw", learning_rate=2e-3, warmup_steps=200, weight_decay=1e-4, clip_norm=1.0
+)
+MUON = dataclasses.replace(ADAMW, name="muon", learning_rate=2e-2, b2=0.98)
 
 
 def block(cell: str, dim: int) -> ModelConfig:
@@ -94,22 +98,21 @@ ROWS: dict[str, Callable[[], ModelConfig]] = {
 }
 
 
-def experiment(name: str, row: str, data: DataConfig, first_frame: int) -> Experiment:
+def experiment(
+    name: str, row: str, data: DataConfig, first_frame: int, optim: OptimizerConfig = ADAMW
+) -> Experiment:
     """A row on a task whose label can be known from `first_frame` on."""
-    rates = tuple((pattern, rate) for pattern, rate in RATES.items() if f"/{row}/" in pattern)
+    rates = tuple(
+        (pattern, rate / optim.learning_rate)
+        for pattern, rate in RATES.items()
+        if f"/{row}/" in pattern
+    )
     return Experiment(
         name=f"long_range {name}_{row}",
         model=ROWS[row](),
         data=data,
         loss=LossConfig(frame_weight=1.0, frame_start=first_frame),
-        optim=OptimizerConfig(
-            "adamw",
-            learning_rate=2e-3,
-            warmup_steps=200,
-            weight_decay=1e-4,
-            clip_norm=1.0,
-            rates=rates,
-        ),
+        optim=dataclasses.replace(optim, rates=rates),
         train=TrainConfig(
             total_examples=32_000,
             batch_size=32,
@@ -136,7 +139,7 @@ def delayed(delay: int, row: str, **fields: Any) -> Experiment:
         num_test=2000,
         **{"num_frames": delay + SHOWN} | fields,
     )
-    base = experiment(f"delay{delay}", row, data, first_frame=delay + 3)
+    base = experiment(f"delay{delay}", row, data, delay + 3, MUON)
     # So many frames ask the same question: a few clips are enough for a step.
     train = dataclasses.replace(base.train, batch_size=8, eval_every=1000, checkpoint_every=500)
     return dataclasses.replace(base, train=train)
