@@ -1,9 +1,10 @@
 """Runs jobs for a long time and watches memory, open files, threads and disk.
 
-    python -m benchmarks.soak --minutes=60 [--jobs=train,stream,predict] [--out=FILE.json]
+    python -m benchmarks.soak --minutes=60 [--jobs=train,stream,predict] [--out=FILE.json] \
+        [--saves=1]
     python -m benchmarks.soak --read=FILE.json,... --plot=FILE.svg
 
-    train    training on SyncMNIST, tested and saved about once a minute
+    train    training on SyncMNIST, tested and saved about once a minute (or --saves times)
     stream   one video without end through the block, frame by frame
     predict  `rstg_jax.predict` over a directory of thousands of videos, again and again
 
@@ -18,6 +19,7 @@ than at any time before the middle.
 
 import argparse
 import contextlib
+import functools
 import itertools
 import os
 import signal
@@ -80,13 +82,13 @@ class Sample(NamedTuple):
     disk: int
 
 
-def train(out: Path) -> list[str]:
-    """Training without end; first some updates elsewhere, to know how many a minute has."""
+def train(out: Path, saves: float = 1.0) -> list[str]:
+    """Training without end, saved so often a minute; first some updates elsewhere, to know them."""
     trial = out.with_name("trial")
     run_train(trial, 500)
     rate = logs.read(trial / logs.METRICS)["train", 500]["examples_per_second"]
-    minute = max(round(60 * rate / BATCH), 1)
-    length = [f"{what}_every={minute}" for what in ("eval", "checkpoint", "log")]
+    interval = max(round(60 * rate / BATCH / saves), 1)
+    length = [f"{what}_every={interval}" for what in ("eval", "checkpoint", "log")]
     length += ["total_steps=1000000000", f"batch_size={BATCH}"]
     return [*TRAIN, f"--workdir={out}", *(f"--config.train.{setting}" for setting in length)]
 
@@ -147,8 +149,8 @@ def disk(out: Path) -> int:
     return total
 
 
-def watch(name: str, seconds: float) -> list[Sample]:
-    """Runs a job for some seconds, its start-up included.
+def watch(name: str, make: Callable[[Path], list[str]], seconds: float) -> list[Sample]:
+    """Runs a job for some seconds, its start-up included; `make` prepares a directory for it.
 
     Raises:
       UserError: it ended by itself.
@@ -157,7 +159,7 @@ def watch(name: str, seconds: float) -> list[Sample]:
     with tempfile.TemporaryDirectory() as temporary, tempfile.TemporaryFile() as log:
         out = Path(temporary) / "out"
         out.mkdir()
-        command = [sys.executable, *JOBS[name](out)]
+        command = [sys.executable, *make(out)]
         with subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log) as job:
             process, begin = psutil.Process(job.pid), time.monotonic()
             try:
@@ -233,11 +235,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--minutes", type=float, default=60, help="for all jobs")
     parser.add_argument("--jobs", default=",".join(JOBS), help="all if absent")
+    parser.add_argument("--saves", type=float, default=1, help="of training, in a minute")
     parser.add_argument("--out", type=Path, help="write all samples to this file")
     parser.add_argument("--read", metavar="FILE.json,...", help="samples of earlier runs")
     parser.add_argument("--plot", type=Path, metavar="FILE.svg", help="draw memory over time")
     args = parser.parse_args(argv)
     names = cli.choices(parser, "--jobs", args.jobs, JOBS)
+    jobs = JOBS | {"train": functools.partial(train, saves=args.saves)}
     seen = read(args.read) if args.read else {}
     names, status = list(seen) or names, 0
     print(
@@ -246,7 +250,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     for name in names:
         if name not in seen:
-            seen[name] = watch(name, 60 * args.minutes / len(names))
+            seen[name] = watch(name, jobs[name], 60 * args.minutes / len(names))
         samples = seen[name]
         last = samples[-1]
         print(

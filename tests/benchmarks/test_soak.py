@@ -52,18 +52,16 @@ for _ in range(10_000):
     threading.Thread(target=time.sleep, args=[600], daemon=True).start()
     time.sleep(0.1)
 """
-    monkeypatch.setitem(soak.JOBS, "job", lambda out: ["-c", code])
     monkeypatch.setattr(soak, "SAMPLES", 30)
-    seen = soak.watch("job", 6)
+    seen = soak.watch("job", lambda out: ["-c", code], 6)
     assert seen[-1].files > seen[0].files and seen[-1].threads > seen[0].threads
     assert seen[-1].memory > seen[0].memory
-    monkeypatch.setitem(soak.JOBS, "job", lambda out: ["-c", "raise SystemExit('no more')"])
     with pytest.raises(UserError, match="job ended with status 1: no more"):
-        soak.watch("job", 600)
+        soak.watch("job", lambda out: ["-c", "raise SystemExit('no more')"], 600)
 
 
 def test_samples_are_written_read_and_drawn(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(soak, "watch", lambda name, seconds: samples(lambda i: 2_000_000))
+    monkeypatch.setattr(soak, "watch", lambda name, make, seconds: samples(lambda i: 2_000_000))
     written = [tmp_path / f"{name}.json" for name in ("stream", "predict")]
     for path in written:
         assert soak.main([f"--jobs={path.stem}", f"--out={path}"]) == 0
