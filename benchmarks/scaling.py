@@ -11,7 +11,7 @@ frames, nodes, features, iterations, clips
 cells       forward and backward of short and of very long clips with every recurrent cell; 1.1
             behind the time of a frame says that it is 1.1 times that of the shortest clip
 schedules   "stage" against "wavefront", forward alone and with backward
-stream      `RSTG.stream` frame by frame, after few frames and after many
+stream      `RSTG.stream` frame by frame, after few frames and after many; the memory of the process
 compile     seconds of lowering and compilation, for short and long clips, few and many iterations
 
 All runs of a part take turns (of `schedules` and `stream`: those of a row) with a 2048x2048
@@ -34,6 +34,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import psutil
 
 from benchmarks import machine
 from benchmarks.block import block_macs
@@ -171,9 +172,12 @@ def stream_row(features: int, plan: Plan, repeats: int) -> Row:
             _, state = jax.block_until_ready(step(variables, frame, state))
         return state
 
-    early, late = plan.streamed
+    early, late = plan.stream[features]
+    memory = psutil.Process().memory_info
     before = after(early, state)
+    resident = [memory().rss]
     behind = after(late - early, before)
+    resident.append(memory().rss)
     times = machine.best_seconds(
         {
             "early": lambda: after(plan.turn, before),
@@ -184,7 +188,8 @@ def stream_row(features: int, plan: Plan, repeats: int) -> Row:
     )
     return {
         "features": features,
-        "frames": plan.streamed,
+        "frames": [early, late],
+        "resident_bytes": resident,
         "frames_a_second": [plan.turn / times[name] for name in ("early", "late")],
         "state_bytes": sum(leaf.nbytes for leaf in jax.tree.leaves(behind)),
         "peak_gflops": machine.peak_flops(times["peak"]) / 1e9,
@@ -248,10 +253,13 @@ def cells(part: str, row: Row) -> dict[str, str]:
         size = {name: f"{row[name]}" for name in ("clips", "frames", "features", "pass")}
         return size | ms | {"stage / wavefront": f"{row['stage_to_wavefront']:.2f}"}
     if part == "stream":
-        pairs = zip(row["frames"], row["frames_a_second"], strict=True)
-        speeds = {f"frames/s after {frames}": f"{speed:.0f}" for frames, speed in pairs}
-        state = {"state, bytes": f"{row['state_bytes']:,}"}
-        return {"features": f"{row['features']}"} | speeds | state
+        return {
+            "features": f"{row['features']}",
+            "after frames": ", ".join(f"{frames:,}" for frames in row["frames"]),
+            "frames/s": ", ".join(f"{speed:,.0f}" for speed in row["frames_a_second"]),
+            "resident, MB": ", ".join(f"{size / 1e6:.1f}" for size in row["resident_bytes"]),
+            "state, bytes": f"{row['state_bytes']:,}",
+        }
     pairs = zip(row["values"], row["seconds"], strict=True)
     return {
         "schedule": row["schedule"],

@@ -57,8 +57,7 @@ class Plan:
       factors: name -> points from least to most.
       cells: points of every cell, from short clips to long ones.
       schedules: clips, frames and features of the cases.
-      stream: features of the cases.
-      streamed: frames before the first and before the second measurement.
+      stream: of every number of features, frames before the first and the second measurement.
       turn: frames of one turn of a measurement.
       compiled: factor -> points to compile, from least to most.
     """
@@ -67,8 +66,7 @@ class Plan:
     factors: dict[str, list[Point]]
     cells: list[Point]
     schedules: list[tuple[int, int, int]]
-    stream: list[int]
-    streamed: tuple[int, int]
+    stream: dict[int, tuple[int, int]]
     turn: int
     compiled: dict[str, list[Point]]
 
@@ -107,8 +105,7 @@ FULL = plan_of(
     cells=Point(scales=(2, 1), features=64, clips=2),
     long=(64, 256, 1024, 4096),
     schedules=[(b, t, d) for d in (128, 512) for b, t in ((1, 16), (1, 128), (8, 16))],
-    stream=[64, 128, 512],
-    streamed=(10, 1000),
+    stream={64: (10, 100_000), 128: (10, 100_000), 512: (10, 1000)},
     turn=50,
     compiled={"frames": (8, 512), "iterations": (1, 3, 6)},
 )
@@ -124,8 +121,7 @@ QUICK = plan_of(
     cells=Point(2, (1,), 4, 1, 1),
     long=(2, 4),
     schedules=[(1, 2, 4)],
-    stream=[4],
-    streamed=(1, 3),
+    stream={4: (1, 3)},
     turn=2,
     compiled={"frames": (2, 4)},
 )

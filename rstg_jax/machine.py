@@ -40,8 +40,11 @@ def keep_freed_memory() -> None:
     libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
     libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
     libc.free.argtypes = [ctypes.c_void_p]
+    import resource  # there is none on Windows
+
+    limited = resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY
     size = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
-    if (address := libc.malloc(size)) is not None:
+    if not limited and (address := libc.malloc(size)) is not None:
         begin = -(-address // _HUGE_PAGE) * _HUGE_PAGE
         libc.madvise(begin, address + size - begin, _MADV_HUGEPAGE)
         libc.free(address)
