@@ -1,4 +1,8 @@
-"""What torchvision and PySlowFast call the layers of MViTv2."""
+"""What torchvision and PySlowFast call the layers of MViTv2.
+
+Sources: torchvision's `mvit.py`; PySlowFast's `attention.py`, `video_model_builder.py` and
+`head_helper.py`.
+"""
 
 import re
 

@@ -115,15 +115,38 @@ INCEPTIONS = {
 }
 
 
-PYSLOWFAST = pyslowfast_names.SlowFastNames()
-X3D, X3D_HEAD = pytorchvideo_names.X3DNames(), ProjectedPooling()
-PYTORCHVIDEO_ARCHS = {
-    "slowfast_slowfast_r50": Arch(PYSLOWFAST, SlowFastConfig(), 32, 2),
-    "pytorchvideo_slowfast_r50": Arch(pytorchvideo_names.SlowFastNames(), SlowFastConfig(), 32, 2),
-    "pytorchvideo_x3d_s": Arch(X3D, X3DConfig(), 13, 6, X3D_HEAD),
-    "pytorchvideo_x3d_m": Arch(X3D, X3DConfig(), 16, 5, X3D_HEAD),
-    "pytorchvideo_x3d_l": Arch(X3D, X3DConfig(depths=(5, 10, 25, 15)), 16, 5, X3D_HEAD),
+# Depths of X3D by the letter of its size, and frames, stride and crop of its clips.
+X3DS = {
+    "xs": ((3, 5, 11, 7), 4, 12, 160),
+    "s": ((3, 5, 11, 7), 13, 6, 160),
+    "m": ((3, 5, 11, 7), 16, 5, 224),
+    "l": ((5, 10, 25, 15), 16, 5, 312),
 }
+
+
+def _slowfast_and_x3d() -> dict[str, Arch]:
+    """Of PyTorchVideo and of PySlowFast."""
+    x3d = pytorchvideo_names.X3DNames(), X3DConfig()
+    theirs = pyslowfast_names.X3DNames(), X3DConfig(shortcut_norms="all")
+    archs = {}
+    for size, (depths, frames, stride, crop) in X3DS.items():
+        for project, (names, config) in (("pytorchvideo", x3d), ("slowfast", theirs)):
+            archs[f"{project}_x3d_{size}"] = Arch(
+                names,
+                dataclasses.replace(config, depths=depths),
+                frames,
+                stride,
+                ProjectedPooling(),
+                crop=crop,
+            )
+    named = {
+        "pytorchvideo": pytorchvideo_names.SlowFastNames(),
+        "slowfast": pyslowfast_names.SlowFastNames(),
+    }
+    return archs | {
+        f"{project}_slowfast_r50": Arch(names, SlowFastConfig(), 32, 2)
+        for project, names in named.items()
+    }
 
 
 def _transformers() -> dict[str, Arch]:
@@ -171,5 +194,7 @@ ARCHS = {
     name: dataclasses.replace(arch, view_average="softmax")
     if name.startswith(AVERAGE_SOFTMAX)
     else arch
-    for name, arch in (_archs() | INCEPTIONS | PYTORCHVIDEO_ARCHS | _transformers() | MVITS).items()
+    for name, arch in (
+        _archs() | INCEPTIONS | _slowfast_and_x3d() | _transformers() | MVITS
+    ).items()
 }

@@ -3,7 +3,6 @@
 Each comparison is repeated with a mistake, which must be noticed.
 """
 
-import numpy as np
 import pytest
 
 from rstg_jax.errors import UserError
@@ -11,20 +10,22 @@ from rstg_jax.models.backbones import slowfast
 from rstg_jax.models.backbones.slowfast import SlowFastConfig
 from rstg_jax.models.backbones.x3d import X3DConfig, in_eights
 from tests import torch_peers
-from tests.torch_peers import arch, arrays, clips, compare, he_normal, normalised, ours, randomise
+from tests.torch_peers import (
+    arch,
+    arrays,
+    clips,
+    compare,
+    deviation,
+    he_normal,
+    logits_of,
+    normalised,
+    ours,
+    randomise,
+)
 
 torch, nn = torch_peers.torch, torch_peers.torch.nn
 CLASSES = 7
 MISTAKE = 1e-2
-
-
-def logits_of(model, x):
-    with torch.no_grad():
-        return model(x).numpy()
-
-
-def deviation(found, wanted):
-    return np.abs(found - wanted).max() / np.abs(wanted).max()
 
 
 @pytest.fixture(scope="module")

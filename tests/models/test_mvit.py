@@ -20,7 +20,17 @@ from rstg_jax.models.classifier import ModelConfig
 from rstg_jax.models.heads import ClassToken
 from rstg_jax.rstg import presets
 from tests import torch_peers
-from tests.torch_peers import arch, arrays, clips, compare, normalised, ours
+from tests.torch_peers import (
+    arch,
+    arrays,
+    clips,
+    compare,
+    deviation,
+    logits_of,
+    normalised,
+    ours,
+    random_transformer,
+)
 
 torch, nn = torch_peers.torch, torch_peers.torch.nn
 CLASSES, MISTAKE = 7, 1e-2
@@ -63,31 +73,7 @@ def peer(mvit, config, **flags):
         proj_after_attn=True,
         **flags,
     )
-    return randomised(model).eval()
-
-
-def randomised(model):
-    """Weights that keep the size of a signal, gains and biases too, and tables that matter."""
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for name, weight in model.named_parameters():
-            drawn = torch.randn(weight.shape, generator=generator)
-            if "rel_pos" in name or "class_token" in name:
-                weight.copy_(drawn)
-            elif weight.ndim > 1:
-                weight.copy_(drawn * (2.0 / weight[0].numel()) ** 0.5)
-            else:
-                weight.copy_(0.3 * drawn + (name.endswith("weight") and 1.0))
-    return model
-
-
-def logits_of(model, x):
-    with torch.no_grad():
-        return model(x).numpy()
-
-
-def deviation(found, wanted):
-    return np.abs(found - wanted).max() / np.abs(wanted).max()
+    return random_transformer(model)
 
 
 @pytest.mark.parametrize("side", [32, 44])

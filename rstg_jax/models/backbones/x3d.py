@@ -11,7 +11,8 @@
 Every second block, from the first of its stage on, multiplies its channels by gates (squeeze and
 excitation). No stride is over frames.
 
-Source: PyTorchVideo's `create_x3d` (Feichtenhofer 2020).
+Source: PyTorchVideo's `create_x3d` and PySlowFast's `X3D` (Feichtenhofer 2020), which differ in one
+norm: the shortcut of res2.0, to as many channels, has one in PySlowFast alone.
 """
 
 import dataclasses
@@ -39,6 +40,8 @@ class X3DConfig(BackboneConfig):
     Attributes:
       depths: blocks of each stage; those of X3D-L are (5, 10, 25, 15).
       width: channels of conv1; each stage has twice those of the one before.
+      shortcut_norms: of the convolutions in shortcuts, "all" have a norm (PySlowFast), or those to
+        more channels, "wider" (PyTorchVideo).
       statistics: batch norm with those of the "batch", or "frozen", gain and bias trained.
       input_mean: subtracted from pixel values 0..255.
       input_scale: divides them after that.
@@ -47,6 +50,7 @@ class X3DConfig(BackboneConfig):
 
     depths: tuple[int, ...] = (3, 5, 11, 7)
     width: int = 24
+    shortcut_norms: Literal["wider", "all"] = "wider"
     statistics: Literal["frozen", "batch"] = "batch"
     input_mean: tuple[float, ...] = OFFICIAL_MEAN
     input_scale: tuple[float, ...] = OFFICIAL_SCALE
@@ -123,10 +127,10 @@ class Bottleneck(nn.Module):
         y = gated(y) if self.block % 2 == 0 else y
         y = Conv3D(outer, lowering=lowering, name="conv3")(nn.swish(y))
         y = norm(config, "bn3")(y, train=train)
-        widens = x.shape[-1] != outer
+        normed = x.shape[-1] != outer or config.shortcut_norms == "all"
         if self.block == 0:
             x = Conv3D(outer, stride=stride, lowering=lowering, name="shortcut")(x)
-        x = norm(config, "shortcut_bn")(x, train=train) if widens else x
+            x = norm(config, "shortcut_bn")(x, train=train) if normed else x
         return nn.relu(x + y)
 
 
