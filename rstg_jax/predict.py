@@ -100,8 +100,9 @@ def print_lines(records: Iterable[dict[str, Any]], width: int, long: bool) -> No
         mark = ""
         if "truth" in record:
             truth = [record["truth"]] if isinstance(record["truth"], str) else record["truth"]
-            right = truth == [record["predictions"][0]["label"]]
-            mark = "  (right)" if right else f"  (truth: {', '.join(truth) or 'none'})"
+            named = f"truth: {', '.join(truth) or 'none'}"
+            right = record["predictions"][0]["label"] in truth  # as top1 counts
+            mark = f"  (right{'; ' + named if len(truth) > 1 else ''})" if right else f"  ({named})"
         if long:
             print(f"{record['video']}{mark}")
             for p in record["predictions"]:
