@@ -18,7 +18,7 @@ from rstg_jax import cli, config
 from rstg_jax.errors import UserError
 from rstg_jax.inference import predictor
 from rstg_jax.models import classifier
-from rstg_jax.models.backbones import inception
+from rstg_jax.models.backbones import inception_tables
 from rstg_jax.models.backbones.mvit import MViTConfig
 from rstg_jax.models.backbones.simple_cnn import SimpleCNNConfig
 from rstg_jax.models.backbones.videoprism import VideoPrismConfig
@@ -213,9 +213,9 @@ OTHERS = {
 def test_a_network_of_others_trains_and_predicts_when_scaled_down(name, tmp_path, monkeypatch):
     """On moving digits, which need no preparation; Inceptions with one of their mixed blocks."""
     for table, kept in (("v1", "mixed4e"), ("v2", "mixed4d"), ("eco", "mixed3b")):
-        rows = inception.TABLES[table].items()
+        rows = inception_tables.TABLES[table].items()
         few = {name: row for name, row in rows if name == kept or not name.startswith("mixed")}
-        monkeypatch.setitem(inception.TABLES, table, few)
+        monkeypatch.setitem(inception_tables.TABLES, table, few)
     variant = smt.get_config(name)
     block = presets.modern(dim=8, scales=(2, 1), stages=("space", "time"))
     data = config.override(
