@@ -18,7 +18,10 @@ from pathlib import Path
 from rstg_jax import config, machine, processes, storage
 from rstg_jax.errors import UserError
 
-BUCKET_FLAGS = ("--workdir", "--config.data.data_dir", "--config.train.init_from")
+BUCKET_FLAGS = (
+    *("--workdir", "--config.data.data_dir", "--config.data.path"),
+    "--config.train.init_from",
+)
 CONFIG_FLAG = re.compile(r"--?(no)?config\.([^=]*)(=.*)?", re.DOTALL)
 BOOLEANS = ("true", "false", "1", "0")
 _DEVICE_FULL = "RESOURCE_EXHAUSTED"  # how JAX's errors of a device's memory begin

@@ -12,19 +12,24 @@ as in testing. Without --split these are the training clips and those that train
 
 DIR receives shards of ArrayRecord, and at the end SPLIT.json with config, weights and provenance of
 the videos; see `rstg_jax.data.features`. The same command resumes after an interruption, with the
-same bytes in the end. Maps of another network or of other clips are refused in DIR. Then
+same bytes in the end. Maps of another network or of other clips are refused in DIR, which may be
+gs://BUCKET/DIR. Then
 
     python train.py --config=configs/features.py --config.data.path=DIR --workdir=RUN
 
 trains a head, with or without RSTG, on them.
+
+Several machines: start the same command on each, with the flags of train.py. Each process makes
+whole shards on its own devices, as one process with as many devices would.
 """
 
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
-from rstg_jax import cli, config, files
+import jax
+
+from rstg_jax import cli, config, files, storage
 from rstg_jax.data import features
 from rstg_jax.inference import known_weights, stored_features
 from rstg_jax.training import init_from, trained_model
@@ -39,11 +44,12 @@ def make_parser() -> argparse.ArgumentParser:
     )
     source = known_weights.add_source_flags(parser)
     source.add_argument("--config", metavar="FILE[:VARIANT]", help="as for train.py")
-    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="where to write")
+    parser.add_argument("--out", required=True, metavar="DIR", help="where to write")
     parser.add_argument(
         "--split", help="train, validation, test; by default train and what training tests on"
     )
     parser.add_argument("--dtype", choices=[*features.DTYPES], default="float16")
+    cli.add_process_flags(parser)
     parser.set_defaults(protocol=None)
     return parser
 
@@ -66,15 +72,19 @@ def chosen(
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
     args, overrides = cli.parse(make_parser(), argv)
+    cli.join_processes(args)
     cli.keep_compiled_programs()
-    files.make_directory(args.out, "--out")
+    out = storage.path(args.out)
+    if not storage.in_bucket(out):
+        files.make_directory(out, "--out")
     model, weights_from = chosen(args, overrides)
     for split in (args.split,) if args.split else ("train", None):
-        stored = stored_features.store(model, weights_from, args.out, split, args.dtype)
+        stored = stored_features.store(model, weights_from, out, split, args.dtype)
         shape = "x".join(map(str, stored.shape))
-        print(f"{args.out}: {stored.examples} {stored.split} clips, {shape} {stored.dtype}")
+        if jax.process_index() == 0:
+            print(f"{out}: {stored.examples} {stored.split} clips, {shape} {stored.dtype}")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(cli.run(main))
+    sys.exit(cli.run(main, ("--out",)))

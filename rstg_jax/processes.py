@@ -6,6 +6,7 @@ missing, the process ends with one line. Only if it is process 0, which runs tha
 the others at once in its own words.
 """
 
+import itertools
 import os
 import shlex
 import sys
@@ -18,8 +19,10 @@ ASK_SECONDS = 2.0
 LEAVE_SECONDS = 60  # that processes wait for the others at their end, and after an error:
 LEAVE_SECONDS_AFTER_ERROR = 5
 LOST = 3  # exit status of the others
+MILLISECONDS_OF_A_MONTH = 30 * 24 * 3600 * 1000
 
 _over = threading.Event()
+_meetings = itertools.count()  # all processes come to the same ones
 
 
 def join(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
@@ -68,6 +71,12 @@ def wait_for_verdict() -> None:
     """
     if _client() is not None:
         _over.wait(HEARTBEAT_SECONDS + 2 * ASK_SECONDS)
+
+
+def wait_for_all() -> None:
+    """Waits until all processes are here, however long that takes; a single one goes on."""
+    if (client := _client()) is not None:
+        client.wait_at_barrier(f"meeting {next(_meetings)}", MILLISECONDS_OF_A_MONTH)
 
 
 def resume_command() -> str:

@@ -6,7 +6,9 @@ The videos are those of `tests.test_extension`, the network is a small convoluti
 import dataclasses
 import json
 import os
+import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -17,7 +19,7 @@ import numpy as np
 import pytest
 
 from configs import features as configs
-from rstg_jax import cli, config, evaluate, features, predict, report
+from rstg_jax import cli, config, evaluate, features, predict, processes, report
 from rstg_jax.convert import export
 from rstg_jax.data import FeaturesConfig
 from rstg_jax.data.features import StoredSplit
@@ -267,6 +269,71 @@ def test_command_line_killed_and_resumed(root, monkeypatch):
     store(root, "killed")
     assert contents(root / "killed") == contents(root / "whole")
     assert (first.read_bytes(), first.stat().st_mtime_ns) == made  # and was not made again
+
+
+SEVERAL = """
+import sys
+from rstg_jax import cli, features, processes
+from rstg_jax.inference import stored_features
+stored_features.SHARD_CLIPS = 8
+processes.HEARTBEAT_SECONDS = 4
+sys.exit(cli.run(features.main, ("--out",)))
+"""
+
+IN_FOURS = ("--config.train.eval_batch_size=4", "--config.mesh.data=2")  # on two devices
+
+
+def start_two(root, out, variant=""):
+    """Two processes with two devices each, joined as on two machines."""
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        together = [f"--coordinator=localhost:{probe.getsockname()[1]}", "--num_processes=2"]
+    words = flags(root, out, *together, *IN_FOURS)
+    words[0] += variant
+    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    return [
+        subprocess.Popen(
+            [sys.executable, "-c", SEVERAL, *words, f"--process_id={number}"],
+            cwd=ROOT,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for number in range(2)
+    ]
+
+
+@pytest.mark.slow
+def test_two_processes_store_what_one_does_also_after_one_is_killed(root, monkeypatch):
+    """kill -9 for one as soon as it has made a shard; the other one ends; then both again."""
+    monkeypatch.setattr(stored_features, "SHARD_CLIPS", 8)
+    store(root, "one", *IN_FOURS)
+    whole = contents(root / "one")
+    assert sum("train.array_record" in name for name in whole) == 6
+
+    jobs = start_two(root, "two", ":slow")
+    mine = root / "two/train.array_record-00001-of-00006"  # of the second process
+    deadline = time.monotonic() + 300
+    while not mine.exists() and jobs[1].poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.kill(jobs[1].pid, signal.SIGKILL)
+    ends = [job.communicate(timeout=300)[1] for job in jobs]
+    assert [job.returncode for job in jobs] == [processes.LOST, -signal.SIGKILL], ends
+    assert "error: process 1 of 2 (from 0) is gone" in ends[0]
+    made = {path.name: path.stat().st_mtime_ns for path in mine.parent.glob("*.array_record*")}
+    assert mine.name in made and len(made) < 6 and not (root / "two/train.json").exists()
+
+    jobs = start_two(root, "two")
+    outputs = [job.communicate(timeout=300) for job in jobs]
+    assert [job.returncode for job in jobs] == [0, 0], outputs
+    assert contents(root / "two") == whole
+    assert {name: (root / "two" / name).stat().st_mtime_ns for name in made} == made
+    assert "48 train clips" in outputs[0][0] and "clips" not in outputs[1][0]
+    # Each of them makes shards, one by one; what is not there is shared anew.
+    shares = [re.findall(r"train: (\d+) of 48 clips to make", err) for _, err in outputs]
+    left = 48 - 8 * len(made)
+    assert sum(int(share[0]) for share in shares if share) == left
 
 
 def test_missing_and_damaged_shards_are_named_and_made_again(root, monkeypatch):

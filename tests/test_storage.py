@@ -12,12 +12,14 @@ import jax
 import numpy as np
 import pytest
 
-from rstg_jax import evaluate, files, predict, report, storage, verify
-from rstg_jax.data import array_records
+from rstg_jax import evaluate, features, files, predict, report, storage, verify
+from rstg_jax.data import FeaturesConfig, array_records
+from rstg_jax.data.features import read_description
 from rstg_jax.data.sync_mnist import prepared
 from rstg_jax.errors import UserError
+from rstg_jax.inference import stored_features
 from rstg_jax.training import checkpoint, integrity, lock, logs, train_loop, trained_model
-from tests import standins
+from tests import standins, test_features
 from tests.standin_train import finish, launch, wait_for
 from tests.standins import figures
 from tfds_builders.sync_mnist import build
@@ -285,6 +287,53 @@ def test_a_copy_that_does_not_fit_is_refused(in_bucket, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     with pytest.raises(UserError, match=r"gs://.* has to be copied to .*GB are needed"):
         remote.open("train")
+
+
+def test_feature_maps_are_stored_in_a_bucket_and_read_from_it(place, tmp_path, monkeypatch):
+    """Interrupted after a shard; then the bytes are those of a directory."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(stored_features, "SHARD_CLIPS", 16)
+    (tmp_path / "bars.py").write_text(test_features.CONFIG)
+
+    def store(out, *more):
+        return features.main([f"--config={tmp_path}/bars.py", f"--out={out}", *more])
+
+    store(tmp_path / "local")
+    with monkeypatch.context() as broken:
+        real = array_records.shard_writer
+
+        def full(path, *options):
+            if "00001" in path.name:
+                raise UserError("the disk is full")
+            return real(path, *options)
+
+        broken.setattr(array_records, "shard_writer", full)
+        with pytest.raises(UserError, match="the disk is full"):
+            store(place)
+    there = {path.name for path in storage.files_below(place)}
+    shard = "train.array_record-00000-of-00003"
+    assert there == {shard, "train.json.unfinished", "network.safetensors"}
+    made = (place / shard).stat().mtime
+    store(place)
+    assert (place / shard).stat().mtime == made
+
+    found = {path.name: path.read_bytes() for path in storage.files_below(place)}
+    local = {path.name: path.read_bytes() for path in storage.files_below(tmp_path / "local")}
+    del local[".lock"]
+    assert found == local
+    with pytest.raises(UserError, match=r"gs://.*/test\.json: describes other feature maps"):
+        store(place, "--dtype=bfloat16")
+
+    ours, theirs = (FeaturesConfig(str(p)).open("train") for p in (place, tmp_path / "local"))
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        *({k: v for k, v in s.batch(np.arange(48)).items() if k != "id"} for s in (ours, theirs)),
+    )
+    (place / shard).unlink()
+    with pytest.raises(UserError, match=rf"gs://.*{shard}: the shard is missing; delete it and"):
+        read_description(place / "train.json").check_shards(place)
+    store(place)
+    assert (place / shard).read_bytes() == local[shard]
 
 
 def test_records_are_copied_with_every_line(place):

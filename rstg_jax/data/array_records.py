@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import fnmatch
 import logging
 import pathlib
 import shutil
@@ -25,10 +26,14 @@ PREPARE = "delete its directory and prepare the data again"
 _log = logging.getLogger(__name__)
 
 
-def at_hand(directory: storage.Path) -> pathlib.Path:
+def at_hand(directory: storage.Path, description: str = INFO) -> pathlib.Path:
     """The directory of prepared data, or a copy of one in a bucket, which is made once.
 
     ArrayRecord maps shards into memory, and every batch takes records from anywhere in them.
+
+    Args:
+      directory: Of the data.
+      description: Name of the files that say which data these are; `*` stands for any letters.
 
     Raises:
       UserError: It cannot be copied; names the place and the space that it needs.
@@ -38,19 +43,22 @@ def at_hand(directory: storage.Path) -> pathlib.Path:
     copy = CACHE.expanduser() / str(directory).removeprefix(storage.SCHEME)
     try:
         with one_process_at_a_time(copy.parent / f".{copy.name}.lock"), storage.errors(directory):
-            _bring(directory, copy)
+            _bring(directory, copy, description)
     except OSError as error:
         raise UserError(f"cannot copy {directory} to {copy}: {reason(error)}") from error
     return copy
 
 
-def _bring(directory: storage.Path, copy: pathlib.Path) -> None:
+def _bring(directory: storage.Path, copy: pathlib.Path, description: str) -> None:
     """Copies what is missing; other data of the same name are replaced."""
-    info = copy / INFO
-    if info.exists() and info.read_bytes() != (directory / INFO).read_bytes():
-        shutil.rmtree(copy)
-    sizes = {file: storage.size(file) for file in storage.files_below(directory)}
-    targets = {file: copy / file.relative_to(directory).as_posix() for file in sizes}
+    found = {f.relative_to(directory).as_posix(): f for f in storage.files_below(directory)}
+    found = {name: file for name, file in found.items() if not name.startswith(".")}  # a lock
+    for old in copy.glob(description):
+        if old.name not in found or old.read_bytes() != found[old.name].read_bytes():
+            shutil.rmtree(copy)
+            break
+    sizes = {file: storage.size(file) for file in found.values()}
+    targets = {file: copy / name for name, file in found.items()}
     missing = [f for f, to in targets.items() if not to.exists() or storage.size(to) != sizes[f]]
     needed, free = sum(sizes[file] for file in missing), shutil.disk_usage(copy.parent).free
     if needed > free:
@@ -60,7 +68,8 @@ def _bring(directory: storage.Path, copy: pathlib.Path) -> None:
         )
     if missing:
         _log.info("copying %s to %s: %.1f GB", directory, copy, needed / 1e9)
-    for file in sorted(missing, key=lambda file: file.name != INFO):  # so that it can be compared
+    # First what the next start compares.
+    for file in sorted(missing, key=lambda file: not fnmatch.fnmatch(file.name, description)):
         with files.replacing(targets[file]) as part:
             storage.copy(file, part)
 
@@ -136,7 +145,7 @@ def read_examples(
 
 
 @contextlib.contextmanager
-def shard_writer(path: pathlib.Path, options: str = OPTIONS) -> Iterator[Callable[[bytes], None]]:
+def shard_writer(path: storage.Path, options: str = OPTIONS) -> Iterator[Callable[[bytes], None]]:
     """Yields a function that adds a record; the shard has its name when the body has ended.
 
     Raises:

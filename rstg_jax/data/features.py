@@ -1,12 +1,13 @@
 """Feature maps that `rstg_jax.features` stored, in the place of videos.
 
-A directory holds the shards of one or more splits. SPLIT.json, a `StoredSplit`, describes a split
-and is there when all its shards are. A record is a .safetensors file of three arrays: `features`
-`[t h w c]`, `label` int32 `[]` (-1 if unknown) and `id` uint8 `[n]`, a text in UTF-8. Other code
-may write such directories as well.
+A directory, local or in a bucket, holds the shards of one or more splits. SPLIT.json, a
+`StoredSplit`, describes a split and is there when all its shards are. A record is a .safetensors
+file of three arrays: `features` `[t h w c]`, `label` int32 `[]` (-1 if unknown) and `id` uint8
+`[n]`, a text in UTF-8. Other code may write such directories as well.
 """
 
 import dataclasses
+import functools
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, Self
@@ -16,7 +17,7 @@ import numpy as np
 import safetensors
 from safetensors.numpy import save
 
-from rstg_jax import config, files
+from rstg_jax import config, files, storage
 from rstg_jax.data import array_records
 from rstg_jax.data.batches import Batch
 from rstg_jax.data.dataset import DataConfig, check_split
@@ -85,25 +86,44 @@ class StoredSplit:
         first = shard * self.shard_size
         return range(first, min(first + self.shard_size, self.examples))
 
-    def path(self, directory: pathlib.Path, shard: int) -> pathlib.Path:
+    def path(self, directory: storage.Path, shard: int) -> storage.Path:
         """Path of a shard."""
         name = f"{self.split}.array_record-{shard:05d}-of-{self.num_shards:05d}"
         return directory / name
 
-    def check_shards(self, directory: pathlib.Path) -> None:
-        """Raises `UserError` that names the first shard that is damaged or missing."""
+    def missing(self, directory: storage.Path) -> list[int]:
+        """Numbers of the shards that are not there."""
+        there = {file.name for file in storage.files_below(directory)}
+        shards = range(self.num_shards)
+        return [shard for shard in shards if self.path(directory, shard).name not in there]
+
+    def check_shards(self, directory: storage.Path) -> None:
+        """Raises `UserError` that names the first shard that is damaged or missing.
+
+        In a bucket, where files appear whole or not at all, only missing ones are found.
+        """
+        if storage.in_bucket(directory):
+            for shard in self.missing(directory):
+                raise UserError(f"{self.path(directory, shard)}: the shard is missing; {REMEDY}")
+            return
         shards = range(self.num_shards)
         paths = [str(self.path(directory, shard)) for shard in shards]
         array_records.check_shards(paths, [len(self.clips(shard)) for shard in shards], REMEDY)
 
 
-def read_description(path: pathlib.Path) -> StoredSplit:
+def read_description(path: storage.Path) -> StoredSplit:
     """Reads a SPLIT.json; raises `UserError` if there is none or it is damaged."""
     content = files.read_json(path)
     try:
         return config.from_dict(StoredSplit, content)
     except (ValueError, TypeError) as error:
         raise UserError(f"{path}: does not describe stored features ({reason(error)})") from error
+
+
+@functools.cache
+def _copied(place: str) -> pathlib.Path:
+    """A local copy of a directory in a bucket, as it is when a process first asks for it."""
+    return array_records.at_hand(storage.path(place), "*.json")
 
 
 def encode(features: np.ndarray, label: int, name: str) -> bytes:
@@ -121,7 +141,7 @@ class FeaturesConfig(DataConfig):
     """Stored feature maps; for models whose backbone is an `IdentityConfig`.
 
     Attributes:
-      path: Directory that `python -m rstg_jax.features` wrote.
+      path: Directory that `python -m rstg_jax.features` wrote; one in a bucket is copied first.
       test_split: Name of the split that is tested on; if empty, the only one besides train.
     """
 
@@ -133,12 +153,13 @@ class FeaturesConfig(DataConfig):
 
     @property
     def directory(self) -> pathlib.Path:
-        """The directory.
+        """The directory, or a local copy of one in a bucket.
 
         Raises:
-          UserError: There is none.
+          UserError: There is none, or it cannot be copied.
         """
-        directory = pathlib.Path(self.path).expanduser()
+        place = storage.path(self.path)
+        directory = place if isinstance(place, pathlib.Path) else _copied(self.path)
         if not self.path or not directory.is_dir():
             raise UserError(
                 f"path={self.path!r} is no directory: store feature maps with `{COMMAND} "

@@ -1,4 +1,8 @@
-"""Stores the feature maps that a network makes of every clip of a split."""
+"""Stores the feature maps that a network makes of every clip of a split.
+
+Several processes take the missing shards in turn and make them by themselves: a map depends neither
+on their number nor on who makes it. The first one writes all other files.
+"""
 
 import contextlib
 import hashlib
@@ -11,8 +15,9 @@ from typing import Any
 import jax
 import numpy as np
 from flax import traverse_util
+from jax.experimental import multihost_utils
 
-from rstg_jax import config, data, files
+from rstg_jax import config, data, files, processes, storage
 from rstg_jax.convert.export import portable
 from rstg_jax.data import array_records, features
 from rstg_jax.errors import UserError, reason
@@ -21,6 +26,7 @@ from rstg_jax.models import classifier
 from rstg_jax.training import (
     checkpoint,
     eval_loop,
+    lock,
     sharding,
     steps,
     train_state,
@@ -41,19 +47,19 @@ _log = logging.getLogger(__name__)
 def store(
     model: trained_model.TrainedModel,
     weights_from: str,
-    directory: pathlib.Path,
+    directory: storage.Path,
     split: str | None,
     dtype: features.DType,
 ) -> features.StoredSplit:
     """Stores the feature maps of a split, one view of each clip, as in testing.
 
     Shards that are there are kept. The bytes of a shard depend on nothing that an interruption
-    changes.
+    changes, nor on the number of processes, if each has as many devices.
 
     Args:
       model: the network and its data.
       weights_from: where its weights are from, for the record.
-      directory: where to write.
+      directory: where to write, the same for all processes.
       split: own name of the split, see `DataConfig.with_split`.
       dtype: one of `features.DTYPES`.
 
@@ -65,26 +71,56 @@ def store(
         raise UserError(
             "stored features have one label each; videos of these data may have several"
         )
+    model = on_own_devices(model)
     source, name = open_named(model.data.single_view(), split)
     data.refuse_endless(source)
     batch_size = eval_loop.eval_batch_size(model.experiment.train.for_evaluation, model.mesh)
     feature_maps = jit_feature_maps(model, dtype)
     stored = description(model, weights_from, source, name, dtype, batch_size)
-    finished = directory / f"{name}.json"
+    first = jax.process_index() == 0
     try:
-        with array_records.one_process_at_a_time(directory / ".lock"):
-            claim(directory, stored)
-            if not (directory / features.NETWORK).exists():
-                write_network(model, stored, directory / features.NETWORK)
+        with storage.errors(directory), alone_in(directory) if first else contextlib.nullcontext():
+            known = check_claim(directory, stored)
+            processes.wait_for_all()  # nobody writes before all have looked
+            if first:
+                claim(model, stored, directory, known)
             write_shards(model, feature_maps, stored, source, directory, batch_size)
-            stored.check_shards(directory)
-            unfinished = finished.with_name(finished.name + UNFINISHED)
-            if unfinished.exists():
-                unfinished.replace(finished)
+            processes.wait_for_all()
+            if first:
+                finish(stored, directory)
+            processes.wait_for_all()
     except OSError as error:
         place = error.filename or directory
         raise UserError(f"{place}: {reason(error)}; {array_records.RESUME}") from error
     return stored
+
+
+def on_own_devices(model: trained_model.TrainedModel) -> trained_model.TrainedModel:
+    """The model on the devices of this process alone; unchanged if it is the only process."""
+    if jax.process_count() == 1:
+        return model
+    whole = jax.jit(lambda tree: tree, out_shardings=sharding.replicated(model.mesh))(
+        model.variables
+    )
+    mesh = sharding.make_mesh(sharding.MeshConfig(), jax.local_devices())
+    here = sharding.replicated(mesh)
+    return model._replace(
+        variables=jax.tree.map(
+            lambda leaf: jax.device_put(np.asarray(leaf.addressable_data(0)), here), whole
+        ),
+        abstract=jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here),
+            model.abstract,
+        ),
+        mesh=mesh,
+    )
+
+
+def alone_in(directory: storage.Path) -> contextlib.AbstractContextManager[Any]:
+    """Lets one job write into a directory: a second one waits, in a bucket it is refused."""
+    if isinstance(directory, pathlib.Path):
+        return array_records.one_process_at_a_time(directory / ".lock")
+    return lock.Lock(directory / ".lock")
 
 
 def jit_feature_maps(
@@ -158,17 +194,18 @@ def checksum(model: trained_model.TrainedModel) -> str:
     return digest.hexdigest()[:16]
 
 
-def claim(directory: pathlib.Path, stored: features.StoredSplit) -> None:
-    """Writes the description of a split, unless it is there, and removes what a kill has left.
+def check_claim(directory: storage.Path, stored: features.StoredSplit) -> bool:
+    """Whether a directory has the description of a split.
 
     Raises:
       UserError: the directory has feature maps of another network or of other clips.
     """
-    for leftover in directory.glob(".part*"):
-        leftover.unlink()
     known = False
-    for path in sorted([*directory.glob("*.json"), *directory.glob(f"*.json{UNFINISHED}")]):
-        there = features.read_description(path)
+    names = sorted(file.name for file in storage.files_below(directory))
+    for name in names:
+        if not name.removesuffix(UNFINISHED).endswith(".json") or name == lock.NAME:
+            continue
+        there = features.read_description(directory / name)
         same_split = there.split == stored.split
         ignored = _OF_PLACE if same_split else (*_OF_PLACE, *_OF_SPLIT)
         found = [
@@ -178,22 +215,46 @@ def claim(directory: pathlib.Path, stored: features.StoredSplit) -> None:
         ]
         if found:
             raise UserError(
-                f"{path}: describes other feature maps (there != here): {'; '.join(found)}; choose "
-                "another --out"
+                f"{directory / name}: describes other feature maps (there != here): "
+                f"{'; '.join(found)}; choose another --out"
             )
         known = known or same_split
+    if not known and any(name.startswith(f"{stored.split}.array_record") for name in names):
+        raise UserError(
+            f"{directory}: has shards of {stored.split} but not their description; choose "
+            "another --out, or delete them"
+        )
+    return known
+
+
+def claim(
+    model: trained_model.TrainedModel,
+    stored: features.StoredSplit,
+    directory: storage.Path,
+    known: bool,
+) -> None:
+    """Removes what a kill has left, and writes network and description unless they are there."""
+    if isinstance(directory, pathlib.Path):
+        for leftover in directory.glob(".part*"):
+            leftover.unlink()
     if not known:
-        if any(directory.glob(f"{stored.split}.array_record*")):
-            raise UserError(
-                f"{directory}: has shards of {stored.split} but not their description; choose "
-                "another --out, or delete them"
-            )
         path = directory / f"{stored.split}.json{UNFINISHED}"
         files.write_json(path, config.to_dict(stored))
+    if not (directory / features.NETWORK).exists():
+        write_network(model, stored, directory / features.NETWORK)
+
+
+def finish(stored: features.StoredSplit, directory: storage.Path) -> None:
+    """Gives the description its name when all shards are there; raises `UserError` if not."""
+    stored.check_shards(directory)
+    unfinished = directory / f"{stored.split}.json{UNFINISHED}"
+    if unfinished.exists():
+        files.write_text(directory / f"{stored.split}.json", files.read_text(unfinished))
+        unfinished.unlink()
 
 
 def write_network(
-    model: trained_model.TrainedModel, stored: features.StoredSplit, path: pathlib.Path
+    model: trained_model.TrainedModel, stored: features.StoredSplit, path: storage.Path
 ) -> None:
     """Writes the network, so that a head that was trained on its maps can be put behind it."""
     whole = Weights(
@@ -210,20 +271,22 @@ def write_shards(
     feature_maps: Callable[..., jax.Array],
     stored: features.StoredSplit,
     source: data.Source,
-    directory: pathlib.Path,
+    directory: storage.Path,
     batch_size: int,
 ) -> None:
-    """Makes the shards that are missing; the arguments are those of `store`."""
-    shards = range(stored.num_shards)
-    missing = [shard for shard in shards if not stored.path(directory, shard).exists()]
+    """Makes this process's share of the missing shards; the arguments are those of `store`."""
+    missing = own_share(stored, directory)
     if not missing:
         return
     indices = np.concatenate([np.array(stored.clips(shard)) for shard in missing])
     size = len(indices) * int(np.prod(stored.shape)) * features.DTYPES[stored.dtype].itemsize
+    free = ""
+    if isinstance(directory, pathlib.Path):
+        free = f"; {shutil.disk_usage(directory).free / 1e9:.2f} GB are free"
     _log.info(
-        "%s: %d of %d clips to make, feature maps %s %s, up to %.2f GB; %.2f GB are free",
+        "%s: %d of %d clips to make here, feature maps %s %s, up to %.2f GB%s",
         *(source.name, len(indices), stored.examples, list(stored.shape), stored.dtype),
-        *(size / 1e9, shutil.disk_usage(directory).free / 1e9),
+        *(size / 1e9, free),
     )
     chosen = data.Chosen(source, indices)
     records: list[bytes] = []
@@ -237,6 +300,15 @@ def write_shards(
                 for record in records:
                     write(record)
             records = []
+
+
+def own_share(stored: features.StoredSplit, directory: storage.Path) -> list[int]:
+    """Every n-th of the missing shards for each of n processes, as the first one sees them."""
+    absent = np.zeros(stored.num_shards, np.int32)
+    absent[stored.missing(directory)] = 1
+    if jax.process_count() > 1:
+        absent = multihost_utils.broadcast_one_to_all(absent)
+    return list(map(int, np.flatnonzero(absent)[jax.process_index() :: jax.process_count()]))
 
 
 def encoded(

@@ -72,7 +72,7 @@ def eval_batch_size(max_clips: int, mesh: Mesh, views: int = 1) -> int:
 
     Rounded up to a multiple of the devices: padding is masked, so no metric changes.
     """
-    pieces = int(np.lcm(sharding.batch_devices(mesh), jax.process_count()))
+    pieces = int(np.lcm(sharding.batch_devices(mesh), len(sharding.processes_of(mesh))))
     return -(-max_clips // (views * pieces)) * pieces
 
 
@@ -133,18 +133,18 @@ def outputs(
       function: of the variables and the arrays `steps.EVAL_KEYS` of a batch.
       variables: of the model.
       source: the split.
-      mesh: the mesh.
+      mesh: the mesh, of all processes, or of this one, which then makes `source` by itself.
       batch_size: global; the last batch is padded and masked.
 
     Yields:
       The result on the host, and the batch without what the network reads.
     """
-    first = jax.process_index() == 0
+    first, members = jax.process_index() == 0, sharding.processes_of(mesh)
     batches = data.eval_batches(
         source,
         batch_size=batch_size,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
+        process_index=members.index(jax.process_index()),
+        process_count=len(members),
     )
     pending: tuple[Any, data.Batch] | None = None
 

@@ -133,6 +133,11 @@ def batch_devices(mesh: Mesh) -> int:
     return int(np.prod([mesh.shape[axis] for axis in BATCH_AXES]))
 
 
+def processes_of(mesh: Mesh) -> list[int]:
+    """Numbers of the processes that have devices of a mesh, in order."""
+    return sorted({device.process_index for device in mesh.devices.flat})
+
+
 def check_batch_size(batch_size: int, mesh: Mesh, key: str, parts: int = 1) -> None:
     """Raises `UserError` naming the config key if a global batch cannot be cut evenly.
 

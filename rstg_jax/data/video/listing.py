@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from rstg_jax import storage
 from rstg_jax.data.video import decode
 from rstg_jax.errors import UserError
 
@@ -52,6 +53,8 @@ def listed(path: str, extensions: Sequence[str]) -> list[Video]:
     """
     if not path:
         raise UserError("set path to a directory of videos or a csv file of path;label lines")
+    if storage.ADDRESS.match(path):
+        raise UserError(f"{path}: videos are read from directories only; copy them, or mount it")
     root = Path(path).expanduser()
     if root.is_dir():
         videos = _of_directory(root, extensions)
