@@ -33,7 +33,7 @@ class SlowSource(standins.Source):
 
 def launch(workdir, *flags, seconds=0.0, devices=1, before="", processes=1):
     """Starts it; `before` is code that its process runs first; several by the launcher."""
-    environment = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+    flags_of_xla = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
     command = [sys.executable, "-m", "tests.standin_train", f"--workdir={workdir}", str(seconds)]
     if processes > 1:
         command[1:1] = ["-m", "rstg_jax.launch", f"--processes={processes}"]
@@ -43,7 +43,7 @@ def launch(workdir, *flags, seconds=0.0, devices=1, before="", processes=1):
     return subprocess.Popen(
         [*command, *LENGTH, *flags],
         cwd=ROOT,
-        env=environment,
+        env=os.environ | {"XLA_FLAGS": flags_of_xla},  # the last of two counts is used
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -125,7 +125,8 @@ def test_two_processes_give_the_files_of_one(workdir, monkeypatch):
 
 
 def launch(workdir, *flags):
-    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    two = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=2"  # the last is used
+    environment = os.environ | {"XLA_FLAGS": two}
     command = [sys.executable, "-m", "tests.standin_evaluate", f"--workdir={workdir}", *flags]
     command += ["--config.mesh.data=-1", "--config.train.eval_batch_size=8"]
     pipe = subprocess.PIPE
