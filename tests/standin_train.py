@@ -12,6 +12,9 @@ from pathlib import Path
 
 import pytest
 
+if __name__ == "__main__":
+    sys.modules["torch"] = None  # which tensorboardX would import: seconds in every process
+
 import train
 from rstg_jax import cli, config
 from tests import standins

@@ -11,9 +11,6 @@ from collections.abc import Container, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto.event_pb2 import Event, SessionLog
-from tensorboardX.proto.summary_pb2 import Summary
 from tqdm import tqdm
 
 from rstg_jax import files, storage
@@ -94,6 +91,10 @@ class MetricLog:
                 self._open(step, retest)
 
     def _open(self, step: int, retest: bool) -> None:
+        # Not with this module: where PyTorch is installed, this imports it, which takes seconds.
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
+
         if isinstance(self._workdir, Path):
             self._local = self._workdir
         else:
@@ -125,6 +126,9 @@ class MetricLog:
         """
         if self._file is None:
             return
+        from tensorboardX.proto.event_pb2 import Event
+        from tensorboardX.proto.summary_pb2 import Summary
+
         line = json.dumps({"step": step, "split": split, **values}) + "\n"
         scalars = [Summary.Value(tag=f"{split}/{k}", simple_value=v) for k, v in values.items()]
         summary = Summary(value=scalars)
