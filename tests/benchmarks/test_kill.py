@@ -16,7 +16,7 @@ COUNT = """
 import os, pathlib, sys, time
 out = pathlib.Path(sys.argv[1])
 out.mkdir(exist_ok=True)
-for number in range(8):
+for number in range(5):
     time.sleep(0.1)
 """
 CAREFUL = """

@@ -57,7 +57,8 @@ def test_export_and_load(run):
     jax.tree.map(np.testing.assert_array_equal, loaded.variables, jax.device_get(variables))
     video = np.random.default_rng(0).integers(0, 256, (2, 4, 16, 16, 1)).astype(np.uint8)
     model = trained_model.load(workdir)
-    logits = [m.apply(v, video)[0] for m, v in (loaded[:2], (model.module, model.variables))]
+    pairs = (loaded[:2], (model.module, model.variables))
+    logits = [jax.jit(m.apply)(v, video)[0] for m, v in pairs]
     np.testing.assert_array_equal(*map(np.asarray, logits))
 
 

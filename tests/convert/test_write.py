@@ -340,10 +340,16 @@ def test_variables_of_another_model_are_refused(tmp_path, monkeypatch):
 
 def test_all_published_networks_have_names_for_all_their_layers():
     """An empty file lacks as many differently named tensors as the network has."""
+    seen = set()
     for name, arch in ARCHS.items():
-        # R101 has the same names for more blocks, SlowFast two pathways.
+        # R101 has the same names for more blocks, SlowFast two pathways. Networks whose tensors are
+        # named by the same rule, for the same layers, differ in kernels and strides only.
         if not name.endswith("r50") or name.endswith("slowfast_r50"):
             continue
+        kind = (id(arch.names), arch.backbone.depths, arch.backbone.non_local)
+        if kind in seen:
+            continue
+        seen.add(kind)
         with pytest.raises(UserError) as error:
             convert_torch.convert({}, arch)
         missing = str(error.value).removeprefix("the tensors do not fit the architecture: ")
@@ -355,3 +361,4 @@ def test_all_published_networks_have_names_for_all_their_layers():
         wanted = 5 * (pathways * (1 + 3 * 16 + 4) + laterals) + non_local + 2
         assert len(set(names)) == len(names) == wanted, name
         assert all(line.startswith("missing ") for line in names)
+    assert len(seen) == 7

@@ -15,11 +15,13 @@ SCALES = (2, 1)  # nodes 0..3 are quarters, 4 is the frame
 def run(config, features, variables=None, intervention=None):
     block = RSTG(config)
     if variables is None:
-        variables = block.init(jax.random.key(1), features)
+        variables = jax.jit(block.init)(jax.random.key(1), features)
     if intervention is None:
-        return block.apply(variables, features).nodes, variables
+        return jax.jit(block.apply)(variables, features).nodes, variables
     with nn.intercept_methods(intervention):
-        return block.apply(variables, features).nodes, variables
+        # A new function for each intervention: `jit` would take what it compiled for another.
+        apply = jax.jit(lambda variables, features: block.apply(variables, features).nodes)
+        return apply(variables, features), variables
 
 
 @pytest.fixture
