@@ -81,7 +81,7 @@ def test_stage_is_the_loop(preset, attention, heads, positions):
             "something_something", **choices, post_norm="none", update_per_scale=False
         )
     step = SpaceStage(config, GRAPH)
-    variables = step.init(jax.random.key(1), NODES, train=False)
+    variables = jax.jit(lambda x: step.init(jax.random.key(1), x, train=False))(NODES)
     leaves, tree = jax.tree.flatten(variables)
     rng = np.random.default_rng(2)  # biases too: a zero bias would test nothing
     leaves = [leaf + 0.3 * rng.normal(size=leaf.shape).astype(np.float32) for leaf in leaves]
@@ -89,7 +89,7 @@ def test_stage_is_the_loop(preset, attention, heads, positions):
     if config.residual:  # the loop has no gain in its norm
         norm = variables["params"]["norm"]
         norm["scale"], norm["bias"] = jnp.ones(6), jnp.zeros(6)
-    got, attention = step.apply(variables, NODES, train=False)
+    got, attention = jax.jit(lambda v, x: step.apply(v, x, train=False))(variables, NODES)
     expected = looped_stage(config, variables["params"], NODES, GRAPH)
     np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(attention.sum(axis=1), 1, rtol=1e-5)  # over sources

@@ -67,7 +67,8 @@ def test_a_round_is_the_loop(kind, num_heads, frames):
     )
     weights = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape) * 0.5, shapes["params"])
     variables = {"params": jax.tree.map(jnp.float32, weights)}
-    got, attention = step.apply(variables, jnp.float32(nodes), train=False)
+    run = jax.jit(lambda v, x: step.apply(v, x, train=False))
+    got, attention = run(variables, jnp.float32(nodes))
     expected = looped(weights, nodes, graph, kind, num_heads)
     assert np.abs(expected).max() > 1
     np.testing.assert_allclose(got, expected, atol=2e-5 * np.abs(expected).max())
@@ -78,9 +79,9 @@ def test_news_travels_one_frame_a_round():
     config = presets.modern(dim=8, scales=(2, 1), stages=("spacetime",) * 2)
     features = jax.random.normal(jax.random.key(0), (1, 7, 4, 4, 8))
     block = RSTG(config)
-    variables = block.init(jax.random.key(1), features)
-    before = block.apply(variables, features).nodes
-    after = block.apply(variables, features.at[:, 3].set(features[:, 0])).nodes
+    variables, run = jax.jit(block.init)(jax.random.key(1), features), jax.jit(block.apply)
+    before = run(variables, features).nodes
+    after = run(variables, features.at[:, 3].set(features[:, 0])).nodes
     moved = np.abs(after - before).max((0, 2, 3)) > 1e-6
     assert moved.tolist() == [False, True, True, True, True, True, False]
 
