@@ -16,7 +16,7 @@ from typing import Any
 
 from benchmarks import table
 from benchmarks.table_records import Phase, record
-from configs.long_range import DELAYS, ROWS, SWAPS
+from configs.long_range import DELAYS, LESSON, ROWS, SWAPS
 from rstg_jax import cli, files
 from rstg_jax.rstg import frame_attention
 
@@ -25,7 +25,6 @@ RESULTS = table.ROOT / "docs" / "long_range"
 TASKS = {f"delay{delay}": f"D = {delay}" for delay in DELAYS}
 TASKS |= {f"cups{swaps}": f"{swaps} swaps" for swaps in SWAPS}
 TASKS |= {"collisions": "collisions"}
-LESSON = 4  # the delay that longer ones begin with
 LONG_DELAYS = tuple(f"delay{delay}" for delay in DELAYS if delay > LESSON)
 VARIANTS = tuple(f"{task}_{row}" for task in TASKS for row in ROWS)
 
