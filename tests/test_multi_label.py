@@ -57,9 +57,8 @@ def scores(workdir):
     """Logits and labels of the test split, video by video."""
     model, source = trained_model.load(workdir), Stripes("test")
     batches = [source.batch(np.array([i])) for i in range(len(source))]
-    logits = [
-        model.module.apply(model.variables, batch["video"], train=False)[0] for batch in batches
-    ]
+    apply = jax.jit(lambda video: model.module.apply(model.variables, video, train=False)[0])
+    logits = [apply(batch["video"]) for batch in batches]
     return np.concatenate(logits), np.concatenate([batch["label"] for batch in batches])
 
 

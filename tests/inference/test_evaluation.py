@@ -81,9 +81,9 @@ def test_predictions_are_those_of_single_videos(workdir):
     predictions = json.loads((workdir / "predictions-test-last.json").read_text())
     assert list(predictions) == [str(index) for index in range(37)]
     loaded, source = trained_model.load(workdir), standins.Source("test")
+    apply = jax.jit(lambda video: loaded.module.apply(loaded.variables, video, train=False)[0][0])
     for index in (0, 17, 36):
-        video = source.batch(np.array([index]))["video"]
-        p = jax.nn.softmax(loaded.module.apply(loaded.variables, video, train=False)[0][0])
+        p = jax.nn.softmax(apply(source.batch(np.array([index]))["video"]))
         expected = np.argsort(-np.asarray(p), kind="stable")[:5]
         got = predictions[str(index)]
         assert [x["label"] for x in got] == ["abcdefg"[label] for label in expected]
@@ -187,12 +187,11 @@ def test_views_are_averaged_as_a_plain_loop_would(films, devices, capsys):
     loaded = trained_model.load(run)
     settings = loaded.data.with_protocol("3x2")
     confusion, loss = np.zeros((3, 3), int), 0.0
+    apply = jax.jit(lambda video: loaded.module.apply(loaded.variables, video, train=False)[0][0])
     for path in paths:
         views = video_input.read(path, settings)
         assert views.shape == (6, 4, 32, 32, 3)
-        one_by_one = [
-            loaded.module.apply(loaded.variables, view[None], train=False)[0][0] for view in views
-        ]
+        one_by_one = [apply(view[None]) for view in views]
         logits = np.mean(one_by_one, axis=0)
         assert np.std(one_by_one, axis=0).max() > 1e-3  # the views do differ
         p, truth = np.asarray(jax.nn.softmax(logits)), "abc".index(path.parent.name)

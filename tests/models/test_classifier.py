@@ -57,8 +57,7 @@ def without(variables: dict, name: str) -> dict:
     }
 
 
-@pytest.mark.parametrize("norm", ["token", "clip", "none"])
-@pytest.mark.parametrize("dim", [6, 8])
+@pytest.mark.parametrize(("norm", "dim"), [("token", 6), ("clip", 8), ("none", 6)])
 def test_a_branch_is_the_identity_at_the_start(norm, dim):
     """Exactly so, on maps that are not square, projected or not; and its gain learns."""
     block = dataclasses.replace(BLOCK, dim=dim)
@@ -111,9 +110,8 @@ def test_a_branch_adds_its_block_to_the_map(backbone):
     _, out = jax.jit(module.apply)(variables, VIDEO)
     plain = models.build(dataclasses.replace(config, rstg_at=()), 5)
     _, before = jax.jit(plain.apply)(without(variables, "rstg_"), VIDEO)
-    nodes = (
-        RSTG(BLOCK, project_back=True).apply({"params": branch["block"]}, before["features"]).nodes
-    )
+    apply = jax.jit(RSTG(BLOCK, project_back=True).apply)
+    nodes = apply({"params": branch["block"]}, before["features"]).nodes
     added = np.asarray(to_map(nodes, BLOCK.scales, before["features"].shape[2:4]), np.float64)
     added = (added - added.mean(-1, keepdims=True)) / np.sqrt(added.var(-1, keepdims=True) + 1e-6)
     expected = before["features"] + gain * (added + bias)
@@ -164,11 +162,11 @@ def test_windows_of_the_official_pool():
 def test_mean_and_lstm():
     config = ModelConfig(CNN, BLOCK, (), RNNHead("mean", "gru", 7), readout="last")
     module, variables = drawn(config)
-    logits, out = module.apply(variables, VIDEO)
+    logits, out = jax.jit(module.apply)(variables, VIDEO)
     means = np.asarray(out["features"]).mean((2, 3))  # [b t c]
     cell = FrameRNN(7, "gru", 1.0)
     weights = {"params": variables["params"]["head"]["gru"]}
-    outputs = cell.apply(weights, np.swapaxes(means, 0, 1)[None])[0][0, -1]
+    outputs = jax.jit(cell.apply)(weights, np.swapaxes(means, 0, 1)[None])[0][0, -1]
     classifier = variables["params"]["classifier"]
     expected = outputs @ classifier["kernel"] + classifier["bias"]
     np.testing.assert_allclose(logits, expected, rtol=1e-5)
@@ -235,9 +233,9 @@ def test_a_still_background_is_subtracted():
     moving = rng.normal(size=(2, 3, 12, 12, 1)) * 30
     moving -= moving.mean(axis=1, keepdims=True)
     background = rng.uniform(0, 255, size=(2, 1, 12, 12, 1))
-    variables = SimpleCNN(keep).init(jax.random.key(0), jnp.float32(moving))
-    expected = SimpleCNN(keep).apply(variables, jnp.float32(moving))
-    got = SimpleCNN(subtract).apply(variables, jnp.float32(moving + background))
+    variables = jax.jit(SimpleCNN(keep).init)(jax.random.key(0), np.float32(moving))
+    expected = jax.jit(SimpleCNN(keep).apply)(variables, np.float32(moving))
+    got = jax.jit(SimpleCNN(subtract).apply)(variables, np.float32(moving + background))
     np.testing.assert_allclose(got, expected, atol=1e-4)
 
 

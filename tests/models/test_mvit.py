@@ -189,7 +189,7 @@ def test_a_block_inside_and_one_behind():
     assert list(out["graphs"]) == ["block0", "final"]
     assert out["features"].shape == (1, 2, 2, 2, 8)
     params = {k: v for k, v in variables["params"].items() if not k.startswith("rstg")}
-    wanted, _ = plain.apply({"params": params}, video)
+    wanted, _ = jax.jit(plain.apply)({"params": params}, video)
     np.testing.assert_allclose(logits, wanted, rtol=1e-5, atol=1e-6)
     # A clip of another size than that of the tables.
     shapes = jax.eval_shape(run, variables, clips((1, 6, 24, 20, 3)))

@@ -225,7 +225,8 @@ def test_a_run_starts_from_a_converted_encoder(tmp_path, monkeypatch):
     found, source = init_from.weights(settings, abstract, list("abcdefg"))
     assert not any(name.startswith(("params/classifier", "params/rstg")) for name in found)
     nested = traverse_util.unflatten_dict(found, sep="/")["params"]["backbone"]
-    features = config.backbone.build(jnp.float32, None).apply({"params": nested}, video)[0]
+    backbone = config.backbone.build(jnp.float32, None)
+    features = jax.jit(backbone.apply)({"params": nested}, video)[0]
     assert zoo.deviation(features, kept["out/features"]) < 1e-5
 
 
