@@ -5,6 +5,7 @@ checked at every call.
 """
 
 import atexit
+import gc
 import os
 import pathlib
 import shutil
@@ -51,6 +52,11 @@ def pytest_addoption(parser):
         metavar="N",
         help="skip, and list as skipped, the tests that would begin more than N minutes from now",
     )
+
+
+def pytest_collection_finish():
+    """Takes the modules of all tests out of what each collection of garbage goes through."""
+    gc.freeze()
 
 
 @pytest.hookimpl(tryfirst=True)
