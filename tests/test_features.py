@@ -232,16 +232,16 @@ def test_first_logits_are_those_of_the_probe(root, variant):
         assert config.from_dict(Experiment, plain) == experiment
         module = classifier.build(dataclasses.replace(experiment.model, rstg=BLOCK), len(NAMES))
         variables = jax.jit(module.init)(jax.random.key(0), maps)
-        return module, variables, module.apply(variables, maps)[0]
+        return jax.jit(module.apply), variables, jax.jit(module.apply)(variables, maps)[0]
 
     maps = FeaturesConfig(str(root / "maps")).open("test").batch(np.arange(4))["video"]
-    module, variables, logits = first(variant)
+    apply, variables, logits = first(variant)
     probe = first("probe")[2]
     assert np.array_equal(logits, probe) == (variant in ("rstg", "probe"))
     if variant == "rstg":
         scale = variables["params"]["rstg_final"]["scale"]
         variables["params"]["rstg_final"]["scale"] = scale + 1e-3
-        assert not np.array_equal(module.apply(variables, maps)[0], probe)
+        assert not np.array_equal(apply(variables, maps)[0], probe)
 
 
 def test_command_line_killed_and_resumed(root, monkeypatch):

@@ -96,10 +96,10 @@ def test_objective_adds_the_weighted_task(parts, regions):
     config = dataclasses.replace(config, region_classes=3, lone_objects=True, **parts)
     module = classifier.build(config, 4)
     video = np.random.default_rng(2).integers(0, 256, (CLIPS, FRAMES, 16, 16, 1), np.uint8)
-    (logits, out), variables = module.init_with_output(jax.random.key(0), video)
+    (logits, out), variables = jax.jit(module.init_with_output)(jax.random.key(0), video)
     assert out["boxes"].shape == (regions, 4)
     assert out["regions"].shape == (CLIPS, FRAMES, regions, 15)
-    kernel, bias = variables["params"]["lone_objects"].values()
+    kernel, bias = (variables["params"]["lone_objects"][name] for name in ("kernel", "bias"))
     read = out["nodes"] if regions > 1 else None
     if read is not None:
         np.testing.assert_allclose(out["lone_objects"], read @ kernel + bias, rtol=1e-4, atol=1e-5)
