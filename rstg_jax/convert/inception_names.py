@@ -6,6 +6,7 @@ import re
 import numpy as np
 
 from rstg_jax.convert.fit import Arrays, Names, Path
+from rstg_jax.errors import UserError
 from rstg_jax.models.backbones.inception import InceptionConfig
 
 LEAVES = {
@@ -21,6 +22,19 @@ CAFFE = {
     "conv2c": "conv2_3x3",
     "conv3c_reduce": "inception_3c_double_3x3_reduce",  # ECO
     "conv3c": "inception_3c_double_3x3_1",
+}
+CHECKPOINT = {
+    r"^RGB/inception_i3d/": "",
+    r"^Mixed_5b/Branch_2/Conv3d_0a_3x3/": "Mixed_5b/Branch_2/Conv3d_0b_3x3/",
+    r"/conv_3d$": "/Conv_0",
+    r"/batch_norm$": "/BatchNorm_0",
+}
+CHECKPOINT_LEAVES = {
+    "w": ("params", "kernel"),
+    "b": ("params", "bias"),
+    "beta": ("params", "bias"),
+    "moving_mean": ("batch_stats", "mean"),
+    "moving_variance": ("batch_stats", "var"),
 }
 LAYERS = {"conv1a": "Conv3d_1a_7x7", "conv2b": "Conv3d_2b_1x1", "conv2c": "Conv3d_2c_3x3"}
 
@@ -98,6 +112,32 @@ class DeepMindI3D(Names):
             begin = "b" if depth or number == 3 else "a"
             name += f"/Branch_{number}/Conv3d_0{begin}_{'3x3' if depth else '1x1'}"
         return f"{collection}/{name}/{'Conv_0' if part == 'conv' else 'BatchNorm_0'}/{leaf}"
+
+
+class DeepMindCheckpoint(DeepMindI3D):
+    """The same in DeepMind's TensorFlow checkpoints of pixels, RGB/inception_i3d/....
+
+    Source: `i3d.py` of deepmind/kinetics-i3d, where one layer's name has an "a" instead of a "b".
+    """
+
+    def prepare(self, state: Arrays) -> Arrays:
+        """The names above, and axes as PyTorch's, which are turned round.
+
+        Raises:
+          UserError: the checkpoint is one of optical flow.
+        """
+        if any(name.startswith("Flow/") for name in state):
+            raise UserError("this checkpoint reads optical flow; give one of RGB")
+        prepared = {}
+        for name, value in state.items():
+            layer, _, kind = name.rpartition("/")
+            for pattern, replacement in CHECKPOINT.items():
+                layer = re.sub(pattern, replacement, layer)
+            collection, leaf = CHECKPOINT_LEAVES.get(kind, ("unknown", kind))
+            short = f"{collection}/{layer}/{leaf}" if layer.endswith("_0") else name
+            kernel = np.ndim(value) == 5 and leaf == "kernel"
+            prepared[short] = np.moveaxis(value, (-1, -2), (0, 1)) if kernel else np.ravel(value)
+        return prepared
 
 
 @dataclasses.dataclass(frozen=True)

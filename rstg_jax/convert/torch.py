@@ -4,8 +4,8 @@
 
 FILE is a state dict: .safetensors, read without PyTorch, or .pth, .pt, .pyth, for which PyTorch
 must be installed (pickles are loaded weights-only), the .index.json of one in several files, a
-.pkl of Caffe2 (PySlowFast's first models, video-nonlocal-net), of which only arrays are taken, or
-the .npz of VideoPrism's authors.
+.pkl of Caffe2 (PySlowFast's first models, video-nonlocal-net), of which only arrays are taken,
+the .npz of VideoPrism's authors, or the PREFIX of DeepMind's TensorFlow checkpoints.
 ARCH says from which project it is and how deep (see `rstg_jax.convert.torch_names`); every tensor
 that is missing, unused or misshapen is named in the error. Encoders alone (`vjepa2_l_encoder`) get
 a classifier of one class and zeros, which training replaces by one for its labels.

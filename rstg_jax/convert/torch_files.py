@@ -1,4 +1,4 @@
-"""Reads the files in which PyTorch projects publish weights."""
+"""Reads the files in which other projects publish weights."""
 
 import pickle
 import re
@@ -10,7 +10,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from rstg_jax import files
-from rstg_jax.convert import pyslowfast_names
+from rstg_jax.convert import pyslowfast_names, tf_checkpoint
 from rstg_jax.errors import UserError, reason, translated
 
 # Training scripts put the weights under one of these keys.
@@ -29,12 +29,15 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
     An .npz has arrays by name. A .pkl is one of Caffe2, whose arrays get the names of PySlowFast.
 
     Args:
-      path: the file, or the .index.json of weights that are spread over several files.
+      path: the file, or the .index.json of weights that are spread over several files, or the
+        PREFIX or PREFIX.index of a TensorFlow checkpoint.
 
     Raises:
       UserError: no such file, not such a file, or a package for it is not installed.
     """
     path = Path(path)
+    if path.suffix == ".index" or Path(f"{path}.index").is_file():
+        return tf_checkpoint.read(path)
     if not path.is_file():
         raise UserError(f"{path}: no such file")
     if path.name.endswith(INDEX):

