@@ -180,10 +180,12 @@ VIT = {
 }
 # Networks of other authors with RSTG inside -> what makes them small.
 OTHERS = {
+    "i3d_inception_rstg": {"data.num_frames": "16", "model.head.pool_window": "0"},
     "s3d_g_rstg": {"data.num_frames": "16", "model.head.pool_window": "0"},
     "trn_rstg": {"model.head.frames": "3", "model.head.dim": "8"},
     "eco_lite_rstg": {},
     "mfnet_c50_rstg": DEPTHS | {"model.backbone.motion": "res2.0,res5.0"},
+    "mfnet_c101_rstg": DEPTHS | {"model.backbone.motion": "res2.0,res5.0"},
     "tsm_rstg": DEPTHS,
     "slow_only_rstg": DEPTHS,
     "nl_i3d_gcn_rstg": DEPTHS | {"model.backbone.non_local": "res3.0", "model.head.dim": "8"},
