@@ -62,6 +62,24 @@ def constant_product(
     return rows.reshape(len(matrix), *x.shape[1:])
 
 
+def pool_frames(
+    matrix: Shaped[np.ndarray, "n m"], frames: Float[Array, "*batch m c"]
+) -> Float[Array, "n *batch c"]:
+    """Combines the pixels of every frame by constant weights; the combinations go first.
+
+    On a single CPU device this is one product for each frame, so that only the few results change
+    their place in memory and not all pixels, and in the gradient likewise.
+    """
+    constant = jnp.asarray(matrix, frames.dtype)
+    if not flattens():
+        return jnp.einsum("nm,...mc->n...c", constant, frames)
+    pixels = frames.reshape(-1, *frames.shape[-2:])
+    each = jnp.broadcast_to(constant, (len(pixels), *constant.shape))
+    rows = jnp.einsum("fnm,fmc->fnc", each, pixels)
+    rows = rows.reshape(*frames.shape[:-2], len(constant), frames.shape[-1])
+    return jnp.moveaxis(rows, -2, 0)
+
+
 class DenseWeights(nn.Module):
     """Declares the kernel and the bias of one linear layer and returns them."""
 

@@ -1,10 +1,12 @@
 """Norms with statistics over chosen axes, always computed in float32."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from rstg_jax.layers.array_types import Array, Float
+from rstg_jax.layers.array_types import Array, Float, Float32
 
 # TensorFlow 1's `contrib.layers.layer_norm` and `tf.layers.batch_normalization` defaults.
 OFFICIAL_LAYER_NORM_EPSILON = 1e-12
@@ -30,9 +32,8 @@ class LayerNorm(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "*batch d"]) -> Float[Array, "*batch d"]:
         """Normalises `x`, in its dtype."""
-        mean, variance = _moments(x, self.axes)
-        init = nn.initializers.ones if self.gain else None
-        return _affine(self, x, mean, variance, self.epsilon, init)
+        y = standardise(x.astype(jnp.float32), self.axes, self.epsilon)
+        return _affine(self, y, nn.initializers.ones if self.gain else None).astype(x.dtype)
 
 
 class BatchNorm(nn.Module):
@@ -65,15 +66,16 @@ class BatchNorm(nn.Module):
         moving_mean = self.variable("batch_stats", "mean", jnp.zeros, (features,), jnp.float32)
         moving_variance = self.variable("batch_stats", "var", jnp.ones, (features,), jnp.float32)
         if not train:
-            moving = (moving_mean.value, moving_variance.value)
-            return _affine(self, x, *moving, self.epsilon, init)
+            y = _scaled(x, moving_mean.value, moving_variance.value, self.epsilon)
+            return _affine(self, y, init).astype(x.dtype)
         mean, variance = _moments(x, self.axes)
         if not self.is_initializing():
             count = x.size // mean.size
             correction = count / (count - 1) if self.unbiased and count > 1 else 1.0
             self._track(moving_mean, mean)
             self._track(moving_variance, variance * correction)
-        return _affine(self, x, mean, variance, self.epsilon, init)
+        y = _scaled(x, mean, variance, self.epsilon)
+        return _affine(self, y, init).astype(x.dtype)
 
     def _track(self, moving: nn.Variable, batch: Array) -> None:
         """Applies one exponential moving update per row (frame) of `batch`."""
@@ -90,19 +92,39 @@ def _moments(x: Array, axes: tuple[int, ...]) -> tuple[Array, Array]:
     return mean, jnp.square(x - mean).mean(axes, keepdims=True)
 
 
-def _affine(
-    module: nn.Module,
-    x: Array,
-    mean: Array,
-    variance: Array,
-    epsilon: float,
-    gain_init: nn.initializers.Initializer | None,
-) -> Array:
-    """Applies the statistics, and the parameters `scale` (if any) and `bias` of the module."""
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2))
+def standardise(
+    x: Float32[Array, "*batch d"], axes: tuple[int, ...], epsilon: float
+) -> Float32[Array, "*batch d"]:
+    """Subtracts the mean over `axes` and divides by the standard deviation.
+
+    The derivative is written out, because it passes over the large arrays fewer times than JAX's
+    own, which goes through mean and variance. Forward and reverse mode work, of any order.
+    """
+    return _scaled(x, *_moments(x, axes), epsilon)
+
+
+@standardise.defjvp
+def _standardise_jvp(
+    axes: tuple[int, ...], epsilon: float, primals: tuple[Array], tangents: tuple[Array]
+) -> tuple[Array, Array]:
+    (x,), (d_x,) = primals, tangents
+    mean, variance = _moments(x, axes)
+    factor = jax.lax.rsqrt(variance + epsilon)
+    y = (x - mean) * factor
+    along_y = (y * d_x).mean(axes, keepdims=True)
+    return y, (d_x - d_x.mean(axes, keepdims=True) - y * along_y) * factor
+
+
+def _scaled(x: Array, mean: Array, variance: Array, epsilon: float) -> Array:
+    """Applies statistics, in float32."""
+    return (x.astype(jnp.float32) - mean) * jax.lax.rsqrt(variance + epsilon)
+
+
+def _affine(module: nn.Module, y: Array, gain_init: nn.initializers.Initializer | None) -> Array:
+    """Applies the parameters `scale` (if any) and `bias` of the module."""
     # The gain comes last: multiplied into the deviation first, its gradient would need one more
     # large array.
-    y = (x.astype(jnp.float32) - mean) * jax.lax.rsqrt(variance + epsilon)
     if gain_init is not None:
-        y = y * module.param("scale", gain_init, (x.shape[-1],), jnp.float32)
-    bias = module.param("bias", nn.initializers.zeros, (x.shape[-1],), jnp.float32)
-    return (y + bias).astype(x.dtype)
+        y = y * module.param("scale", gain_init, (y.shape[-1],), jnp.float32)
+    return y + module.param("bias", nn.initializers.zeros, (y.shape[-1],), jnp.float32)

@@ -18,6 +18,7 @@ from flax import linen as nn
 
 from rstg_jax.errors import UserError
 from rstg_jax.layers.array_types import Array, Float
+from rstg_jax.layers.linear import pool_frames
 from rstg_jax.layers.norms import BatchNorm, LayerNorm
 from rstg_jax.rstg import schedules
 from rstg_jax.rstg.config import RSTGConfig
@@ -97,7 +98,10 @@ class RSTG(nn.Module):
     def _encode(self, features: Array, graph: RegionGraph, train: bool) -> Array:
         """Pools each region, projects to `dim` and normalises; nodes go first, `[n t b d]`."""
         config = self.config
-        nodes = jnp.einsum("nhw,bthwc->ntbc", graph.pool.astype(features.dtype), features)
+        b, t, h, w, channels = features.shape
+        pixels = features.reshape(b, t, h * w, channels)
+        nodes = pool_frames(graph.pool.reshape(-1, h * w), pixels)  # [n b t c]
+        nodes = jnp.swapaxes(nodes, 1, 2)
         if nodes.shape[-1] != config.dim:
             nodes = nn.Dense(config.dim, dtype=nodes.dtype, name="project_in")(nodes)
         if config.input_batch_norm:

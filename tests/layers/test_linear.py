@@ -38,6 +38,17 @@ def test_constant_product_is_a_product_over_the_first_axis(lowering):
     np.testing.assert_array_equal(empty, np.zeros((2, 3, 2)))
 
 
+def test_pool_frames_combines_the_pixels_of_every_frame(lowering):
+    rng = np.random.default_rng(1)
+    matrix = rng.random((7, 2))
+    expected = np.einsum("nm,abmc->nabc", matrix, X.astype(np.float64))
+    np.testing.assert_allclose(linear.pool_frames(matrix, jnp.asarray(X)), expected, atol=1e-6)
+    given = rng.normal(size=expected.shape).astype(np.float32)
+    (gradient,) = jax.vjp(lambda x: linear.pool_frames(matrix, x), jnp.asarray(X))[1](given)
+    expected = np.einsum("nm,nabc->abmc", matrix, given)
+    np.testing.assert_allclose(gradient, expected, atol=1e-5)
+
+
 def test_the_block_does_not_depend_on_the_lowering(monkeypatch):
     block = RSTG(presets.modern(iterations=1, dim=6, scales=(2, 1), attention="dot", num_heads=2))
     features = RNG.normal(size=(2, 3, 4, 5, 7)).astype(np.float32)
