@@ -110,7 +110,7 @@ def _end(gone: Collection[int], count: int) -> None:
     names = " and ".join(map(str, gone))
     print(
         f"error: process {names} of {count} (from 0) is gone, so this one ends too; start all of "
-        f"them again, the run resumes from its last checkpoint: {resume_command()}",
+        f"them again to go on from what is saved: {resume_command()}",
         file=sys.stderr,
         flush=True,
     )

@@ -15,6 +15,7 @@ from rstg_jax.models.classifier import ModelConfig
 
 Arrays = Mapping[str, np.ndarray]
 Path = tuple[str, ...]
+MAX_NAMED = 10  # arrays in an error
 # Of variables that the other network does not have.
 ABSENT = {"scale": np.ones, "bias": np.zeros, "kernel": np.zeros}
 
@@ -60,7 +61,7 @@ def fit(
       `{"params": ..., "batch_stats": ...}`, NumPy float32.
 
     Raises:
-      UserError: names every array that is missing, unused or misshapen.
+      UserError: names the arrays that are missing, unused or misshapen, `MAX_NAMED` at most.
     """
     left = dict(names.prepare(state))
     bias = names.of(config.backbone, ("classifier", "bias"))
@@ -82,8 +83,9 @@ def fit(
         flat[path] = array
     problems += [f"unused {name}" for name in left]
     if problems:
-        listed = "; ".join(sorted(problems))
-        raise UserError(f"the tensors do not fit the architecture: {listed}")
+        listed = "; ".join(sorted(problems)[:MAX_NAMED])
+        more = f"; and {len(problems) - MAX_NAMED} more" if len(problems) > MAX_NAMED else ""
+        raise UserError(f"the tensors do not fit the architecture: {listed}{more}")
     return traverse_util.unflatten_dict(flat)
 
 

@@ -313,6 +313,9 @@ def test_what_does_not_fit_is_named(i3d):
         "misshapen blocks.0.conv.weight [8, 3, 3, 7, 7], ours is [5, 7, 7, 3, 8]; "
         "missing blocks.3.res_blocks.2.branch2.norm_b.running_var; unused blocks.9.weight"
     )
+    state |= {f"other.{number:02}": np.zeros(3) for number in range(20)}
+    with pytest.raises(UserError, match=r"unused other\.06; and 13 more$"):
+        convert_torch.convert(state, found)
 
 
 def test_command_line(i3d, tmp_path, monkeypatch, capsys):

@@ -116,7 +116,7 @@ def test_kill_9_of_one_of_two_processes(tmp_path, whole, victim):
         assert status == LOST
         last = err.splitlines()[-1]
         assert last.startswith("error: process 1 of 2 (from 0) is gone, so this one ends too; ")
-        assert "resumes from its last checkpoint: python" in last and f"{tmp_path}" in last
+        assert "to go on from what is saved: python" in last and f"{tmp_path}" in last
     else:  # the process that all others ask
         assert status < 0 and "another task died" in err
     assert finish(processes[victim])[0] == -signal.SIGKILL
