@@ -14,8 +14,8 @@ import pytest
 from flax import traverse_util
 from safetensors.numpy import save_file
 
-from rstg_jax.convert import torch as convert_torch
 from rstg_jax.convert import fit, write
+from rstg_jax.convert import torch as convert_torch
 from rstg_jax.convert.torch_names import ARCHS, TORCHVISION, Arch
 from rstg_jax.data import SyncMNISTConfig
 from rstg_jax.errors import UserError
