@@ -182,6 +182,9 @@ def test_clips_of_published_networks():
     assert sides.pop("vjepa2_g") == (384, 384)
     assert {sides.pop(name) for name in list(sides) if "vjepa2" in name} == {(256, 256)}
     assert {sides.pop(name) for name in list(sides) if "videoprism" in name} == {(288, 288)}
+    x3d = {name: sides.pop(name)[0] for name in list(sides) if "x3d" in name}
+    published = {"xs": 160, "s": 160, "m": 224, "l": 312}
+    assert x3d == {name: published[name.split("_")[-1]] for name in x3d} and len(x3d) > 4
     assert set(sides.values()) == {(224, 224)}
     shown = {name: (clip.frames, clip.sampling, clip.stride) for name, clip in clips.items()}
     assert shown["slowfast_i3d_r50"] == shown["pytorchvideo_c2d_r50"] == (8, "stride", 8)
