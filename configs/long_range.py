@@ -22,7 +22,7 @@ window, dilated  the same with attention of each region to its earlier frames: a
 mean_lstm        an LSTM over the mean of each frame's map, without a graph
 transformer      causal attention over frames, whose tokens are the same five regions
 
-`cups5_published` and `cups5_lstm` have been trained, the others not yet: docs/long_range.md.
+Which of them have been trained, and how well they do: docs/long_range/table.md.
 """
 
 import dataclasses
