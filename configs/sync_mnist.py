@@ -299,7 +299,9 @@ LITE_ROWS: dict[str, Callable[[ModelConfig], ModelConfig]] = {
     **{name: functools.partial(ablated, **choices) for name, choices in ABLATIONS.items()},
     "nl_i3d": functools.partial(without_block, **lite_i3d(("res3.0", "res4.0"))),
     "i3d": functools.partial(without_block, **lite_i3d()),
-    "conv_lstm": functools.partial(without_block, head=RNNHead("conv", dim=96), readout="last"),
+    "conv_lstm": functools.partial(
+        without_block, head=RNNHead("conv", dim=96, norm=True), readout="last"
+    ),
     "mean_lstm": functools.partial(without_block, head=RNNHead("mean", dim=128), readout="last"),
 }
 

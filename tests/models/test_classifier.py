@@ -175,11 +175,31 @@ def test_mean_and_lstm():
         RNNHead("mean", "window", 7)
 
 
-def test_convolutions_down_to_a_vector():
-    config = ModelConfig(CNN, BLOCK, (), RNNHead("conv", "lstm", 7))
-    _, variables = drawn(config)  # maps of 9x7: 3x3 kernels leave 7x5, 5x3, 3x1
-    kernels = [variables["params"]["head"][f"conv{i}"]["kernel"].shape for i in range(4)]
-    assert kernels == [(3, 3, 6, 7), (3, 3, 7, 7), (3, 3, 7, 7), (3, 1, 7, 7)]
+@pytest.mark.parametrize("norm", [False, True])
+def test_convolutions_down_to_a_vector(norm):
+    head = RNNHead("conv", "gru", 7, norm)
+    maps = np.random.default_rng(0).normal(size=(2, 3, 9, 7, 6)).astype(np.float32)
+    _, variables = jax.jit(head.build("head").init_with_output)(jax.random.key(0), maps)
+    params = variables["params"]
+    kernels = [params[f"conv{i}"]["kernel"] for i in range(4)]
+    assert [k.shape for k in kernels] == [(3, 3, 6, 7), (3, 3, 7, 7), (3, 3, 7, 7), (3, 1, 7, 7)]
+
+    x = maps
+    for kernel in kernels:  # 7x5, 5x3, 3x1, one cell
+        windows = np.lib.stride_tricks.sliding_window_view(x, kernel.shape[:2], (2, 3))
+        x = np.maximum(np.einsum("bthwcyx,yxcd->bthwd", windows, kernel), 0)
+        if norm:
+            centred = x - x.mean(-1, keepdims=True)
+            x = centred / np.sqrt(np.square(centred).mean(-1, keepdims=True) + 1e-6)
+    cell = FrameRNN(7, "gru", 1.0)
+    vectors = np.swapaxes(x[:, :, 0, 0], 0, 1)[None]  # [n t b c]
+    wanted = jax.jit(cell.apply)({"params": params["gru"]}, vectors)[0][0]
+    found = jax.jit(head.build("head").apply)(variables, maps)
+    np.testing.assert_allclose(found, np.swapaxes(wanted, 0, 1), rtol=1e-4, atol=1e-5)
+    other = dataclasses.replace(head, norm=not norm).build("head")
+    ones = {f"norm{i}": {"scale": jnp.ones(7), "bias": jnp.zeros(7)} for i in range(4)}
+    control = jax.jit(other.apply)({"params": {**ones, **params}}, maps)
+    assert np.abs(control - found).max() > 0.01
 
 
 @pytest.mark.parametrize(

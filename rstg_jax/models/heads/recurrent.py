@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from rstg_jax.errors import UserError
+from rstg_jax.layers.norms import LayerNorm
 from rstg_jax.models.heads.base import FinalBlock, HeadConfig
 from rstg_jax.rstg.config import Cell, heads_misfit
 from rstg_jax.rstg.recurrent_cells import FrameRNN
@@ -22,6 +23,7 @@ class RNNHead(HeadConfig):
         cell is left (Conv + LSTM).
       cell: that of the time stages of a block, see `RSTGConfig`.
       dim: features of the cell, and channels of the convolutions.
+      norm: layer norm over channels after the ReLU of each convolution.
     """
 
     final_block: ClassVar[FinalBlock] = "unused"
@@ -29,6 +31,7 @@ class RNNHead(HeadConfig):
     vector: Literal["mean", "conv"] = "mean"
     cell: Cell = "lstm"
     dim: int = 512
+    norm: bool = False
 
     def __post_init__(self) -> None:
         if misfit := heads_misfit(self.cell, self.dim):
@@ -64,6 +67,7 @@ class VectorRNN(nn.Module):
                     name=f"conv{number}",
                 )
                 x = nn.relu(conv(x))
+                x = LayerNorm(name=f"norm{number}")(x) if self.config.norm else x
                 number += 1
             x = x.reshape(b, t, -1)
         cell = FrameRNN(self.config.dim, self.config.cell, 1.0, name=self.config.cell)
