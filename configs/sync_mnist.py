@@ -223,9 +223,8 @@ def lite(num_digits: int, row: str = "positional") -> Experiment:
     ask the regions, or the whole frame of rows without regions, what is in them and how it moves.
     """
     model = ModelConfig(
-        # A unit of the last map sees 65 pixels, a digit and all places of its centre.
-        backbone=small_cnn((16, 32, 64, 64, 64, 64), (5, 3, 3, 3, 3, 3), (2, 2, 2, 1, 1, 1)),
-        rstg=presets.modern(dim=64, scales=(4, 2, 1)),
+        backbone=small_cnn((16, 32, 64, 64), (5, 3, 3, 3), (2, 2, 2, 1)),
+        rstg=presets.modern(dim=64),
         head=NodePooling("mean"),
         region_classes=10,
         lone_objects=True,
