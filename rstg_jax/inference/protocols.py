@@ -3,7 +3,11 @@
     center    one view: the centred crop of one sampling of frames
     dense     22 views, as the authors: 11 crops over the longer side, as high as the frame
               (256x256; less if data.clip.resize is less), of 2 samplings of frames
+    tsm       6 views, as TSM's authors in their accurate setting, for data.clip.sampling=segments:
+              3 crops of 256x256 over the longer side, of the centres of the segments and of their
+              starts
     NxM       N crops over the longer side, of the size of training, of M samplings of frames
+    NxM-SIDE  the same with crops of that side
 
 Data sets of whole videos, such as SyncMNIST, have no protocols. A data set resolves the names, see
 `rstg_jax.data.dataset.DataConfig.with_protocol`.

@@ -232,25 +232,35 @@ def test_a_protocol_that_the_model_cannot_take_is_said_before_any_work(films, mo
 
 
 def test_protocols_and_their_names():
-    clip = data.ClipConfig(resize=256, crop=224)
+    clip = data.ClipConfig(resize=256, crop=224, sampling="segments")
     for given, wanted in {
         "center": (1, 1, None),
         "dense": (11, 2, 256),
         "11x2": (11, 2, None),
         "3x1": (3, 1, None),
+        "3x10-256": (3, 10, 256),
+        "tsm": (3, 2, 256),
+        "3x2-starts": (3, 2, None),
+        "1x2-192-starts": (1, 2, 192),
     }.items():
         chosen = data.FolderConfig(clip=clip).with_protocol(given)
         views = (chosen.clip.spatial_views, chosen.clip.temporal_views, chosen.clip.view_size)
         assert views == wanted
         assert chosen.protocol == given
+        starts = given == "tsm" or given.endswith("starts")
+        assert chosen.clip.view_places == ("starts" if starts else "even")
+        assert chosen.single_view() == data.FolderConfig(clip=clip)
     small = data.FolderConfig(clip=data.ClipConfig(resize=128, crop=112))
     assert small.with_protocol("dense").clip.view_size == 128
     odd = data.FolderConfig(clip=dataclasses.replace(clip, spatial_views=3, view_size=240))
     assert odd.protocol == "3x1-240"
     assert data.SyncMNISTConfig().protocol == ""
-    for wrong in ("3x0", "full", "3", "x2"):
-        with pytest.raises(UserError, match=f"protocol={wrong}: choose center, dense or NxM"):
+    for wrong in ("3x0", "full", "3", "x2", "3x2-0"):
+        with pytest.raises(UserError, match=f"protocol={wrong}: choose center, dense, tsm or NxM"):
             small.with_protocol(wrong)
+    strided = data.FolderConfig(clip=data.ClipConfig(sampling="stride"))
+    with pytest.raises(UserError, match=r"protocol=tsm needs .*sampling=segments, here it"):
+        strided.with_protocol("tsm")
     with pytest.raises(UserError, match="protocol=center: videos of SyncMNISTConfig are seen once"):
         data.SyncMNISTConfig().with_protocol("center")
 

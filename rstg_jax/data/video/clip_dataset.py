@@ -13,9 +13,9 @@ from rstg_jax.data.video.boxes import BoxesConfig
 from rstg_jax.data.video.clip_transforms import ClipConfig
 from rstg_jax.errors import UserError
 
-CENTER, DENSE = "center", "dense"
-DENSE_VIEWS, DENSE_SIDE = (11, 2), 256
-_VIEWS = re.compile(r"([1-9]\d*)x([1-9]\d*)")
+CENTER, DENSE, TSM = "center", "dense", "tsm"
+DENSE_VIEWS, TSM_VIEWS, FULL_SIDE = (11, 2), (3, 2), 256
+_VIEWS = re.compile(r"([1-9]\d*)x([1-9]\d*)(?:-([1-9]\d*))?(-starts)?")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -40,6 +40,7 @@ class ClipDataConfig(DataConfig):
         "boxes.path",
         "clip.spatial_views",
         "clip.temporal_views",
+        "clip.view_places",
         "clip.view_size",
     )
 
@@ -68,27 +69,46 @@ class ClipDataConfig(DataConfig):
 
     @property
     def protocol(self) -> str:
-        """Such as "center", "dense", "3x2" or "3x2-96"."""
+        """Such as "center", "dense", "3x2", "3x2-96" or "3x2-96-starts"."""
         clip = self.clip
         views, side = (clip.spatial_views, clip.temporal_views), clip.test_size
-        if views == DENSE_VIEWS and side == min(DENSE_SIDE, clip.resize):
+        full, starts = side == min(FULL_SIDE, clip.resize), clip.view_places == "starts"
+        if views == DENSE_VIEWS and full and not starts:
             return DENSE
+        if views == TSM_VIEWS and full and starts:
+            return TSM
         if views == (1, 1) and side == clip.crop:
             return CENTER
-        return f"{views[0]}x{views[1]}" + (f"-{side}" if side != clip.crop else "")
+        ends = (f"-{side}" if side != clip.crop else "", "-starts" if starts else "")
+        return f"{views[0]}x{views[1]}{''.join(ends)}"
 
     def with_protocol(self, protocol: str) -> Self:
-        match = _VIEWS.fullmatch(protocol)
+        match, full, starts = _VIEWS.fullmatch(protocol), min(FULL_SIDE, self.clip.resize), False
+        side: int | None = full
         if match:
-            (spatial, temporal), side = map(int, match.groups()), None
+            views = int(match[1]), int(match[2])
+            side, starts = int(match[3]) if match[3] else None, bool(match[4])
         elif protocol == CENTER:
-            (spatial, temporal), side = (1, 1), None
+            views, side = (1, 1), None
         elif protocol == DENSE:
-            (spatial, temporal), side = DENSE_VIEWS, min(DENSE_SIDE, self.clip.resize)
+            views = DENSE_VIEWS
+        elif protocol == TSM:
+            views, starts = TSM_VIEWS, True
         else:
-            raise UserError(f"protocol={protocol}: choose {CENTER}, {DENSE} or NxM, such as 3x2")
+            raise UserError(
+                f"protocol={protocol}: choose {CENTER}, {DENSE}, {TSM} or NxM, such as 3x2"
+            )
+        if starts and self.clip.sampling != "segments":
+            raise UserError(
+                f"protocol={protocol} needs data.clip.sampling=segments, "
+                f"here it is {self.clip.sampling}"
+            )
         clip = dataclasses.replace(
-            self.clip, spatial_views=spatial, temporal_views=temporal, view_size=side
+            self.clip,
+            spatial_views=views[0],
+            temporal_views=views[1],
+            view_places="starts" if starts else "even",
+            view_size=side,
         )
         return dataclasses.replace(self, clip=clip)
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from rstg_jax import limits
 from rstg_jax.data.video import crops, decode
-from rstg_jax.data.video.frame_sampling import Rule, train_frames, view_frames
+from rstg_jax.data.video.frame_sampling import Rule, Views, train_frames, view_frames
 from rstg_jax.errors import UserError
 
 # Random numbers of a training example: these, then one per frame.
@@ -34,6 +34,8 @@ class ClipConfig:
         none whose mirrored name is no label (see `rstg_jax.data.video.label_flip`).
       spatial_views: Crops of a video in testing, evenly over its longer side.
       temporal_views: Samplings of a video in testing.
+      view_places: Where they are: "even", or "starts" for two samplings by the rule "segments", at
+        the centres and the starts of the segments.
       view_size: Side of the crops in testing; `crop` if None. The official dense evaluation is
         spatial_views=11, temporal_views=2, view_size=256.
     """
@@ -48,6 +50,7 @@ class ClipConfig:
     flip: bool = False
     spatial_views: int = 1
     temporal_views: int = 1
+    view_places: Views = "even"
     view_size: int | None = None
 
     def __post_init__(self) -> None:
@@ -57,6 +60,9 @@ class ClipConfig:
         for key in ("crop", "view_size"):
             if (getattr(self, key) or 1) > self.resize:
                 raise UserError(f"{key}={getattr(self, key)} is larger than resize={self.resize}")
+        two_of_segments = (self.sampling, self.temporal_views) == ("segments", 2)
+        if self.view_places == "starts" and not two_of_segments:
+            raise UserError("view_places=starts needs sampling=segments and temporal_views=2")
         if any(not 0 < scale <= 1 for scale in self.crop_scales):
             raise UserError(f"crop_scales={self.crop_scales} must be in (0, 1]")
         if not 0 <= self.brightness <= 1:
@@ -130,6 +136,7 @@ def testing_views(frames: decode.Frames, config: ClipConfig) -> Cut:
             stride=config.stride,
             view=view,
             views=config.temporal_views,
+            places=config.view_places,
         )
         for view in range(config.temporal_views)
     ]

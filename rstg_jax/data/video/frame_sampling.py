@@ -6,7 +6,8 @@ linspace  `linspace(0, n - 1, t)` truncated, the official rule, the same in trai
           shifted by `round(s * n / (m * t))` and stops at the last frame.
 segments  The video is cut into t equal segments; training draws one frame of each, testing takes
           the one at its centre (view s of m: at the fraction (2 s + 1) / 2 m). As in TSN
-          (arXiv 1608.00859).
+          (arXiv 1608.00859). With "starts" the first of two views takes the centres and the
+          second the starts, as in TSM (`twice_sample` of mit-han-lab/temporal-shift-module).
 stride    t frames, `stride` apart; training draws the start, testing spreads the starts evenly
           (one view: the middle). As in SlowFast (arXiv 1812.03982).
 """
@@ -16,10 +17,18 @@ from typing import Literal
 import numpy as np
 
 Rule = Literal["linspace", "segments", "stride"]
+Views = Literal["even", "starts"]
 
 
 def view_frames(
-    rule: Rule, length: int, frames: int, *, stride: int = 1, view: int = 0, views: int = 1
+    rule: Rule,
+    length: int,
+    frames: int,
+    *,
+    stride: int = 1,
+    view: int = 0,
+    views: int = 1,
+    places: Views = "even",
 ) -> np.ndarray:
     """Frames of one temporal view in testing.
 
@@ -30,6 +39,7 @@ def view_frames(
       stride: Distance of the clip's frames, for the rule "stride".
       view: Which view, from 0.
       views: Number of views.
+      places: Of the views in segments: "even", or "starts" for two views.
 
     Returns:
       Indices int64 [frames], never falling.
@@ -38,6 +48,8 @@ def view_frames(
         # NumPy rounds halves to even, as the official shift does: 32 frames give no shift.
         shift = int(np.round(view * length / (views * frames)))
         return _linspace(length, frames, shift)
+    if rule == "segments" and places == "starts":
+        return (2 * np.arange(frames, dtype=np.int64) + 1 - view) * length // (2 * frames)
     if rule == "segments":
         steps = 2 * views * np.arange(frames, dtype=np.int64) + 2 * view + 1
         return steps * length // (2 * views * frames)

@@ -139,6 +139,24 @@ def test_dense_views_in_the_official_order():
             close(got[5 * t + s], plain_view(images, indices, 32, (left, 0, 32)))
 
 
+def test_views_of_tsm_are_centres_and_then_starts():
+    config = ClipConfig(
+        frames=4,
+        sampling="segments",
+        resize=32,
+        crop=24,
+        spatial_views=3,
+        temporal_views=2,
+        view_places="starts",
+        view_size=32,
+    )
+    got = clip_transforms.testing_views(frames_of(8), config).pixels
+    images = [noise(60, 40, seed=k) for k in range(8)]
+    for t, indices in enumerate(([1, 3, 5, 7], [0, 2, 4, 6])):
+        for s, left in enumerate((0, 8, 16)):
+            close(got[3 * t + s], plain_view(images, indices, 32, (left, 0, 32)))
+
+
 def test_portrait_views_go_down():
     config = ClipConfig(frames=1, resize=32, crop=32, spatial_views=2)
     got = clip_transforms.testing_views(frames_of(1, (40, 60)), config).pixels
@@ -205,6 +223,8 @@ def test_frames_that_many_crops_would_make_huge():
         ({"crop_scales": (1.0, 1.5)}, "crop_scales="),
         ({"brightness": -0.1}, "brightness=-0.1"),
         ({"temporal_views": 0}, "temporal_views=0"),
+        ({"temporal_views": 2, "view_places": "starts"}, "starts needs sampling=segments and"),
+        ({"sampling": "segments", "view_places": "starts"}, "view_places=starts needs"),
     ],
 )
 def test_impossible_clips(fields, message):

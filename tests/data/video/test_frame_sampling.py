@@ -85,6 +85,33 @@ def test_segments_by_hand():
     assert both == [[5, 25], [15, 35]]
 
 
+def twice_sampled(length, segments):
+    """As in TSM's `_get_test_indices`, frames from 0: first the centres, then the starts."""
+    tick, centres, starts = length / float(segments), [], []
+    for segment in range(segments):
+        centres.append(int(tick / 2.0 + tick * segment))
+        starts.append(int(tick * segment))
+    return centres, starts
+
+
+@pytest.mark.parametrize("segments", [8, 16])
+def test_second_view_of_tsm(segments):
+    for length in (*range(1, 70), 117, 240):
+        both = [
+            frame_sampling.view_frames(
+                "segments", length, segments, view=view, views=2, places="starts"
+            ).tolist()
+            for view in (0, 1)
+        ]
+        assert tuple(both) == twice_sampled(length, segments), length
+    # Views that are spread evenly are others.
+    even = [
+        frame_sampling.view_frames("segments", 117, segments, view=v, views=2).tolist()
+        for v in (0, 1)
+    ]
+    assert not any(view in twice_sampled(117, segments) for view in even)
+
+
 def test_random_segments_take_one_frame_of_each():
     rng = np.random.default_rng(1)
     seen = [set() for _ in range(4)]
