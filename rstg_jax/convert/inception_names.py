@@ -142,7 +142,7 @@ class DeepMindCheckpoint(DeepMindI3D):
 
 @dataclasses.dataclass(frozen=True)
 class BNInception(Names):
-    """BN-Inception of Caffe in PyTorch (yjxiong, Cadene, TSN); its input is BGR.
+    """BN-Inception of Caffe in PyTorch (yjxiong, Cadene, TSN).
 
     Attributes:
       prefix: of the names of all layers but the classifier.
@@ -151,11 +151,6 @@ class BNInception(Names):
 
     prefix: str = ""
     classifier: str = "last_linear"
-
-    @property
-    def first(self) -> str:
-        """The first convolution."""
-        return f"{self.prefix}conv1_7x7_s2"
 
     def of(self, backbone: InceptionConfig, path: Path) -> str:
         if path[0] == "classifier":
@@ -173,11 +168,8 @@ class BNInception(Names):
         return f"{name}{'_bn' if part == 'bn' else ''}.{LEAVES[leaf]}"
 
     def prepare(self, state: Arrays) -> Arrays:
-        """Takes RGB instead of BGR, and the convolutions' biases into the means of the norms."""
+        """Takes the convolutions' biases into the means of the norms."""
         state = dict(state)
-        first = f"{self.first}.weight"
-        if first in state:
-            state[first] = np.asarray(state[first])[:, ::-1]
         for name in [name for name in state if name.endswith("_bn.running_mean")]:
             bias = state.pop(f"{name.removesuffix('_bn.running_mean')}.bias", None)
             if bias is not None:

@@ -1,6 +1,6 @@
 """PyTorch weights: ImageNet's into networks on frames or inflated into I3D, Kinetics' as they are.
 
-    python -m rstg_jax.convert.torch FILE --arch=imagenet_i3d_r50 --out=DIR [--labels=FILE] [--bgr]
+    python -m rstg_jax.convert.torch FILE --arch=imagenet_i3d_r50 --out=DIR [--labels=FILE]
 
 FILE is a state dict: .safetensors, read without PyTorch, or .pth, .pt, .pyth, for which PyTorch
 must be installed (pickles are loaded weights-only), the .index.json of one in several files, a
@@ -10,7 +10,9 @@ ARCH says from which project it is and how deep (see `rstg_jax.convert.torch_nam
 that is missing, unused or misshapen is named in the error. Encoders alone (`vjepa2_l_encoder`) get
 a classifier of one class and zeros, which training replaces by one for its labels.
 
-DIR becomes an ordinary checkpoint directory, for clips as the network was trained on:
+DIR becomes an ordinary checkpoint directory. Its weights read RGB and its config has the clips that
+the network was trained on and its publishers' test views. They follow from ARCH and the number of
+classes, which tells the data set; --channels=rgb|bgr is for files that were trained otherwise.
 
     python -m rstg_jax.predict --workdir=DIR clip.mp4
     python -m rstg_jax.evaluate --workdir=DIR --config.data.path=V --config.data.test_path=V
@@ -19,10 +21,9 @@ where V has one directory per label (see `rstg_jax.data.FolderConfig`), named as
 """
 
 import argparse
-import dataclasses
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ from flax import traverse_util
 from rstg_jax import cli
 from rstg_jax.convert import fit
 from rstg_jax.convert.torch_files import read
-from rstg_jax.convert.torch_names import ARCHS, Arch
+from rstg_jax.convert.torch_names import ARCHS, Arch, Channels
 from rstg_jax.data import ClipConfig, FolderConfig
 from rstg_jax.models.classifier import ModelConfig
 from rstg_jax.training.experiment import Experiment, TrainConfig
@@ -51,21 +52,26 @@ def model_config(arch: Arch) -> ModelConfig:
 
 
 def data_config(arch: Arch) -> FolderConfig:
-    """Videos of the user's own, of which the network sees clips as in its training."""
-    clip = ClipConfig(frames=arch.frames, resize=arch.crop * 256 // 224, crop=arch.crop)
-    if arch.stride is not None:
-        clip = dataclasses.replace(clip, sampling="stride", stride=arch.stride)
-    return FolderConfig(clip=clip)
+    """Videos of the user's own, seen as in the training and the tests of the network."""
+    clip = ClipConfig(
+        frames=arch.frames,
+        sampling="segments" if arch.stride is None else "stride",
+        stride=arch.stride or 1,
+        resize=arch.resize or arch.crop * 256 // 224,
+        crop=arch.crop,
+    )
+    return FolderConfig(clip=clip).with_protocol(arch.protocol)
 
 
-def convert(state: fit.Arrays, arch: Arch, *, bgr: bool = False) -> dict[str, Any]:
+def convert(state: fit.Arrays, arch: Arch, *, channels: Channels | None = None) -> dict[str, Any]:
     """Maps a state dict to the variables of `models.build(model_config(arch), classes)`.
 
     Args:
       state: tensors by name, see `read`. 2D kernels are inflated: repeated along the frames under
         the kernel and divided by their number.
       arch: what they are for.
-      bgr: the network was trained on BGR; ours will read RGB as always.
+      channels: order of the colours that the tensors expect; that of `arch` if None. Ours will read
+        RGB as always.
 
     Returns:
       `{"params": ..., "batch_stats": ...}`, NumPy float32.
@@ -81,7 +87,13 @@ def convert(state: fit.Arrays, arch: Arch, *, bgr: bool = False) -> dict[str, An
     variables = fit.fit(
         left, model_config(arch), arch.names, frames=arch.frames, side=arch.crop, turn=turn
     )
-    return backwards(variables) if bgr else variables
+    expected = channels or arch.with_classes(num_classes(variables)).channels
+    return backwards(variables) if expected == "bgr" else variables
+
+
+def num_classes(variables: Mapping[str, Any]) -> int:
+    """Number of classes of converted variables."""
+    return len(variables["params"]["classifier"]["bias"])
 
 
 def backwards(variables: dict[str, Any]) -> dict[str, Any]:
@@ -107,15 +119,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--arch", required=True, choices=sorted(ARCHS), metavar="ARCH")
     parser.add_argument("--out", required=True, metavar="DIR", help="checkpoint directory to make")
     parser.add_argument("--labels", metavar="FILE", help="names of the classes, one a line")
-    parser.add_argument("--bgr", action="store_true", help="the network was trained on BGR")
+    parser.add_argument(
+        "--channels", choices=("rgb", "bgr"), help="order of colours in training; default: ARCH's"
+    )
     parser.epilog = f"ARCH is one of {', '.join(ARCHS)}"
     args = parser.parse_args(argv)
     from rstg_jax.convert import write  # Orbax is slow to import, and sets up logging
 
     write.check_free(args.out)
     arch = ARCHS[args.arch]
-    variables = convert(read(args.file), arch, bgr=args.bgr)
-    classes = len(variables["params"]["classifier"]["bias"])
+    variables = convert(read(args.file), arch, channels=args.channels)
+    classes = num_classes(variables)
+    arch = arch.with_classes(classes)
+    channels = args.channels or arch.channels
     # Never trained like this; the optimiser is one with little state.
     experiment = Experiment(
         name=f"{args.arch} of {Path(args.file).name}",
@@ -130,9 +146,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         variables,
         label_names=write.label_names(args.labels, classes),
         video_shape=experiment.data.clip_shape,
-        source={"name": Path(args.file).name, "arch": args.arch, "bgr": args.bgr},
+        source={"name": Path(args.file).name, "arch": args.arch, "channels": channels},
     )
-    print(f"{args.out}: {args.arch}, {classes} classes, from {args.file}")
+    seen = f"trained on {channels.upper()}, tested by {experiment.data.protocol}"
+    print(f"{args.out}: {args.arch}, {classes} classes, {seen}, from {args.file}")
     return 0
 
 

@@ -1,7 +1,8 @@
 """The networks that other projects publish."""
 
 import dataclasses
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Literal, Self
 
 from rstg_jax.convert import (
     inception_names,
@@ -29,19 +30,27 @@ from rstg_jax.models.heads import (
     RelationHead,
 )
 
+Channels = Literal["rgb", "bgr"]
+
 
 @dataclasses.dataclass(frozen=True)
 class Arch:
-    """A network that files are for.
+    """A network that files are for, and how its publishers fed and tested it.
 
     Attributes:
       names: of its tensors.
       backbone: its layers and input range.
       frames: number of frames that it was trained with (ImageNet's: a usual number).
-      stride: distance of these frames; None if they are to be spread over the whole video.
+      stride: distance of these frames; None for one of each of as many segments of the video.
       head: behind them; the mean of the last map by default.
       crop: side of the frames.
       view_average: see `ModelConfig`.
+      channels: order of the colours that the tensors expect; after conversion it is always RGB.
+      protocol: of the publishers' tests, see `rstg_jax.inference.protocols`; "center" also where
+        theirs has flips, maxima or places that we do not have.
+      resize: shorter side of the frames before the crop; in the proportion 256 to 224 if None.
+      of_classes: fields that are others in files with some numbers of classes, by which one can
+        tell the data set: 174 are Something-Something, 157 Charades, 400 Kinetics.
     """
 
     names: Names
@@ -51,8 +60,27 @@ class Arch:
     head: HeadConfig = dataclasses.field(default_factory=GlobalPooling)
     crop: int = 224
     view_average: ViewAverage = "logits"
+    channels: Channels = "rgb"
+    protocol: str = "center"
+    resize: int | None = None
+    of_classes: Mapping[int, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+
+    def with_classes(self, classes: int) -> Self:
+        """The network of a file with so many classes."""
+        return dataclasses.replace(self, **self.of_classes.get(classes, {}))
 
 
+SOMETHING_SOMETHING, CHARADES, KINETICS = 174, 157, 400
+# Meta's tests on Kinetics: three crops as high as the frame, of ten clips.
+DENSE = "3x10-256"
+# REVERSE_INPUT_CHANNEL in PySlowFast's configurations, which trained PyTorchVideo's files, too. It
+# takes segments of Something-Something, and of 30 views of Charades the maximum.
+META: dict[int, Mapping[str, Any]] = {
+    SOMETHING_SOMETHING: {"channels": "bgr", "stride": None, "protocol": "3x1-256"},
+    CHARADES: {"channels": "bgr", "protocol": "center"},
+}
+# TSM's "accurate setting"; its files for Kinetics were sampled in two ways.
+TWICE = {SOMETHING_SOMETHING: {"protocol": "tsm"}}
 OFFICIAL_HEAD = GlobalPooling(pool_window=14)
 
 
@@ -64,29 +92,36 @@ def _archs() -> dict[str, Arch]:
         "input_scale": resnet3d.OFFICIAL_SCALE,
     }
     mm: dict[str, Any] = {"stem_stride": (2, 2, 2), "pool1_stride": 2}
+    tests: dict[str, Any] = {"protocol": DENSE, "of_classes": META}
     archs = {
         "imagenet_c2d": Arch(TORCHVISION, resnet3d.imagenet(), 8),
         "imagenet_i3d": Arch(TORCHVISION, resnet3d.kinetics("i3d"), 8),
-        "pytorchvideo_c2d": Arch(PYTORCHVIDEO, resnet3d.kinetics("c2d", **meta), 8, 8),
-        "pytorchvideo_i3d": Arch(PYTORCHVIDEO, resnet3d.kinetics("i3d", **meta), 8, 8),
-        "slowfast_c2d": Arch(SLOWFAST, resnet3d.kinetics("c2d", **meta), 8, 8),
-        "slowfast_i3d": Arch(SLOWFAST, resnet3d.kinetics("i3d", **meta), 8, 8),
-        "slowfast_nl_i3d": Arch(SLOWFAST, resnet3d.kinetics("nl_i3d", **meta), 8, 8),
-        "slowfast_slow": Arch(SLOWFAST, resnet3d.slow_only(), 8, 8),
-        "mmaction_i3d": Arch(MMACTION, resnet3d.kinetics("i3d", **mm), 32, 2),
+        "pytorchvideo_c2d": Arch(PYTORCHVIDEO, resnet3d.kinetics("c2d", **meta), 8, 8, **tests),
+        "pytorchvideo_i3d": Arch(PYTORCHVIDEO, resnet3d.kinetics("i3d", **meta), 8, 8, **tests),
+        "slowfast_c2d": Arch(SLOWFAST, resnet3d.kinetics("c2d", **meta), 8, 8, **tests),
+        "slowfast_i3d": Arch(SLOWFAST, resnet3d.kinetics("i3d", **meta), 8, 8, **tests),
+        "slowfast_nl_i3d": Arch(SLOWFAST, resnet3d.kinetics("nl_i3d", **meta), 8, 8, **tests),
+        "slowfast_slow": Arch(SLOWFAST, resnet3d.slow_only(), 8, 8, **tests),
+        "mmaction_i3d": Arch(MMACTION, resnet3d.kinetics("i3d", **mm), 32, 2, protocol=DENSE),
         "mmaction_nl_i3d": Arch(
-            MMACTION, resnet3d.kinetics("nl_i3d", non_local_pool="after", **mm), 32, 2
+            MMACTION,
+            resnet3d.kinetics("nl_i3d", non_local_pool="after", **mm),
+            32,
+            2,
+            protocol=DENSE,
         ),
     }
     kinds: tuple[resnet3d.Kind, ...] = ("c2d", "i3d", "nl_i3d")
     archs |= {
-        f"nonlocal_net_{kind}": Arch(SLOWFAST, resnet3d.official(kind), 32, 2, OFFICIAL_HEAD)
+        f"nonlocal_net_{kind}": Arch(
+            SLOWFAST, resnet3d.official(kind), 32, 2, OFFICIAL_HEAD, protocol=DENSE
+        )
         for kind in kinds
     }
     archs |= {
-        "pytorchvideo_slow": Arch(PYTORCHVIDEO, resnet3d.slow_only(), 8, 8),
-        "mit_tsm": Arch(TSM, resnet3d.tsm(), 8),
-        "mmaction_tsm": Arch(MMACTION, resnet3d.tsm(), 8),
+        "pytorchvideo_slow": Arch(PYTORCHVIDEO, resnet3d.slow_only(), 8, 8, **tests),
+        "mit_tsm": Arch(TSM, resnet3d.tsm(), 8, of_classes=TWICE),
+        "mmaction_tsm": Arch(MMACTION, resnet3d.tsm(), 8, of_classes=TWICE),
     }
     r101: dict[str, Any] = {"depths": (3, 4, 23, 3)}
     deep = {
@@ -104,11 +139,16 @@ def _archs() -> dict[str, Arch]:
 # Frames of I3D and BN-Inception as in TSN and DeepMind's papers; S3D's as their projects state.
 WINDOW = GlobalPooling(pool_window=7)
 TSN = inception_names.BNInception("base_model.", "new_fc")
+CAFFE: dict[str, Any] = {"channels": "bgr"}
 INCEPTIONS = {
-    "imagenet_bn_inception": Arch(inception_names.BNInception(), inception.bn_inception(), 8),
-    "tsn_bn_inception": Arch(TSN, inception.bn_inception(), 8),
-    "trn_bn_inception": Arch(tsn_names.TRN(TSN), inception.bn_inception(), 8, head=RelationHead()),
-    "eco_lite": Arch(tsn_names.ECO(TSN), ECOConfig(), 16),
+    "imagenet_bn_inception": Arch(
+        inception_names.BNInception(), inception.bn_inception(), 8, **CAFFE
+    ),
+    "tsn_bn_inception": Arch(TSN, inception.bn_inception(), 8, **CAFFE),
+    "trn_bn_inception": Arch(
+        tsn_names.TRN(TSN), inception.bn_inception(), 8, head=RelationHead(), **CAFFE
+    ),
+    "eco_lite": Arch(tsn_names.ECO(TSN), ECOConfig(), 16, **CAFFE),
     "deepmind_i3d": Arch(inception_names.DeepMindCheckpoint(), inception.i3d(), 64, 1, WINDOW),
     "piergiaj_i3d": Arch(inception_names.PiergiajI3D(), inception.i3d(), 64, 1, WINDOW),
     "torchvision_s3d": Arch(inception_names.TorchvisionS3D(), inception.s3d(), 128, 2, WINDOW),
@@ -139,15 +179,20 @@ def _slowfast_and_x3d() -> dict[str, Arch]:
                 stride,
                 ProjectedPooling(),
                 crop=crop,
+                protocol=f"3x10-{crop * 256 // 224}",
             )
     named = {
         "pytorchvideo": pytorchvideo_names.SlowFastNames(),
         "slowfast": pyslowfast_names.SlowFastNames(),
     }
-    return archs | {
-        f"{project}_slowfast_r50": Arch(names, SlowFastConfig(), 32, 2)
-        for project, names in named.items()
-    }
+    for project, network in named.items():
+        # PySlowFast's for Something-Something is 16x8, which is tested on one crop.
+        other = {"frames": 64, "protocol": "1x1-256"} if project == "slowfast" else {}
+        tests = META | {SOMETHING_SOMETHING: {**META[SOMETHING_SOMETHING], **other}}
+        archs[f"{project}_slowfast_r50"] = Arch(
+            network, SlowFastConfig(), 32, 2, protocol=DENSE, of_classes=tests
+        )
+    return archs
 
 
 def _transformers() -> dict[str, Arch]:
@@ -156,8 +201,17 @@ def _transformers() -> dict[str, Arch]:
     names = vit_names.ViTNames(vit_names.VIDEOMAE)
     alone = dataclasses.replace(names, encoder_only=True)
     sizes: tuple[vit.Size, ...] = ("s", "b", "l")
+    tests: dict[int, Mapping[str, Any]] = {
+        SOMETHING_SOMETHING: {"protocol": "tsm"},
+        KINETICS: {"stride": 4, "protocol": "3x5"},
+    }
     for size in sizes:
-        archs[f"videomae_{size}"] = Arch(names, vit.videomae(size), 16, head=NormedPooling())
+        archs[f"videomae_{size}"] = Arch(
+            *(names, vit.videomae(size), 16),
+            head=NormedPooling(),
+            resize=224,
+            of_classes=tests,
+        )
         pretrained = vit.videomae(size, final_norm=True)
         archs[f"videomae_{size}_encoder"] = Arch(alone, pretrained, 16)
         for name, table in ((f"videomae_{size}", names), (f"videomae_{size}_encoder", alone)):
@@ -165,7 +219,10 @@ def _transformers() -> dict[str, Arch]:
             archs[f"mcg_{name}"] = dataclasses.replace(archs[name], names=theirs)
     names, alone = (dataclasses.replace(x, modules=vit_names.VJEPA2) for x in (names, alone))
     # Probes have 16 heads in Meta's configurations; transformers gives that of g the encoder's 22.
-    archs["vjepa2_l"] = Arch(names, vit.vjepa2("l"), 16, 4, AttentivePooling(), crop=256)
+    two = {SOMETHING_SOMETHING: {"protocol": "3x2"}}
+    archs["vjepa2_l"] = Arch(
+        names, vit.vjepa2("l"), 16, 4, AttentivePooling(), crop=256, of_classes=two
+    )
     archs["vjepa2_g"] = Arch(names, vit.vjepa2("g"), 64, 2, AttentivePooling(), crop=384)
     sizes = ("l", "h", "g")
     for size in sizes:
@@ -177,11 +234,20 @@ def _transformers() -> dict[str, Arch]:
     return archs
 
 
+# Only PySlowFast has one for Something-Something.
 MVITS = {
-    f"{project}_mvit_v2_s": Arch(mvit_names.MViTNames(table), MViTConfig(), 16, 4, ClassToken())
-    for project, table in (
-        ("torchvision", mvit_names.TORCHVISION),
-        ("slowfast", mvit_names.PYSLOWFAST),
+    f"{project}_mvit_v2_s": Arch(
+        *(mvit_names.MViTNames(table), MViTConfig(), 16, 4, ClassToken()),
+        protocol="1x5",
+        of_classes=of_classes,
+    )
+    for project, table, of_classes in (
+        ("torchvision", mvit_names.TORCHVISION, {}),
+        (
+            "slowfast",
+            mvit_names.PYSLOWFAST,
+            {SOMETHING_SOMETHING: {**META[SOMETHING_SOMETHING], "protocol": "3x1"}},
+        ),
     )
 }
 
@@ -189,7 +255,7 @@ MVITS = {
 # Projects that average the probabilities of views, where the others average logits.
 AVERAGE_SOFTMAX = (
     *("slowfast_", "nonlocal_net_", "pytorchvideo_", "videomae_", "vjepa2_"),
-    *("torchvision_mvit_", "mcg_videomae_"),
+    *("torchvision_mvit_", "mcg_videomae_", "mmaction_"),
 )
 ARCHS = {
     name: dataclasses.replace(arch, view_average="softmax")

@@ -190,7 +190,7 @@ def test_clips_of_published_networks():
     assert shown["slowfast_i3d_r50"] == shown["pytorchvideo_c2d_r50"] == (8, "stride", 8)
     assert shown["slowfast_nl_i3d_r50"] == shown["slowfast_c2d_r101"] == (8, "stride", 8)
     assert shown["mmaction_nl_i3d_r50"] == (32, "stride", 2)
-    assert shown["imagenet_i3d_r50"][:2] == (8, "linspace")
+    assert shown["imagenet_i3d_r50"][:2] == (8, "segments")
     assert shown["vjepa2_l"] == (16, "stride", 4)
     averages = {name: convert_torch.model_config(ARCHS[name]).view_average for name in ARCHS}
     assert averages["slowfast_i3d_r50"] == averages["vjepa2_l"] == "softmax"
@@ -202,12 +202,75 @@ def test_networks_for_bgr_read_rgb():
     state, video = tiny_state(), np.random.default_rng(0).integers(0, 256, (1, 4, 32, 32, 3))
     module = classifier.build(convert_torch.model_config(TINY), 3)
     run = jax.jit(module.apply)
-    turned = run(convert_torch.convert(state, TINY, bgr=True), video)[0]
-    plain = convert_torch.convert(state, TINY)
+    bgr, plain = (convert_torch.convert(state, TINY, channels=order) for order in ("bgr", None))
+    turned = run(bgr, video)[0]
     np.testing.assert_allclose(turned, run(plain, video[..., ::-1])[0], rtol=1e-5)
     assert np.abs(turned - run(plain, video)[0]).max() > 1e-2
-    tensors = jax.tree.map(np.array_equal, convert_torch.convert(state, TINY, bgr=True), plain)
+    tensors = jax.tree.map(
+        np.array_equal, convert_torch.convert(state, TINY, channels="bgr"), plain
+    )
     assert jax.tree.leaves(tensors).count(False) == 1
+
+
+@pytest.mark.parametrize("given", [None, "rgb", "bgr"])
+@pytest.mark.parametrize("classes", [3, 4])
+def test_the_classes_of_a_file_tell_its_inputs(classes, given, tmp_path, monkeypatch, capsys):
+    """As Something-Something's 174 do; here 3 stand for it. A flag has the last word."""
+    special = {"channels": "bgr", "stride": None, "protocol": "3x2-starts", "frames": 6}
+    arch = dataclasses.replace(TINY, stride=2, protocol="1x5", of_classes={3: special})
+    monkeypatch.setitem(ARCHS, "tiny", arch)
+    state = tiny_state()
+    for name in ("fc.weight", "fc.bias"):
+        state[name] = np.concatenate([state[name]] * 2)[:classes]
+    save_file(state, tmp_path / "model.safetensors")
+    words = [str(tmp_path / "model.safetensors"), "--arch=tiny", f"--out={tmp_path / 'out'}"]
+    assert convert_torch.main([*words, *([f"--channels={given}"] if given else [])]) == 0
+    loaded = trained_model.load(tmp_path / "out")
+    wanted = given or ("bgr" if classes == 3 else "rgb")
+    kernel = np.asarray(loaded.variables["params"]["backbone"]["conv1"]["kernel"])
+    theirs = state["conv1.weight"][:, :: -1 if wanted == "bgr" else 1].transpose(2, 3, 1, 0) / 5
+    np.testing.assert_allclose(kernel[0], theirs, rtol=1e-6)
+    clip = loaded.data.clip
+    if classes == 3:
+        assert (clip.sampling, clip.frames, loaded.data.protocol) == ("segments", 6, "3x2-starts")
+    else:
+        assert (clip.sampling, clip.stride, loaded.data.protocol) == ("stride", 2, "1x5")
+    assert loaded.meta["data"]["weights"]["channels"] == wanted
+    said = capsys.readouterr().out
+    assert f"trained on {wanted.upper()}, tested by {loaded.data.protocol}, from" in said
+
+
+def inputs(name, classes):
+    """Channels, sampling, frames, shorter side and protocol of a published file."""
+    arch = ARCHS[name].with_classes(classes)
+    found = convert_torch.data_config(arch)
+    clip = found.clip
+    sampling = f"stride {clip.stride}" if clip.sampling == "stride" else clip.sampling
+    return arch.channels, sampling, clip.frames, clip.resize, found.protocol
+
+
+def test_inputs_of_published_files():
+    """As in the configurations and read-me files of their projects."""
+    dense, crops = "3x10-256", "3x1-256"
+    assert inputs("pytorchvideo_slow_r50", 400) == ("rgb", "stride 8", 8, 256, dense)
+    assert inputs("pytorchvideo_slow_r50", 174) == ("bgr", "segments", 8, 256, crops)
+    assert inputs("pytorchvideo_slow_r50", 157) == ("bgr", "stride 8", 8, 256, "center")
+    assert inputs("pytorchvideo_slowfast_r50", 174) == ("bgr", "segments", 32, 256, crops)
+    assert inputs("slowfast_slowfast_r50", 174) == ("bgr", "segments", 64, 256, "1x1-256")
+    assert inputs("slowfast_slowfast_r50", 400) == ("rgb", "stride 2", 32, 256, dense)
+    assert inputs("slowfast_mvit_v2_s", 174) == ("bgr", "segments", 16, 256, "3x1")
+    assert inputs("slowfast_mvit_v2_s", 400) == ("rgb", "stride 4", 16, 256, "1x5")
+    assert inputs("torchvision_mvit_v2_s", 174) == ("rgb", "stride 4", 16, 256, "1x5")
+    assert inputs("slowfast_x3d_xs", 400) == ("rgb", "stride 12", 4, 182, "3x10-182")
+    assert inputs("pytorchvideo_x3d_l", 400) == ("rgb", "stride 5", 16, 356, "3x10-356")
+    assert inputs("nonlocal_net_nl_i3d_r50", 400) == ("rgb", "stride 2", 32, 256, dense)
+    assert inputs("mit_tsm_r101", 174) == ("rgb", "segments", 8, 256, "tsm")
+    assert inputs("mit_tsm_r50", 400) == ("rgb", "segments", 8, 256, "center")
+    assert inputs("videomae_b", 174) == ("rgb", "segments", 16, 224, "tsm")
+    assert inputs("mcg_videomae_l", 400) == ("rgb", "stride 4", 16, 224, "3x5")
+    assert inputs("vjepa2_l", 174) == ("rgb", "stride 4", 16, 292, "3x2")
+    caffe = {"imagenet_bn_inception", "tsn_bn_inception", "trn_bn_inception", "eco_lite"}
+    assert {name for name, arch in ARCHS.items() if arch.channels == "bgr"} == caffe
 
 
 def test_weights_in_several_files(tmp_path):
