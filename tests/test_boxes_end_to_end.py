@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 
+from configs import smt
 from rstg_jax import cli, evaluate, features, predict
 from rstg_jax.convert import export
 from rstg_jax.data import BoxesConfig, ClipConfig, FolderConfig
@@ -89,6 +90,51 @@ def test_training_testing_and_prediction_agree(run, capsys):
     assert evaluate.main([workdir, f"--config.data.boxes.path={run / 'second.json'}"]) == 0
     other = read(run / "run" / "evaluation-test-last-center.json")
     assert abs(other["loss"] - center["loss"]) > 1e-3
+
+
+def test_the_published_network_when_scaled_down(run, capsys):
+    """`nl_i3d_gcn_boxes` with two narrow stages, on ten boxes a frame, of which two are real."""
+    variant, small = smt.get_config("nl_i3d_gcn_boxes"), experiment(run, "first.json")
+    assert variant.data.boxes.per_frame == 10
+    backbone = dataclasses.replace(
+        variant.model.backbone,
+        width=4,
+        depths=(1, 1),
+        temporal_kernels=((3,), (1,)),
+        spatial_strides=(1, 2),
+        temporal_strides=(1, 1),
+        non_local=("res3.0",),
+    )
+    head = dataclasses.replace(variant.model.head, dim=4, layers=1)
+    published = dataclasses.replace(
+        variant,
+        model=dataclasses.replace(variant.model, backbone=backbone, head=head),
+        data=dataclasses.replace(
+            small.data,
+            clip=ClipConfig(frames=4, resize=36, crop=32),
+            boxes=dataclasses.replace(variant.data.boxes, path=str(run / "first.json")),
+        ),
+        train=small.train,
+        mesh=small.mesh,
+    )
+    workdir = run / "published"
+    result = train_loop.train(published, workdir)
+    assert result["examples"] == 2 * COUNT and np.isfinite(result["loss"])
+
+    def loss(*words):
+        assert evaluate.main([f"--workdir={workdir}", *words]) == 0
+        return read(workdir / "evaluation-test-last-center.json")["loss"]
+
+    assert loss() == pytest.approx(result["loss"], rel=1e-5)
+    wanted = read(workdir / "predictions-test-last-center.json")
+    capsys.readouterr()
+    assert predict.main([f"--workdir={workdir}", "--json", "test:0-7"]) == 0
+    for record in json.loads(capsys.readouterr().out):
+        found = [p["probability"] for p in record["predictions"]]
+        best = [p["probability"] for p in wanted[record["id"]]]
+        assert found == pytest.approx(best, rel=1e-4)
+    other = loss(f"--config.data.boxes.path={run / 'second.json'}")
+    assert abs(other - result["loss"]) > 1e-4
 
 
 def test_what_has_no_boxes_is_refused(run, tmp_path, capsys):
