@@ -189,7 +189,13 @@ OTHERS = {
     "tsm_rstg": DEPTHS,
     "slow_only_rstg": DEPTHS,
     "nl_i3d_gcn_rstg": DEPTHS | {"model.backbone.non_local": "res3.0", "model.head.dim": "8"},
-    "slowfast_rstg": DEPTHS | {"model.backbone.width": "8", "data.num_frames": "4"},
+    # Two stages with both pathways and laterals: four take minutes on a busy machine, to compile.
+    "slowfast_rstg": {
+        "model.backbone.depths": "1,1",
+        "model.backbone.width": "8",
+        "model.rstg_at": "res3",
+        "data.num_frames": "4",
+    },
     "mvit_v2_s_rstg": {
         "model.backbone.depths": "1,1",
         "model.backbone.clip": "10,32",
@@ -208,11 +214,30 @@ OTHERS = {
     },
     "x3d_m_rstg": DEPTHS | {"model.rstg_at": "res4.0", "model.head.dim": "8"},
 }
+# Those of the official release, with its block, which the others of them have at other places.
+WHOLE = DEPTHS | {"model.head.pool_window": "0", "data.num_frames": "4"}
+OFFICIAL = {
+    "map_res3_4": WHOLE,
+    "nl_i3d": WHOLE | {"model.backbone.non_local": "res3.0"},
+    "c2d_rstg": WHOLE,
+}
+
+
+def test_every_variant_of_something_something_is_tried_in_small():
+    both = {*OTHERS, *OFFICIAL}
+    alone = {name.removesuffix("_rstg") for name in both}
+    elsewhere = {"tiny", "nl_i3d_gcn_boxes"}  # test_smt_end_to_end.py, test_boxes_end_to_end.py
+    places = {"map_res2", "map_res3", "map_res4", "to_vec"}  # to_vec's is also that of c2d_rstg
+    alike = {"demo", "i3d", *places}  # tiny, nl_i3d
+    assert both | alone | elsewhere | alike == set(smt.VARIANTS)
+    for variant in places:
+        model, other = (smt.get_config(name).model for name in (variant, "map_res3_4"))
+        assert dataclasses.replace(model, rstg_at=other.rstg_at) == other
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", OTHERS)
-def test_a_network_of_others_trains_and_predicts_when_scaled_down(name, tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", [*OTHERS, *OFFICIAL])
+def test_a_variant_trains_and_predicts_when_scaled_down(name, tmp_path, monkeypatch):
     """On moving digits, which need no preparation; Inceptions with one of their mixed blocks."""
     for table, kept in (("v1", "mixed4e"), ("v2", "mixed4d"), ("eco", "mixed3b")):
         rows = inception_tables.TABLES[table].items()
@@ -220,6 +245,9 @@ def test_a_network_of_others_trains_and_predicts_when_scaled_down(name, tmp_path
         monkeypatch.setitem(inception_tables.TABLES, table, few)
     variant = smt.get_config(name)
     block = presets.modern(dim=8, scales=(2, 1), stages=("space", "time"))
+    if name in OFFICIAL:
+        stages = variant.model.rstg.stages[-3:]
+        block = dataclasses.replace(variant.model.rstg, dim=8, scales=(2, 1), stages=stages)
     data = config.override(
         sync_mnist.get_config("tiny"),
         {key: value for key, value in SMALL.items() if not key.startswith("model.")},
@@ -228,14 +256,14 @@ def test_a_network_of_others_trains_and_predicts_when_scaled_down(name, tmp_path
     changes = {"model.backbone.width": "4", "model.backbone.input_mean": "100"}
     if hasattr(model.backbone, "input_scale"):
         changes["model.backbone.input_scale"] = "60"
-    experiment = config.override(
-        dataclasses.replace(data, model=model, optim=variant.optim), changes | OTHERS[name]
-    )
+    small = dataclasses.replace(data, model=model, optim=variant.optim)
+    experiment = config.override(small, changes | (OTHERS | OFFICIAL)[name])
     result = train_loop.train(experiment, tmp_path)
     assert result["examples"] == 5 == np.sum(result["confusion"]) and np.isfinite(result["loss"])
     loaded = trained_model.load(tmp_path)
     flat = traverse_util.flatten_dict(loaded.variables.get("batch_stats", {}))
-    moved = [np.any(leaf) for path, leaf in flat.items() if path[-1] == "mean"]
+    means = [leaf for path, leaf in flat.items() if (path[0], path[-1]) == ("backbone", "mean")]
+    moved = [np.any(leaf) for leaf in means]
     trained = getattr(variant.model.backbone, "statistics", None) == "batch"
     without = ViTConfig | VideoPrismConfig | MViTConfig
     assert bool(moved) != isinstance(variant.model.backbone, without)

@@ -28,7 +28,8 @@ class SlowFastConfig(BackboneConfig):
     """SlowFast; places for blocks are behind those of the slow pathway.
 
     Attributes:
-      depths: bottleneck blocks of each stage, see `ResNet3DConfig`.
+      depths: bottleneck blocks of each stage, see `ResNet3DConfig`; fewer stages than four are the
+        first ones.
       width: channels of the slow pathway's conv1.
       fast_share: the fast pathway has one in this many of the slow one's channels.
       speed: frames of the fast pathway for each of the slow one.
@@ -72,7 +73,11 @@ class SlowFastConfig(BackboneConfig):
 
     def _pathway(self, **fields: Any) -> ResNet3DConfig:
         names = ("depths", "width", "statistics", "input_mean", "input_scale", "lowering")
-        return resnet3d.slow_only(**{name: getattr(self, name) for name in names} | fields)
+        same = {name: getattr(self, name) for name in names}
+        whole, stages = resnet3d.slow_only(), len(self.depths)
+        tables = ("temporal_kernels", "spatial_strides", "temporal_strides")
+        few = {name: getattr(whole, name)[:stages] for name in tables}
+        return resnet3d.slow_only(**same | few | fields)
 
     @property
     def places(self) -> tuple[str, ...]:
