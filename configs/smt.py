@@ -19,14 +19,14 @@ nl_i3d_gcn       Non-local I3D with graph convolutions on regions ("joint GCN"),
                  here and a detector's in the paper; published 46.1%, 76.8%.
 nl_i3d_gcn_boxes The same with ten boxes a frame of a detector's file, or Something-Else's for v2:
                  `--config.data.boxes.path=FILE`, see docs/data.md.
-i3d_inception    Inception I3D (Xie et al. 2018), 64 frames; published 45.8%.
-s3d_g            S3D-G as its authors released it (slim), 64 frames; published 48.2%.
+i3d_inception    Inception I3D (Xie et al. 2018), 64 frames; published 45.8%, 76.5%.
+s3d_g            S3D-G as its authors released it (slim), 64 frames; published 48.2%, 78.7%.
 trn              Multi-scale TRN on BN-Inception, 8 segments; published 34.4%.
 eco_lite         ECO-Lite, 16 segments; published 42.2%.
 mfnet_c50, mfnet_c101
                  MFNet after the paper, for no code of it is public, 10 segments; published 40.3%,
-                 43.9%.
-tsm              TSM on ResNet-50, 8 segments; published 45.6%.
+                 70.9% and 43.9%, 73.1%.
+tsm              TSM on ResNet-50, 8 segments; published 45.6%, and 47.2% with `--protocol=tsm`.
 slow_only, slowfast, x3d_m
                  SlowOnly-R50 on 8 frames, SlowFast-R50 on 32, X3D-M on 16; published for v2 60.0%,
                  61.7%, none.
@@ -43,7 +43,8 @@ tiny             Takes seconds, for the tests.
 All but `demo` and `tiny` follow the released settings: the official block and network, 32 frames of
 224x224, a summed loss, Nesterov momentum at a constant rate for batch 2 per device. The networks of
 other authors, from `nl_i3d_gcn` on, see their numbers of frames; that they are trained like the
-first is our choice, and so is the place of RSTG.
+first is our choice, and so is the place of RSTG. docs/models.md lists how each was tested and,
+where its authors' code says so, on what hardware it was trained.
 All train on `--config.data.version=v1` (default) or `v2`, prepared by
 `tfds_builders.something_something.build`. None of them has been trained with this code yet.
 According to `python -m rstg_jax.summary`, a clip of `map_res3_4` takes 1.0 TFLOP forward and
