@@ -6,6 +6,7 @@ from typing import Any, Literal, Self
 
 from rstg_jax.convert import (
     inception_names,
+    mmaction_names,
     mvit_names,
     pyslowfast_names,
     pytorchvideo_names,
@@ -195,6 +196,34 @@ def _slowfast_and_x3d() -> dict[str, Arch]:
     return archs
 
 
+def _mmaction() -> dict[str, Arch]:
+    """Of mmaction2, beside its ResNets; X3D's weights are Meta's."""
+    imagenet: dict[str, Any] = {
+        "input_mean": resnet3d.IMAGENET_MEAN,
+        "input_scale": resnet3d.IMAGENET_SCALE,
+        "lateral_norms": False,
+        "slow_frames": "starts",
+    }
+    trn = tsn_names.TRN(MMACTION, consensus="cls_head.consensus")
+    archs = {
+        "mmaction_trn_r50": Arch(trn, resnet3d.imagenet(), 8, head=RelationHead(), of_classes=TWICE)
+    }
+    for name, speed, kernel in (("slowfast_r50", 4, 7), ("slowfast_4x16_r50", 8, 5)):
+        archs[f"mmaction_{name}"] = Arch(
+            mmaction_names.SlowFastNames(),
+            SlowFastConfig(speed=speed, lateral_kernel=kernel, **imagenet),
+            *(32, 2),
+            protocol=DENSE,
+        )
+    for size in ("s", "m"):
+        archs[f"mmaction_x3d_{size}"] = dataclasses.replace(
+            _slowfast_and_x3d()[f"slowfast_x3d_{size}"],
+            names=mmaction_names.X3DNames(),
+            backbone=X3DConfig(shortcut_norms="all", input_scale=(57.38,) * 3),
+        )
+    return archs
+
+
 def _transformers() -> dict[str, Arch]:
     """VideoMAE as for Something-Something; V-JEPA 2 with the probes that were published."""
     archs = {}
@@ -262,6 +291,6 @@ ARCHS = {
     if name.startswith(AVERAGE_SOFTMAX)
     else arch
     for name, arch in (
-        _archs() | INCEPTIONS | _slowfast_and_x3d() | _transformers() | MVITS
+        _archs() | INCEPTIONS | _slowfast_and_x3d() | _mmaction() | _transformers() | MVITS
     ).items()
 }

@@ -1,15 +1,16 @@
-"""What TRN and ECO call their layers, which are BN-Inception's and some of their own."""
+"""What TRN and ECO call their layers, which are those of a network on frames and their own."""
 
 import dataclasses
 import math
+from typing import Any
 
 import numpy as np
 
 from rstg_jax.convert.fit import Arrays, Names, Path
 from rstg_jax.convert.inception_names import LEAVES, BNInception
+from rstg_jax.convert.resnet_names import ResNetNames
 from rstg_jax.errors import UserError
 from rstg_jax.models.backbones.eco import TAIL, ECOConfig
-from rstg_jax.models.backbones.inception import InceptionConfig
 from rstg_jax.models.heads import RelationHead
 
 JOINED = "classifier of all scales"  # a name that no file has
@@ -17,17 +18,19 @@ JOINED = "classifier of all scales"  # a name that no file has
 
 @dataclasses.dataclass(frozen=True)
 class TRN(Names):
-    """zhoubolei/TRN-pytorch, multi-scale: scale 0 has the most frames.
+    """zhoubolei/TRN-pytorch and mmaction2, multi-scale: scale 0 has the most frames.
 
     Attributes:
-      trunk: names of BN-Inception, whose classifier makes the vectors of frames.
+      trunk: names of the network on frames, whose classifier makes the vectors of frames.
       head: of the network.
+      consensus: beginning of the names of the relations.
     """
 
-    trunk: BNInception
+    trunk: BNInception | ResNetNames
     head: RelationHead = dataclasses.field(default_factory=RelationHead)
+    consensus: str = "consensus"
 
-    def of(self, backbone: InceptionConfig, path: Path) -> str:
+    def of(self, backbone: Any, path: Path) -> str | None:
         leaf = LEAVES[path[-1]]
         if path[0] == "classifier":
             return f"{JOINED}.{leaf}"
@@ -40,7 +43,7 @@ class TRN(Names):
 
     def scale(self, number: int) -> str:
         """The network of a scale."""
-        return f"consensus.fc_fusion_scales.{number}"
+        return f"{self.consensus}.fc_fusion_scales.{number}"
 
     def prepare(self, state: Arrays) -> Arrays:
         """Makes one linear layer of the last ones of all scales, which are summed over subsets."""

@@ -266,6 +266,9 @@ def test_inputs_of_published_files():
     assert inputs("nonlocal_net_nl_i3d_r50", 400) == ("rgb", "stride 2", 32, 256, dense)
     assert inputs("mit_tsm_r101", 174) == ("rgb", "segments", 8, 256, "tsm")
     assert inputs("mit_tsm_r50", 400) == ("rgb", "segments", 8, 256, "center")
+    assert inputs("mmaction_trn_r50", 174) == ("rgb", "segments", 8, 256, "tsm")
+    assert inputs("mmaction_slowfast_r50", 400) == ("rgb", "stride 2", 32, 256, dense)
+    assert inputs("mmaction_x3d_s", 400) == ("rgb", "stride 6", 13, 182, "3x10-182")
     assert inputs("videomae_b", 174) == ("rgb", "segments", 16, 224, "tsm")
     assert inputs("mcg_videomae_l", 400) == ("rgb", "stride 4", 16, 224, "3x5")
     assert inputs("vjepa2_l", 174) == ("rgb", "stride 4", 16, 292, "3x2")
@@ -409,9 +412,10 @@ def test_all_published_networks_have_names_for_all_their_layers(monkeypatch):
     monkeypatch.setattr(fit, "MAX_NAMED", 10_000)
     seen = set()
     for name, arch in ARCHS.items():
-        # R101 has the same names for more blocks, SlowFast two pathways. Networks whose tensors are
-        # named by the same rule, for the same layers, differ in kernels and strides only.
-        if not name.endswith("r50") or name.endswith("slowfast_r50"):
+        # R101 has the same names for more blocks, SlowFast two pathways and TRN a head. Networks
+        # whose tensors are named alike, for the same layers, differ in kernels and strides only.
+        others = ("slowfast_r50", "4x16_r50", "trn_r50")
+        if not name.endswith("r50") or name.endswith(others):
             continue
         kind = (id(arch.names), arch.backbone.depths, arch.backbone.non_local)
         if kind in seen:
@@ -424,8 +428,7 @@ def test_all_published_networks_have_names_for_all_their_layers(monkeypatch):
         # A convolution with norm is 5 tensors. A block has three, four of them a shortcut besides.
         attention = 11 if name.startswith("mmaction") else 12
         non_local = 5 * attention if "_nl_" in name else 0
-        pathways, laterals = (2, 4) if "slowfast_r50" in name else (1, 0)
-        wanted = 5 * (pathways * (1 + 3 * 16 + 4) + laterals) + non_local + 2
+        wanted = 5 * (1 + 3 * 16 + 4) + non_local + 2
         assert len(set(names)) == len(names) == wanted, name
         assert all(line.startswith("missing ") for line in names)
     assert len(seen) == 7

@@ -5,6 +5,7 @@ the slow one's frames, and their channels are concatenated. The last fast map is
 frames between slow ones, so that the mean of the result is that of both maps.
 
 Source: PyTorchVideo's `create_slowfast`; slow frames as in PySlowFast (Feichtenhofer et al. 2019).
+mmaction2's network, which differs in two fields: its `resnet3d_slowfast.py`.
 """
 
 import dataclasses
@@ -22,6 +23,8 @@ from rstg_jax.models.backbones.base import After, Backbone, BackboneConfig
 from rstg_jax.models.backbones.pixels import normalise
 from rstg_jax.models.backbones.resnet3d import Bottleneck, ResNet3DConfig, norm
 
+SlowFrames = Literal["ends", "starts"]
+
 
 @dataclasses.dataclass(frozen=True)
 class SlowFastConfig(BackboneConfig):
@@ -34,6 +37,9 @@ class SlowFastConfig(BackboneConfig):
       fast_share: the fast pathway has one in this many of the slow one's channels.
       speed: frames of the fast pathway for each of the slow one.
       lateral_kernel: frames under the convolution between the pathways.
+      lateral_norms: whether a norm and ReLU are behind it; mmaction2 has neither.
+      slow_frames: those of the slow pathway: "ends", evenly from the first to the last as in
+        PySlowFast, or "starts", every `speed`-th from the first as in mmaction2.
       statistics: batch norm with those of the "batch", or "frozen", gain and bias trained.
       input_mean: subtracted from pixel values 0..255.
       input_scale: divides them after that.
@@ -45,6 +51,8 @@ class SlowFastConfig(BackboneConfig):
     fast_share: int = 8
     speed: int = 4
     lateral_kernel: int = 7
+    lateral_norms: bool = True
+    slow_frames: SlowFrames = "ends"
     statistics: Literal["frozen", "batch"] = "batch"
     input_mean: tuple[float, ...] = resnet3d.OFFICIAL_MEAN
     input_scale: tuple[float, ...] = resnet3d.OFFICIAL_SCALE
@@ -108,7 +116,7 @@ class SlowFast(Backbone):
         """
         config = self.config
         x = normalise(video, config, self.dtype)
-        few = slow_frames(video.shape[1], config.speed)
+        few = slow_frames(video.shape[1], config.speed, config.slow_frames)
         slow = resnet3d.stem(x[:, few], config.slow, train=train, prefix="slow_")
         fast = resnet3d.stem(x, config.fast, train=train, prefix="fast_")
         slow = self.joined(slow, fast, "lateral1", train)
@@ -135,16 +143,20 @@ class SlowFast(Backbone):
             lowering=config.lowering,
             name=name,
         )
-        lateral = nn.relu(norm(config.fast, f"{name}_bn")(conv(fast), train=train))
+        lateral = conv(fast)
+        if config.lateral_norms:
+            lateral = nn.relu(norm(config.fast, f"{name}_bn")(lateral, train=train))
         return jnp.concatenate([slow, lateral], axis=-1)
 
 
-def slow_frames(frames: int, speed: int) -> np.ndarray:
-    """Indices of the slow pathway's frames, from the first frame to the last.
+def slow_frames(frames: int, speed: int, rule: SlowFrames = "ends") -> np.ndarray:
+    """Indices of the slow pathway's frames, see `SlowFastConfig`.
 
     Raises:
       UserError: the number of frames is no multiple of `speed`.
     """
     if frames % speed:
         raise UserError(f"SlowFast needs a multiple of {speed} frames, the clip has {frames}")
+    if rule == "starts":
+        return np.arange(0, frames, speed)
     return np.linspace(0, frames - 1, frames // speed).astype(int)
