@@ -9,10 +9,9 @@ import itertools
 import logging
 import re
 from pathlib import Path
+from typing import Any
 
-import tqdm
-
-from rstg_jax import files
+from rstg_jax.data.video.json_parts import json_parts
 from rstg_jax.data.video.listing import Video, files_below
 from rstg_jax.data.video.lists import Lists
 from rstg_jax.errors import UserError, reason
@@ -44,21 +43,34 @@ def clevrer(videos: Path, lists: Path, split: str, fold: int) -> Lists:
     where = {file.name: file for file in files_below(videos)}
     found = []
     rows = sorted(annotations.items())
-    for number, file in tqdm.tqdm(rows, unit=" annotations", desc=f"reading {lists}", disable=None):
+    parts = json_parts(lists, [file for _, file in rows], _part, "clevrer")
+    for (number, _), (file, content) in zip(rows, parts, strict=True):
         name = f"video_{number:05}.mp4"
         first = number - number % _FOLDER
         folder = f"video_{first:05}-{first + _FOLDER:05}"
-        found.append(Video(where.get(name, videos / folder / name), name, collisions(file)))
+        found.append(
+            Video(where.get(name, videos / folder / name), name, collisions(file, content))
+        )
     return Lists(list(COLLISIONS), found)
 
 
-def collisions(file: Path) -> tuple[str, ...]:
+def _part(content: Any) -> Any:
+    """Of an annotation, all but the places of the objects, which fill the file."""
+    if not isinstance(content, dict):
+        return None
+    return {key: content[key] for key in ("object_property", "collision") if key in content}
+
+
+def collisions(file: Path, content: Any) -> tuple[str, ...]:
     """The labels of an annotation, each once.
 
+    Args:
+      file: Where it is from.
+      content: Its `object_property` and `collision`.
+
     Raises:
-      UserError: It is none; the message names it.
+      UserError: It is none; the message names the file.
     """
-    content = files.read_json(file)
     try:
         kinds = {
             each["object_id"]: f"{each['material']} {each['shape']}"

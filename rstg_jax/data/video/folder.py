@@ -17,7 +17,7 @@ from rstg_jax.data.dataset import check_split
 from rstg_jax.data.video import decode, label_flip
 from rstg_jax.data.video.clip_dataset import ClipDataConfig
 from rstg_jax.data.video.clip_source import Clip, ClipSource
-from rstg_jax.data.video.listing import Video, listed, without_video
+from rstg_jax.data.video.listing import Video, listed, stamp, without_video
 from rstg_jax.errors import UserError
 from rstg_jax.machine import num_cores
 
@@ -208,7 +208,7 @@ def without_broken(videos: Sequence[Video], root: str, max_broken: float) -> lis
     place = Path(root).expanduser()
     index = (place if place.is_dir() else place.parent) / _INDEX
     known = _read_index(index)
-    stamps = {_key(video): _stamp(video.path) for video in videos}
+    stamps = {_key(video): stamp(video.path) for video in videos}
     new = [video for video in videos if known.get(_key(video)) != stamps[_key(video)]]
     reasons: dict[str, str] = {}  # why videos cannot be used
     with (
@@ -252,22 +252,13 @@ def _key(video: Video) -> str:
     return video.name if shown is None else f"{video.name} {shown.start}:{shown.stop}"
 
 
-def _stamp(file: Path) -> str:
-    """Size and time of a file, which change with its content."""
-    try:
-        status = file.stat()
-    except (OSError, ValueError):  # ValueError: no path of a file can be like this
-        return "missing"
-    return f"{status.st_size} {status.st_mtime_ns}"
-
-
 def _read_index(file: Path) -> dict[str, str]:
     """Key -> stamp of videos that could be read; empty without an index of this version."""
     try:
         content = files.read_json(file).items()
     except (UserError, AttributeError):
         return {}
-    return {name: stamp for name, stamp in content if isinstance(stamp, str)}
+    return {name: seen for name, seen in content if isinstance(seen, str)}
 
 
 def _write_index(file: Path, known: dict[str, str]) -> None:

@@ -128,6 +128,15 @@ def files_below(
             yield path
 
 
+def stamp(file: Path) -> str:
+    """Size and time of a file, which change with its content."""
+    try:
+        status = file.stat()
+    except (OSError, ValueError):  # ValueError: no path of a file can be like this
+        return "missing"
+    return f"{status.st_size} {status.st_mtime_ns}"
+
+
 def _text(name: str) -> str:
     """The name of a file as text that can be printed and encoded, though it may not be UTF-8."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")

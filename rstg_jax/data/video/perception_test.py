@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from rstg_jax import files
+from rstg_jax.data.video.json_parts import json_parts
 from rstg_jax.data.video.listing import Video, files_below
 from rstg_jax.data.video.lists import Lists
 from rstg_jax.errors import UserError, reason
@@ -14,6 +15,7 @@ SPLITS = {"train": "train", "test": "valid"}  # the answers of the real test spl
 QUESTION = "where is the hidden object at the end of the game"
 _MAX_LABELS = 10_000  # a label of each number up to the largest is made
 _MAX_NAMED = 5
+_KEYS = ("metadata", "action_localisation", "mc_question")
 
 Annotation = tuple[str, str, Any]  # where it is, for messages; video; content
 
@@ -119,10 +121,10 @@ def _cuts(lists: Path, split: str) -> Mapping[str, int]:
 
 
 def _annotations(lists: Path) -> list[Annotation]:
-    """The annotations in all JSON files, which are read once for all splits and tasks."""
+    """The annotations in all JSON files, for all splits and tasks."""
     found = []
-    for file in sorted(files_below(lists)):
-        content = files.read_json(file) if file.suffix == ".json" else None
+    paths = sorted(file for file in files_below(lists) if file.suffix == ".json")
+    for file, content in json_parts(lists, paths, _part, "perception_test"):
         entries = content if isinstance(content, dict) else {}
         described = {
             video
@@ -133,6 +135,19 @@ def _annotations(lists: Path) -> list[Annotation]:
             raise UserError(f"{file}: {min(others)}: has no metadata")
         found += [(f"{file}: {v}", v, entry) for v, entry in entries.items() if v in described]
     return found
+
+
+def _part(content: Any) -> Any:
+    """Of the annotations in a file, all but the tracks of objects and points, which fill it."""
+    if not isinstance(content, dict):
+        return None
+    return {video: _needed(entry) for video, entry in content.items()}
+
+
+def _needed(entry: Any) -> Any:
+    if not isinstance(entry, dict):
+        return None
+    return {key: entry[key] for key in _KEYS if key in entry}
 
 
 def _entries(
