@@ -20,7 +20,7 @@ def test_rows_are_of_the_same_clips(number):
     assert len(lines) == 2 and len(lines[0]) == len(lines[1]) and case.name in lines[1]
 
 
-@pytest.mark.parametrize("processes", [0, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("processes", [0, 1])
 def test_batches_are_timed_by_the_number_of_processes(processes):
     flags = argparse.Namespace(clips=1, length=5, frames=4, batch_size=2, batches=2)
     row = clip_loading.measured_workers(processes, flags)

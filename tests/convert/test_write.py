@@ -127,7 +127,6 @@ torch.main([file, "--arch=tiny", f"--out={out}"])
 """
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("moment", ["files write_json", "integrity write_manifest"])
 def test_a_killed_conversion_is_done_again(tmp_path, monkeypatch, moment):
     monkeypatch.setitem(ARCHS, "tiny", TINY)
