@@ -50,6 +50,8 @@ def make_directory(path: storage.Path, flag: str) -> None:
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise UserError(f"{flag}={path}: is a file, not a directory") from error
     except OSError as error:
         raise UserError(f"{flag}={path}: {error.strerror}") from error
 

@@ -115,6 +115,8 @@ def test_workdir_with_another_config(monkeypatch, capsys, tmp_path):
     error = only_error(*run(monkeypatch, capsys, tmp_path, *flags))
     assert "checkpoint of another config" in error
     assert "optim.learning_rate: 0.01 != 0.5" in error and "total_steps" not in error
+    error = only_error(*run(monkeypatch, capsys, tmp_path, "--config.name=other", *flags))
+    assert "holds a checkpoint of 'stand-in', not 'other' (there" in error
     stored = json.loads((tmp_path / "config.json").read_text())
     assert stored["optim"]["learning_rate"] == 0.01  # the run there is untouched
 

@@ -1,5 +1,6 @@
 """Config files: which variant they give, and their names."""
 
+import difflib
 import functools
 import importlib
 import importlib.util
@@ -87,5 +88,6 @@ def import_modules(names: Iterable[str]) -> None:
 def choose(variants: Mapping[str, Callable[[], T]], variant: str) -> T:
     """Returns the named variant, or raises `UserError` with the list of all variants."""
     if variant not in variants:
-        raise UserError(f"no variant {variant!r}; choose one of: {', '.join(variants)}")
+        close = "".join(f" ({v}?)" for v in difflib.get_close_matches(variant, variants, n=1))
+        raise UserError(f"no variant {variant!r}{close}; choose one of: {', '.join(variants)}")
     return variants[variant]()

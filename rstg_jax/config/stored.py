@@ -58,14 +58,22 @@ def config_hash(config: Any) -> str:
 def diff(a: Any, b: Any) -> list[str]:
     """Returns one line per differing key, such as ``model.rstg.dim: 64 != 32``.
 
+    Where two sections are of different classes, keys that only one of these has are left out.
+
     Takes configurations or the dicts that `to_dict` made from them.
     """
     left, right = (_flat(x if isinstance(x, dict) else to_dict(x)) for x in (a, b))
     absent = "(absent)"
+    other_class = tuple(
+        key.removesuffix("class")
+        for key in left.keys() & right.keys()
+        if key.endswith(".class") and left[key] != right[key]
+    )
     return [
         f"{key}: {left.get(key, absent)} != {right.get(key, absent)}"
         for key in [*left, *(k for k in right if k not in left)]
         if left.get(key, absent) != right.get(key, absent)
+        and not (key.startswith(other_class) and (key in left) != (key in right))
     ]
 
 

@@ -56,18 +56,18 @@ class Cut:
     """How a video is cut into parts.
 
     Attributes:
-      seconds: Length of a part; as many frames as the model's clips have if None.
+      window: Seconds of a part; as many frames as the model's clips have if None.
       every: Seconds from the start of a window to that of the next; half a window if None.
       stream: Whether the model's state goes on from each part to the next. Parts then follow one
         another.
     """
 
-    seconds: float | None = None
+    window: float | None = None
     every: float | None = None
     stream: bool = False
 
     def __post_init__(self) -> None:
-        for key in ("seconds", "every"):
+        for key in ("window", "every"):
             value = getattr(self, key)
             if value is not None and not 0 < value < 1e6:
                 raise UserError(f"{key}={value:g} must be above 0")
@@ -85,7 +85,7 @@ class Cut:
           fps: Frames per second.
           clip: Frames of the model's clips.
         """
-        length = clip if self.seconds is None else max(1, round(self.seconds * fps))
+        length = clip if self.window is None else max(1, round(self.window * fps))
         if self.stream:
             starts = np.arange(0, frames, length)
         else:

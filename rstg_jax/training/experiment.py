@@ -10,6 +10,8 @@ from rstg_jax.training.losses import LossConfig
 from rstg_jax.training.optim import OptimizerConfig
 from rstg_jax.training.sharding import MeshConfig
 
+_TOTALS = ("total_steps", "total_epochs", "total_examples")
+
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
@@ -64,11 +66,12 @@ class TrainConfig:
     on_nan: str = "stop"
 
     def __post_init__(self) -> None:
-        totals = (self.total_steps, self.total_epochs, self.total_examples)
-        if sum(t is not None for t in totals) != 1:
+        totals = {name: getattr(self, name) for name in _TOTALS}
+        given = [f"{name}={total}" for name, total in totals.items() if total is not None]
+        if len(given) != 1:
             raise ValueError(
-                "set exactly one of total_steps, total_epochs, total_examples "
-                f"(the others to none); they are {totals}"
+                f"set exactly one of {', '.join(_TOTALS)}, the others to none, and not "
+                f"{' and '.join(given) or 'none of them'}"
             )
         for name in ("batch_size", "accumulate", "log_every", "keep", "eval_batch_size"):
             if (value := getattr(self, name)) is not None and value < 1:
@@ -78,7 +81,7 @@ class TrainConfig:
                 raise ValueError(f"{name}={getattr(self, name)} cannot be negative")
         if self.max_seconds is not None and self.max_seconds <= 0:
             raise ValueError(f"max_seconds={self.max_seconds} must be positive (or none)")
-        if next(t for t in totals if t is not None) <= 0:
+        if next(total for total in totals.values() if total is not None) <= 0:
             raise ValueError("the length of training must be positive")
         if not -(2**31) <= self.seed < 2**31:
             raise ValueError(f"seed={self.seed} must lie in -2**31..2**31 - 1")

@@ -55,7 +55,9 @@ class Lock:
             try:
                 self._path.parent.mkdir(parents=True, exist_ok=True)
             except OSError as error:
-                raise UserError(f"cannot use {self._path.parent}: {reason(error)}") from error
+                is_file = isinstance(error, FileExistsError)
+                why = "is a file, not a directory" if is_file else reason(error)
+                raise UserError(f"cannot use {self._path.parent}: {why}") from error
             self._take()
             self._thread.start()
         return self

@@ -110,7 +110,9 @@ def check_same(
         line for line in config.diff(meta["data"], dict(provenance)) if "sha256" in line
     ]
     if differences:
+        names = there.get("name"), experiment.name
+        other = "another config" if names[0] == names[1] else "{!r}, not {!r}".format(*names)
         raise UserError(
-            f"{workdir} holds a checkpoint of another config (there != here): "
+            f"{workdir} holds a checkpoint of {other} (there != here): "
             f"{'; '.join(differences)}; use another --workdir, or the same config"
         )

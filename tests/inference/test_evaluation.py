@@ -60,7 +60,7 @@ def test_what_cannot_be_evaluated_is_said(workdir, monkeypatch, capsys):
         evaluate.main([f"--workdir={workdir}", "--step=7"])
     with pytest.raises(UserError, match=r"nowhere/x\.csv: there is no such directory"):
         evaluate.main([f"--workdir={workdir}", "--submission=nowhere/x.csv"])
-    with pytest.raises(UserError, match=r"--out=.*config\.json: File exists"):
+    with pytest.raises(UserError, match=r"--out=.*config\.json: is a file, not"):
         evaluate.main([f"--workdir={workdir}", f"--out={workdir / 'config.json'}"])
     standins.install(monkeypatch, test=standins.Source("test", classes=6))
     with pytest.raises(UserError, match=r"stripes test has 6 labels.*the checkpoint has 7"):

@@ -123,7 +123,7 @@ def test_parts(cut, frames, bounds):
 
 
 def test_impossible_parts_are_refused():
-    for fields in ({"seconds": 0.0}, {"every": -1.0}, {"seconds": float("nan")}):
+    for fields in ({"window": 0.0}, {"every": -1.0}, {"window": float("nan")}):
         with pytest.raises(UserError, match="must be above 0"):
             timeline.Cut(**fields)
     with pytest.raises(UserError, match="parts of a stream follow one another"):

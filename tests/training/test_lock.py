@@ -144,5 +144,8 @@ def test_the_owner_counts(tmp_path):
 
 def test_a_directory_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=f"cannot use {tmp_path}/file"), Lock(tmp_path / "file"):
+    with (
+        pytest.raises(UserError, match=f"cannot use {tmp_path}/file: is a file"),
+        Lock(tmp_path / "file"),
+    ):
         pass
