@@ -288,7 +288,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             if not re.search(flags.only, name):
                 continue
             if time.monotonic() > end:
-                row: Row = {"left out": f"the {flags.minutes:g} minutes are over"}
+                row: Row = {"left out": f"--minutes={flags.minutes:g} are over"}
             else:
                 try:
                     row = measure()

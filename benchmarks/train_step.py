@@ -39,7 +39,7 @@ def on_one_device(experiment: Experiment, classes: int) -> tuple[train_state.Tra
     setup = train_state.make_setup(
         module, experiment.loss, experiment.optimizer, summary.ANY_LENGTH
     )
-    mesh = sharding.make_mesh(sharding.MeshConfig(data=1))
+    mesh = sharding.make_mesh(sharding.MeshConfig(data=1), jax.devices()[:1])
     state = train_state.abstract_state(setup, experiment.data.clip_shape, mesh)
     batch = summary.abstract_batch(experiment, classes, experiment.train.batch_size)
     return setup, mesh, steps.jit_train_step(setup, mesh, state).trace(state, batch)

@@ -162,6 +162,8 @@ def join_processes(args: argparse.Namespace) -> None:
         return
     if not args.cluster and None in several:
         raise UserError("give --coordinator, --num_processes and --process_id together")
+    if args.coordinator and not re.fullmatch(r".+:\d{1,5}", args.coordinator):
+        raise UserError(f"--coordinator={args.coordinator}: give HOST:PORT, the same everywhere")
     try:
         processes.join(*several)
     except (RuntimeError, ValueError) as error:

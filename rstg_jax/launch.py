@@ -65,11 +65,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     if failed is None:
         return 0
     status = jobs[failed].returncode
-    how = signal.Signals(-status).name if status < 0 else f"status {status}"
-    again = processes.resume_command()
+    if status < 0:
+        how = f"{signal.Signals(-status).name}; to resume: {processes.resume_command()}"
+    else:
+        how = f"status {status}"  # its own message is above
     print(
-        f"error: process {failed} of {len(jobs)} (from 0) ended first, with {how}; "
-        f"to resume: {again}",
+        f"error: process {failed} of {len(jobs)} (counted from 0) ended first, with {how}",
         file=sys.stderr,
     )
     return 2

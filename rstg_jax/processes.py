@@ -16,6 +16,7 @@ from typing import Any
 
 HEARTBEAT_SECONDS = 20  # a process that is silent for so long is gone
 ASK_SECONDS = 2.0
+SILENT_SECONDS = 10  # that a process waits for the others before it says so
 LEAVE_SECONDS = 60  # that processes wait for the others at their end, and after an error:
 LEAVE_SECONDS_AFTER_ERROR = 5
 LOST = 3  # exit status of the others
@@ -36,11 +37,23 @@ def join(coordinator: str | None, num_processes: int | None, process_id: int | N
     jax.config.update("jax_enable_preemption_service", False)
     # Otherwise JAX ends a process, with a trace of C++ calls, before it can say which one is gone.
     jax.config.update("jax_enable_recoverability", True)
-    jax.distributed.initialize(
-        coordinator, num_processes, process_id, heartbeat_timeout_seconds=HEARTBEAT_SECONDS
-    )
+    waiting = threading.Timer(SILENT_SECONDS, _say_waiting, [coordinator, num_processes])
+    waiting.daemon = True
+    waiting.start()
+    try:
+        jax.distributed.initialize(
+            coordinator, num_processes, process_id, heartbeat_timeout_seconds=HEARTBEAT_SECONDS
+        )
+    finally:
+        waiting.cancel()
     _over.clear()
     threading.Thread(target=_watch, name="processes", daemon=True).start()
+
+
+def _say_waiting(coordinator: str | None, num_processes: int | None) -> None:
+    count = "all" if num_processes is None else f"all {num_processes}"
+    place = "the cluster" if coordinator is None else coordinator
+    print(f"waiting for {count} processes to join at {place} ...", file=sys.stderr, flush=True)
 
 
 def leave(status: int) -> None:
@@ -81,7 +94,9 @@ def wait_for_all() -> None:
 
 def resume_command() -> str:
     """The command line of this process."""
-    return shlex.join([os.path.basename(sys.executable), *sys.argv])
+    spec = getattr(sys.modules["__main__"], "__spec__", None)  # None for a script
+    program = ["-m", spec.name.removesuffix(".__main__")] if spec else sys.argv[:1]
+    return shlex.join([os.path.basename(sys.executable), *program, *sys.argv[1:]])
 
 
 def _client() -> Any:
@@ -109,8 +124,8 @@ def _watch() -> None:
 def _end(gone: Collection[int], count: int) -> None:
     names = " and ".join(map(str, gone))
     print(
-        f"error: process {names} of {count} (from 0) is gone, so this one ends too; start all of "
-        f"them again to go on from what is saved: {resume_command()}",
+        f"error: process {names} of {count} (counted from 0) is gone, so this one ends too; start "
+        f"all of them again to go on from what is saved: {resume_command()}",
         file=sys.stderr,
         flush=True,
     )

@@ -74,6 +74,9 @@ def test_mistyped_flag(monkeypatch, capsys, tmp_path):
 def test_several_processes_need_all_three_flags(monkeypatch, capsys, tmp_path):
     error = only_error(*run(monkeypatch, capsys, tmp_path, "--num_processes=2"))
     assert "give --coordinator, --num_processes and --process_id together" in error
+    flags = ("--coordinator=localhost", "--num_processes=2", "--process_id=0")
+    error = only_error(*run(monkeypatch, capsys, tmp_path, *flags))
+    assert error == "error: --coordinator=localhost: give HOST:PORT, the same everywhere"
 
 
 def test_batch_that_devices_do_not_divide(monkeypatch, capsys, tmp_path):

@@ -320,7 +320,7 @@ def test_two_processes_store_what_one_does_also_after_one_is_killed(root, monkey
     os.kill(jobs[1].pid, signal.SIGKILL)
     ends = [job.communicate(timeout=300)[1] for job in jobs]
     assert [job.returncode for job in jobs] == [processes.LOST, -signal.SIGKILL], ends
-    assert "error: process 1 of 2 (from 0) is gone" in ends[0]
+    assert "error: process 1 of 2 (counted from 0) is gone" in ends[0]
     made = {path.name: path.stat().st_mtime_ns for path in mine.parent.glob("*.array_record*")}
     assert mine.name in made and len(made) < 6 and not (root / "two/train.json").exists()
 

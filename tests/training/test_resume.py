@@ -115,7 +115,9 @@ def test_kill_9_of_one_of_two_processes(tmp_path, whole, victim):
     if victim:
         assert status == LOST
         last = err.splitlines()[-1]
-        assert last.startswith("error: process 1 of 2 (from 0) is gone, so this one ends too; ")
+        assert last.startswith(
+            "error: process 1 of 2 (counted from 0) is gone, so this one ends too; "
+        )
         assert "to go on from what is saved: python" in last and f"{tmp_path}" in last
     else:  # the process that all others ask
         assert status < 0 and "another task died" in err
@@ -147,5 +149,6 @@ def test_the_launcher_names_the_process_that_died(tmp_path):
     status, _, err = finish(process)
     assert status == 2
     last = err.splitlines()[-1]
-    assert last.startswith("error: process 0 of 2 (from 0) ended first, with SIGKILL; to resume: ")
+    assert last.startswith("error: process 0 of 2 (counted from 0) ended first, with SIGKILL; ")
+    assert "to resume: python" in last and " -m rstg_jax.launch --processes=2 " in last
     assert "rstg_jax" in last and "--processes=2" in last
