@@ -271,7 +271,9 @@ def show(value: Any) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status, 1 if something could not be measured."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.accelerator", description=(__doc__ or "").split("\n")[0]
+    )
     parser.add_argument("--minutes", type=float, default=8.0, help="begin nothing after that")
     parser.add_argument("--only", default="", metavar="REGEX", help="rows with such names")
     parser.add_argument("--quick", action="store_true", help="tiny sizes: whether all of this runs")

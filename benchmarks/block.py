@@ -292,7 +292,9 @@ def table(rows: list[dict[str, Any]]) -> Iterator[str]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.block", description=(__doc__ or "").split("\n")[0]
+    )
     parser.add_argument("--only", default="", metavar="REGEX", help="cases with such names")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--no_compile", action="store_true", help="leave torch.compile out")

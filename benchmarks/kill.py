@@ -228,6 +228,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--signal", choices=["KILL", "TERM"], default="KILL")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     args = parser.parse_args(argv)
+    if args.times < 1:
+        parser.error(f"--times={args.times} must be at least 1")
     names = cli.choices(parser, "--jobs", args.jobs, JOBS)
     moments, number = random.Random(args.seed), signal.Signals[f"SIG{args.signal}"]
     losses = []

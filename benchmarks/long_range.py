@@ -1,6 +1,6 @@
 """Trains the rows of configs/long_range.py and writes accuracy against delay and swaps.
 
-    nice python -m benchmarks.long_range --hours=8 --workdirs=DIR [--rows=delay64_lru,cups20_lstm] \
+    nice python -m benchmarks.long_range --hours=8 --workdirs=DIR [--rows=delay64_lru,cups20_lstm] \\
         [--seeds=0,1]
 
 It works as `benchmarks.table`: each run has the working directory DIR/ROW-seedN, the run that is

@@ -53,7 +53,9 @@ def error(shape: tuple[int, int, int], gathered: bool) -> float:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.mesh_gradients", description=(__doc__ or "").split("\n")[0]
+    )
     parser.parse_args(argv)
     print(f"jax {jax.__version__}")
     print(f"{'data x fsdp x model':<20}{'as it is':>12}{'gathered':>12}")

@@ -181,7 +181,9 @@ def parts_table(rows: list[dict[str, Any]]) -> Iterator[str]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.operations", description=(__doc__ or "").split("\n")[0]
+    )
     parser.add_argument("--json", type=Path, help="write the figures to this file, too")
     flags = parser.parse_args(argv)
     chosen = blocks()

@@ -76,7 +76,9 @@ def estimate(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.roofline", description=(__doc__ or "").split("\n")[0]
+    )
     parser.add_argument("--batch", type=int, default=8, help="clips a chip")
     parser.add_argument("--json", type=Path, help="write the figures to this file, too")
     flags = parser.parse_args(argv)

@@ -295,7 +295,9 @@ def measured(part: str, plan: Plan, repeats: int) -> Row:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.scaling", description=(__doc__ or "").split("\n")[0]
+    )
     parser.add_argument("--only", default="", metavar="REGEX", help=f"of {', '.join(PARTS)}")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--quick", action="store_true", help="tiny blocks, once")

@@ -1,6 +1,6 @@
 """Runs jobs for a long time and watches memory, open files, threads and disk.
 
-    python -m benchmarks.soak --minutes=60 [--jobs=train,stream,predict] [--out=FILE.json] \
+    python -m benchmarks.soak --minutes=60 [--jobs=train,stream,predict] [--out=FILE.json] \\
         [--saves=1]
     python -m benchmarks.soak --read=FILE.json,... --plot=FILE.svg
 

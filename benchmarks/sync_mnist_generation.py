@@ -67,7 +67,10 @@ def in_jax(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.sync_mnist_generation",
+        description=(__doc__ or "").split("\n")[0],
+    )
     parser.add_argument("--videos", type=int, default=2000)
     parser.add_argument("--repeats", type=int, default=5)
     flags = parser.parse_args(argv)

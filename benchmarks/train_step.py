@@ -100,7 +100,9 @@ def random_batch(shapes: dict[str, jax.ShapeDtypeStruct]) -> dict[str, np.ndarra
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.train_step", description=(__doc__ or "").split("\n")[0]
+    )
     parser.add_argument("--config", default="configs/sync_mnist.py:demo")
     parser.add_argument("--classes", type=int, default=46, help="number of labels")
     parser.add_argument("--repeats", type=int, default=20)

@@ -83,7 +83,12 @@ def verify(checkpoints: storage.Path, step: int) -> None:
     """Raises `UserError` if a checkpoint is damaged, and names those that are whole."""
     if reason := damage(checkpoints / str(step)):
         whole = [f"--step={s}" for s in steps(checkpoints) if not damage(checkpoints / str(s))]
-        choice = f"choose {' or '.join(whole)}" if whole else "there is no other"
+        choice = "there is no other"
+        if whole:
+            choice = (
+                f"choose {' or '.join(whole)}, or start the training again, which goes on from the "
+                "newest whole one"
+            )
         raise UserError(f"checkpoint {checkpoints / str(step)} is damaged: {reason}; {choice}")
 
 

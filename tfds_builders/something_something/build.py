@@ -125,7 +125,11 @@ def _check(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0], allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        prog="python -m tfds_builders.something_something.build",
+        description=(__doc__ or "").split("\n")[0],
+        allow_abbrev=False,
+    )
     names = ", ".join(something_something.NAMES)
     parser.add_argument("--config", default="v2", help=names)
     parser.add_argument("--manual_dir", required=True, help="directory of the official download")

@@ -198,7 +198,11 @@ def picture(seed: int, height: int) -> Image.Image:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0], allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        prog="python -m tfds_builders.something_something.make_demo",
+        description=(__doc__ or "").split("\n")[0],
+        allow_abbrev=False,
+    )
     parser.add_argument("--out", type=pathlib.Path, required=True, help="directory to write to")
     parser.add_argument("--layout", choices=LAYOUTS, default="v2")
     parser.add_argument("--clips", type=int, default=CLIPS, help="for training; tests add 24%%")

@@ -56,7 +56,11 @@ def build(data: SyncMNISTConfig, *, processes: int = 1, shard_size: int = SHARD)
 
 
 def _parse(argv: Sequence[str] | None) -> tuple[SyncMNISTConfig, int]:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0], allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        prog="python -m tfds_builders.sync_mnist.build",
+        description=(__doc__ or "").split("\n")[0],
+        allow_abbrev=False,
+    )
     default = SyncMNISTConfig(digits_from="tfds")
     parser.add_argument("--config", default="digits5", help="digits3, digits5 (default), ...")
     parser.add_argument("--data_dir", default=default.data_dir, help="data directory of TFDS")

@@ -84,7 +84,11 @@ def _read_paths(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0], allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        prog="python -m tfds_builders.sync_mnist.official",
+        description=(__doc__ or "").split("\n")[0],
+        allow_abbrev=False,
+    )
     parser.add_argument("paths", type=pathlib.Path, help="file of paths (.npz)")
     parser.add_argument("--mnist_dir", required=True, help="directory of the MNIST files")
     parser.add_argument("--out", type=pathlib.Path, required=True, help="directory to write to")
