@@ -14,6 +14,7 @@ comparison, of the network with random weights.
 import argparse
 import dataclasses
 import functools
+import itertools
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -37,6 +38,7 @@ from rstg_jax.training.weights import Weights
 BATCH = 50
 TOP = 2  # regions that are looked at, as there are two digits in a pair
 QUARTERS = 4
+ARRAYS = ("video", "label", "coords", "object_class")
 Arrays = Mapping[str, np.ndarray]
 
 
@@ -47,7 +49,8 @@ class Subject:
     Attributes:
       weights: of the model.
       module: the network.
-      videos: arrays of the test videos: video, label, coords.
+      videos: arrays of the test videos: video, label, coords, and the classes of the digits as
+        `object_class`, numbers in the spec's classes.
       none: the label of videos without a pair.
     """
 
@@ -87,7 +90,7 @@ def subject(name: str, count: int, changes: Mapping[str, str] | None = None) -> 
         raise UserError(f"--weights={name}: this is about SyncMNIST models with a block at the end")
     source = dataclasses.replace(data, test_source="online", num_test=count).open("test")
     parts = [source.batch(np.arange(i, min(i + BATCH, count))) for i in range(0, count, BATCH)]
-    videos = {k: np.concatenate([p[k] for p in parts]) for k in ("video", "label", "coords")}
+    videos = {k: np.concatenate([p[k] for p in parts]) for k in ARRAYS}
     module = classifier.build(weights.experiment.model, len(weights.label_names))
     return Subject(weights, module, videos, weights.label_names.index("none"))
 
@@ -164,6 +167,25 @@ def by_difficulty(subject: Subject) -> dict[str, list[tuple[str, str]]]:
             for part in order
         ]
     return tables
+
+
+def by_answer(subject: Subject) -> list[tuple[str, str]]:
+    """Share of videos by what the most likely label says about the digits that are there."""
+    label, classes = subject.videos["label"], subject.videos["object_class"]
+    found = subject.log_probabilities(subject.videos["video"]).argmax(1)
+    answers: dict[int, set[int]] = {subject.none: set()}
+    for pair in itertools.combinations(range(classes.max() + 1), 2):
+        answers[int(generator.pair_label(*pair))] = set(pair)
+    there = np.array([answers[f] <= set(row) for f, row in zip(found, classes, strict=True)])
+    good, says_none = found == label, found == subject.none
+    rows = {
+        "right": good,
+        "a pair with a digit that is not in the video": ~there,
+        "another pair of its digits": there & ~good & ~says_none & (label != subject.none),
+        "no pair, but there is one": says_none & ~good,
+        "a pair of its digits, but there is none": there & ~good & (label == subject.none),
+    }
+    return [(name, accuracy(chosen)) for name, chosen in rows.items()]
 
 
 # --- what decides ---------------------------------------------------------------------------------
@@ -277,6 +299,9 @@ def page(subject: Subject, name: str) -> str:
         f"which {paired:,} have a pair.\n",
         table("Frames", ("shown", "accuracy"), by_frames(subject)),
     ]
+    text.append(
+        table("Answers", ("the most likely label is", "share of the videos"), by_answer(subject))
+    )
     for measure, rows in by_difficulty(subject).items():
         text.append(table(f"By {measure.split(',')[0]}", (measure, "accuracy"), rows))
     text.append(table("Without parts of the graph", ("change", "accuracy"), without_parts(subject)))

@@ -25,7 +25,7 @@ def subject():
     batch = source.batch(np.arange(8))
     variables = jax.jit(module.init)(jax.random.key(5), batch["video"])
     weights = Weights(experiment, variables, source.label_names, {"name": "a test"})
-    videos = {key: batch[key] for key in ("video", "label", "coords")}
+    videos = {key: batch[key] for key in analysis.ARRAYS}
     return analysis.Subject(weights, module, videos, source.label_names.index("none"))
 
 
@@ -48,6 +48,21 @@ def test_difficulty_as_a_loop_over_pixels():
         steps = [np.hypot(*(coords[b, t + 1, 0] - coords[b, t, 0])) for t in range(3)]
         values = (np.mean(distance), np.mean(hidden), np.mean(steps))
         np.testing.assert_allclose([measure[b] for measure in got.values()], values, rtol=1e-9)
+
+
+def test_answers_are_sorted_by_their_digits(subject, monkeypatch):
+    names = subject.weights.label_names  # 0-1, 0-2, 1-2, none
+    label = np.array([names.index(x) for x in ("0-1", "0-1", "0-1", "none", "none", "1-2")])
+    found = np.array([names.index(x) for x in ("0-1", "1-2", "none", "0-1", "0-2", "none")])
+    classes = np.array([[0, 1], [0, 1], [0, 1], [0, 1], [0, 1], [1, 2]])
+    videos = {"label": label, "object_class": classes, "video": np.zeros(6)}
+    changed = dataclasses.replace(subject, videos=videos)
+    monkeypatch.setattr(analysis.Subject, "log_probabilities", lambda *_: np.eye(4)[found])
+    shares = [float(text.split()[0]) for _, text in analysis.by_answer(changed)]
+    assert shares == [16.7, 33.3, 0.0, 33.3, 16.7]
+    videos["object_class"] = np.tile([0, 1, 2], (6, 1))
+    shares = [float(text.split()[0]) for _, text in analysis.by_answer(changed)]
+    assert shares == [16.7, 0.0, 16.7, 33.3, 33.3]
 
 
 def test_regions_that_hold_the_pair(subject):
@@ -85,5 +100,5 @@ def test_page(subject, tmp_path, monkeypatch):
     assert analysis.main(["--weights=tests/tiny", "--videos=8", f"--out={tmp_path}"]) == 0
     text = (tmp_path / "analysis.md").read_text()
     head = 2  # lines of each table
-    assert text.count("\n| ") == (5 + head) + 3 * (4 + head) + (6 + head) + (5 + head)
+    assert text.count("\n| ") == 2 * (5 + head) + 3 * (4 + head) + (6 + head) + (5 + head)
     assert "| chance: any region |" in text
