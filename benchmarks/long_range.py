@@ -1,7 +1,7 @@
 """Trains the rows of configs/long_range.py and writes accuracy against delay and swaps.
 
-    nice python -m benchmarks.long_range --hours=8 --workdirs=DIR [--rows=delay64_lru,cups20_lstm] \\
-        [--seeds=0,1]
+    nice python -m benchmarks.long_range --hours=8 --workdirs=DIR [--seeds=0,1]
+        [--rows=delay64_lru,cups20_lstm]
 
 It works as `benchmarks.table`: each run has the working directory DIR/ROW-seedN, the run that is
 under way when the hours are over saves its state, and the same command resumes it. Every run has a

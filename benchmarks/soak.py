@@ -1,7 +1,7 @@
 """Runs jobs for a long time and watches memory, open files, threads and disk.
 
-    python -m benchmarks.soak --minutes=60 [--jobs=train,stream,predict] [--out=FILE.json] \\
-        [--saves=1]
+    python -m benchmarks.soak --minutes=60 [--jobs=train,stream,predict] [--saves=1]
+        [--out=FILE.json]
     python -m benchmarks.soak --read=FILE.json,... --plot=FILE.svg
 
     train    training on SyncMNIST, tested and saved about once a minute (or --saves times)

@@ -185,6 +185,9 @@ def prepare(
         raise UserError(f"--processes={processes} must be at least 1")
     try:
         plan.partial.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise UserError(f"cannot make {plan.partial}: {e.strerror}; check --data_dir") from e
+    try:
         _claim(plan)
         shards = plan.shards()
         for shard in shards:

@@ -93,7 +93,7 @@ def test_readers_refuse_and_name_the_whole_ones(saved, tmp_path):
             checkpoints.meta(2)
     assert str(error.value) == (
         f"checkpoint {workdir}/checkpoints/2 is damaged: meta/metadata differs from its checksum; "
-        "choose --step=1"
+        "choose --step=1, or start the training again, which goes on from the newest whole one"
     )
     assert sorted(p.name for p in workdir.iterdir()) == ["checkpoints"]
 

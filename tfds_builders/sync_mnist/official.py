@@ -22,7 +22,7 @@ import tqdm
 from rstg_jax import cli
 from rstg_jax.data.sync_mnist import digits as digits_lib
 from rstg_jax.data.sync_mnist import generator, renderer
-from rstg_jax.errors import UserError
+from rstg_jax.errors import UserError, reason
 
 _CHUNK = 200  # videos rendered at a time
 
@@ -72,7 +72,7 @@ def _read_paths(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]
     except KeyError as e:
         raise UserError(f"{path}: {e.args[0]}") from e
     except (OSError, ValueError, EOFError, IndexError, zipfile.BadZipFile) as e:
-        raise UserError(f"{path}: cannot be read as a file of paths ({e})") from e
+        raise UserError(f"{path}: cannot be read as a file of paths ({reason(e)})") from e
     b, n = images.shape
     if coords.ndim != 4 or coords.shape[::2] != (b, n) or synchronous.shape != (b,):
         raise UserError(

@@ -37,7 +37,9 @@ def clevrer(videos: Path, lists: Path, split: str, fold: int) -> Lists:
         match = re.fullmatch(r"annotation_(\d{5})\.json", file.name)
         if match and int(match[1]) in numbers:
             annotations[int(match[1])] = file
-    if annotations and len(annotations) < len(numbers):
+    if not annotations:
+        raise UserError(f"{lists}: has no annotation_NNNNN.json of the {split} split")
+    if len(annotations) < len(numbers):
         counts = f"{len(annotations)} of {len(numbers)}"
         _log.warning("%s: has %s annotations of the %s split", lists, counts, split)
     where = {file.name: file for file in files_below(videos)}

@@ -19,14 +19,16 @@ class Lists(NamedTuple):
 
 def lines(file: Path) -> Iterator[tuple[int, str]]:
     """Lines of a list that are not empty, from 1, without the blanks around them."""
-    for number, line in enumerate(_text(file).splitlines(), start=1):
+    for number, line in enumerate(files.read_text(file).splitlines(), start=1):
         if text := line.strip():
             yield number, text
 
 
 def rows(file: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
     """Rows of a csv file whose header has some columns at least, with their lines."""
-    table = csv.DictReader(line.strip() for line in _text(file).splitlines())  # skips empty ones
+    table = csv.DictReader(
+        line.strip() for line in files.read_text(file).splitlines()
+    )  # skips empty ones
     if missing := [name for name in columns if name not in (table.fieldnames or ())]:
         raise UserError(f"{file}: has no column {missing[0]!r}")
     for row in table:
@@ -39,10 +41,3 @@ def json_list(file: Path) -> list[Any]:
     if not isinstance(content, list):
         raise UserError(f"{file}: is no list")
     return content
-
-
-def _text(file: Path) -> str:
-    try:
-        return file.read_text("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{file}: cannot be read: {error}") from error
