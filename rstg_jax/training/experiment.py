@@ -70,8 +70,8 @@ class TrainConfig:
         given = [f"{name}={total}" for name, total in totals.items() if total is not None]
         if len(given) != 1:
             raise ValueError(
-                f"set exactly one of {', '.join(_TOTALS)}, the others to none, and not "
-                f"{' and '.join(given) or 'none of them'}"
+                f"set exactly one of {', '.join(_TOTALS)}, the others to none; "
+                f"{' and '.join(given) or 'none of them'} is set"
             )
         for name in ("batch_size", "accumulate", "log_every", "keep", "eval_batch_size"):
             if (value := getattr(self, name)) is not None and value < 1:
