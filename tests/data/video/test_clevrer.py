@@ -112,5 +112,5 @@ def test_other_kinds_of_objects_are_refused(tree, write):
 
 
 def test_a_directory_without_annotations_is_refused(tree):
-    with pytest.raises(UserError, match="lists no video for the train split"):
+    with pytest.raises(UserError, match=r"has no annotation_NNNNN\.json of the train"):
         config(tree, "clevrer_collisions", lists=str(tree / "videos")).open("train")
