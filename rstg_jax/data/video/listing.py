@@ -52,7 +52,7 @@ def listed(path: str, extensions: Sequence[str]) -> list[Video]:
       UserError: If there are none, a line cannot be understood, or a directory cannot be read.
     """
     if not path:
-        raise UserError("set data.path to a directory of videos or a csv file of path;label lines")
+        raise UserError("set path to a directory of videos or a csv file of path;label lines")
     if storage.ADDRESS.match(path):
         raise UserError(f"{path}: videos are read from directories only; copy them, or mount it")
     root = Path(path).expanduser()
