@@ -13,7 +13,7 @@ import argparse
 import re
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from flax import traverse_util
@@ -68,41 +68,54 @@ def convert_model(
         (graphs.setdefault(match[1], {}) if match else others)[name] = value
 
     reader = Reader(others, ANY_SCOPE)
-    if isinstance(config.backbone, SimpleCNNConfig):
-        flat = _simple_cnn(reader, config.backbone, channels or 1)
-        widths = {f"conv{i}": width for i, width in enumerate(config.backbone.features)}
-        widths[FINAL] = config.backbone.features[-1]
-    elif isinstance(config.backbone, ResNet3DConfig):
-        flat = _resnet(reader, config.backbone, channels or 3)
-        widths = {p: _width(config.backbone, int(p[3])) for p in config.backbone.places}
-        widths[FINAL] = _width(config.backbone, len(config.backbone.depths) + 1)
-    else:
-        kind = type(config.backbone).__name__
-        raise UserError(f"the official release has no backbone like {kind}")
-
-    last = widths[FINAL]  # of what the classifier reads
-    if isinstance(config.head, NodePooling) and not config.head.project_back:
-        last = config.rstg.dim
+    flat, widths = _backbone(reader, config, channels)
     problems = []
     for place in config.resolved:
         scope = official_place(config, place)
         inside = Reader(graphs.pop(scope, {}), GRAPH_SCOPE)
-        block = read_block(inside, config.rstg, widths[place])
+        flat |= _graph(reader, inside, config, place, widths)
         problems += [f"{scope}: {problem}" for problem in inside.account()]
-        read_out = place == FINAL and isinstance(config.head, NodePooling)
-        if not read_out:
-            _branch(reader, flat, config, place, widths[place])
-        elif widths[FINAL] != last:  # such graphs are read before they are projected back
-            block = {path: value for path, value in block.items() if "project_out" not in path}
-        prefix = (block_name(place),) if read_out else (block_name(place), "block")
-        flat |= {(kind, *prefix, *path): value for (kind, *path), value in block.items()}
     problems += [f"unused graph {scope} ({len(left)} variables)" for scope, left in graphs.items()]
 
-    reader.dense(flat, ("classifier",), "pred", (last, num_classes))
+    reader.dense(flat, ("classifier",), "pred", (_classified(config, widths), num_classes))
     problems += reader.account()
     if problems:
         raise UserError(f"official variables do not fit the configuration: {'; '.join(problems)}")
     return traverse_util.unflatten_dict(flat)
+
+
+def _backbone(reader: Reader, config: ModelConfig, channels: int) -> tuple[Flat, dict[str, int]]:
+    """Variables of the backbone, and the width of the features at each place."""
+    backbone = config.backbone
+    if isinstance(backbone, SimpleCNNConfig):
+        widths = {f"conv{i}": width for i, width in enumerate(backbone.features)}
+        return _simple_cnn(reader, backbone, channels or 1), widths | {FINAL: backbone.features[-1]}
+    if isinstance(backbone, ResNet3DConfig):
+        widths = {p: _width(backbone, int(p[3])) for p in backbone.places}
+        last = _width(backbone, len(backbone.depths) + 1)
+        return _resnet(reader, backbone, channels or 3), widths | {FINAL: last}
+    raise UserError(f"the official release has no backbone like {type(backbone).__name__}")
+
+
+def _classified(config: ModelConfig, widths: Mapping[str, int]) -> int:
+    """Width of what the classifier reads."""
+    reads_nodes = isinstance(config.head, NodePooling) and not config.head.project_back
+    return config.rstg.dim if reads_nodes else widths[FINAL]
+
+
+def _graph(
+    reader: Reader, inside: Reader, config: ModelConfig, place: str, widths: Mapping[str, int]
+) -> Flat:
+    """Variables of the block at a place, which `inside` has, and of its branch."""
+    flat: Flat = {}
+    block = read_block(inside, config.rstg, widths[place])
+    read_out = place == FINAL and isinstance(config.head, NodePooling)
+    if not read_out:
+        _branch(reader, flat, config, place, widths[place])
+    elif widths[FINAL] != _classified(config, widths):  # nodes are read before the projection back
+        block = {path: value for path, value in block.items() if "project_out" not in path}
+    prefix = (block_name(place),) if read_out else (block_name(place), "block")
+    return flat | {(kind, *prefix, *path): value for (kind, *path), value in block.items()}
 
 
 def official_place(config: ModelConfig, place: str) -> str:
