@@ -13,6 +13,8 @@ from rstg_jax.models.classifier import REGION_OUTPUTS
 from rstg_jax.training import lone_object_loss, map_loss, region_loss
 
 Kind = Literal["softmax", "sigmoid"]
+Output = Mapping[str, Any]  # intermediates of the model
+Batch = Mapping[str, jax.Array]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,7 +109,7 @@ def probabilities(logits: jax.Array, kind: Kind) -> jax.Array:
 
 
 def objective(
-    config: LossConfig, logits: jax.Array, out: dict[str, Any], batch: Mapping[str, jax.Array]
+    config: LossConfig, logits: jax.Array, out: Output, batch: Batch
 ) -> tuple[jax.Array, jax.Array]:
     """The scalar that training minimises.
 
@@ -128,37 +130,59 @@ def objective(
     chex.assert_rank([logits, label, mask], [2, {1, 2}, 1])
     chex.assert_equal_shape_prefix([logits, label, mask], 1)
     loss = config.clip_weight * cross_entropy(logits, label, config.label_smoothing)  # [b]
-    if config.frame_weight > 0:
-        frames = out["frame_logits"]  # [b t classes]
-        chex.assert_rank(frames, 3)
-        t = frames.shape[1]
-        if config.frame_start >= t:
-            raise UserError(f"loss.frame_start={config.frame_start} leaves none of the {t} frames")
-        frames = frames[:, config.frame_start :]
-        if config.needs_frame_labels:
-            labels = batch["frame_label"][:, config.frame_start :]
-        else:
-            labels = jnp.broadcast_to(label[:, None], (*frames.shape[:2], *label.shape[1:]))
-        per_frame = cross_entropy(frames, labels, config.label_smoothing)  # [b t]
-        loss = loss + config.frame_weight * per_frame.mean(1)
-    if config.region_weight > 0:
-        classes = out["regions"].shape[-1] // REGION_OUTPUTS
-        objects = (batch["object_class"], batch["object_center"])
-        target = region_loss.targets(out["boxes"], *objects, classes)
-        loss = loss + config.region_weight * region_loss.loss(out["regions"], target)
-    if config.lone_weight > 0:
-        lone = lone_object_loss.targets(
-            out["boxes"], batch["object_center"], batch["object_in_pair"]
-        )
-        loss = loss + config.lone_weight * lone_object_loss.loss(out["lone_objects"], *lone)
-    if config.map_weight > 0:
-        predicted = out["object_map"]  # [b t h w classes 3]
-        objects = (batch["object_class"], batch["object_center"])
-        target = map_loss.targets(predicted.shape[2:4], *objects, predicted.shape[4])
-        chex.assert_equal_shape([predicted, target])
-        loss = loss + config.map_weight * map_loss.loss(predicted, target)
+    terms = (
+        (config.frame_weight, _frames),
+        (config.region_weight, _regions),
+        (config.lone_weight, _lone_objects),
+        (config.map_weight, _object_map),
+    )
+    for weight, term in terms:
+        if weight > 0:
+            loss = loss + weight * term(config, out, batch)
     # `where` and not a product: padding may hold anything, and 0 * inf is not 0.
     total = jnp.where(mask > 0, loss * mask, 0).sum()
     if config.reduction == "sum":
         return total, total
     return total / jnp.maximum(mask.sum(), 1), total
+
+
+# Terms of the objective for each clip, [b].
+
+
+def _frames(config: LossConfig, out: Output, batch: Batch) -> jax.Array:
+    """Cross-entropy of the frames by themselves, with the clip's label or their own."""
+    frames = out["frame_logits"]  # [b t classes]
+    chex.assert_rank(frames, 3)
+    t = frames.shape[1]
+    if config.frame_start >= t:
+        raise UserError(f"loss.frame_start={config.frame_start} leaves none of the {t} frames")
+    frames, label = frames[:, config.frame_start :], batch["label"]
+    if config.needs_frame_labels:
+        labels = batch["frame_label"][:, config.frame_start :]
+    else:
+        labels = jnp.broadcast_to(label[:, None], (*frames.shape[:2], *label.shape[1:]))
+    return cross_entropy(frames, labels, config.label_smoothing).mean(1)
+
+
+def _regions(config: LossConfig, out: Output, batch: Batch) -> jax.Array:
+    del config
+    classes = out["regions"].shape[-1] // REGION_OUTPUTS
+    objects = (batch["object_class"], batch["object_center"])
+    target = region_loss.targets(out["boxes"], *objects, classes)
+    return region_loss.loss(out["regions"], target)
+
+
+def _lone_objects(config: LossConfig, out: Output, batch: Batch) -> jax.Array:
+    del config
+    objects = (batch["object_center"], batch["object_in_pair"])
+    lone, target = lone_object_loss.targets(out["boxes"], *objects)
+    return lone_object_loss.loss(out["lone_objects"], lone, target)
+
+
+def _object_map(config: LossConfig, out: Output, batch: Batch) -> jax.Array:
+    del config
+    predicted = out["object_map"]  # [b t h w classes 3]
+    objects = (batch["object_class"], batch["object_center"])
+    target = map_loss.targets(predicted.shape[2:4], *objects, predicted.shape[4])
+    chex.assert_equal_shape([predicted, target])
+    return map_loss.loss(predicted, target)

@@ -122,16 +122,7 @@ def set_up(experiment: Experiment, workdir: storage.Path) -> Run:
     mesh = sharding.make_mesh(experiment.mesh)
     settings = experiment.train
     sharding.check_batch_size(settings.batch_size, mesh, "train.batch_size", settings.accumulate)
-    train_source = eval_loop.open_split(experiment.data, "train")
-    test_source = eval_loop.open_split(experiment.data, "test")
-    data.refuse_endless(test_source)
-    if not eval_loop.labelled(test_source):
-        raise UserError(
-            f"{test_source.name} has no labels to test on: set data.test_split=validation, and "
-            "label it when the model is trained (python -m rstg_jax.evaluate --split=test)"
-        )
-    if train_source.label_names != test_source.label_names:
-        raise UserError(f"{train_source.name} and {test_source.name} have different labels")
+    train_source, test_source = _open_splits(experiment)
     total_steps = settings.steps(len(train_source))
     module = classifier.build(experiment.model, len(train_source.label_names))
     on_nan = not_finite.parse(settings.on_nan)
@@ -143,11 +134,7 @@ def set_up(experiment: Experiment, workdir: storage.Path) -> Run:
         on_nan.action == "skip",
         settings.accumulate,
     )
-    video_shape, loss = data.video_shape(train_source), experiment.loss
-    if loss.frame_weight and loss.frame_start >= video_shape[0]:
-        raise UserError(
-            f"loss.frame_start={loss.frame_start} leaves no frame of a clip of {video_shape[0]}"
-        )
+    video_shape = data.video_shape(train_source)
     abstract = train_state.abstract_state(setup, video_shape, mesh)
     fed, make_batch = experiment.batch_keys, None
     if isinstance(train_source, data.OnDevice):
@@ -173,6 +160,26 @@ def set_up(experiment: Experiment, workdir: storage.Path) -> Run:
         ),
         checkpoints=checkpoint.Checkpoints(workdir, settings.keep),
     )
+
+
+def _open_splits(experiment: Experiment) -> tuple[data.Source, data.Source]:
+    """Opens what is trained and tested on, and checks that both suit the config and each other."""
+    train_source = eval_loop.open_split(experiment.data, "train")
+    test_source = eval_loop.open_split(experiment.data, "test")
+    data.refuse_endless(test_source)
+    if not eval_loop.labelled(test_source):
+        raise UserError(
+            f"{test_source.name} has no labels to test on: set data.test_split=validation, and "
+            "label it when the model is trained (python -m rstg_jax.evaluate --split=test)"
+        )
+    if train_source.label_names != test_source.label_names:
+        raise UserError(f"{train_source.name} and {test_source.name} have different labels")
+    frames, loss = data.video_shape(train_source)[0], experiment.loss
+    if loss.frame_weight and loss.frame_start >= frames:
+        raise UserError(
+            f"loss.frame_start={loss.frame_start} leaves no frame of a clip of {frames}"
+        )
+    return train_source, test_source
 
 
 def batches_of(
