@@ -2,8 +2,7 @@
 
 What is written out here was read in its release 1.2.0, which is fragile to install and which
 `test_mmaction_itself.py` runs. The digests are of names and shapes of its own full-size networks.
-Each comparison is
-repeated with a mistake, which must be noticed.
+Each comparison is repeated with a mistake, which must be noticed.
 """
 
 import dataclasses
