@@ -2,17 +2,22 @@
 
 An object there is written whole or not at all and read at once by everybody, but it cannot be
 appended to, and a directory cannot be renamed. What needs either is done in a local copy.
+
+While the server does not answer, or says that it is busy, whatever needs it waits for
+`PATIENCE_SECONDS` before that is an error.
 """
 
 import contextlib
+import functools
 import logging
 import os
 import pathlib
 import re
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from rstg_jax.errors import UserError, reason
 
@@ -25,7 +30,10 @@ else:
     Path = pathlib.PurePath  # of both; etils is loaded for buckets only
 
 SCHEME = "gs://"
+PATIENCE_SECONDS = 600.0
 ADDRESS = re.compile(r"([a-z][a-z0-9+.-]*)://")  # of a bucket or a server
+
+_log = logging.getLogger(__name__)
 
 
 def path(place: "str | Path") -> Path:
@@ -68,7 +76,35 @@ def _in_bucket(place: str) -> Path:
             raise UserError(f"{place}: there is no bucket {bucket!r}") from error
         except OSError as error:
             raise UserError(f"{place}: no access to {bucket!r} ({reason(error)})") from error
+    _be_patient()  # only now: a server that never answered is a wrong address
     return epath.Path(place.rstrip("/"))
+
+
+@functools.cache
+def _be_patient() -> None:
+    """Has fsspec open buckets by a gcsfs that waits; by itself it gives up after half a minute."""
+    import fsspec
+    import gcsfs
+    from gcsfs import retry
+
+    class Patient(gcsfs.GCSFileSystem):
+        async def _request(self, *args: Any, **kwargs: Any) -> Any:
+            end = time.monotonic() + PATIENCE_SECONDS
+            while True:
+                try:
+                    return await super()._request(*args, **kwargs)  # tries for half a minute
+                except Exception as error:
+                    left = end - time.monotonic()
+                    if left < 0 or not retry.is_retriable(error):
+                        raise
+                    why = str(error).strip(", ") or type(error).__name__
+                    _log.warning(
+                        "%s does not answer (%s); it is asked again for %.0f minutes more",
+                        *(SCHEME, why, left / 60),
+                    )
+
+    for name in ("gs", "gcs"):
+        fsspec.register_implementation(name, Patient, clobber=True)
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ if it still has the generation that the writer names, and readers learn the gene
 
 import contextlib
 import http
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -49,16 +50,34 @@ def get(request: server.Request, response: server.Response, storage: Any) -> Non
     objects.get(request, response, storage)
 
 
-def with_generations(routes: dict[str, Handler]) -> dict[str, Handler]:
+def while_up(handler: Handler, down: Path) -> Handler:
+    """The handler, but the answer is 503 as long as there is a file `down`."""
+
+    def handle(request: server.Request, response: server.Response, storage: Any) -> None:
+        if down.exists():
+            _ = request.data  # must be read whatever the answer is
+            response.status = http.HTTPStatus.SERVICE_UNAVAILABLE
+            return
+        handler(request, response, storage)
+
+    return handle
+
+
+def with_generations(routes: dict[str, Handler], down: Path) -> dict[str, Handler]:
     """The routes of the emulator with the handlers of this file."""
     ours = {objects.insert: insert, objects.get: get}
-    return {method: ours.get(handler, handler) for method, handler in routes.items()}
+    return {
+        method: while_up(ours.get(handler, handler), down) for method, handler in routes.items()
+    }
 
 
 @contextlib.contextmanager
-def running() -> Iterator[dict[str, str]]:
-    """Runs a server with an empty bucket; yields the environment of its clients."""
-    command = [sys.executable, "-m", __name__]
+def running(down: Path = Path(os.devnull, "never")) -> Iterator[dict[str, str]]:
+    """Runs a server with an empty bucket; yields the environment of its clients.
+
+    As long as there is a file `down`, it is unavailable.
+    """
+    command = [sys.executable, "-m", __name__, str(down)]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         try:
@@ -75,7 +94,10 @@ def running() -> Iterator[dict[str, str]]:
 
 def main() -> None:
     """Serves until it is killed; prints its address."""
-    server.HANDLERS = tuple((path, with_generations(routes)) for path, routes in server.HANDLERS)
+    down = Path(sys.argv[1])
+    server.HANDLERS = tuple(
+        (path, with_generations(routes, down)) for path, routes in server.HANDLERS
+    )
     served = server.create_server("localhost", 0, in_memory=True, default_bucket=BUCKET)
     served.start()
     print(f"http://localhost:{served._api._httpd.server_address[1]}", flush=True)

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import sys
+import time
 
 import jax
 import numpy as np
@@ -35,10 +36,16 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def bucket():
+def down(tmp_path_factory):
+    """A file that makes the server unavailable while it is there."""
+    return tmp_path_factory.mktemp("server") / "down"
+
+
+@pytest.fixture(scope="module")
+def bucket(down):
     from tests import gcs_server
 
-    with gcs_server.running() as environment, pytest.MonkeyPatch.context() as monkeypatch:
+    with gcs_server.running(down) as environment, pytest.MonkeyPatch.context() as monkeypatch:
         for name, value in environment.items():
             monkeypatch.setenv(name, value)
         yield storage.path(f"gs://{gcs_server.BUCKET}")
@@ -193,6 +200,50 @@ def test_what_a_killed_save_leaves_is_no_checkpoint(run):
 def test_profiles_need_a_local_workdir(place):
     with pytest.raises(UserError, match="--profile: a trace is written locally"):
         train_loop.train(standins.experiment(), place, profile=(3, 4))
+
+
+@pytest.mark.parametrize(
+    ("code", "failures", "patience", "waits"),
+    [(503, 2, 60.0, 2), (429, 1, 60.0, 1), (503, 2, 0.0, 0), (400, 1, 60.0, 0)],
+)
+def test_a_busy_server_is_asked_again(place, monkeypatch, caplog, code, failures, patience, waits):
+    from gcsfs import core, retry
+
+    files.write_text(place / "file", "there")
+    answers = [code] * failures
+    ask = core.GCSFileSystem._request
+
+    async def request(*args, **kwargs):
+        if answers:
+            raise retry.HttpError({"code": answers.pop(), "message": "busy"})
+        return await ask(*args, **kwargs)
+
+    monkeypatch.setattr(core.GCSFileSystem, "_request", request)
+    monkeypatch.setattr(storage, "PATIENCE_SECONDS", patience)
+    if waits:
+        assert files.read_text(place / "file") == "there"
+        assert f"does not answer (busy, {code}); it is asked again for 1 minutes" in caplog.text
+    else:
+        with pytest.raises(UserError, match=f"file: HttpError: busy, {code}"):
+            files.read_text(place / "file")
+    assert caplog.text.count("does not answer") == waits
+
+
+@pytest.mark.slow
+def test_a_server_that_is_away_for_a_while(place, tmp_path, down):
+    """For longer than gcsfs alone would wait: half a minute."""
+    process = launch(place, seconds=0.1)
+    wait_for(lambda: max(integrity.steps(place / "checkpoints"), default=0) > 7, process)
+    down.touch()
+    try:
+        time.sleep(45)
+    finally:
+        down.unlink()
+    status, _, err = finish(process)
+    assert status == 0 and "gs:// does not answer (503)" in err, err
+    assert finish(launch(tmp_path / "whole"))[0] == 0
+    assert standins.records(place) == standins.records(tmp_path / "whole")
+    assert figures(place) == figures(tmp_path / "whole")
 
 
 @pytest.mark.slow
