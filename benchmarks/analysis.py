@@ -69,6 +69,11 @@ class Subject:
         """Numbers of the videos that have a pair."""
         return np.flatnonzero(self.videos["label"] != self.none)
 
+    @functools.cached_property
+    def found(self) -> np.ndarray:
+        """The most likely label of every video as it is, `[b]`."""
+        return self.log_probabilities(self.videos["video"]).argmax(1)
+
     def log_probabilities(self, video: np.ndarray, variables: Any = None) -> np.ndarray:
         """Of every label, `[b classes]`."""
         apply = _log_probabilities(self.module)
@@ -115,11 +120,9 @@ def accuracy(right: np.ndarray) -> str:
     return f"{100 * share:.1f} ± {100 * error:.1f}"
 
 
-def right(subject: Subject, video: np.ndarray, chosen: np.ndarray | None = None) -> np.ndarray:
-    """Whether the most likely label is right, of some videos or all; bool `[b]`."""
-    chosen = np.arange(len(video)) if chosen is None else chosen
-    found = subject.log_probabilities(video[chosen]).argmax(1)
-    return found == subject.videos["label"][chosen]
+def right(subject: Subject, video: np.ndarray) -> np.ndarray:
+    """Whether the most likely label is right, of the videos in some form; bool `[b]`."""
+    return subject.log_probabilities(video).argmax(1) == subject.videos["label"]
 
 
 def by_frames(subject: Subject) -> list[tuple[str, str]]:
@@ -158,7 +161,7 @@ def difficulty(coords: np.ndarray) -> dict[str, np.ndarray]:
 def by_difficulty(subject: Subject) -> dict[str, list[tuple[str, str]]]:
     """Accuracy on the quarters of the videos with a pair, by each measure of `difficulty`."""
     chosen = subject.paired
-    good = right(subject, subject.videos["video"], chosen)
+    good = (subject.found == subject.videos["label"])[chosen]
     tables = {}
     for name, values in difficulty(subject.videos["coords"][chosen]).items():
         order = np.array_split(np.argsort(values, kind="stable"), QUARTERS)
@@ -171,8 +174,7 @@ def by_difficulty(subject: Subject) -> dict[str, list[tuple[str, str]]]:
 
 def by_answer(subject: Subject) -> list[tuple[str, str]]:
     """Share of videos by what the most likely label says about the digits that are there."""
-    label, classes = subject.videos["label"], subject.videos["object_class"]
-    found = subject.log_probabilities(subject.videos["video"]).argmax(1)
+    label, classes, found = subject.videos["label"], subject.videos["object_class"], subject.found
     answers: dict[int, set[int]] = {subject.none: set()}
     for pair in itertools.combinations(range(classes.max() + 1), 2):
         answers[int(generator.pair_label(*pair))] = set(pair)

@@ -6,7 +6,6 @@ if it still has the generation that the writer names, and readers learn the gene
 
 import contextlib
 import http
-import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -72,7 +71,7 @@ def with_generations(routes: dict[str, Handler], down: Path) -> dict[str, Handle
 
 
 @contextlib.contextmanager
-def running(down: Path = Path(os.devnull, "never")) -> Iterator[dict[str, str]]:
+def running(down: Path) -> Iterator[dict[str, str]]:
     """Runs a server with an empty bucket; yields the environment of its clients.
 
     As long as there is a file `down`, it is unavailable.

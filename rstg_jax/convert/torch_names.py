@@ -80,8 +80,8 @@ META: dict[int, Mapping[str, Any]] = {
     SOMETHING_SOMETHING: {"channels": "bgr", "stride": None, "protocol": "3x1-256"},
     CHARADES: {"channels": "bgr", "protocol": "center"},
 }
-# TSM's "accurate setting"; its files for Kinetics were sampled in two ways.
-TWICE = {SOMETHING_SOMETHING: {"protocol": "tsm"}}
+# TSM's "accurate setting", and VideoMAE's; TSM's files for Kinetics were sampled in two ways.
+TWICE: dict[int, Mapping[str, Any]] = {SOMETHING_SOMETHING: {"protocol": "tsm"}}
 OFFICIAL_HEAD = GlobalPooling(pool_window=14)
 
 
@@ -212,12 +212,14 @@ def _mmaction() -> dict[str, Arch]:
         archs[f"mmaction_{name}"] = Arch(
             mmaction_names.SlowFastNames(),
             SlowFastConfig(speed=speed, lateral_kernel=kernel, **imagenet),
-            *(32, 2),
+            frames=32,
+            stride=2,
             protocol=DENSE,
         )
+    metas = _slowfast_and_x3d()
     for size in ("s", "m"):
         archs[f"mmaction_x3d_{size}"] = dataclasses.replace(
-            _slowfast_and_x3d()[f"slowfast_x3d_{size}"],
+            metas[f"slowfast_x3d_{size}"],
             names=mmaction_names.X3DNames(),
             backbone=X3DConfig(shortcut_norms="all", input_scale=(57.38,) * 3),
         )
@@ -230,13 +232,12 @@ def _transformers() -> dict[str, Arch]:
     names = vit_names.ViTNames(vit_names.VIDEOMAE)
     alone = dataclasses.replace(names, encoder_only=True)
     sizes: tuple[vit.Size, ...] = ("s", "b", "l")
-    tests: dict[int, Mapping[str, Any]] = {
-        SOMETHING_SOMETHING: {"protocol": "tsm"},
-        KINETICS: {"stride": 4, "protocol": "3x5"},
-    }
+    tests = TWICE | {KINETICS: {"stride": 4, "protocol": "3x5"}}
     for size in sizes:
         archs[f"videomae_{size}"] = Arch(
-            *(names, vit.videomae(size), 16),
+            names,
+            vit.videomae(size),
+            16,
             head=NormedPooling(),
             resize=224,
             of_classes=tests,
@@ -263,22 +264,20 @@ def _transformers() -> dict[str, Arch]:
     return archs
 
 
-# Only PySlowFast has one for Something-Something.
 MVITS = {
     f"{project}_mvit_v2_s": Arch(
-        *(mvit_names.MViTNames(table), MViTConfig(), 16, 4, ClassToken()),
-        protocol="1x5",
-        of_classes=of_classes,
+        mvit_names.MViTNames(table), MViTConfig(), 16, 4, ClassToken(), protocol="1x5"
     )
-    for project, table, of_classes in (
-        ("torchvision", mvit_names.TORCHVISION, {}),
-        (
-            "slowfast",
-            mvit_names.PYSLOWFAST,
-            {SOMETHING_SOMETHING: {**META[SOMETHING_SOMETHING], "protocol": "3x1"}},
-        ),
+    for project, table in (
+        ("torchvision", mvit_names.TORCHVISION),
+        ("slowfast", mvit_names.PYSLOWFAST),
     )
 }
+# Only PySlowFast has one for Something-Something.
+MVITS["slowfast_mvit_v2_s"] = dataclasses.replace(
+    MVITS["slowfast_mvit_v2_s"],
+    of_classes={SOMETHING_SOMETHING: {**META[SOMETHING_SOMETHING], "protocol": "3x1"}},
+)
 
 
 # Projects that average the probabilities of views, where the others average logits.

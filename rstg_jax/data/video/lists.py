@@ -26,9 +26,8 @@ def lines(file: Path) -> Iterator[tuple[int, str]]:
 
 def rows(file: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
     """Rows of a csv file whose header has some columns at least, with their lines."""
-    table = csv.DictReader(
-        line.strip() for line in files.read_text(file).splitlines()
-    )  # skips empty ones
+    text = files.read_text(file)
+    table = csv.DictReader(line.strip() for line in text.splitlines())  # skips empty ones
     if missing := [name for name in columns if name not in (table.fieldnames or ())]:
         raise UserError(f"{file}: has no column {missing[0]!r}")
     for row in table:
