@@ -9,7 +9,7 @@ import pytest
 from sklearn.metrics import average_precision_score
 
 import train
-from rstg_jax import cli, data, evaluate, predict, report, verify
+from rstg_jax import cli, config, data, evaluate, predict, report, verify
 from rstg_jax.errors import UserError
 from rstg_jax.training import train_loop, trained_model
 from tests import standins
@@ -151,6 +151,11 @@ def test_loss_and_data_must_fit(monkeypatch, capsys):
     assert "set loss.kind=sigmoid: videos of these data have any number of" in (
         capsys.readouterr().err
     )
+    experiment = standins.experiment(loss="sigmoid")
+    for average in ("logits", "max"):
+        config.override(experiment, {"model.view_average": average})
+    with pytest.raises(UserError, match=r"=softmax needs loss\.kind=softmax; set logits or max"):
+        config.override(experiment, {"model.view_average": "softmax"})
     monkeypatch.setattr(data.SyncMNISTConfig, "multi_label", False)
     monkeypatch.setattr("sys.argv", ["train", *words, "--config.loss.kind=sigmoid"])
     assert cli.run(train.main) == 2

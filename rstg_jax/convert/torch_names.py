@@ -48,7 +48,7 @@ class Arch:
       view_average: see `ModelConfig`.
       channels: order of the colours that the tensors expect; after conversion it is always RGB.
       protocol: of the publishers' tests, see `rstg_jax.inference.protocols`; "center" also where
-        theirs has flips, maxima or places that we do not have.
+        theirs has flips or places that we do not have.
       resize: shorter side of the frames before the crop; in the proportion 256 to 224 if None.
       of_classes: fields that are others in files with some numbers of classes, by which one can
         tell the data set: 174 are Something-Something, 157 Charades, 400 Kinetics.
@@ -75,10 +75,10 @@ SOMETHING_SOMETHING, CHARADES, KINETICS = 174, 157, 400
 # Meta's tests on Kinetics: three crops as high as the frame, of ten clips.
 DENSE = "3x10-256"
 # REVERSE_INPUT_CHANNEL in PySlowFast's configurations, which trained PyTorchVideo's files, too. It
-# takes segments of Something-Something, and of 30 views of Charades the maximum.
+# takes segments of Something-Something, and of 30 views of Charades the maximum (ENSEMBLE_METHOD).
 META: dict[int, Mapping[str, Any]] = {
     SOMETHING_SOMETHING: {"channels": "bgr", "stride": None, "protocol": "3x1-256"},
-    CHARADES: {"channels": "bgr", "protocol": "center"},
+    CHARADES: {"channels": "bgr", "protocol": DENSE, "view_average": "max"},
 }
 # TSM's "accurate setting", and VideoMAE's; TSM's files for Kinetics were sampled in two ways.
 TWICE: dict[int, Mapping[str, Any]] = {SOMETHING_SOMETHING: {"protocol": "tsm"}}
@@ -187,9 +187,11 @@ def _slowfast_and_x3d() -> dict[str, Arch]:
         "slowfast": pyslowfast_names.SlowFastNames(),
     }
     for project, network in named.items():
-        # PySlowFast's for Something-Something is 16x8, which is tested on one crop.
-        other = {"frames": 64, "protocol": "1x1-256"} if project == "slowfast" else {}
-        tests = META | {SOMETHING_SOMETHING: {**META[SOMETHING_SOMETHING], **other}}
+        other: dict[int, Mapping[str, Any]] = {}
+        if project == "slowfast":  # 16x8; that of Something-Something is tested on one crop
+            other = {SOMETHING_SOMETHING: {"frames": 64, "protocol": "1x1-256"}}
+            other[CHARADES] = {"frames": 64}
+        tests = {classes: {**META[classes], **other.get(classes, {})} for classes in META}
         archs[f"{project}_slowfast_r50"] = Arch(
             network, SlowFastConfig(), 32, 2, protocol=DENSE, of_classes=tests
         )

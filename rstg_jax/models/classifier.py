@@ -18,7 +18,7 @@ from rstg_jax.rstg.block import RSTG, RSTGConfig, RSTGOutput, State
 from rstg_jax.rstg.region_graph import RegionGraph
 from rstg_jax.rstg.residual import BranchNorm, MapBranch, VectorBranch
 
-ViewAverage = Literal["logits", "softmax"]
+ViewAverage = Literal["logits", "softmax", "max"]
 FINAL = "final"  # the place behind the whole backbone
 # Outputs of the auxiliary head for each class of objects: presence logit, place y x, motion y x.
 REGION_OUTPUTS = 5
@@ -42,8 +42,9 @@ class ModelConfig:
       readout: frames that are averaged for the clip's prediction: "mean" of all (released code) or
         the "last" one (poster).
       dropout_rate: before the classifier, in training.
-      view_average: what is averaged over the views of a video in evaluation: their "logits"
-        (official) or their probabilities, "softmax" (SlowFast, non-local networks, V-JEPA 2).
+      view_average: what the views of a video become in evaluation: the mean of their "logits"
+        (official), that of their probabilities, "softmax" (SlowFast, non-local networks, V-JEPA 2),
+        or for each label the "max" of its logits, and so of its sigmoids (SlowFast on Charades).
       region_classes: number of object classes of the auxiliary training task (see
         `rstg_jax.training.region_loss`), whose head reads the last block's nodes; 0 for no head.
         In a model without blocks the whole frame is the only region.
@@ -267,29 +268,20 @@ class VideoClassifier(nn.Module):
         return out
 
 
-def average_views(
-    classify: Callable[[Any], jax.Array], clips: Any, average: ViewAverage = "logits"
-) -> jax.Array:
-    """Logits of clips with several views: see `mean_over_views`.
+def over_views(logits: jax.Array, average: ViewAverage) -> jax.Array:
+    """Logits of videos, `[b classes]`, from those of their views, `[b v classes]`.
 
     Args:
-      classify: videos `[b t h w c]` to logits `[b classes]`.
-      clips: `[b v t h w c]`, v crops and temporal samplings of each clip; or a tree of arrays that
-        all begin with `[b v]`, such as videos and boxes, which `classify` then takes.
-      average: what is averaged.
+      logits: of each view.
+      average: see `ModelConfig.view_average`; for "softmax" the logarithm of the mean of the
+        probabilities is returned.
     """
-    b, v = jax.tree.leaves(clips)[0].shape[:2]
-    together = jax.tree.map(lambda x: x.reshape(b * v, *x.shape[2:]), clips)
-    logits = classify(together).reshape(b, v, -1)
-    return mean_over_views(logits, average, axis=1)
-
-
-def mean_over_views(logits: jax.Array, average: ViewAverage, axis: int) -> jax.Array:
-    """The mean of logits over an axis, or the logarithm of the mean of their probabilities."""
+    if average == "max":
+        return logits.max(axis=1)
     if average == "logits":
-        return logits.mean(axis)
-    total = jax.nn.logsumexp(jax.nn.log_softmax(logits), axis=axis)
-    return total - jnp.log(float(logits.shape[axis]))
+        return logits.mean(axis=1)
+    total = jax.nn.logsumexp(jax.nn.log_softmax(logits), axis=1)
+    return total - jnp.log(float(logits.shape[1]))
 
 
 def block_name(place: str) -> str:

@@ -158,10 +158,8 @@ class Experiment:
                 else ("softmax", "exactly one label")
             )
             raise UserError(f"set loss.kind={kind}: videos of these data have {count}")
-        if self.loss.kind == "sigmoid" and self.model.view_average != "logits":
-            raise UserError(
-                f"model.view_average={self.model.view_average} needs loss.kind=softmax; set logits"
-            )
+        if self.loss.kind == "sigmoid" and self.model.view_average == "softmax":
+            raise UserError("model.view_average=softmax needs loss.kind=softmax; set logits or max")
         if self.model.head.reads_boxes and not self.data.num_boxes:
             raise UserError(
                 f"{type(self.model.head).__name__} reads boxes, but these data bring none: set "

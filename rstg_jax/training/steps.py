@@ -153,7 +153,7 @@ def train_step(
 def classify(
     module: nn.Module, variables: Mapping[str, Any], clips: Mapping[str, Any], max_clips: int = 1
 ) -> jax.Array:
-    """Logits of videos, float32 `[b classes]`, averaged over views where there are several.
+    """Logits of videos, float32 `[b classes]`, see `classifier.over_views`.
 
     Args:
       module: the network.
@@ -174,17 +174,20 @@ def classify(
     if isinstance(module, classifier.VideoClassifier):
         average = module.config.view_average
     at_once = max(n for n in range(1, v + 1) if v % n == 0 and (n == 1 or b * n <= max_clips))
-    if at_once == v:
-        return classifier.average_views(logits, clips, average)
+
+    def of_views(clips: Mapping[str, Any]) -> jax.Array:
+        flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), clips)
+        return logits(flat).reshape(b, at_once, -1)
 
     def grouped(x: jax.Array) -> jax.Array:
         return jnp.moveaxis(x.reshape(b, v // at_once, at_once, *x.shape[2:]), 1, 0)
 
-    means = jax.lax.map(
-        lambda group: classifier.average_views(logits, group, average),
-        jax.tree.map(grouped, clips),
-    )
-    return classifier.mean_over_views(means, average, axis=0)
+    if at_once == v:
+        each = of_views(clips)
+    else:
+        each = jax.lax.map(of_views, jax.tree.map(grouped, clips))  # [groups b at_once classes]
+        each = jnp.moveaxis(each, 0, 1).reshape(b, v, -1)
+    return classifier.over_views(each, average)
 
 
 def ranking(

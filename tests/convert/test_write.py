@@ -193,6 +193,8 @@ def test_clips_of_published_networks():
     assert shown["vjepa2_l"] == (16, "stride", 4)
     averages = {name: convert_torch.model_config(ARCHS[name]).view_average for name in ARCHS}
     assert averages["slowfast_i3d_r50"] == averages["vjepa2_l"] == "softmax"
+    charades = ARCHS["slowfast_i3d_r50"].with_classes(157)
+    assert convert_torch.model_config(charades).view_average == "max"
     assert averages["mit_tsm_r50"] == averages["trn_bn_inception"] == "logits"
 
 
@@ -253,7 +255,9 @@ def test_inputs_of_published_files():
     dense, crops = "3x10-256", "3x1-256"
     assert inputs("pytorchvideo_slow_r50", 400) == ("rgb", "stride 8", 8, 256, dense)
     assert inputs("pytorchvideo_slow_r50", 174) == ("bgr", "segments", 8, 256, crops)
-    assert inputs("pytorchvideo_slow_r50", 157) == ("bgr", "stride 8", 8, 256, "center")
+    assert inputs("pytorchvideo_slow_r50", 157) == ("bgr", "stride 8", 8, 256, dense)
+    assert inputs("pytorchvideo_slowfast_r50", 157) == ("bgr", "stride 2", 32, 256, dense)
+    assert inputs("slowfast_slowfast_r50", 157) == ("bgr", "stride 2", 64, 256, dense)
     assert inputs("pytorchvideo_slowfast_r50", 174) == ("bgr", "segments", 32, 256, crops)
     assert inputs("slowfast_slowfast_r50", 174) == ("bgr", "segments", 64, 256, "1x1-256")
     assert inputs("slowfast_slowfast_r50", 400) == ("rgb", "stride 2", 32, 256, dense)

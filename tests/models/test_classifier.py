@@ -218,32 +218,33 @@ def test_what_cannot_be_is_said(choices, complaint):
         ModelConfig(**settings | choices)
 
 
-def test_views_are_averaged_as_logits():
-    video = np.random.default_rng(0).normal(size=(2, 3, 1, 2, 2, 1)).astype(np.float32)
-
-    def classify(clips):
-        return jnp.stack([clips.sum((1, 2, 3, 4)), clips.max((1, 2, 3, 4))], axis=1)
-
-    expected = [np.mean([np.asarray(classify(v[None]))[0] for v in clip], 0) for clip in video]
-    np.testing.assert_allclose(models.average_views(classify, video), expected, atol=1e-6)
-
-
-def test_views_are_averaged_as_probabilities():
-    config = ModelConfig(CNN, rstg_at=(), head=GlobalPooling(), view_average="softmax")
+@pytest.mark.parametrize("average", ["logits", "softmax", "max"])
+def test_views_become_one_as_in_a_plain_loop(average):
+    """And not as by either of the other two ways, however many views are computed at once."""
+    config = ModelConfig(CNN, rstg_at=(), head=GlobalPooling(), view_average=average)
     module = models.build(config, 5)
     video = np.random.default_rng(0).integers(0, 256, (2, 4, 2, 12, 12, 1))
     video = (video * np.array([0.1, 0.4, 0.7, 1]).reshape(4, 1, 1, 1, 1)).astype(np.uint8)
     variables = jax.jit(module.init)(jax.random.key(0), video[:, 0])
     apply = jax.jit(module.apply)
-    single = [apply(variables, video[:, v])[0] for v in range(4)]
-    wanted = np.mean([jax.nn.softmax(logits) for logits in single], axis=0)
+    single = [np.asarray(apply(variables, video[:, v])[0]) for v in range(4)]
+    wanted = {
+        "logits": np.mean(single, axis=0),
+        "softmax": np.log(np.mean([jax.nn.softmax(logits) for logits in single], axis=0)),
+        "max": np.full((2, 5), -np.inf),
+    }
+    for logits in single:
+        for place in np.ndindex(2, 5):
+            wanted["max"][place] = max(wanted["max"][place], logits[place])
+    # PySlowFast takes the maximum of sigmoids.
+    sigmoids = np.max([jax.nn.sigmoid(logits) for logits in single], axis=0)
+    np.testing.assert_allclose(jax.nn.sigmoid(wanted["max"]), sigmoids, rtol=1e-6)
     for max_clips in (1, 4, 8):  # one view at a time, two, all
         logits = steps.classify(module, variables, {"video": video}, max_clips)
-        np.testing.assert_allclose(np.exp(logits), wanted, rtol=1e-5)
-    plain = models.build(dataclasses.replace(config, view_average="logits"), 5)
-    logits = steps.classify(plain, variables, {"video": video}, 8)
-    np.testing.assert_allclose(logits, np.mean(single, axis=0), rtol=1e-4, atol=1e-5)
-    assert np.abs(jax.nn.softmax(logits) - wanted).max() > 1e-2
+        np.testing.assert_allclose(logits, wanted[average], rtol=1e-4, atol=1e-5)
+        for other in wanted.keys() - {average}:
+            other_way = jax.nn.softmax(wanted[other])
+            assert np.abs(jax.nn.softmax(logits) - other_way).max() > 1e-2
 
 
 def test_a_still_background_is_subtracted():
