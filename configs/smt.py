@@ -21,7 +21,8 @@ nl_i3d_gcn_boxes The same with ten boxes a frame of a detector's file, or Someth
                  `--config.data.boxes.path=FILE`, see docs/data.md.
 i3d_inception    Inception I3D (Xie et al. 2018), 64 frames; published 45.8%, 76.5%.
 s3d_g            S3D-G as its authors released it (slim), 64 frames; published 48.2%, 78.7%.
-trn              Multi-scale TRN on BN-Inception, 8 segments; published 34.4%.
+trn              Multi-scale TRN on BN-Inception, 8 segments; published 34.4% with
+                 `--protocol=tsn`, left and right not swapped back in mirrored views.
 eco_lite         ECO-Lite, 16 segments; published 42.2%.
 mfnet_c50, mfnet_c101
                  MFNet after the paper, for no code of it is public, 10 segments; published 40.3%,

@@ -1,7 +1,7 @@
 """Evaluates a checkpoint on every example of a split.
 
     python -m rstg_jax.evaluate --workdir=DIR [--split=test] [--step=last|best|N]
-        [--protocol=center|dense|tsm|NxM] [--submission=FILE.csv]
+        [--protocol=center|dense|tsm|tsn|NxM] [--submission=FILE.csv]
     python -m rstg_jax.evaluate --weights=sync_mnist/demo|FILE.safetensors [--out=DIR] ...
 
 The checkpoint alone gives model, weights, config and label names; only the data must be at hand

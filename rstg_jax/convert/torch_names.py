@@ -48,7 +48,7 @@ class Arch:
       view_average: see `ModelConfig`.
       channels: order of the colours that the tensors expect; after conversion it is always RGB.
       protocol: of the publishers' tests, see `rstg_jax.inference.protocols`; "center" also where
-        theirs has flips or places that we do not have.
+        theirs has places that we do not have.
       resize: shorter side of the frames before the crop; in the proportion 256 to 224 if None.
       of_classes: fields that are others in files with some numbers of classes, by which one can
         tell the data set: 174 are Something-Something, 157 Charades, 400 Kinetics.
@@ -137,7 +137,8 @@ def _archs() -> dict[str, Arch]:
     return {f"{name}_r50": arch for name, arch in archs.items()} | deep
 
 
-# Frames of I3D and BN-Inception as in TSN and DeepMind's papers; S3D's as their projects state.
+# Frames of I3D as in DeepMind's paper, of TSN as in its tests, in training they are fewer; S3D's as
+# their projects state. TSN's and TRN's tests average logits.
 WINDOW = GlobalPooling(pool_window=7)
 TSN = inception_names.BNInception("base_model.", "new_fc")
 CAFFE: dict[str, Any] = {"channels": "bgr"}
@@ -145,9 +146,14 @@ INCEPTIONS = {
     "imagenet_bn_inception": Arch(
         inception_names.BNInception(), inception.bn_inception(), 8, **CAFFE
     ),
-    "tsn_bn_inception": Arch(TSN, inception.bn_inception(), 8, **CAFFE),
+    "tsn_bn_inception": Arch(TSN, inception.bn_inception(), 25, protocol="tsn", **CAFFE),
     "trn_bn_inception": Arch(
-        tsn_names.TRN(TSN), inception.bn_inception(), 8, head=RelationHead(), **CAFFE
+        tsn_names.TRN(TSN),
+        inception.bn_inception(),
+        8,
+        head=RelationHead(),
+        protocol="tsn",
+        **CAFFE,
     ),
     "eco_lite": Arch(tsn_names.ECO(TSN), ECOConfig(), 16, **CAFFE),
     "deepmind_i3d": Arch(inception_names.DeepMindCheckpoint(), inception.i3d(), 64, 1, WINDOW),

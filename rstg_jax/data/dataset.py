@@ -119,6 +119,15 @@ class DataConfig(abc.ABC):
             "have no protocols"
         )
 
+    def logit_places(self, label_names: Sequence[str]) -> np.ndarray | None:
+        """For mirrored views see `rstg_jax.data.video.label_flip.logit_places`; None without any.
+
+        Args:
+          label_names: Name of each label.
+        """
+        del label_names
+        return None
+
     def single_view(self) -> Self:
         """The same data, tested on one clip of each video."""
         return self

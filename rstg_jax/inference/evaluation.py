@@ -39,7 +39,9 @@ def evaluate_checkpoint(
     protocols.check_fits(model)
     max_clips = model.experiment.train.for_evaluation
     kind = model.experiment.loss.kind
-    eval_step = steps.jit_eval_step(model.module, model.mesh, model.abstract, max_clips, kind)
+    eval_step = steps.jit_eval_step(
+        model.module, model.mesh, model.abstract, max_clips, kind, model.logit_places
+    )
     batch_size = eval_loop.eval_batch_size(max_clips, model.mesh, model.data.views)
     totals: dict[str, Any] = {}
     parts = []

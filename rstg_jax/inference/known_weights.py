@@ -67,7 +67,7 @@ def find(name: str) -> Weights:
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Adds the flags that choose a trained model: those of `add_source_flags`, the protocol."""
     add_source_flags(parser)
-    parser.add_argument("--protocol", help="center, dense, tsm or NxM; default: the config's")
+    parser.add_argument("--protocol", help="center, dense, tsm, tsn or NxM; default: the config's")
 
 
 def add_source_flags(parser: argparse.ArgumentParser) -> Any:

@@ -48,15 +48,17 @@ class Predictor:
         protocols.check_fits(model)
         self._variables = model.variables
         self._names, kind = model.label_names, model.experiment.loss.kind
+        places = model.logit_places
 
         def ranking(variables: Mapping[str, Any], clip: steps.Batch) -> dict[str, jax.Array]:
-            logits = steps.classify(model.module, variables, jax.tree.map(lambda x: x[None], clip))
+            clips = jax.tree.map(lambda x: x[None], clip)
+            logits = steps.classify(model.module, variables, clips, places=places)
             return jax.tree.map(lambda x: x[0], steps.ranking(logits, top, kind))
 
         self._ranking = jax.jit(ranking)
 
     def __call__(self, video: np.ndarray, boxes: np.ndarray | None = None) -> list[dict[str, Any]]:
-        """Predicts one video, uint8 [t h w c], or [v t h w c]: logits are averaged over views.
+        """Predicts one video, uint8 [t h w c], or [v t h w c] of several views.
 
         Args:
           video: the video.

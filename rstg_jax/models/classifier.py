@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 
 from rstg_jax.errors import UserError
@@ -268,20 +269,27 @@ class VideoClassifier(nn.Module):
         return out
 
 
-def over_views(logits: jax.Array, average: ViewAverage) -> jax.Array:
+def over_views(
+    logits: jax.Array, average: ViewAverage, places: np.ndarray | None = None
+) -> jax.Array:
     """Logits of videos, `[b classes]`, from those of their views, `[b v classes]`.
 
     Args:
       logits: of each view.
       average: see `ModelConfig.view_average`; for "softmax" the logarithm of the mean of the
         probabilities is returned.
+      places: if some views are mirrored, where the logits of each view are among those of all, int
+        `[v classes]` of `[v * classes]`.
     """
+    if average == "softmax":
+        logits = jax.nn.log_softmax(logits)
+    if places is not None:
+        logits = logits.reshape(len(logits), -1)[:, places]
     if average == "max":
         return logits.max(axis=1)
     if average == "logits":
         return logits.mean(axis=1)
-    total = jax.nn.logsumexp(jax.nn.log_softmax(logits), axis=1)
-    return total - jnp.log(float(logits.shape[1]))
+    return jax.nn.logsumexp(logits, axis=1) - jnp.log(float(logits.shape[1]))
 
 
 def block_name(place: str) -> str:

@@ -156,7 +156,12 @@ def set_up(experiment: Experiment, workdir: storage.Path) -> Run:
         make_batch=make_batch,
         train_step=steps.jit_train_step(setup, mesh, abstract),
         eval_step=steps.jit_eval_step(
-            module, mesh, abstract, settings.for_evaluation, experiment.loss.kind
+            module,
+            mesh,
+            abstract,
+            settings.for_evaluation,
+            experiment.loss.kind,
+            experiment.data.logit_places(train_source.label_names),
         ),
         checkpoints=checkpoint.Checkpoints(workdir, settings.keep),
     )

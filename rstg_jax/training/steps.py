@@ -11,6 +11,7 @@ import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh
 
@@ -151,7 +152,11 @@ def train_step(
 
 
 def classify(
-    module: nn.Module, variables: Mapping[str, Any], clips: Mapping[str, Any], max_clips: int = 1
+    module: nn.Module,
+    variables: Mapping[str, Any],
+    clips: Mapping[str, Any],
+    max_clips: int = 1,
+    places: np.ndarray | None = None,
 ) -> jax.Array:
     """Logits of videos, float32 `[b classes]`, see `classifier.over_views`.
 
@@ -162,6 +167,7 @@ def classify(
         views: video `[b t h w c]` or `[b v t h w c]`.
       max_clips: largest number of clips (videos times views) to compute at once where possible;
         bounds the memory and changes no result beyond rounding.
+      places: see `DataConfig.logit_places`.
     """
 
     def logits(clips: Mapping[str, Any]) -> jax.Array:
@@ -187,7 +193,7 @@ def classify(
     else:
         each = jax.lax.map(of_views, jax.tree.map(grouped, clips))  # [groups b at_once classes]
         each = jnp.moveaxis(each, 0, 1).reshape(b, v, -1)
-    return classifier.over_views(each, average)
+    return classifier.over_views(each, average, places)
 
 
 def ranking(
@@ -215,6 +221,7 @@ def eval_step(
     variables: Mapping[str, Any],
     batch: Batch,
     gather: GatherParams = as_they_are,
+    places: np.ndarray | None = None,
 ) -> tuple[Sums, dict[str, jax.Array]]:
     """Evaluates one batch; arguments are those of `classify` and `ranking`.
 
@@ -223,7 +230,7 @@ def eval_step(
       unknown, or with `metrics.ROWS` where examples have sets of labels; and the `ranking` of each
       row with its ``index`` in the source, int32 `[b]`, -1 for padding.
     """
-    logits = classify(module, gather(variables), inputs(batch), max_clips)
+    logits = classify(module, gather(variables), inputs(batch), max_clips, places)
     label, mask = batch["label"], batch["mask"]
     sums = metrics.batch_sums(logits, label, mask)
     if label.ndim == 1:
@@ -252,6 +259,7 @@ def jit_eval_step(
     abstract: Any,
     max_clips: int = 1,
     kind: losses.Kind = "softmax",
+    places: np.ndarray | None = None,
 ) -> Callable[[Mapping[str, Any], Batch], tuple[Sums, dict[str, jax.Array]]]:
     """`eval_step` compiled for the mesh, for the variables of such a state."""
     return jax.jit(
@@ -261,6 +269,7 @@ def jit_eval_step(
             max_clips,
             kind,
             gather=functools.partial(sharding.gather_weights, mesh=mesh),
+            places=places,
         ),
         in_shardings=(shardings_of(abstract.variables), sharding.batch_sharding(mesh)),
         out_shardings=sharding.replicated(mesh),

@@ -48,6 +48,11 @@ class TrainedModel(NamedTuple):
         """Configuration of its data."""
         return self.experiment.data
 
+    @property
+    def logit_places(self) -> np.ndarray | None:
+        """For mirrored views, see `DataConfig.logit_places`."""
+        return self.data.logit_places(self.label_names)
+
     def with_data(self, config: data_lib.DataConfig) -> "TrainedModel":
         """The same model for other data."""
         return self._replace(experiment=dataclasses.replace(self.experiment, data=config))

@@ -269,6 +269,8 @@ def test_inputs_of_published_files():
     assert inputs("nonlocal_net_nl_i3d_r50", 400) == ("rgb", "stride 2", 32, 256, dense)
     assert inputs("mit_tsm_r101", 174) == ("rgb", "segments", 8, 256, "tsm")
     assert inputs("mit_tsm_r50", 400) == ("rgb", "segments", 8, 256, "center")
+    assert inputs("trn_bn_inception", 174) == ("bgr", "segments", 8, 256, "tsn")
+    assert inputs("tsn_bn_inception", 101) == ("bgr", "segments", 25, 256, "tsn")
     assert inputs("mmaction_trn_r50", 174) == ("rgb", "segments", 8, 256, "tsm")
     assert inputs("mmaction_slowfast_r50", 400) == ("rgb", "stride 2", 32, 256, dense)
     assert inputs("mmaction_x3d_s", 400) == ("rgb", "stride 6", 13, 182, "3x10-182")

@@ -157,11 +157,14 @@ def test_a_split_without_labels_gives_predictions_only(workdir, monkeypatch, tmp
 # --- views ----------------------------------------------------------------------------------------
 
 
+LABELS = ("left", "other", "right")
+
+
 @pytest.fixture
 def films(tmp_path, monkeypatch):
-    """Nine films of three labels, of different sizes, and a run of two steps on them."""
+    """Nine films of the three LABELS, of different sizes, and a run of two steps on them."""
     for number in range(9):
-        path = tmp_path / "films" / "abc"[number % 3] / f"{number}.webm"
+        path = tmp_path / "films" / LABELS[number % 3] / f"{number}.webm"
         path.parent.mkdir(parents=True, exist_ok=True)
         size = ((64, 48), (48, 80), (72, 40))[number // 3]
         path.write_bytes(clip_files.film(clip_files.pictures(4 + 3 * number, *size, seed=number)))
@@ -175,28 +178,33 @@ def films(tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.mark.parametrize("devices", [1, 8])
-def test_views_are_averaged_as_a_plain_loop_would(films, devices, capsys):
+@pytest.mark.parametrize(("devices", "protocol"), [(1, "3x2"), (8, "3x2"), (1, "tsn")])
+def test_views_are_averaged_as_a_plain_loop_would(films, devices, protocol, capsys):
+    """In mirrored views left is right."""
     run, paths = films / "run", sorted((films / "films").glob("*/*"))
-    flags = [f"--workdir={run}", "--protocol=3x2"]
+    flags = [f"--workdir={run}", f"--protocol={protocol}"]
     assert evaluate.main([*flags, f"--config.mesh.data={devices}"]) == 0
-    predictions = json.loads((run / "predictions-test-last-3x2.json").read_text())
-    result = json.loads((run / "evaluation-test-last-3x2.json").read_text())
-    assert result["protocol"] == "3x2" and result["examples"] == 9
+    predictions = json.loads((run / f"predictions-test-last-{protocol}.json").read_text())
+    result = json.loads((run / f"evaluation-test-last-{protocol}.json").read_text())
+    assert result["protocol"] == protocol and result["examples"] == 9
 
     loaded = trained_model.load(run)
-    settings = loaded.data.with_protocol("3x2")
+    settings = loaded.data.with_protocol(protocol)
     confusion, loss = np.zeros((3, 3), int), 0.0
     apply = jax.jit(lambda video: loaded.module.apply(loaded.variables, video, train=False)[0][0])
     for path in paths:
         views = video_input.read(path, settings)
-        assert views.shape == (6, 4, 32, 32, 3)
-        one_by_one = [apply(view[None]) for view in views]
-        logits = np.mean(one_by_one, axis=0)
+        assert views.shape == (10 if protocol == "tsn" else 6, 4, 32, 32, 3)
+        one_by_one = np.array([apply(view[None]) for view in views])
         assert np.std(one_by_one, axis=0).max() > 1e-3  # the views do differ
-        p, truth = np.asarray(jax.nn.softmax(logits)), "abc".index(path.parent.name)
+        if protocol == "tsn":
+            as_they_are = np.mean(one_by_one, axis=0)
+            one_by_one[1::2] = one_by_one[1::2, ::-1]
+            assert np.abs(np.mean(one_by_one, axis=0) - as_they_are).max() > 1e-3
+        logits = np.mean(one_by_one, axis=0)
+        p, truth = np.asarray(jax.nn.softmax(logits)), LABELS.index(path.parent.name)
         got = {x["label"]: x["probability"] for x in predictions[f"{path.parent.name}/{path.name}"]}
-        np.testing.assert_allclose([got[name] for name in "abc"], p, rtol=1e-5)
+        np.testing.assert_allclose([got[name] for name in LABELS], p, rtol=1e-5)
         confusion[truth, logits.argmax()] += 1
         loss -= np.log(p[truth]) / 9
     assert result["confusion"] == confusion.tolist()
@@ -216,7 +224,7 @@ def test_views_are_averaged_as_a_plain_loop_would(films, devices, capsys):
                 [x["probability"] for x in same],
                 rtol=1e-5,
             )
-        assert (records[-1]["id"], records[-1]["truth"]) == ("a/6.webm", "a")
+        assert (records[-1]["id"], records[-1]["truth"]) == ("left/6.webm", "left")
         # Drawn is the film itself, 22 frames, not what the network sees of it.
         assert predict.main([*flags, "test:2", f"--visualise={films / 'drawn.webm'}"]) == 0
         assert len(clip_files.decode_all(films / "drawn.webm")) == 22
@@ -242,6 +250,10 @@ def test_protocols_and_their_names():
         "tsm": (3, 2, 256),
         "3x2-starts": (3, 2, None),
         "1x2-192-starts": (1, 2, 192),
+        "tsn": (10, 1, None),
+        "5x1-corners": (5, 1, None),
+        "10x1-256-corners": (10, 1, 256),
+        "10x2-corners-starts": (10, 2, None),
     }.items():
         chosen = data.FolderConfig(clip=clip).with_protocol(given)
         views = (chosen.clip.spatial_views, chosen.clip.temporal_views, chosen.clip.view_size)
@@ -249,14 +261,18 @@ def test_protocols_and_their_names():
         assert chosen.protocol == given
         starts = given == "tsm" or given.endswith("starts")
         assert chosen.clip.view_places == ("starts" if starts else "even")
+        corners = given == "tsn" or "corners" in given
+        assert chosen.clip.crop_places == ("corners" if corners else "even")
         assert chosen.single_view() == data.FolderConfig(clip=clip)
     small = data.FolderConfig(clip=data.ClipConfig(resize=128, crop=112))
     assert small.with_protocol("dense").clip.view_size == 128
     odd = data.FolderConfig(clip=dataclasses.replace(clip, spatial_views=3, view_size=240))
     assert odd.protocol == "3x1-240"
     assert data.SyncMNISTConfig().protocol == ""
-    for wrong in ("3x0", "full", "3", "x2", "3x2-0"):
-        with pytest.raises(UserError, match=f"protocol={wrong}: choose center, dense, tsm or NxM"):
+    for wrong in ("3x0", "full", "3", "x2", "3x2-0", "3x2-corners", "5x1-corner", "10x-corners"):
+        with pytest.raises(
+            UserError, match=f"={wrong}: choose center, dense, tsm, tsn, NxM .*5xM-"
+        ):
             small.with_protocol(wrong)
     strided = data.FolderConfig(clip=data.ClipConfig(sampling="stride"))
     with pytest.raises(UserError, match=r"protocol=tsm needs .*sampling=segments, here it"):

@@ -246,6 +246,19 @@ def test_views_become_one_as_in_a_plain_loop(average):
             other_way = jax.nn.softmax(wanted[other])
             assert np.abs(jax.nn.softmax(logits) - other_way).max() > 1e-2
 
+    places = np.random.default_rng(1).permutation(20).reshape(4, 5)  # views are exchanged, too
+    scores = np.stack(single, axis=1)
+    if average == "softmax":
+        scores = np.asarray(jax.nn.log_softmax(scores))
+    scores = np.stack([[row.ravel()[place] for place in places] for row in scores])
+    wanted = {
+        "logits": scores.mean(1),
+        "max": scores.max(1),
+        "softmax": np.log(np.exp(scores).mean(1)),
+    }
+    logits = steps.classify(module, variables, {"video": video}, 4, places)
+    np.testing.assert_allclose(logits, wanted[average], rtol=1e-4, atol=1e-5)
+
 
 def test_a_still_background_is_subtracted():
     keep = dataclasses.replace(CNN, input_mean=0.0)

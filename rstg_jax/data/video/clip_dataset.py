@@ -8,14 +8,13 @@ from typing import Any, ClassVar, Literal, Self
 import numpy as np
 
 from rstg_jax.data.dataset import DataConfig, Placement
-from rstg_jax.data.video import clip_transforms, crops, decode, frame_sampling
+from rstg_jax.data.video import clip_transforms, crops, decode, frame_sampling, label_flip
 from rstg_jax.data.video.boxes import BoxesConfig
 from rstg_jax.data.video.clip_transforms import ClipConfig
 from rstg_jax.errors import UserError
 
-CENTER, DENSE, TSM = "center", "dense", "tsm"
-DENSE_VIEWS, TSM_VIEWS, FULL_SIDE = (11, 2), (3, 2), 256
-_VIEWS = re.compile(r"([1-9]\d*)x([1-9]\d*)(?:-([1-9]\d*))?(-starts)?")
+FULL_SIDE = 256
+_VIEWS = re.compile(r"([1-9]\d*)x([1-9]\d*)(?:-([1-9]\d*))?(-corners)?(-starts)?")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,6 +38,7 @@ class ClipDataConfig(DataConfig):
         "broken",
         "boxes.path",
         "clip.spatial_views",
+        "clip.crop_places",
         "clip.temporal_views",
         "clip.view_places",
         "clip.view_size",
@@ -68,52 +68,49 @@ class ClipDataConfig(DataConfig):
         return (self.clip.frames, side, side, 3)
 
     @property
+    def _named(self) -> dict[str, str]:
+        """The protocols with a name, spelled as others."""
+        side = min(FULL_SIDE, self.clip.resize)
+        full = f"-{side}" if side != self.clip.crop else ""
+        named = {"center": "1x1", "dense": f"11x2{full}", "tsm": f"3x2{full}-starts"}
+        return {**named, "tsn": "10x1-corners"}
+
+    @property
     def protocol(self) -> str:
-        """Such as "center", "dense", "3x2", "3x2-96" or "3x2-96-starts"."""
+        """Such as "center", "dense", "3x2", "3x2-96", "5x1-corners" or "3x2-96-starts"."""
         clip = self.clip
-        views, side = (clip.spatial_views, clip.temporal_views), clip.test_size
-        full, starts = side == min(FULL_SIDE, clip.resize), clip.view_places == "starts"
-        if views == DENSE_VIEWS and full and not starts:
-            return DENSE
-        if views == TSM_VIEWS and full and starts:
-            return TSM
-        if views == (1, 1) and side == clip.crop:
-            return CENTER
-        ends = (f"-{side}" if side != clip.crop else "", "-starts" if starts else "")
-        return f"{views[0]}x{views[1]}{''.join(ends)}"
+        spelled = f"{clip.spatial_views}x{clip.temporal_views}"
+        spelled += f"-{clip.test_size}" if clip.test_size != clip.crop else ""
+        spelled += "-corners" if clip.crop_places == "corners" else ""
+        spelled += "-starts" if clip.view_places == "starts" else ""
+        return {other: name for name, other in self._named.items()}.get(spelled, spelled)
 
     def with_protocol(self, protocol: str) -> Self:
-        match, full, starts = _VIEWS.fullmatch(protocol), min(FULL_SIDE, self.clip.resize), False
-        side: int | None = full
-        if match:
-            views = int(match[1]), int(match[2])
-            side, starts = int(match[3]) if match[3] else None, bool(match[4])
-        elif protocol == CENTER:
-            views, side = (1, 1), None
-        elif protocol == DENSE:
-            views = DENSE_VIEWS
-        elif protocol == TSM:
-            views, starts = TSM_VIEWS, True
-        else:
-            raise UserError(
-                f"protocol={protocol}: choose {CENTER}, {DENSE}, {TSM} or NxM, such as 3x2"
-            )
-        if starts and self.clip.sampling != "segments":
+        match = _VIEWS.fullmatch(self._named.get(protocol, protocol))
+        if not match or (match[4] and match[1] not in ("5", "10")):
+            known = ", ".join([*self._named, "NxM (such as 3x2)", "5xM-corners"])
+            raise UserError(f"protocol={protocol}: choose {known} or 10xM-corners")
+        if match[5] and self.clip.sampling != "segments":
             raise UserError(
                 f"protocol={protocol} needs data.clip.sampling=segments, "
                 f"here it is {self.clip.sampling}"
             )
         clip = dataclasses.replace(
             self.clip,
-            spatial_views=views[0],
-            temporal_views=views[1],
-            view_places="starts" if starts else "even",
-            view_size=side,
+            spatial_views=int(match[1]),
+            crop_places="corners" if match[4] else "even",
+            temporal_views=int(match[2]),
+            view_places="starts" if match[5] else "even",
+            view_size=int(match[3]) if match[3] else None,
         )
         return dataclasses.replace(self, clip=clip)
 
+    def logit_places(self, label_names: Sequence[str]) -> np.ndarray | None:
+        mirrored = self.clip.mirrored_views
+        return label_flip.logit_places(label_names, mirrored) if any(mirrored) else None
+
     def single_view(self) -> Self:
-        return self.with_protocol(CENTER)
+        return self.with_protocol("center")
 
     def read_video(self, frames: decode.Frames) -> np.ndarray:
         if self.num_boxes:

@@ -3,7 +3,7 @@
 import dataclasses
 import itertools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from rstg_jax.errors import UserError
 
 # Random numbers of a training example: these, then one per frame.
 _FLIP, _BRIGHTNESS, _BOX, _TIME = 0, 1, slice(2, 5), 5
+CORNERS = 5  # with the centre
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +33,9 @@ class ClipConfig:
         frames of a clip.
       flip: Mirror half of the training clips, with left and right swapped in the label's name, but
         none whose mirrored name is no label (see `rstg_jax.data.video.label_flip`).
-      spatial_views: Crops of a video in testing, evenly over its longer side.
+      spatial_views: Crops of a video in testing.
+      crop_places: Where they are: "even", over the longer side, or "corners", which are five with
+        the centre, or ten: each also mirrored, see `rstg_jax.data.video.label_flip.logit_places`.
       temporal_views: Samplings of a video in testing.
       view_places: Where they are: "even", or "starts" for two samplings by the rule "segments", at
         the centres and the starts of the segments.
@@ -49,6 +52,7 @@ class ClipConfig:
     brightness: float = 0.1
     flip: bool = False
     spatial_views: int = 1
+    crop_places: Literal["even", "corners"] = "even"
     temporal_views: int = 1
     view_places: Views = "even"
     view_size: int | None = None
@@ -63,6 +67,8 @@ class ClipConfig:
         two_of_segments = (self.sampling, self.temporal_views) == ("segments", 2)
         if self.view_places == "starts" and not two_of_segments:
             raise UserError("view_places=starts needs sampling=segments and temporal_views=2")
+        if self.crop_places == "corners" and self.spatial_views not in (CORNERS, 2 * CORNERS):
+            raise UserError("crop_places=corners needs spatial_views=5, or 10 with mirrored ones")
         if any(not 0 < scale <= 1 for scale in self.crop_scales):
             raise UserError(f"crop_scales={self.crop_scales} must be in (0, 1]")
         if not 0 <= self.brightness <= 1:
@@ -82,6 +88,12 @@ class ClipConfig:
     def views(self) -> int:
         """Clips of one video in testing, whose logits are to be averaged."""
         return self.spatial_views * self.temporal_views
+
+    @property
+    def mirrored_views(self) -> list[bool]:
+        """Which of the views are mirrored; before each of them is the same one as it is."""
+        ten = self.crop_places == "corners" and self.spatial_views == 2 * CORNERS
+        return [ten and view % 2 == 1 for view in range(self.views)]
 
     @property
     def num_draws(self) -> int:
@@ -144,26 +156,29 @@ def testing_views(frames: decode.Frames, config: ClipConfig) -> Cut:
     side = config.test_size
 
     def boxes(size: crops.Size) -> list[crops.Box]:
-        return crops.view_boxes(size, side, config.spatial_views)
+        if config.crop_places == "even":
+            return crops.view_boxes(size, side, config.spatial_views)
+        corners = crops.corner_boxes(size, side)
+        return [box for box in corners for _ in range(config.spatial_views // CORNERS)]
 
     def cover(size: crops.Size) -> tuple[crops.Box, crops.Size]:
         """The area that all crops cover together, so that one resampling serves them all."""
-        first, last = boxes(size)[0], boxes(size)[-1]
-        out = (last.left + side - first.left, last.top + side - first.top)
-        return crops.Box(first.left, first.top, *out), out
+        lefts, tops = zip(*((box.left, box.top) for box in boxes(size)), strict=True)
+        out = (max(lefts) + side - min(lefts), max(tops) + side - min(tops))
+        return crops.Box(min(lefts), min(tops), *out), out
 
     pictures, size, original = _pictures(frames, wanted, config.resize, cover)
-    corner = boxes(size)[0]
+    area, mirrored = cover(size)[0], config.mirrored_views
     views = np.empty((config.views, config.frames, side, side, 3), np.uint8)
     for s, box in enumerate(boxes(size)):
-        y, x = box.top - corner.top, box.left - corner.left
-        part = pictures[:, y : y + side, x : x + side]
+        y, x = box.top - area.top, box.left - area.left
+        part = pictures[:, y : y + side, x : x + side, :][:, :, :: -1 if mirrored[s] else 1]
         for t, place in enumerate(places):
             views[t * config.spatial_views + s] = part[place]
     found = tuple(
-        Place(sampling, len(frames), crops.source(original, size, box), original)
+        Place(sampling, len(frames), crops.source(original, size, box), original, mirror)
         for sampling in samplings
-        for box in boxes(size)
+        for box, mirror in zip(boxes(size), mirrored, strict=False)  # alike in each sampling
     )
     return Cut(views if config.views > 1 else views[0], found)
 

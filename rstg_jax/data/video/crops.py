@@ -54,6 +54,21 @@ def view_boxes(size: Size, crop: int, views: int) -> list[Box]:
     return [Box(place, top, crop, crop) for place in places]
 
 
+def corner_boxes(size: Size, crop: int) -> list[Box]:
+    """Square crops for testing: the four corners and the centre.
+
+    As in TSN and TRN, `fill_fix_offset` in transforms.py of yjxiong/tsn-pytorch, whose steps are
+    whole quarters: the right and lower crops end up to three pixels before the border.
+
+    Args:
+      size: Of the resized frame.
+      crop: Side of the crops.
+    """
+    x, y = ((side - crop) // 4 for side in size)
+    corners = ((0, 0), (4 * x, 0), (0, 4 * y), (4 * x, 4 * y), (2 * x, 2 * y))
+    return [Box(left, top, crop, crop) for left, top in corners]
+
+
 def train_box(size: Size, crop: int, scales: tuple[float, ...], draws: np.ndarray) -> Box:
     """A random crop for training.
 

@@ -114,6 +114,28 @@ def mirrored(label: Label, labels: np.ndarray) -> Label | None:
     return swapped
 
 
+def logit_places(names: Sequence[str], mirrored: Sequence[bool]) -> np.ndarray:
+    """Where each view's logit of each label is, if some views are mirrored.
+
+    What the network takes for "from left to right" in a mirrored view is "from right to left" in
+    the video. A label that has no mirrored one is left to the views that are not mirrored. TSN and
+    TRN take the logits of mirrored views as they are, on Something-Something, too; mmaction2 tests
+    TRN without such views there.
+
+    Args:
+      names: Of the labels.
+      mirrored: Of each view whether it is the mirrored one of the view before.
+
+    Returns:
+      int64 `[views labels]`, places among the logits of all views, `[views * labels]`.
+    """
+    labels = mirrored_labels(names)
+    places = np.arange(len(mirrored) * len(names)).reshape(len(mirrored), len(names))
+    for view in np.flatnonzero(mirrored):
+        places[view] = np.where(labels == NOT_MIRRORED, places[view - 1], places[view][labels])
+    return places
+
+
 def _mirrored_label(name: str, numbers: Mapping[str, int]) -> int:
     """The number of the first label that a mirrored name may be."""
     if _LETTER.search(name):

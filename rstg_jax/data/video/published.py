@@ -96,8 +96,9 @@ class PublishedConfig(ClipDataConfig):
             raise UserError(f"fold={self.fold} must be 1, 2 or 3")
         if not 0 <= self.max_broken < 1:
             raise UserError(f"max_broken={self.max_broken} must be in [0, 1)")
-        if self.clip.flip and not READERS[self.dataset].mirrors:
-            raise UserError(f"a mirrored video of {self.dataset} has no label: set clip.flip=false")
+        if not READERS[self.dataset].mirrors and (self.clip.flip or any(self.clip.mirrored_views)):
+            instead = "set clip.flip=false" if self.clip.flip else "test other views, or 5 corners"
+            raise UserError(f"a mirrored video of {self.dataset} has no label: {instead}")
 
     @property
     def num_classes(self) -> int:

@@ -114,8 +114,9 @@ def test_boxes_follow_the_pixels_in_training(best):
     assert cut_off > 20
 
 
+@pytest.mark.parametrize(("crop_places", "crops"), [("even", 3), ("corners", 10)])
 @pytest.mark.parametrize("is_tall", [False, True])
-def test_boxes_follow_the_pixels_in_testing(is_tall, tmp_path):
+def test_boxes_follow_the_pixels_in_testing(is_tall, crop_places, crops, tmp_path):
     """In every view of a wide and of a tall video."""
     video, order = drawn(), (0, 1, 2, 3)
     if is_tall:
@@ -123,10 +124,17 @@ def test_boxes_follow_the_pixels_in_testing(is_tall, tmp_path):
     frames = {str(frame): [[corners(frame)[i] for i in order]] for frame in range(LENGTH)}
     boxes = BoxesConfig(1, written(tmp_path / "boxes.json", {"video": frames})).read()
     config = ClipConfig(
-        frames=4, sampling="stride", stride=2, resize=48, crop=40, spatial_views=3, temporal_views=2
+        frames=4,
+        sampling="stride",
+        stride=2,
+        resize=48,
+        crop=40,
+        spatial_views=crops,
+        crop_places=crop_places,
+        temporal_views=2,
     )
     pixels, places = clip_transforms.testing_views(decode.ArrayFrames(video), config)
-    assert len(pixels) == len(places) == config.views == 6
+    assert len(pixels) == len(places) == config.views == 2 * crops
     beside = [boxes.beside("video", place)[:, 0] for place in places]
     for view in range(6):
         assert deviation(pixels[view], beside[view]) <= PIXEL

@@ -100,6 +100,9 @@ def test_places(tree):
     with pytest.raises(UserError, match="a mirrored video of cater_localize has no label: set cl"):
         config(tree, "cater_localize", clip=mirrored)
     assert config(tree, "cater_actions_present", clip=mirrored).clip.flip
+    with pytest.raises(UserError, match="cater_localize has no label: test other views, or 5 corn"):
+        it.with_protocol("tsn")
+    assert it.with_protocol("5x1-corners").views == 5
 
 
 def test_a_damaged_video_is_named(tree):

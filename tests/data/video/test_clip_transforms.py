@@ -1,5 +1,7 @@
 """Resizing, crops, brightness and views, against Pillow on whole frames and plain arithmetic."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -157,6 +159,43 @@ def test_views_of_tsm_are_centres_and_then_starts():
             close(got[3 * t + s], plain_view(images, indices, 32, (left, 0, 32)))
 
 
+def group_over_sample(images, crop):
+    """What the class of that name in TSN's and TRN's public code gives, with its quarter steps."""
+    pictures = [np.asarray(image) for image in images]
+    height, width = pictures[0].shape[:2]
+    x, y = (width - crop) // 4, (height - crop) // 4
+    views = []
+    for left, top in ((0, 0), (4 * x, 0), (0, 4 * y), (4 * x, 4 * y), (2 * x, 2 * y)):
+        group = np.stack([p[top : top + crop, left : left + crop] for p in pictures])
+        views += [group, np.stack([np.fliplr(picture) for picture in group])]
+    return views
+
+
+@pytest.mark.parametrize("size", [(60, 40), (40, 60), (63, 45), (50, 50)])
+def test_crops_of_tsn(size):
+    """Ten, as in public code, and the five that are not mirrored; evenly spread ones are others."""
+    config = ClipConfig(frames=3, resize=35, crop=24, spatial_views=10, crop_places="corners")
+    frames = frames_of(5, size)
+    got = clip_transforms.testing_views(frames, config).pixels
+    target = crops.resized(size, 35)
+    images = [noise(*size, seed=k).resize(target, Image.Resampling.BICUBIC) for k in (0, 2, 4)]
+    wanted = group_over_sample(images, 24)
+    assert got.shape == (10, 3, 24, 24, 3)
+    for one, other in zip(got, wanted, strict=True):
+        close(one, other)
+    five = dataclasses.replace(config, spatial_views=5)
+    np.testing.assert_array_equal(clip_transforms.testing_views(frames, five).pixels, got[::2])
+    assert config.mirrored_views == [False, True] * 5 and five.mirrored_views == [False] * 5
+    even = dataclasses.replace(config, crop_places="even")
+    others = clip_transforms.testing_views(frames, even).pixels.astype(int)
+    assert min(np.abs(o - w).mean() for o, w in zip(others, wanted, strict=True)) > 5
+    two = dataclasses.replace(config, temporal_views=2)
+    mirrored = clip_transforms.testing_views(frames, two).pixels[11::2]
+    np.testing.assert_array_equal(
+        mirrored, clip_transforms.testing_views(frames, two).pixels[10::2, :, :, ::-1]
+    )
+
+
 def test_portrait_views_go_down():
     config = ClipConfig(frames=1, resize=32, crop=32, spatial_views=2)
     got = clip_transforms.testing_views(frames_of(1, (40, 60)), config).pixels
@@ -225,6 +264,7 @@ def test_frames_that_many_crops_would_make_huge():
         ({"temporal_views": 0}, "temporal_views=0"),
         ({"temporal_views": 2, "view_places": "starts"}, "starts needs sampling=segments and"),
         ({"sampling": "segments", "view_places": "starts"}, "view_places=starts needs"),
+        ({"crop_places": "corners", "spatial_views": 3}, "corners needs spatial_views=5, or 10"),
     ],
 )
 def test_impossible_clips(fields, message):

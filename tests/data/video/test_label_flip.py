@@ -121,3 +121,23 @@ def test_joined_and_short_words(names, labels):
 def test_two_labels_of_one_name():
     with pytest.raises(UserError, match="two labels are named 'a'"):
         label_flip.mirrored_labels(["a", "b", "a"])
+
+
+def test_what_mirrored_views_say_of_labels():
+    """As in a plain loop over views and names; where "left" stays "left" it is another."""
+    names = ["turn left", "stand upright", "turn right", "pull it right out"]
+    mirrored = [False, True, False, True]
+    logits = np.random.default_rng(0).normal(size=(4, 4))
+    wanted = np.zeros((4, 4))
+    for view in range(4):
+        for label, name in enumerate(names):
+            other = {"turn left": "turn right", "turn right": "turn left"}.get(name, name)
+            if not mirrored[view]:
+                wanted[view, label] = logits[view, label]
+            elif name == "pull it right out":  # its mirror image has no name
+                wanted[view, label] = logits[view - 1, label]
+            else:
+                wanted[view, label] = logits[view, names.index(other)]
+    places = label_flip.logit_places(names, mirrored)
+    np.testing.assert_array_equal(logits.ravel()[places], wanted)
+    assert (wanted != logits).sum() == 2 * 3
