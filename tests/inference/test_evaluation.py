@@ -211,6 +211,11 @@ def test_views_are_averaged_as_a_plain_loop_would(films, devices, protocol, caps
     assert result["top1"] == pytest.approx(np.trace(confusion) / 9)
     assert result["loss"] == pytest.approx(loss, rel=1e-5)
 
+    if protocol == "tsn":  # and so does the test of a training
+        train_loop.train(dataclasses.replace(loaded.experiment, data=settings), films / "again")
+        trained = json.loads((films / "again" / "result.json").read_text())
+        assert trained["loss"] == pytest.approx(result["loss"], rel=1e-5)
+
     if devices == 1:  # and predict says the same of the same files
         capsys.readouterr()
         assert predict.main([*flags, "--json", str(films / "films"), "test:2"]) == 0
