@@ -42,36 +42,42 @@ GRACE_SECONDS = 600  # to save and leave after the signal
 STEM_PHASE = "lite_backbone"
 STEM = "params/backbone,params/object_map"
 REST = "params/(?!backbone|object_map)"
-FIRST = (  # of the first phase with three digits; the full test is for the last one
-    "--config.optim.learning_rate=0.02",
-    "--config.optim.end_factor=0.3",
-    "--config.train.total_examples=48000",
-    "--config.data.num_test=1000",
-)
+FIRST = {  # rate and videos of the first phase with so many digits
+    "lite3": (0.02, 48_000),
+    "lite5": (0.005, 144_000),
+}
 OWN_STEM = ("i3d", "nl_i3d")  # rows with another backbone
 
 
 def phases(row: str, seed: int) -> list[Phase]:
     """The phases of a row's training, the last one last.
 
-    The backbone on single frames; behind it, while it stays as it is, two digits, then three; then
-    everything together with three digits, and at last with five if there are as many. Rows with
-    another backbone begin with two digits, and nothing of them ever stays as it is.
+    The backbone on single frames; behind it, while it stays as it is, three digits, then five if
+    there are as many; at last everything together. Rows with another backbone begin with three
+    digits, and nothing of them ever stays as it is.
     """
     digits, name = row.split("_", maxsplit=1)
     run = (f"--config.train.seed={seed}",)
     shared = name not in OWN_STEM
     frozen = (f"--config.optim.frozen={STEM}",) if shared else ()
     fresh = (f"--config.train.init_fresh={REST}",) if shared else ()
+
+    def first(lite: str) -> Phase:
+        rate, videos = FIRST[lite]
+        flags = (
+            f"--config.optim.learning_rate={rate}",
+            "--config.optim.end_factor=0.1",
+            f"--config.train.total_examples={videos}",
+            "--config.data.num_test=1000",  # the full test is for the last phase
+        )
+        begin = fresh if lite == "lite3" else ()
+        name = row.replace(digits, lite)
+        return Phase(f"{name}-first-seed{seed}", name, (*run, *frozen, *begin, *flags))
+
     return [
         *([Phase(STEM_PHASE, STEM_PHASE)] if shared else []),
-        Phase(f"lite2_{name}-seed{seed}", f"lite2_{name}", (*run, *frozen, *fresh)),
-        Phase(f"lite3_{name}-first-seed{seed}", f"lite3_{name}", (*run, *frozen, *FIRST)),
-        *(
-            Phase(f"{lite}_{name}-seed{seed}", f"{lite}_{name}", run)
-            for lite in ("lite3", "lite5")
-            if lite <= digits
-        ),
+        *(first(lite) for lite in FIRST if lite <= digits),
+        Phase(f"{row}-seed{seed}", row, run),
     ]
 
 

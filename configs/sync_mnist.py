@@ -20,11 +20,8 @@ lite3, lite5     The full tasks with 3 and with 5 digits (46 labels, frames of 6
                  videos) for CPUs: 0.5M parameters, 0.16 GMAC per video. MNIST is downloaded, or
                  read from --config.data.mnist_dir=DIR.
 lite_backbone    Their network on single frames alone, taught which digits are there, and where.
-lite2            Two digits, and no pair in half of the videos: the shortest way to learn what
-                 moving together is. Begins with `lite_backbone`, which stays as it is.
-                 `python -m benchmarks.table` trains lite_backbone, lite2 and lite3 or lite5 one
-                 after the other.
-lite2_ROW, lite3_ROW, lite5_ROW
+                 `python -m benchmarks.table` trains it first and the others behind it.
+lite3_ROW, lite5_ROW
                  The rows of the poster's table with the same training, and with the same stem where
                  the row has one: positional (lite3, lite5), all_temp_stages, one_temp_stage,
                  homogeneous, time_only, space_only, nl_i3d, i3d, conv_lstm, mean_lstm.
@@ -220,7 +217,8 @@ def lite(num_digits: int, row: str = "positional") -> Experiment:
 
     The same auxiliary tasks teach every row. One teaches the backbone, frame by frame, where the
     digits are; what is behind reads these maps (the 3D networks read their features). The others
-    ask the regions, or the whole frame of rows without regions, what is in them and how it moves.
+    ask the regions, or the whole frame of rows without regions, what is in them and how it moves;
+    and `EARLY_ROWS` also after their first time stage, so that later stages can compare motions.
     """
     model = ModelConfig(
         backbone=small_cnn((16, 32, 64, 64), (5, 3, 3, 3), (2, 2, 2, 1)),
@@ -233,7 +231,7 @@ def lite(num_digits: int, row: str = "positional") -> Experiment:
     )
     return Experiment(
         name=f"sync_mnist lite{num_digits} {row}",
-        model=LITE_ROWS[row](model),
+        model=LITE_ROWS[row](dataclasses.replace(model, early_heads=row in EARLY_ROWS)),
         data=lite_data(num_digits),
         loss=LossConfig(
             frame_weight=1.0, frame_start=3, region_weight=1.0, lone_weight=2.0, map_weight=1.0
@@ -247,17 +245,6 @@ def lite(num_digits: int, row: str = "positional") -> Experiment:
             eval_every=0,
             checkpoint_every=500,
         ),
-    )
-
-
-def lite_pairs(row: str = "positional") -> Experiment:
-    """Two digits, which move together or not: a lesson before the full task."""
-    base = lite(2, row)
-    return dataclasses.replace(
-        base,
-        data=lite_data(2, none_probability=0.5, num_test=1000),
-        optim=dataclasses.replace(base.optim, learning_rate=2e-2, end_factor=0.5),
-        train=dataclasses.replace(base.train, total_examples=32_000),
     )
 
 
@@ -294,6 +281,7 @@ def lite_i3d(non_local: tuple[str, ...] = ()) -> dict[str, Any]:
     return {"backbone": lite_resnet(non_local), "head": GlobalPooling(), "map_channels": False}
 
 
+EARLY_ROWS = ("positional", "all_temp_stages", "homogeneous")
 LITE_ROWS: dict[str, Callable[[ModelConfig], ModelConfig]] = {
     "positional": lambda model: model,
     **{name: functools.partial(ablated, **choices) for name, choices in ABLATIONS.items()},
@@ -352,8 +340,6 @@ VARIANTS: dict[str, Callable[[], Experiment]] = {
     "mean_lstm": lambda: row("mean_lstm", without_block, head=RNNHead("mean"), readout="last"),
     "tiny": tiny,
     "lite_backbone": lite_backbone,
-    "lite2": lite_pairs,
-    **{f"lite2_{name}": functools.partial(lite_pairs, name) for name in LITE_ROWS},
     **{f"lite{digits}": functools.partial(lite, digits) for digits in (3, 5)},
     **{
         f"lite{digits}_{name}": functools.partial(lite, digits, name)

@@ -10,7 +10,7 @@ import numpy as np
 from flax import linen as nn
 
 from rstg_jax.errors import UserError
-from rstg_jax.models import object_map
+from rstg_jax.models import object_map, region_heads
 from rstg_jax.models.backbones import BackboneConfig, SimpleCNNConfig
 from rstg_jax.models.backbones.base import CLASS_TOKEN
 from rstg_jax.models.heads import HeadConfig, NodePooling
@@ -21,9 +21,6 @@ from rstg_jax.rstg.residual import BranchNorm, MapBranch, VectorBranch
 
 ViewAverage = Literal["logits", "softmax", "max"]
 FINAL = "final"  # the place behind the whole backbone
-# Outputs of the auxiliary head for each class of objects: presence logit, place y x, motion y x.
-REGION_OUTPUTS = 5
-LONE_OBJECT_OUTPUTS = 3  # logit of being in the pair, motion y x
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +47,10 @@ class ModelConfig:
         `rstg_jax.training.region_loss`), whose head reads the last block's nodes; 0 for no head.
         In a model without blocks the whole frame is the only region.
       lone_objects: likewise a head for the task of `rstg_jax.training.lone_object_loss`.
+      early_heads: heads for these tasks, but for what takes comparing, read the nodes after the
+        block's first time stage as well. The last time stage has weights of its own: without this,
+        nothing asks the earlier ones for motions, and the space stages between have none to
+        compare.
       map_classes: likewise of the task of `rstg_jax.training.map_loss`, whose head reads the
         backbone's last map.
       map_channels: what is behind the backbone reads the predictions of that head in place of the
@@ -67,6 +68,7 @@ class ModelConfig:
     view_average: ViewAverage = "logits"
     region_classes: int = 0
     lone_objects: bool = False
+    early_heads: bool = False
     map_classes: int = 0
     map_channels: bool = False
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -91,6 +93,13 @@ class ModelConfig:
             )
         if self.head.final_block == "unused" and FINAL in names:
             raise UserError(f"head={head} has no use for a block at 'final'")
+        if self.early_heads and not (
+            self.head.final_block == "nodes" and self.rstg.goes_on_after_time
+        ):
+            raise UserError(
+                "early_heads needs a block whose nodes the head reads, with stages after its first "
+                "time stage"
+            )
 
     @property
     def resolved(self) -> tuple[str, ...]:
@@ -134,8 +143,8 @@ class VideoClassifier(nn.Module):
           the last block read, `frame_logits` float32 `[b t classes]` of every frame by itself; of
           the last block `nodes` `[b t n d]` and `attention` float32 `[k b t i j]` if its plan has
           space stages, and of every block the same in `graphs`, by place; with auxiliary heads
-          also `regions` float32 `[b t n region_classes * 5]`, `lone_objects` float32 `[b t n 3]`
-          and the regions' `boxes` `[n 4]`, and `object_map` float32 `[b t h w map_classes 3]`.
+          also those of `rstg_jax.models.region_heads.predict`, and `object_map` float32
+          `[b t h w map_classes 3]`.
         """
         logits, out, _ = self._classify(video, None, train, boxes)
         return logits, out
@@ -179,7 +188,7 @@ class VideoClassifier(nn.Module):
             out["object_map"] = head(features)
             if config.map_channels:
                 features = object_map.channels(out["object_map"]).astype(features.dtype)
-        frames, state = self._read(features, token, graphs, state, train, boxes)  # [b t d]
+        frames, early, state = self._read(features, token, graphs, state, train, boxes)
         if graphs:
             last = list(graphs.values())[-1]
             out["nodes"] = last.nodes
@@ -192,7 +201,9 @@ class VideoClassifier(nn.Module):
         out["frame_logits"] = classifier(frames)
         if config.region_classes or config.lone_objects:
             nodes = out["nodes"] if graphs else frames[:, :, None]
-            out |= self._regions(nodes.astype(jnp.float32))
+            graph = RegionGraph(config.rstg.scales if config.rstg_at else (1,))
+            heads = (config.region_classes, config.lone_objects)
+            out |= region_heads.predict(nodes, early, graph, *heads)
         return classifier(dropout(vector)), out, state
 
     def _features(
@@ -234,39 +245,28 @@ class VideoClassifier(nn.Module):
         state: State | None,
         train: bool,
         boxes: jax.Array | None,
-    ) -> tuple[jax.Array, State | None]:
-        """The vectors that the classifier reads, float32 `[b t d]`; the state of the block."""
+    ) -> tuple[jax.Array, jax.Array | None, State | None]:
+        """What the classifier reads, float32 `[b t d]`; early nodes; the block's new state.
+
+        There are early nodes for `ModelConfig.early_heads` and whole clips only.
+        """
         config, name = self.config, block_name(FINAL)
         head = config.head.build("head")
         if config.head.final_block == "nodes":
-            block = RSTG(config.rstg, config.head.projects_back, name=name)
-            if state is None:
-                graphs[FINAL] = block(features, train=train)
-            else:
+            block, early = RSTG(config.rstg, config.head.projects_back, name=name), None
+            if state is not None:
                 graphs[FINAL], state = block.stream(features, state)
-            return head(graphs[FINAL].nodes, train=train), state
+            elif config.early_heads:
+                graphs[FINAL], early = block.with_early_nodes(features, train=train)
+            else:
+                graphs[FINAL] = block(features, train=train)
+            return head(graphs[FINAL].nodes, train=train), early, state
         extra = (boxes,) if config.head.reads_boxes else ()
         vectors = head(features if token is None else token, *extra, train=train)
         if FINAL in config.rstg_at:
             branch = VectorBranch(config.rstg, config.branch_norm, name=name)
             vectors, graphs[FINAL] = branch(features, vectors, train=train)
-        return vectors, state
-
-    def _regions(self, nodes: jax.Array) -> dict[str, jax.Array]:
-        """Boxes of the regions and predictions of the auxiliary heads, which read `[b t n d]`."""
-        config = self.config
-        graph = RegionGraph(config.rstg.scales if config.rstg_at else (1,))
-        out = {"boxes": jnp.asarray(graph.boxes, jnp.float32)}
-        if config.region_classes:
-            outputs = config.region_classes * REGION_OUTPUTS
-            heads = [  # a linear layer for each scale
-                nn.Dense(outputs, name=f"regions{number}")(nodes[:, :, where])
-                for number, where in enumerate(graph.scale_slices)
-            ]
-            out["regions"] = jnp.concatenate(heads, axis=2)
-        if config.lone_objects:
-            out["lone_objects"] = nn.Dense(LONE_OBJECT_OUTPUTS, name="lone_objects")(nodes)
-        return out
+        return vectors, None, state
 
 
 def over_views(

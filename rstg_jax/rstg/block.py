@@ -60,8 +60,30 @@ class RSTG(nn.Module):
           features: of a backbone, with any height and width.
           train: batch norm uses and updates statistics of the batch.
         """
-        output, _ = self._encode_process_decode(features, None, train)
+        output, _, _ = self._encode_process_decode(features, None, train)
         return output
+
+    def with_early_nodes(
+        self, features: Float[Array, "b t h w c"], *, train: bool = False
+    ) -> tuple[RSTGOutput, Float[Array, "b t n d"]]:
+        """Also returns what each region knows of its own past, before it compares with others.
+
+        Args:
+          features: as of `__call__`.
+          train: likewise.
+
+        Returns:
+          The output, and the nodes after the first stage that connects frames.
+
+        Raises:
+          UserError: all stages of the plan are space stages.
+        """
+        output, _, early = self._encode_process_decode(features, None, train)
+        if early is None:
+            raise UserError(
+                f"stages {self.config.stages} connect no frames: there is no early node"
+            )
+        return output, early
 
     def stream(self, features: Float[Array, "b t h w c"], state: State) -> tuple[RSTGOutput, State]:
         """Continues videos with their next frames.
@@ -82,18 +104,23 @@ class RSTG(nn.Module):
             raise UserError(f"this block cannot stream: {reason}")
         dtype = carry_dtype(self.config.cell, features.dtype)
         state = jax.tree.map(lambda part: part.astype(dtype), state)
-        return self._encode_process_decode(features, state, False)
+        output, after, _ = self._encode_process_decode(features, state, False)
+        return output, after
 
     @nn.compact
     def _encode_process_decode(
         self, features: Array, state: State | None, train: bool
-    ) -> tuple[RSTGOutput, State]:
-        """Runs the block from a state, or from zero if it is None; returns the state after it."""
+    ) -> tuple[RSTGOutput, State, Array | None]:
+        """Runs the block from a state, or from zero if it is None.
+
+        Returns the output, the state after it, and the early nodes `[b t n d]` if there are any.
+        """
         graph = RegionGraph(self.config.scales, (features.shape[2], features.shape[3]))
         nodes = self._encode(features, graph, train)  # [n t b d]
-        nodes, attention, state = self._process(nodes, graph, state, train)
-        nodes = self._decode(nodes, channels=features.shape[-1])  # [b t n d]
-        return RSTGOutput(nodes, schedules.mean_attention(attention)), state
+        done = self._process(nodes, graph, state, train)
+        nodes = self._decode(done.nodes, channels=features.shape[-1])  # [b t n d]
+        early = None if done.early is None else clips_first(done.early)
+        return RSTGOutput(nodes, schedules.mean_attention(done.attention)), done.state, early
 
     def _encode(self, features: Array, graph: RegionGraph, train: bool) -> Array:
         """Pools each region, projects to `dim` and normalises; nodes go first, `[n t b d]`."""
@@ -111,24 +138,26 @@ class RSTG(nn.Module):
 
     def _process(
         self, nodes: Array, graph: RegionGraph, state: State | None, train: bool
-    ) -> tuple[Array, list[Array], State]:
-        """Runs the plan; returns nodes, attention of the space stages, and the state after them."""
+    ) -> schedules.PlanOutput:
+        """Runs the plan."""
         config, done = self.config, 0
-        attention: list[Array] = []
-        after: State = ()
+        begun = schedules.PlanOutput(nodes, [], (), None)
         # Linen creates the weights of a stage when it is called: initialization calls every stage.
         if config.schedule == "wavefront" and not self.is_initializing():
             if train and config.post_norm == "batch":
                 raise UserError("schedule 'wavefront' cannot train with post_norm 'batch'")
-            nodes, attention, after = schedules.run_wavefront(
-                config, graph, self.variables, nodes, state
-            )
+            begun = schedules.run_wavefront(config, graph, self.variables, nodes, state)
             done = 2 * config.rounds
         stages = schedules.make_stages(config, graph)
-        nodes, late_attention, late = schedules.run_stages(
-            config, stages, nodes, state and state[len(after) :], train, done
+        rest = schedules.run_stages(
+            config, stages, begun.nodes, state and state[len(begun.state) :], train, done
         )
-        return nodes, attention + late_attention, after + late
+        return schedules.PlanOutput(
+            rest.nodes,
+            begun.attention + rest.attention,
+            begun.state + rest.state,
+            rest.early if begun.early is None else begun.early,
+        )
 
     def _decode(self, nodes: Array, channels: int) -> Array:
         """Normalises and projects back if configured; clips go first, `[b t n d]`."""
@@ -136,7 +165,12 @@ class RSTG(nn.Module):
             nodes = LayerNorm(name="output_norm")(nodes)
         if self.project_back and channels != self.config.dim:
             nodes = nn.Dense(channels, dtype=nodes.dtype, name="project_out")(nodes)
-        return jnp.einsum("ntbd->btnd", nodes)
+        return clips_first(nodes)
+
+
+def clips_first(nodes: Float[Array, "n t b d"]) -> Float[Array, "b t n d"]:
+    """Nodes in the order of axes that the block returns."""
+    return jnp.einsum("ntbd->btnd", nodes)
 
 
 def init_state(config: RSTGConfig, batch: int, dtype: Any = jnp.float32) -> State:

@@ -160,6 +160,11 @@ class RSTGConfig:
         return rounds if self.stages in (ROUND * rounds, (*ROUND * rounds, "time")) else 0
 
     @property
+    def goes_on_after_time(self) -> bool:
+        """Whether stages follow the first one that connects frames."""
+        return any(stage != "space" for stage in self.stages[:-1])
+
+    @property
     def looks_ahead(self) -> str:
         """Why the output at a frame depends on later frames; empty if it does not."""
         if "spacetime" in self.stages:

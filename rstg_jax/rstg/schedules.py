@@ -24,6 +24,22 @@ from rstg_jax.rstg.region_graph import RegionGraph
 from rstg_jax.rstg.stages import SpaceStage, State, TimeStage, make_stage
 
 
+class PlanOutput(NamedTuple):
+    """What the stages of a plan, or some of them, make of the nodes.
+
+    Attributes:
+      nodes: after the last of these stages, `[n t b d]`.
+      attention: of every space stage, `[i j t b h]`.
+      state: of every time stage after the last frame.
+      early: nodes after the first stage that connects frames, `[n t b d]`; None without one.
+    """
+
+    nodes: Array
+    attention: list[Array]
+    state: State
+    early: Array | None
+
+
 class Stages(NamedTuple):
     """The modules of a plan. Those that the plan does not call have no weights."""
 
@@ -49,7 +65,7 @@ def run_stages(
     state: State | None,
     train: bool,
     done: int = 0,
-) -> tuple[Float[Array, "n t b d"], list[Float32[Array, "n n t b h"]], State]:
+) -> PlanOutput:
     """Runs the plan stage after stage, each over all frames.
 
     Args:
@@ -59,12 +75,10 @@ def run_stages(
       state: before the first frame, of the time stages that run; None is zero.
       train: batch norm uses and updates statistics of the batch.
       done: number of stages of the plan to skip, because they have run already.
-
-    Returns:
-      Nodes, attention of every space stage, state after the last frame.
     """
     attention: list[Array] = []
     after: State = ()
+    early: Array | None = None
     for number, kind in list(enumerate(config.stages, start=1))[done:]:
         if kind == "time":
             stage = stages.last_time if number == len(config.stages) else stages.time
@@ -73,7 +87,9 @@ def run_stages(
         else:
             nodes, weights = (stages.space if kind == "space" else stages.spacetime)(nodes, train)
             attention.append(weights)
-    return nodes, attention, after
+        if early is None and kind != "space":
+            early = nodes
+    return PlanOutput(nodes, attention, after, early)
 
 
 def run_wavefront(
@@ -82,7 +98,7 @@ def run_wavefront(
     variables: Mapping[str, Mapping[str, Any]],
     nodes: Float[Array, "n t b d"],
     state: State | None,
-) -> tuple[Float[Array, "n t b d"], list[Float32[Array, "n n t b h"]], State]:
+) -> PlanOutput:
     """Runs all (time, space) rounds of the plan along the diagonals t + k.
 
     At step s round k is at frame s - k, and takes what round k-1 computed one step before. Rounds
@@ -94,9 +110,6 @@ def run_wavefront(
       variables: of the block.
       nodes: input of the first round.
       state: before the first frame; None is zero.
-
-    Returns:
-      Nodes after the last round, attention of every round, state of every round.
     """
     rounds, t = config.rounds, nodes.shape[1]
     time = make_stage("time", config, graph, parent=None)
@@ -117,7 +130,7 @@ def run_wavefront(
             jnp.where(active, new, old) for new, old in zip(new_carry, carry, strict=True)
         )
         outputs, attention = space.apply(variables_of("space"), moved[:, 0], False)
-        return (outputs, carry), (outputs[:, -1], attention)
+        return (outputs, carry), (outputs[:, -1], attention, moved[:, 0, 0])
 
     frames = jnp.pad(jnp.swapaxes(nodes, 0, 1), ((0, rounds - 1), (0, 0), (0, 0), (0, 0)))
     zero = jnp.zeros_like(jnp.swapaxes(frames[:rounds], 0, 1))  # lies where the nodes do
@@ -126,10 +139,12 @@ def run_wavefront(
     else:
         carry = tuple(jnp.stack(part, axis=1) for part in zip(*state[:rounds], strict=True))
     steps = jnp.arange(t + rounds - 1)
-    (_, carry), (outputs, attention) = jax.lax.scan(step, (zero, carry), (steps, frames))
+    (_, carry), scanned = jax.lax.scan(step, (zero, carry), (steps, frames))
+    outputs, attention, early = scanned
     by_round = _attention_by_round(attention, rounds, t)
     after = tuple(tuple(part[:, k] for part in carry) for k in range(rounds))
-    return jnp.swapaxes(outputs[rounds - 1 :], 0, 1), by_round, after
+    last, first = jnp.swapaxes(outputs[rounds - 1 :], 0, 1), jnp.swapaxes(early[:t], 0, 1)
+    return PlanOutput(last, by_round, after, first)
 
 
 def _attention_by_round(attention: Array, rounds: int, t: int) -> list[Array]:

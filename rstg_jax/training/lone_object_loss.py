@@ -49,11 +49,17 @@ def loss(predicted: jax.Array, lone: jax.Array, target: jax.Array) -> jax.Array:
     """
     logits = predicted[..., 0]
     entropy = jax.nn.softplus(logits) - target[..., 0] * logits
-    squares = jnp.square(predicted[..., 1:] - target[..., 1:]).sum(-1)
+    return motion_loss(predicted[..., 1:], lone, target) + mean(entropy, lone, FIRST_FRAME)
 
-    def mean(values: jax.Array, start: int) -> jax.Array:
-        counted = lone[:, start:]
-        total = jnp.where(counted, values[:, start:], 0).sum((1, 2))
-        return total / jnp.maximum(counted.sum((1, 2)), 1)
 
-    return mean(squares, 1) + mean(entropy, FIRST_FRAME)
+def motion_loss(predicted: jax.Array, lone: jax.Array, target: jax.Array) -> jax.Array:
+    """The part of `loss` that asks for the motion, of predictions `[b t n 2]`."""
+    squares = jnp.square(predicted - target[..., 1:]).sum(-1)
+    return mean(squares, lone, 1)
+
+
+def mean(values: jax.Array, lone: jax.Array, start: int) -> jax.Array:
+    """Mean over the regions with one object in the frames from `start` on: `[b t n]` -> `[b]`."""
+    counted = lone[:, start:]
+    total = jnp.where(counted, values[:, start:], 0).sum((1, 2))
+    return total / jnp.maximum(counted.sum((1, 2)), 1)

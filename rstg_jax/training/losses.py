@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from rstg_jax.errors import UserError
-from rstg_jax.models.classifier import REGION_OUTPUTS
+from rstg_jax.models.region_heads import REGION_OUTPUTS
 from rstg_jax.training import lone_object_loss, map_loss, region_loss
 
 Kind = Literal["softmax", "sigmoid"]
@@ -117,8 +117,7 @@ def objective(
       config: see `LossConfig`.
       logits: [b classes] of the whole clip.
       out: the model's intermediates; ``out["frame_logits"]`` [b t classes], and for the auxiliary
-        tasks ``out["regions"]`` and ``out["lone_objects"]`` with ``out["boxes"]``, and
-        ``out["object_map"]``.
+        tasks ``out["object_map"]`` and those of `rstg_jax.models.region_heads.predict`.
       batch: label int [b] or 0/1 [b classes], mask [b] (1 for a real example, 0 for padding),
         frame_label int [b t] if that is asked for and, for the auxiliary tasks, object_class,
         object_center and object_in_pair.
@@ -169,14 +168,20 @@ def _regions(config: LossConfig, out: Output, batch: Batch) -> jax.Array:
     classes = out["regions"].shape[-1] // REGION_OUTPUTS
     objects = (batch["object_class"], batch["object_center"])
     target = region_loss.targets(out["boxes"], *objects, classes)
-    return region_loss.loss(out["regions"], target)
+    loss = region_loss.loss(out["regions"], target)
+    if "early_regions" in out:
+        loss += region_loss.loss(out["early_regions"], target)
+    return loss
 
 
 def _lone_objects(config: LossConfig, out: Output, batch: Batch) -> jax.Array:
     del config
     objects = (batch["object_center"], batch["object_in_pair"])
     lone, target = lone_object_loss.targets(out["boxes"], *objects)
-    return lone_object_loss.loss(out["lone_objects"], lone, target)
+    loss = lone_object_loss.loss(out["lone_objects"], lone, target)
+    if "early_motion" in out:
+        loss += lone_object_loss.motion_loss(out["early_motion"], lone, target)
+    return loss
 
 
 def _object_map(config: LossConfig, out: Output, batch: Batch) -> jax.Array:

@@ -82,6 +82,35 @@ def test_the_wavefront_is_the_stages(name):
     assert_same(results(wave, variables), expected)
 
 
+@pytest.mark.parametrize("schedule", ["stage", "wavefront"])
+def test_early_nodes_are_those_of_a_plan_that_ends_after_its_first_time_stage(schedule):
+    config = BLOCKS["modern"]
+    variables = drawn(RSTG(config))
+    weights = dict(variables["params"])
+    short = other(config, stages=("time",))
+    end = {"last_time": weights["time"]} | {
+        name: weights[name] for name in ("project_in", "output_norm")
+    }
+    expected = jax.jit(short.apply)({"params": end}, FEATURES).nodes  # behind the output's norm
+    block = other(config, schedule=schedule)
+    out, early = jax.jit(lambda v, x: block.apply(v, x, method="with_early_nodes"))(
+        variables, FEATURES
+    )
+
+    def normed(nodes):
+        rows = np.asarray(nodes, np.float64)
+        rows = (rows - rows.mean(-1, keepdims=True)) / rows.std(-1, keepdims=True)
+        return rows * weights["output_norm"]["scale"] + weights["output_norm"]["bias"]
+
+    np.testing.assert_allclose(normed(early), expected, atol=1e-4)
+    assert np.abs(normed(out.nodes) - expected).max() > 0.1
+    assert_same(out, jax.jit(RSTG(config).apply)(variables, FEATURES))
+    with pytest.raises(UserError, match="connect no frames"):
+        other(config, stages=("space",)).init(
+            jax.random.key(0), FEATURES, method="with_early_nodes"
+        )
+
+
 # The wavefront treats all states alike: that of an LSTM, and frames that are kept, stand for all.
 @pytest.mark.parametrize(
     ("name", "schedule"),
