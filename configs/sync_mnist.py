@@ -237,7 +237,7 @@ def lite(num_digits: int, row: str = "positional") -> Experiment:
         loss=LossConfig(
             frame_weight=1.0, frame_start=3, region_weight=1.0, lone_weight=2.0, map_weight=1.0
         ),
-        optim=dataclasses.replace(MUON, learning_rate=1e-2),
+        optim=dataclasses.replace(MUON, learning_rate=1e-2 if num_digits < 5 else 5e-3),
         train=TrainConfig(
             total_examples=64_000,
             batch_size=16,
