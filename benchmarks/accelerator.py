@@ -10,7 +10,6 @@ TFDS, no video decoder. Operations are those that the function needs (see `bench
 the peak is a large bfloat16 product timed beside them, not the published one.
 """
 
-import argparse
 import dataclasses
 import functools
 import re
@@ -271,9 +270,7 @@ def show(value: Any) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status, 1 if something could not be measured."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.accelerator", description=(__doc__ or "").split("\n")[0]
-    )
+    parser = cli.command_parser("benchmarks.accelerator", __doc__)
     parser.add_argument("--minutes", type=float, default=8.0, help="begin nothing after that")
     parser.add_argument("--only", default="", metavar="REGEX", help="rows with such names")
     parser.add_argument("--quick", action="store_true", help="tiny sizes: whether all of this runs")

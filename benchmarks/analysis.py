@@ -11,7 +11,6 @@ and does it hold a digit of the pair? The same question is asked of the attentio
 comparison, of the network with random weights.
 """
 
-import argparse
 import dataclasses
 import functools
 import itertools
@@ -322,12 +321,7 @@ def page(subject: Subject, name: str) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.analysis",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = cli.command_parser("benchmarks.analysis", __doc__, whole=True)
     parser.add_argument("--weights", default="sync_mnist/lite3", help="name or .safetensors file")
     parser.add_argument("--videos", type=int, default=2000, help="test videos to use")
     parser.add_argument("--out", type=Path, default=Path("docs"), help="directory of analysis.md")

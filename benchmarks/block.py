@@ -10,7 +10,6 @@ it: messages of real edges where others are masked out, position terms once, gra
 forward; nothing elementwise. Needs requirements-torch.txt.
 """
 
-import argparse
 import dataclasses
 import re
 import sys
@@ -292,9 +291,7 @@ def table(rows: list[dict[str, Any]]) -> Iterator[str]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.block", description=(__doc__ or "").split("\n")[0]
-    )
+    parser = cli.command_parser("benchmarks.block", __doc__)
     parser.add_argument("--only", default="", metavar="REGEX", help="cases with such names")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--no_compile", action="store_true", help="leave torch.compile out")

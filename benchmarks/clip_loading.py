@@ -274,9 +274,7 @@ def table(rows: list[dict[str, Any]]) -> Iterator[str]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.clip_loading", description=(__doc__ or "").split("\n")[0]
-    )
+    parser = cli.command_parser("benchmarks.clip_loading", __doc__)
     parser.add_argument("--clips", type=int, default=4)
     parser.add_argument("--length", type=int, default=48, help="frames of a stored clip")
     parser.add_argument("--frames", type=int, default=32, help="frames of a loaded clip")

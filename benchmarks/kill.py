@@ -11,7 +11,6 @@ jobs are byte-identical. After each kill every JSON file must be whole, and ever
 jobs there as it will be in the end, or not at all. The exit status is 1 if anything was lost.
 """
 
-import argparse
 import hashlib
 import random
 import shutil
@@ -218,11 +217,7 @@ def measure(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.kill",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = cli.command_parser("benchmarks.kill", __doc__, whole=True)
     parser.add_argument("--times", type=int, default=100, help="kills in all")
     parser.add_argument("--jobs", default=",".join(JOBS), help="all if absent")
     parser.add_argument("--signal", choices=["KILL", "TERM"], default="KILL")

@@ -14,7 +14,6 @@ XLA       half of the floating-point operations that the compiler counts in the 
           once, the position maps' products, is thus counted with every frame.
 """
 
-import argparse
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -181,9 +180,7 @@ def parts_table(rows: list[dict[str, Any]]) -> Iterator[str]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.operations", description=(__doc__ or "").split("\n")[0]
-    )
+    parser = cli.command_parser("benchmarks.operations", __doc__)
     parser.add_argument("--json", type=Path, help="write the figures to this file, too")
     flags = parser.parse_args(argv)
     chosen = blocks()

@@ -17,7 +17,6 @@ import os
 # As on an accelerator: the program for a single CPU device is another one.
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=2")
 
-import argparse
 import math
 import sys
 from collections.abc import Sequence
@@ -76,9 +75,7 @@ def estimate(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.roofline", description=(__doc__ or "").split("\n")[0]
-    )
+    parser = cli.command_parser("benchmarks.roofline", __doc__)
     parser.add_argument("--batch", type=int, default=8, help="clips a chip")
     parser.add_argument("--json", type=Path, help="write the figures to this file, too")
     flags = parser.parse_args(argv)

@@ -20,7 +20,6 @@ allocates beside arguments and results. The share of the peak counts only operat
 function needs (`benchmarks.block`). Nothing compiled is taken from a cache.
 """
 
-import argparse
 import dataclasses
 import functools
 import math
@@ -295,9 +294,7 @@ def measured(part: str, plan: Plan, repeats: int) -> Row:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.scaling", description=(__doc__ or "").split("\n")[0]
-    )
+    parser = cli.command_parser("benchmarks.scaling", __doc__)
     parser.add_argument("--only", default="", metavar="REGEX", help=f"of {', '.join(PARTS)}")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--quick", action="store_true", help="tiny blocks, once")

@@ -17,7 +17,6 @@ memory has grown by 2% or more, or if there are more open files, threads or byte
 than at any time before the middle.
 """
 
-import argparse
 import contextlib
 import functools
 import itertools
@@ -228,11 +227,7 @@ def read(paths: str) -> dict[str, list[Sample]]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.soak",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = cli.command_parser("benchmarks.soak", __doc__, whole=True)
     parser.add_argument("--minutes", type=float, default=60, help="for all jobs")
     parser.add_argument("--jobs", default=",".join(JOBS), help="all if absent")
     parser.add_argument("--saves", type=float, default=1, help="of training, in a minute")

@@ -8,7 +8,6 @@ Pillow resize. Both make the same bytes, which is checked. "in JAX" is
 the repeats is shown, for other work on the machine can only slow a run down.
 """
 
-import argparse
 import os
 import sys
 import time
@@ -67,10 +66,7 @@ def in_jax(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.sync_mnist_generation",
-        description=(__doc__ or "").split("\n")[0],
-    )
+    parser = cli.command_parser("benchmarks.sync_mnist_generation", __doc__)
     parser.add_argument("--videos", type=int, default=2000)
     parser.add_argument("--repeats", type=int, default=5)
     flags = parser.parse_args(argv)

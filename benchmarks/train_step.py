@@ -7,7 +7,6 @@ Floating-point operations are those of all matrix products and convolutions in t
 with the step: on shared machines only the ratio means something. Videos are noise.
 """
 
-import argparse
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -100,9 +99,7 @@ def random_batch(shapes: dict[str, jax.ShapeDtypeStruct]) -> dict[str, np.ndarra
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.train_step", description=(__doc__ or "").split("\n")[0]
-    )
+    parser = cli.command_parser("benchmarks.train_step", __doc__)
     parser.add_argument("--config", default="configs/sync_mnist.py:demo")
     parser.add_argument("--classes", type=int, default=46, help="number of labels")
     parser.add_argument("--repeats", type=int, default=20)

@@ -5,7 +5,6 @@
 `--boxes` draws boxes around the pair that moves together.
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,11 +22,7 @@ DATA_FLAGS = ("digits_from", "mnist_dir", "data_dir", "num_digits", "num_test", 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m rstg_jax.animate",
-        description=(__doc__ or "").split("\n")[0],
-        allow_abbrev=False,
-    )
+    parser = cli.command_parser("rstg_jax.animate", __doc__)
     parser.add_argument("--out", type=Path, required=True, help=".gif, .webp, .mp4 or .webm")
     parser.add_argument("--index", type=int, default=0, help="of the example")
     parser.add_argument("--split", choices=generator.SPLITS, default="test")

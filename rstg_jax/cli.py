@@ -29,6 +29,27 @@ _DEVICE_FULL = "RESOURCE_EXHAUSTED"  # how JAX's errors of a device's memory beg
 _log = logging.getLogger(__name__)
 
 
+def command_parser(
+    module: str, doc: str | None, *, whole: bool = False, epilog: str | None = None
+) -> argparse.ArgumentParser:
+    """Makes the parser of a command that is started with ``python -m MODULE``.
+
+    Args:
+      module: its dotted name, as it is typed.
+      doc: its docstring, of which ``--help`` shows the first line.
+      whole: whether ``--help`` shows all of it, in its own lines.
+      epilog: shown below the flags.
+    """
+    text = (doc or "").strip()
+    return argparse.ArgumentParser(
+        prog=f"python -m {module}",
+        description=text if whole else text.partition("\n")[0],
+        epilog=epilog,
+        formatter_class=(argparse.RawDescriptionHelpFormatter if whole else argparse.HelpFormatter),
+        allow_abbrev=False,
+    )
+
+
 def parse(
     parser: argparse.ArgumentParser,
     argv: Sequence[str] | None = None,

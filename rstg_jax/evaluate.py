@@ -37,11 +37,7 @@ from rstg_jax.inference import class_metrics, evaluation, known_weights
 
 def make_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m rstg_jax.evaluate",
-        description=(__doc__ or "").strip(),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = cli.command_parser("rstg_jax.evaluate", __doc__, whole=True)
     known_weights.add_flags(parser)
     parser.add_argument("--out", metavar="DIR", help="where to write the results")
     parser.add_argument(

@@ -37,11 +37,7 @@ from rstg_jax.training import init_from, trained_model
 
 def make_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m rstg_jax.features",
-        description=(__doc__ or "").strip(),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = cli.command_parser("rstg_jax.features", __doc__, whole=True)
     source = known_weights.add_source_flags(parser)
     source.add_argument("--config", metavar="FILE[:VARIANT]", help="as for train.py")
     parser.add_argument("--out", required=True, metavar="DIR", help="where to write")

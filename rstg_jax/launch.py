@@ -27,11 +27,7 @@ STOP_SECONDS = 60  # that the others have to end, before they are killed
 
 def make_parser() -> argparse.ArgumentParser:
     """Returns the parser of the command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m rstg_jax.launch",
-        description=(__doc__ or "").strip(),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = cli.command_parser("rstg_jax.launch", __doc__, whole=True)
     parser.add_argument("--processes", type=int, required=True, metavar="N", help="how many")
     parser.add_argument(
         "-m", dest="module", nargs=argparse.REMAINDER, metavar="MODULE [FLAGS]", help="a module"

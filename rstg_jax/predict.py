@@ -25,7 +25,6 @@ as the model's clips have) are predicted --every so many seconds (half a window)
 they follow one another, and the model remembers those before.
 """
 
-import argparse
 import json
 import sys
 import textwrap
@@ -115,11 +114,7 @@ def print_lines(records: Iterable[dict[str, Any]], width: int, long: bool) -> No
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m rstg_jax.predict",
-        description=(__doc__ or "").strip(),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = cli.command_parser("rstg_jax.predict", __doc__, whole=True)
     known_weights.add_flags(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON list instead")
     parser.add_argument("--visualise", type=Path, metavar="FILE.mp4", help="or a directory")

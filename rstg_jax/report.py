@@ -10,7 +10,6 @@ frames; stored feature maps are not shown. `--config.data.KEY=VALUE` says where 
 has moved.
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 
@@ -23,9 +22,7 @@ from rstg_jax.viz.examples import load_examples
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m rstg_jax.report", description=(__doc__ or "").split("\n")[0]
-    )
+    parser = cli.command_parser("rstg_jax.report", __doc__)
     parser.add_argument("--workdir", required=True, help="directory of the training run")
     parser.add_argument("--examples", type=int, default=12, help="test videos shown (12)")
     parser.add_argument("--picture", metavar="FILE.png", help="also draw the first three of them")

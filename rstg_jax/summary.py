@@ -9,7 +9,6 @@ a CPU, steps of `demo`, `official` and `tiny` needed 1.1 to 1.4 times as much. T
 neither the data nor the memory of the model.
 """
 
-import argparse
 import functools
 import json
 import math
@@ -190,12 +189,7 @@ def number(value: float, unit: str = "") -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m rstg_jax.summary",
-        description=(__doc__ or "").strip(),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = cli.command_parser("rstg_jax.summary", __doc__, whole=True)
     parser.add_argument("--config", required=True, metavar="FILE[:VARIANT]", help="configuration")
     parser.add_argument("--depth", type=int, default=2, metavar="N", help="levels (default 2)")
     parser.add_argument("--classes", type=int, metavar="N", help="labels, if the data are missing")

@@ -15,7 +15,6 @@ figures agree to rounding, which grows with the number of updates. The exit stat
 differs by more than --tolerance. The run itself stays as it is.
 """
 
-import argparse
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -151,11 +150,7 @@ def start_of(known: Sequence[int], wanted: int | None) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m rstg_jax.verify",
-        description=(__doc__ or "").strip(),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = cli.command_parser("rstg_jax.verify", __doc__, whole=True)
     parser.add_argument("--workdir", required=True, help="directory of the training run")
     parser.add_argument("--start", type=int, help="checkpoint, or 0; default: the last but one")
     parser.add_argument("--steps", type=int, default=100, help="updates to replay (default 100)")

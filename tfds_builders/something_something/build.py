@@ -8,7 +8,6 @@ the reason, in `broken_clips.jsonl` in the directory of the data set (in that of
 if there are too many). After clips have been repaired, the same command rewrites only their shards.
 """
 
-import argparse
 import dataclasses
 import functools
 import json
@@ -125,11 +124,7 @@ def _check(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m tfds_builders.something_something.build",
-        description=(__doc__ or "").split("\n")[0],
-        allow_abbrev=False,
-    )
+    parser = cli.command_parser("tfds_builders.something_something.build", __doc__)
     names = ", ".join(something_something.NAMES)
     parser.add_argument("--config", default="v2", help=names)
     parser.add_argument("--manual_dir", required=True, help="directory of the official download")

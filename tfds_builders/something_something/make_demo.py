@@ -9,7 +9,6 @@ V1 folders of JPEGs with csv files. Clip i of a split depends only on (seed, spl
 The default of 1,488 clips takes 2.5 minutes on one core and 27 MB.
 """
 
-import argparse
 import dataclasses
 import functools
 import json
@@ -198,11 +197,7 @@ def picture(seed: int, height: int) -> Image.Image:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m tfds_builders.something_something.make_demo",
-        description=(__doc__ or "").split("\n")[0],
-        allow_abbrev=False,
-    )
+    parser = cli.command_parser("tfds_builders.something_something.make_demo", __doc__)
     parser.add_argument("--out", type=pathlib.Path, required=True, help="directory to write to")
     parser.add_argument("--layout", choices=LAYOUTS, default="v2")
     parser.add_argument("--clips", type=int, default=CLIPS, help="for training; tests add 24%%")

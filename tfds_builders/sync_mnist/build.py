@@ -6,7 +6,6 @@
 See `tfds_builders.shards` for how the data are written.
 """
 
-import argparse
 import functools
 import pathlib
 import re
@@ -56,11 +55,7 @@ def build(data: SyncMNISTConfig, *, processes: int = 1, shard_size: int = SHARD)
 
 
 def _parse(argv: Sequence[str] | None) -> tuple[SyncMNISTConfig, int]:
-    parser = argparse.ArgumentParser(
-        prog="python -m tfds_builders.sync_mnist.build",
-        description=(__doc__ or "").split("\n")[0],
-        allow_abbrev=False,
-    )
+    parser = cli.command_parser("tfds_builders.sync_mnist.build", __doc__)
     default = SyncMNISTConfig(digits_from="tfds")
     parser.add_argument("--config", default="digits5", help="digits3, digits5 (default), ...")
     parser.add_argument("--data_dir", default=default.data_dir, help="data directory of TFDS")

@@ -10,7 +10,6 @@ writes OUT/videos.npy, uint8 [10000 10 64 64], and OUT/labels.npy, int32 [10000]
   digit_position, set_digits, label_of_pair, label_random and num_classes are not used
 """
 
-import argparse
 import pathlib
 import sys
 import zipfile
@@ -84,11 +83,7 @@ def _read_paths(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m tfds_builders.sync_mnist.official",
-        description=(__doc__ or "").split("\n")[0],
-        allow_abbrev=False,
-    )
+    parser = cli.command_parser("tfds_builders.sync_mnist.official", __doc__)
     parser.add_argument("paths", type=pathlib.Path, help="file of paths (.npz)")
     parser.add_argument("--mnist_dir", required=True, help="directory of the MNIST files")
     parser.add_argument("--out", type=pathlib.Path, required=True, help="directory to write to")
