@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     out = args.out or args.workdir
     out = out and storage.path(out)
     if args.out and not storage.in_bucket(out):
-        files.make_directory(out, "--out")
+        files.make_directory(out, f"--out={out}")
     model = known_weights.chosen(args, overrides)
     numbers = None
     if args.submission:

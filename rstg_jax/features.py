@@ -72,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     cli.keep_compiled_programs()
     out = storage.path(args.out)
     if not storage.in_bucket(out):
-        files.make_directory(out, "--out")
+        files.make_directory(out, f"--out={out}")
     model, weights_from = chosen(args, overrides)
     for split in (args.split,) if args.split else ("train", None):
         stored = stored_features.store(model, weights_from, out, split, args.dtype)

@@ -42,18 +42,22 @@ def replacing(path: storage.Path) -> Iterator[Path]:
             part.unlink(missing_ok=True)
 
 
-def make_directory(path: storage.Path, flag: str) -> None:
-    """Creates a directory that a flag names, and those above it, unless it is there.
+def make_directory(path: storage.Path, shown: str) -> None:
+    """Creates a directory and those above it, unless it is there.
+
+    Args:
+      path: The directory.
+      shown: How the error begins, such as "--out=DIR".
 
     Raises:
-      UserError: It cannot be created, or something else has its name.
+      UserError: It cannot be created, or a file has its name.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
     except FileExistsError as error:
-        raise UserError(f"{flag}={path}: is a file, not a directory") from error
+        raise UserError(f"{shown}: is a file, not a directory") from error
     except OSError as error:
-        raise UserError(f"{flag}={path}: {error.strerror}") from error
+        raise UserError(f"{shown}: {reason(error)}") from error
 
 
 def write_text(path: storage.Path, text: str) -> None:

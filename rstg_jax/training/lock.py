@@ -52,12 +52,8 @@ class Lock:
           UserError: another run has it, or it cannot be written.
         """
         if self._enabled:
-            try:
-                self._path.parent.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                is_file = isinstance(error, FileExistsError)
-                why = "is a file, not a directory" if is_file else reason(error)
-                raise UserError(f"cannot use {self._path.parent}: {why}") from error
+            workdir = self._path.parent
+            files.make_directory(workdir, f"cannot use {workdir}")
             self._take()
             self._thread.start()
         return self

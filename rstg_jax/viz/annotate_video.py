@@ -273,7 +273,7 @@ def paths_in(directory: Path, names: Sequence[str], flag: str, suffix: str) -> l
     Raises:
       UserError: It cannot be created; names the flag.
     """
-    files.make_directory(directory, flag)
+    files.make_directory(directory, f"{flag}={directory}")
     paths: list[Path] = []
     for name in names:
         stem = Path(name).stem.replace(":", "-") or "video"
