@@ -1,9 +1,9 @@
-"""What mmaction2 calls the layers of SlowFast and X3D.
+"""What mmaction2 calls the layers of SlowFast.
 
 Its SlowFast is not PyTorchVideo's: no norm behind the convolutions between the pathways, other
 frames for the slow one, and a classifier that reads the fast map first.
 
-Source: mmaction2 1.2.0, `resnet3d_slowfast.py`, `x3d.py`, `slowfast_head.py`, `x3d_head.py`.
+Source: mmaction2 1.2.0, `resnet3d_slowfast.py`, `slowfast_head.py`.
 """
 
 import re
@@ -12,20 +12,9 @@ import numpy as np
 
 from rstg_jax.convert.fit import Arrays, Names, Path
 from rstg_jax.convert.inception_names import LEAVES
-from rstg_jax.convert.resnet_names import INSIDE, MMACTION
+from rstg_jax.convert.resnet_names import MMACTION
 from rstg_jax.models.backbones.slowfast import SlowFastConfig
-from rstg_jax.models.backbones.x3d import X3DConfig
 
-X3D_LAYERS = {
-    "conv1": "backbone.conv1_s.conv",
-    "conv1_time": "backbone.conv1_t.conv",
-    "conv1_bn": "backbone.conv1_t.bn",
-    "conv5": "backbone.conv5.conv",
-    "conv5_bn": "backbone.conv5.bn",
-    "project": "cls_head.fc1",
-    "classifier": "cls_head.fc2",
-}
-GATES = {"squeeze": "se_module.fc1", "excite": "se_module.fc2"}
 LAST_OF_FAST = re.compile(r"backbone\.fast_path\.layer(\d+)\.\d+\.conv3\.conv\.weight")
 
 
@@ -51,15 +40,3 @@ class SlowFastNames(Names):
             return state  # the error names both
         channels = len(state[max(fast)[1]])
         return {**state, weight: np.roll(state[weight], -channels, axis=1)}
-
-
-class X3DNames(Names):
-    """X3D."""
-
-    def of(self, backbone: X3DConfig, path: Path) -> str:
-        layer = path[-2]
-        if not path[1].startswith("res"):
-            return f"{X3D_LAYERS[layer]}.{LEAVES[path[-1]]}"
-        stage, block = map(int, path[1].removeprefix("res").split("_"))
-        inside = GATES.get(layer) or MMACTION.inside[INSIDE.index(layer)]
-        return f"backbone.layer{stage - 1}.{block}.{inside}.{LEAVES[path[-1]]}"

@@ -1,9 +1,8 @@
-"""What PySlowFast calls the layers of SlowFast and X3D, and what Caffe2 called them before.
+"""What PySlowFast calls the layers of SlowFast, and what Caffe2 called them before.
 
 PySlowFast's first models and those of video-nonlocal-net are pickles of Caffe2, such as
 ``res4_5_branch2c_bn_riv``, ``nonlocal_conv3_1_theta_w`` or ``t_pool1_subsample_w``, where ``t_`` is
-the fast pathway. Sources: PySlowFast's `c2_model_loading.py`; for X3D its `stem_helper.py`,
-`resnet_helper.py`, `operators.py` and `head_helper.py`.
+the fast pathway. Source: PySlowFast's `c2_model_loading.py`.
 """
 
 import re
@@ -12,10 +11,9 @@ from pathlib import Path as File
 from rstg_jax.convert import pickled_arrays
 from rstg_jax.convert.fit import Arrays, Names, Path
 from rstg_jax.convert.inception_names import LEAVES
-from rstg_jax.convert.resnet_names import INSIDE, SLOWFAST
+from rstg_jax.convert.resnet_names import SLOWFAST
 from rstg_jax.errors import UserError
 from rstg_jax.models.backbones.slowfast import SlowFastConfig
-from rstg_jax.models.backbones.x3d import X3DConfig
 
 # Layers of Caffe2, without the letter of the array -> PySlowFast's. The pathway is put in last.
 CAFFE2 = {
@@ -32,16 +30,6 @@ CAFFE2 = {
     r"pred": r"head.projection",
 }
 ARRAYS = {"w": "weight", "b": "bias", "s": "weight", "rm": "running_mean", "riv": "running_var"}
-X3D_LAYERS = {
-    "conv1": "s1.pathway0_stem.conv_xy",
-    "conv1_time": "s1.pathway0_stem.conv",
-    "conv1_bn": "s1.pathway0_stem.bn",
-    "conv5": "head.conv_5",
-    "conv5_bn": "head.conv_5_bn",
-    "project": "head.lin_5",
-    "classifier": "head.projection",
-}
-GATES = {"squeeze": "branch2.se.fc1", "excite": "branch2.se.fc2"}
 # Of the optimiser.
 LEFT_OUT = re.compile(r"lr|model_iter|.*_momentum")
 
@@ -58,18 +46,6 @@ class SlowFastNames(Names):
         config = backbone.slow if pathway == "slow" else backbone.fast
         name = SLOWFAST.of(config, ("backbone", module, *path[2:]))
         return str(name).replace("pathway0", f"pathway{int(pathway == 'fast')}", 1)
-
-
-class X3DNames(Names):
-    """X3D, whose head begins with our last convolution."""
-
-    def of(self, backbone: X3DConfig, path: Path) -> str:
-        layer = path[-2]
-        if not path[1].startswith("res"):
-            return f"{X3D_LAYERS[layer]}.{LEAVES[path[-1]]}"
-        stage, block = path[1].removeprefix("res").split("_")
-        inside = GATES.get(layer) or SLOWFAST.inside[INSIDE.index(layer)]
-        return f"s{stage}.pathway0_res{block}.{inside}.{LEAVES[path[-1]]}"
 
 
 def read_caffe2(path: File) -> Arrays:

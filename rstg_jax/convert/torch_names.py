@@ -12,6 +12,7 @@ from rstg_jax.convert import (
     pytorchvideo_names,
     tsn_names,
     vit_names,
+    x3d_names,
 )
 from rstg_jax.convert.fit import Names
 from rstg_jax.convert.resnet_names import MMACTION, PYTORCHVIDEO, SLOWFAST, TORCHVISION, TSM
@@ -174,8 +175,8 @@ X3DS = {
 
 def _slowfast_and_x3d() -> dict[str, Arch]:
     """Of PyTorchVideo and of PySlowFast."""
-    x3d = pytorchvideo_names.X3DNames(), X3DConfig()
-    theirs = pyslowfast_names.X3DNames(), X3DConfig(shortcut_norms="all")
+    x3d = x3d_names.PYTORCHVIDEO, X3DConfig()
+    theirs = x3d_names.PYSLOWFAST, X3DConfig(shortcut_norms="all")
     archs = {}
     for size, (depths, frames, stride, crop) in X3DS.items():
         for project, (names, config) in (("pytorchvideo", x3d), ("slowfast", theirs)):
@@ -228,7 +229,7 @@ def _mmaction() -> dict[str, Arch]:
     for size in ("s", "m"):
         archs[f"mmaction_x3d_{size}"] = dataclasses.replace(
             metas[f"slowfast_x3d_{size}"],
-            names=mmaction_names.X3DNames(),
+            names=x3d_names.MMACTION,
             backbone=X3DConfig(shortcut_norms="all", input_scale=(57.38,) * 3),
         )
     return archs
