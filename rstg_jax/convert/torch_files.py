@@ -10,7 +10,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from rstg_jax import files
-from rstg_jax.convert import pyslowfast_names, tf_checkpoint
+from rstg_jax.convert import caffe2, tf_checkpoint
 from rstg_jax.errors import UserError, reason, translated
 
 # Training scripts put the weights under one of these keys.
@@ -45,7 +45,7 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
     if path.suffix == ".npz":
         return _read_npz(path)
     if path.suffix == ".pkl":
-        return dict(pyslowfast_names.read_caffe2(path))
+        return dict(caffe2.read(path))
     return _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
 
 

@@ -6,10 +6,8 @@ from typing import Any, Literal, Self
 
 from rstg_jax.convert import (
     inception_names,
-    mmaction_names,
     mvit_names,
-    pyslowfast_names,
-    pytorchvideo_names,
+    slowfast_names,
     tsn_names,
     vit_names,
     x3d_names,
@@ -190,8 +188,8 @@ def _slowfast_and_x3d() -> dict[str, Arch]:
                 protocol=f"3x10-{crop * 256 // 224}",
             )
     named = {
-        "pytorchvideo": pytorchvideo_names.SlowFastNames(),
-        "slowfast": pyslowfast_names.SlowFastNames(),
+        "pytorchvideo": slowfast_names.PyTorchVideoNames(),
+        "slowfast": slowfast_names.PySlowFastNames(),
     }
     for project, network in named.items():
         other: dict[int, Mapping[str, Any]] = {}
@@ -219,7 +217,7 @@ def _mmaction() -> dict[str, Arch]:
     }
     for name, speed, kernel in (("slowfast_r50", 4, 7), ("slowfast_4x16_r50", 8, 5)):
         archs[f"mmaction_{name}"] = Arch(
-            mmaction_names.SlowFastNames(),
+            slowfast_names.MMActionNames(),
             SlowFastConfig(speed=speed, lateral_kernel=kernel, **imagenet),
             frames=32,
             stride=2,

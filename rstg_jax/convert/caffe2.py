@@ -1,4 +1,4 @@
-"""What PySlowFast calls the layers of SlowFast, and what Caffe2 called them before.
+"""Weights of Caffe2, whose arrays get the names that PySlowFast gave them later.
 
 PySlowFast's first models and those of video-nonlocal-net are pickles of Caffe2, such as
 ``res4_5_branch2c_bn_riv``, ``nonlocal_conv3_1_theta_w`` or ``t_pool1_subsample_w``, where ``t_`` is
@@ -6,17 +6,14 @@ the fast pathway. Source: PySlowFast's `c2_model_loading.py`.
 """
 
 import re
-from pathlib import Path as File
+from pathlib import Path
 
 from rstg_jax.convert import pickled_arrays
-from rstg_jax.convert.fit import Arrays, Names, Path
-from rstg_jax.convert.inception_names import LEAVES
-from rstg_jax.convert.resnet_names import SLOWFAST
+from rstg_jax.convert.fit import Arrays
 from rstg_jax.errors import UserError
-from rstg_jax.models.backbones.slowfast import SlowFastConfig
 
-# Layers of Caffe2, without the letter of the array -> PySlowFast's. The pathway is put in last.
-CAFFE2 = {
+# Names of layers, without the letter of the array -> PySlowFast's. The pathway is put in last.
+LAYERS = {
     r"conv1": r"s1.PATHWAY_stem.conv",
     r"res_conv1_bn": r"s1.PATHWAY_stem.bn",
     r"res(\d+)_(\d+)_branch1(_bn)?": r"s\1.PATHWAY_res\2.branch1\3",
@@ -34,22 +31,8 @@ ARRAYS = {"w": "weight", "b": "bias", "s": "weight", "rm": "running_mean", "riv"
 LEFT_OUT = re.compile(r"lr|model_iter|.*_momentum")
 
 
-class SlowFastNames(Names):
-    """SlowFast: pathway 0 is the slow one."""
-
-    def of(self, backbone: SlowFastConfig, path: Path) -> str:
-        if path[0] == "classifier":
-            return str(SLOWFAST.of(backbone.slow, path))
-        if match := re.fullmatch(r"lateral(\d+)(_bn)?", path[1]):
-            return f"s{match[1]}_fuse.{'bn' if match[2] else 'conv_f2s'}.{LEAVES[path[-1]]}"
-        pathway, module = path[1].split("_", 1)
-        config = backbone.slow if pathway == "slow" else backbone.fast
-        name = SLOWFAST.of(config, ("backbone", module, *path[2:]))
-        return str(name).replace("pathway0", f"pathway{int(pathway == 'fast')}", 1)
-
-
-def read_caffe2(path: File) -> Arrays:
-    """Reads a pickle of Caffe2, and nothing that is no array.
+def read(path: Path) -> Arrays:
+    """Reads a pickle, and nothing that is no array.
 
     Returns:
       Arrays by the names of PySlowFast.
@@ -61,13 +44,13 @@ def read_caffe2(path: File) -> Arrays:
         name.removeprefix("blobs/"): array for name, array in pickled_arrays.read(path).items()
     }
     wanted = [name for name in blobs if not LEFT_OUT.fullmatch(name)]
-    return {pyslowfast(name, path): blobs[name] for name in wanted}
+    return {_pyslowfast(name, path): blobs[name] for name in wanted}
 
 
-def pyslowfast(blob: str, path: File) -> str:
-    """PySlowFast's name of an array of Caffe2."""
+def _pyslowfast(blob: str, path: Path) -> str:
+    """PySlowFast's name of an array."""
     layer, _, kind = blob.removeprefix("t_").rpartition("_")
-    for pattern, replacement in CAFFE2.items():
+    for pattern, replacement in LAYERS.items():
         if re.fullmatch(pattern, layer) and kind in ARRAYS:
             name = re.sub(pattern, replacement, layer)
             pathway = f"pathway{int(blob.startswith('t_'))}"
