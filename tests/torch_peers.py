@@ -15,6 +15,8 @@ from rstg_jax.models import classifier
 REASON = "pip install -r requirements-torch.txt"
 torch = pytest.importorskip("torch", reason=REASON)
 nn = torch.nn
+CLASSES = 7
+MISTAKE = 1e-2  # by which the logits of a network with a mistake deviate at least, see `deviation`
 
 
 @functools.cache
@@ -134,6 +136,13 @@ def compare(name, found, wanted):
     assert found.shape == wanted.shape
     assert wanted.std() > 0.05 * np.abs(wanted).max()
     assert deviation(found, wanted) < 1e-4
+
+
+def compare_logits(name, found, state, video, model):
+    """Our network with its arrays against a PyTorch one; returns our logits and its input."""
+    logits, x = ours(found, state, video)[1], normalised(video, found)
+    compare(f"{name} logits", logits, logits_of(model, x))
+    return logits, x
 
 
 def with_head(found, **head):

@@ -9,6 +9,7 @@ import dataclasses
 import hashlib
 import itertools
 import math
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -20,20 +21,21 @@ from rstg_jax.models.backbones import slowfast
 from rstg_jax.models.backbones.x3d import in_eights
 from tests import torch_peers
 from tests.torch_peers import (
+    CLASSES,
+    MISTAKE,
     arch,
     arrays,
     clips,
-    compare,
+    compare_logits,
     deviation,
     he_normal,
     logits_of,
-    normalised,
+    nn,
     ours,
     randomise,
+    torch,
 )
 
-torch, nn = torch_peers.torch, torch_peers.torch.nn
-CLASSES, MISTAKE = 7, 1e-2
 # Number and SHA-256 of the lines "name shape", sorted, of slowfast_r50_8xb8-8x8x1 and x3d_m_16x5x1
 # with 400 classes, trn_imagenet-pretrained-r50_8xb16-1x1x8 with 174.
 DIGESTS = {
@@ -255,8 +257,7 @@ def test_slowfast(name, speed):
     model = drawn(SlowFast(16, (1, 2), CLASSES, speed, {4: 7, 8: 5}[speed]))
     found = arch(f"mmaction_{name}", width=16, depths=(1, 2))
     state, video = state_of(model), clips((2, 16, 48, 48, 3))
-    logits, x = ours(found, state, video)[1], normalised(video, found)
-    compare(f"mmaction_{name} logits", logits, logits_of(model, x))
+    logits, x = compare_logits(f"mmaction_{name}", found, state, video, model)
     ends = dataclasses.replace(found.backbone, slow_frames="ends")
     other = ours(dataclasses.replace(found, backbone=ends), state, video)[1]
     assert deviation(logits, other) > MISTAKE
@@ -276,15 +277,12 @@ def test_x3d():
     depths = (1, 2, 3)
     model = drawn(X3D(8, depths, 40, CLASSES))
     found = torch_peers.with_head(arch("mmaction_x3d_m", depths=depths, width=8), dim=40)
-    state, video = state_of(model), clips((2, 4, 48, 48, 3))
-    logits, x = ours(found, state, video)[1], normalised(video, found)
-    compare("mmaction_x3d logits", logits, logits_of(model, x))
+    video = clips((2, 4, 48, 48, 3))
+    logits, x = compare_logits("mmaction_x3d", found, state_of(model), video, model)
     block = model.backbone.layer3[2]
     for name, wrong in (("se_module", nn.Identity()), ("swish", nn.ReLU())):
-        right = getattr(block, name)
-        setattr(block, name, wrong)
-        assert deviation(logits, logits_of(model, x)) > MISTAKE, name
-        setattr(block, name, right)
+        with mock.patch.object(block, name, wrong):
+            assert deviation(logits, logits_of(model, x)) > MISTAKE, name
 
 
 def trn(frames, **backbone):
@@ -305,8 +303,7 @@ def test_trn():
     model = drawn(TRN(8, (1, 2), 256, 4, CLASSES))
     found = trn(4, width=8, depths=(1, 2), **tables)
     state, video = state_of(model, flat=True), clips((2, 4, 48, 48, 3))
-    logits, x = ours(found, state, video)[1], normalised(video, found)
-    compare("mmaction_trn logits", logits, logits_of(model, x))
+    logits, x = compare_logits("mmaction_trn", found, state, video, model)
     assert deviation(logits, logits_of(model, x.flip(2))) > MISTAKE
     other = torch_peers.with_head(found, subsets=2)
     assert deviation(ours(other, state, video)[1], logits) > MISTAKE

@@ -12,16 +12,24 @@ import types
 
 import pytest
 
-from tests import torch_peers
 from tests.convert import test_mmaction as written_out
-from tests.torch_peers import arch, clips, compare, logits_of, normalised, ours
+from tests.torch_peers import (
+    CLASSES,
+    arch,
+    clips,
+    compare,
+    compare_logits,
+    nn,
+    normalised,
+    ours,
+    torch,
+)
 
-torch, nn = torch_peers.torch, torch_peers.torch.nn
 mmaction = pytest.importorskip(
     "mmaction", reason="pip install --no-deps -r requirements-mmaction.txt"
 )
 pytestmark = pytest.mark.filterwarnings("ignore")  # it uses what PyTorch deprecates
-CLASSES, DEPTHS = 7, (1, 2, 1, 1)
+DEPTHS = (1, 2, 1, 1)
 
 
 @pytest.fixture(scope="module")
@@ -99,16 +107,14 @@ def test_slowfast(part, monkeypatch):
     torch.manual_seed(0)
     model = written_out.drawn(slowfast(part, 16, CLASSES))
     found, video = arch("mmaction_slowfast_r50", width=16, depths=DEPTHS), clips((2, 8, 64, 64, 3))
-    logits = ours(found, written_out.state_of(model), video)[1]
-    compare("mmaction2 SlowFast", logits, logits_of(model, normalised(video, found)))
+    compare_logits("mmaction2 SlowFast", found, written_out.state_of(model), video, model)
 
 
 def test_x3d(part):
     torch.manual_seed(1)
     model = written_out.drawn(x3d(part, CLASSES, depth=0.4))
     found, video = arch("mmaction_x3d_m", depths=(1, 1, 2, 2)), clips((2, 4, 64, 64, 3))
-    logits = ours(found, written_out.state_of(model), video)[1]
-    compare("mmaction2 X3D", logits, logits_of(model, normalised(video, found)))
+    compare_logits("mmaction2 X3D", found, written_out.state_of(model), video, model)
 
 
 def test_trn(part, monkeypatch):

@@ -7,6 +7,7 @@ Each comparison is repeated with a mistake, which must be noticed.
 
 import dataclasses
 import re
+from unittest import mock
 
 import pytest
 
@@ -17,21 +18,20 @@ from rstg_jax.errors import UserError
 from rstg_jax.models.backbones.x3d import in_eights
 from tests import torch_peers
 from tests.torch_peers import (
+    CLASSES,
+    MISTAKE,
     arch,
     arrays,
     clips,
-    compare,
+    compare_logits,
     deviation,
     he_normal,
     logits_of,
-    normalised,
-    ours,
+    nn,
     random_transformer,
     randomise,
+    torch,
 )
-
-torch, nn = torch_peers.torch, torch_peers.torch.nn
-CLASSES, MISTAKE = 7, 1e-2
 
 
 def conv(before, after, kernel=1, stride=1, groups=1, bias=False):
@@ -136,9 +136,8 @@ def test_x3d(tmp_path):
     saved = {"epoch": 299, "model_state": model.state_dict(), "cfg": "MODEL: ..."}
     torch.save(saved, tmp_path / "x3d_s.pyth")
     video = clips((2, 4, 64, 64, 3))
-    logits = ours(found, torch_files.read(tmp_path / "x3d_s.pyth"), video)[1]
-    x = normalised(video, found)
-    compare("slowfast_x3d logits", logits, logits_of(model, x))
+    state = torch_files.read(tmp_path / "x3d_s.pyth")
+    logits, x = compare_logits("slowfast_x3d", found, state, video, model)
 
     block, transform = model.s2.pathway0_res0, model.s4.pathway0_res2.branch2
     for owner, name, wrong in (
@@ -146,10 +145,8 @@ def test_x3d(tmp_path):
         (transform, "se", nn.Identity()),
         (transform, "act", nn.ReLU()),
     ):
-        right = getattr(owner, name)
-        setattr(owner, name, wrong)
-        assert deviation(logits, logits_of(model, x)) > MISTAKE, name
-        setattr(owner, name, right)
+        with mock.patch.object(owner, name, wrong):
+            assert deviation(logits, logits_of(model, x)) > MISTAKE, name
 
 
 def test_a_file_of_x3d_that_does_not_fit():
@@ -304,14 +301,12 @@ def test_mvit(tmp_path):
     model = random_transformer(MViT(6, 44))
     torch.save({"model_state": model.state_dict()}, tmp_path / "mvit.pyth")
     video = clips((2, 6, 44, 44, 3))
-    logits = ours(found, torch_files.read(tmp_path / "mvit.pyth"), video)[1]
-    x = normalised(video, found)
-    compare("slowfast_mvit_v2_s logits", logits, logits_of(model, x))
+    state = torch_files.read(tmp_path / "mvit.pyth")
+    logits, x = compare_logits("slowfast_mvit_v2_s", found, state, video, model)
 
     first = model.blocks[1].attn
     for one, other in (("rel_pos_h", "rel_pos_w"), ("norm_k", "norm_v"), ("pool_q", "pool_k")):
-        right = getattr(first, one), getattr(first, other)
-        setattr(first, one, right[1]), setattr(first, other, right[0])
-        assert deviation(logits, logits_of(model, x)) > 1e-3, one
-        setattr(first, one, right[0]), setattr(first, other, right[1])
+        exchanged = {one: getattr(first, other), other: getattr(first, one)}
+        with mock.patch.multiple(first, **exchanged):
+            assert deviation(logits, logits_of(model, x)) > 1e-3, one
     assert deviation(logits, logits_of(model, x)) < 1e-4

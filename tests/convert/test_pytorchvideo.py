@@ -3,6 +3,8 @@
 Each comparison is repeated with a mistake, which must be noticed.
 """
 
+from unittest import mock
+
 import pytest
 
 from rstg_jax.errors import UserError
@@ -11,21 +13,22 @@ from rstg_jax.models.backbones.slowfast import SlowFastConfig
 from rstg_jax.models.backbones.x3d import X3DConfig, in_eights
 from tests import torch_peers
 from tests.torch_peers import (
+    CLASSES,
+    MISTAKE,
     arch,
     arrays,
     clips,
     compare,
+    compare_logits,
     deviation,
     he_normal,
     logits_of,
+    nn,
     normalised,
     ours,
     randomise,
+    torch,
 )
-
-torch, nn = torch_peers.torch, torch_peers.torch.nn
-CLASSES = 7
-MISTAKE = 1e-2
 
 
 @pytest.fixture(scope="module")
@@ -97,15 +100,12 @@ def test_x3d(models):
     found = arch("pytorchvideo_x3d_s", depths=(1, 1, 2, 2), width=8)
     found = torch_peers.with_head(found, dim=40)
     video = clips((2, 4, 64, 64, 3))
-    logits = ours(found, arrays(model.state_dict()), video)[1]
-    x = normalised(video, found)
-    compare("pytorchvideo_x3d logits", logits, logits_of(model, x))
+    state = arrays(model.state_dict())
+    logits, x = compare_logits("pytorchvideo_x3d", found, state, video, model)
     block = model.blocks[3].res_blocks[0].branch2
-    for wrong in ("act_b", "norm_b"):
-        right = getattr(block, wrong)
-        setattr(block, wrong, nn.ReLU() if wrong == "act_b" else right[0])  # no gate
-        assert deviation(logits, logits_of(model, x)) > MISTAKE
-        setattr(block, wrong, right)
+    for name, wrong in (("act_b", nn.ReLU()), ("norm_b", block.norm_b[0])):  # the latter: no gate
+        with mock.patch.object(block, name, wrong):
+            assert deviation(logits, logits_of(model, x)) > MISTAKE, name
 
 
 def test_channels_of_gates():

@@ -19,19 +19,21 @@ from rstg_jax.models.heads import GlobalPooling
 from rstg_jax.training import trained_model
 from tests import torch_peers
 from tests.torch_peers import (
+    CLASSES,
     arch,
     arrays,
     clips,
     compare,
     he_normal,
+    nn,
     normalised,
     ours,
     randomise,
     run_3d,
+    torch,
 )
 
-torch, nn = torch_peers.torch, torch_peers.torch.nn
-CLASSES, WIDTH = 7, 8
+WIDTH = 8
 
 
 @pytest.fixture(scope="module")

@@ -21,6 +21,8 @@ from rstg_jax.models.heads import ClassToken
 from rstg_jax.rstg import presets
 from tests import torch_peers
 from tests.torch_peers import (
+    CLASSES,
+    MISTAKE,
     arch,
     arrays,
     clips,
@@ -30,10 +32,9 @@ from tests.torch_peers import (
     normalised,
     ours,
     random_transformer,
+    torch,
 )
 
-torch, nn = torch_peers.torch, torch_peers.torch.nn
-CLASSES, MISTAKE = 7, 1e-2
 SMALL = {"depths": (1, 2, 1), "width": 6, "kv_stride": 4}
 
 
