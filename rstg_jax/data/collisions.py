@@ -18,8 +18,9 @@ import humanize
 import numpy as np
 
 from rstg_jax.data import object_maps
-from rstg_jax.data.batches import ENDLESS, Batch, Source
+from rstg_jax.data.batches import Batch, Source
 from rstg_jax.data.dataset import DataConfig, check_split
+from rstg_jax.data.online import OnlineVideos
 from rstg_jax.data.sync_mnist import generator
 from rstg_jax.data.video import decode
 from rstg_jax.errors import UserError
@@ -109,7 +110,7 @@ class CollisionsConfig(DataConfig):
 
     def open(self, split: str) -> Source:
         check_split(split)
-        return OnlineCollisions(self, split)
+        return OnlineVideos(self, split, "Collisions", self.label_names, make_videos)
 
     def read_video(self, frames: decode.Frames) -> np.ndarray:
         raise UserError("frames of Collisions are no pictures: no video can be turned into them")
@@ -137,50 +138,6 @@ class CollisionsConfig(DataConfig):
         return np.concatenate([center - half, center + half], axis=-1)
 
 
-class OnlineCollisions:
-    """Videos of Collisions made on the host; satisfies `Source`.
-
-    Training has no end; testing has `config.num_test` examples.
-    """
-
-    def __init__(self, config: CollisionsConfig, split: str):
-        self.name = f"Collisions {split} split, made online"
-        self.label_names = config.label_names
-        self.provenance = {"videos_from": "online", "split": split, **dataclasses.asdict(config)}
-        self._config, self._split = config, split
-
-    def __len__(self) -> int:
-        return ENDLESS if self._split == "train" else self._config.num_test
-
-    def batch(self, indices: np.ndarray) -> Batch:
-        """Examples of some indices.
-
-        Args:
-          indices: int64 [b].
-
-        Returns:
-          video uint8 [b t h w discs], label int32 [b], place float32 [b t discs 2], the centres
-          (y, x in fractions of the frame), and pair int32 [b], the pair in question.
-        """
-        config = self._config
-        bits = generator.random_bits(config.seed, self._split, indices, config.num_draws)
-        scene = simulate(config, *start(config, bits))
-        kinds = np.broadcast_to(np.arange(config.num_discs), (len(bits), config.num_discs))
-        places = scene.places // FINE
-        touched = (scene.first_touch >= 0)[:, 0]
-        if config.question == "touch":
-            pair, label = np.zeros(len(bits), np.int32), touched
-        else:
-            pair = scene.first_pair
-            label = np.where(pair == NONE, len(config.pairs), pair)
-        return {
-            "video": object_maps.draw(np, places, kinds, config.num_discs, config.frame_size),
-            "label": label.astype(np.int32),
-            "place": ((scene.places / CELL + 0.5) / config.frame_size).astype(np.float32),
-            "pair": pair.astype(np.int32),
-        }
-
-
 class Scene(NamedTuple):
     """What happens in some videos.
 
@@ -194,6 +151,34 @@ class Scene(NamedTuple):
     places: np.ndarray
     first_touch: np.ndarray
     first_pair: np.ndarray
+
+
+def make_videos(config: CollisionsConfig, bits: np.ndarray) -> Batch:
+    """Videos from random bits.
+
+    Args:
+      config: The box.
+      bits: `[b num_draws]`.
+
+    Returns:
+      video uint8 [b t h w discs], label int32 [b], place float32 [b t discs 2], the centres (y, x
+      in fractions of the frame), and pair int32 [b], the pair in question.
+    """
+    scene = simulate(config, *start(config, bits))
+    kinds = np.broadcast_to(np.arange(config.num_discs), (len(bits), config.num_discs))
+    places = scene.places // FINE
+    touched = (scene.first_touch >= 0)[:, 0]
+    if config.question == "touch":
+        pair, label = np.zeros(len(bits), np.int32), touched
+    else:
+        pair = scene.first_pair
+        label = np.where(pair == NONE, len(config.pairs), pair)
+    return {
+        "video": object_maps.draw(np, places, kinds, config.num_discs, config.frame_size),
+        "label": label.astype(np.int32),
+        "place": ((scene.places / CELL + 0.5) / config.frame_size).astype(np.float32),
+        "pair": pair.astype(np.int32),
+    }
 
 
 def start(config: CollisionsConfig, bits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
