@@ -114,8 +114,20 @@ def read_text(path: storage.Path) -> str:
 
 def _parsed(text: str, path: storage.Path, before: int = 0) -> Any:
     """The value of a JSON text that follows some lines of a file."""
-    try:
+    with json_errors(path, before):
         return json.loads(text)
+
+
+@contextlib.contextmanager
+def json_errors(path: storage.Path, before: int = 0) -> Iterator[None]:
+    """Reports what a JSON decoder raises as a `UserError` that names the file and the line.
+
+    Args:
+      path: The file.
+      before: Lines of it before the text that is decoded.
+    """
+    try:
+        yield
     except json.JSONDecodeError as error:
         raise UserError(f"{path}: line {before + error.lineno}: bad json ({error.msg})") from error
     except (ValueError, RecursionError) as error:  # a number or a nesting beyond Python's bounds

@@ -229,7 +229,7 @@ def _entries(file: Path) -> Iterator[tuple[str, Any]]:
         found, place = decoder.raw_decode(text, place)
         return found
 
-    try:
+    with files.json_errors(file):
         next_is("{")
         place += 1
         is_empty = next_is('"}') == "}"
@@ -241,10 +241,6 @@ def _entries(file: Path) -> Iterator[tuple[str, Any]]:
             yield key, value()
             is_empty = next_is(",}") == "}"
             place += 1
-    except json.JSONDecodeError as error:
-        raise UserError(f"{file}: line {error.lineno}: bad json ({error.msg})") from error
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{file}: bad json ({error})") from error
 
 
 def _rows(file: Path, video: str, value: Any) -> tuple[np.ndarray, np.ndarray]:
