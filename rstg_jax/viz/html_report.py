@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import humanize
-import jinja2
 import numpy as np
 
 from rstg_jax import files, storage
@@ -17,7 +16,7 @@ from rstg_jax.inference import class_metrics
 from rstg_jax.rstg.region_graph import RegionGraph
 from rstg_jax.training import logs
 from rstg_jax.training.metrics import TOP_K
-from rstg_jax.viz import charts, draw_graph, panels, video_writer
+from rstg_jax.viz import charts, draw_graph, html_page, panels, video_writer
 
 PANEL_HEIGHT = 220  # of a video on the page, in pixels
 MISTAKES = 15  # pairs of classes listed
@@ -124,11 +123,7 @@ def render(
       graph: The regions that the attention refers to; None for networks without space stages.
       description: Paragraphs about task and data, see `DataConfig.describe`.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("rstg_jax.viz"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-    )
+    environment = html_page.environment()
     environment.filters |= {
         "about": humanize.naturaldelta,
         "count": lambda cell: humanize.intcomma(cell) if isinstance(cell, int) else cell,

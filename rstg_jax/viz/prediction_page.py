@@ -4,9 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
 from rstg_jax import files
+from rstg_jax.viz import html_page
 
 
 def write(directory: Path, model: str, labels: int, records: Sequence[Mapping[str, Any]]) -> Path:
@@ -21,12 +20,6 @@ def write(directory: Path, model: str, labels: int, records: Sequence[Mapping[st
     Raises:
       UserError: the page cannot be written.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("rstg_jax.viz"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-    )
     shown = [
         {
             "name": Path(record["video"]).name,
@@ -36,9 +29,8 @@ def write(directory: Path, model: str, labels: int, records: Sequence[Mapping[st
         }
         for record in records
     ]
-    page = environment.get_template("predictions.html").render(
-        model=model, labels=labels, records=shown
-    )
+    template = html_page.environment().get_template("predictions.html")
+    page = template.render(model=model, labels=labels, records=shown)
     path = directory / "index.html"
     files.write_text(path, page)
     return path
