@@ -2,6 +2,7 @@
 
 import colorsys
 import dataclasses
+import io
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from rstg_jax import files
 from rstg_jax.errors import UserError
 from rstg_jax.viz.draw_graph import GROUND, Color, draw_attention
 
@@ -109,15 +111,17 @@ def write_picture(
     """Writes a still picture (.png) of the first examples, see `strip`.
 
     Raises:
-      UserError: The suffix is another one, or there are no examples.
+      UserError: The suffix is another one, there are no examples, or it cannot be written.
     """
     path = Path(path)
     if path.suffix.lower() != ".png":
         raise UserError(f"--picture={path}: the name must end in .png")
     if not examples:
         raise UserError(f"--picture={path}: there are no examples to draw; raise --examples")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    strip(examples[:PICTURE_EXAMPLES], graph, names).save(path, optimize=True)
+    files.make_directory(path.parent, f"--picture={path}: {path.parent}")
+    content = io.BytesIO()
+    strip(examples[:PICTURE_EXAMPLES], graph, names).save(content, "PNG", optimize=True)
+    files.write_bytes(path, content.getvalue())
 
 
 def strip(

@@ -154,6 +154,8 @@ def test_picture_is_written(tmp_path):
         panels.write_picture(tmp_path / "picture.jpg", examples, GRAPH, NAMES)
     with pytest.raises(UserError, match="there are no examples to draw"):
         panels.write_picture(path, [], GRAPH, NAMES)
+    with pytest.raises(UserError, match=r"picture\.png: is a file, not a directory"):
+        panels.write_picture(path / "inside.png", examples, GRAPH, NAMES)
 
 
 class Network(nn.Module):
