@@ -203,8 +203,8 @@ def keep_compiled_programs() -> None:
     if "JAX_COMPILATION_CACHE_DIR" in os.environ:
         return
     cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-    machine = [platform.node()] if jax.default_backend() == "cpu" else []
-    directory = cache.joinpath("rstg_jax", "compiled", *machine)
+    own = [platform.node()] if jax.default_backend() == "cpu" else []
+    directory = cache.joinpath("rstg_jax", "compiled", *own)
     try:
         directory.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=directory):

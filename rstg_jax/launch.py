@@ -99,17 +99,16 @@ def wait(jobs: Sequence[subprocess.Popen[str]]) -> int | None:
     failed, deadline = None, float("inf")
     while any(job.poll() is None for job in jobs):
         time.sleep(0.1)
-        if failed is None:
-            failed = next((i for i, job in enumerate(jobs) if job.poll()), None)
-            if failed is not None:
-                deadline = time.monotonic() + STOP_SECONDS
+        if failed is None and (failed := first_failed(jobs)) is not None:
+            deadline = time.monotonic() + STOP_SECONDS
         if time.monotonic() > deadline:
             send(jobs, signal.SIGKILL)
-    return (
-        failed
-        if failed is not None
-        else next((i for i, j in enumerate(jobs) if j.returncode), None)
-    )
+    return first_failed(jobs) if failed is None else failed
+
+
+def first_failed(jobs: Sequence[subprocess.Popen[str]]) -> int | None:
+    """The lowest number of those that have ended with an error, if any."""
+    return next((i for i, job in enumerate(jobs) if job.poll()), None)
 
 
 def send(jobs: Sequence[subprocess.Popen[str]], number: int) -> None:

@@ -200,13 +200,11 @@ class Console:
     def train_line(self, step: int, values: Mapping[str, float], left: int) -> None:
         """Logs a window, with `left` videos to go; on a terminal the bar shows it instead."""
         if not self._live:
-            speed = values["examples_per_second"]
-            eta = (
-                tqdm.format_interval(left / speed) if speed else "unknown"
-            )  # the first step compiles
+            speed = values["examples_per_second"]  # 0 if its only update compiled
+            eta = tqdm.format_interval(left / speed) if speed else "unknown"
             self.say(
                 f"step {step}/{self._total}  loss {values['loss']:.4f}  "
-                f"top1 {values['top1']:.1%}  {values['examples_per_second']:.0f} videos/s  "
+                f"top1 {values['top1']:.1%}  {speed:.0f} videos/s  "
                 f"waiting for data {values['waiting_for_data']:.1%}  ETA {eta}"
             )
 

@@ -21,20 +21,16 @@ from rstg_jax.training.train_state import TrainSetup, TrainState, shardings_of
 
 Batch = Mapping[str, jax.Array]
 Sums = dict[str, jax.Array]
+TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Sums]]
+GatherParams = Callable[[Any], Any]
 # Arrays of a batch that the network reads, and that evaluation reads, where they are in it.
 NETWORK_KEYS = ("video", "boxes")
 EVAL_KEYS = (*NETWORK_KEYS, "label", "mask", "index")
 
 
-TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Sums]]
-
-
 def inputs(batch: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of the network in a batch, by name: ``module.apply(variables, **inputs)``."""
     return {key: batch[key] for key in NETWORK_KEYS if key in batch}
-
-
-GatherParams = Callable[[Any], Any]
 
 
 def as_they_are(weights: Any) -> Any:

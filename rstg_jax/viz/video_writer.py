@@ -76,8 +76,7 @@ def write(frames: Iterable[Image.Image], path: Path, fps: int | Fraction) -> Non
             if kind in IMAGE_FORMATS:
                 part.write_bytes(encode_images(list(frames), IMAGE_FORMATS[kind], fps))
             else:
-                container = {".mp4": "mp4", ".webm": "webm"}[kind]
-                encode_video(frames, part, fps, VIDEO_CODECS[kind], format=container)
+                encode_video(frames, part, fps, VIDEO_CODECS[kind], format=kind[1:])
     except OSError as e:
         raise UserError(f"{path}: {e.strerror or e}") from e
 

@@ -24,7 +24,6 @@ from rstg_jax import files
 from rstg_jax.errors import UserError
 
 SPLITS = ("train", "validation", "test")
-VERSIONS = ("v1", "v2")
 _SHOWN = 12  # file names that a message lists
 _MAX_NAME = 200  # bytes of an id; file systems take 255 with an ending
 
