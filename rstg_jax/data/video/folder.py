@@ -1,29 +1,22 @@
 """Your own videos: a directory with one sub-directory per label, or a csv file of `path;label`."""
 
 import collections
-import concurrent.futures
 import dataclasses
 import hashlib
 import logging
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import ClassVar
 
-import numpy as np
-import tqdm
-
-from rstg_jax import files
 from rstg_jax.data.dataset import check_split
-from rstg_jax.data.video import decode, label_flip
+from rstg_jax.data.video import decode
+from rstg_jax.data.video.broken_videos import without_broken
 from rstg_jax.data.video.clip_dataset import ClipDataConfig
-from rstg_jax.data.video.clip_source import Clip, ClipSource
-from rstg_jax.data.video.listing import Video, listed, stamp, without_video
+from rstg_jax.data.video.clip_source import ClipSource
+from rstg_jax.data.video.listed_source import source_of
+from rstg_jax.data.video.listing import Video, listed, without_video
 from rstg_jax.errors import UserError
-from rstg_jax.machine import num_cores
 
 EXTENSIONS = (*decode.VIDEO_EXTENSIONS, ".gif")
-_INDEX = ".rstg_jax_index.json"
-_MAX_NAMED = 5  # broken videos that a message names
 
 _log = logging.getLogger(__name__)
 
@@ -100,54 +93,6 @@ def open_folder(config: FolderConfig, split: str) -> ClipSource:
     return source_of(config, root, split, label_names, len(chosen), usable, provenance)
 
 
-def source_of(
-    config: ClipDataConfig,
-    root: str,
-    split: str,
-    label_names: Sequence[str],
-    listed: int,
-    usable: Sequence[Video],
-    provenance: Mapping[str, str | int | float],
-) -> ClipSource:
-    """The source of some videos on disk.
-
-    Args:
-      config: Clips, workers and what to do with broken videos.
-      root: Where the videos are.
-      split: "train" or "test".
-      label_names: In their order.
-      listed: Number of videos before the broken ones were left out.
-      usable: The videos.
-      provenance: To be recorded, besides path, split, numbers and a checksum of names and labels.
-    """
-    numbers = {label: number for number, label in enumerate(label_names)}
-    content = "\n".join(f"{_key(v)};{','.join(v.labels)}" for v in usable)
-
-    def label(video: Video) -> label_flip.Label:
-        if not config.multi_label:
-            return numbers[video.label]
-        return np.isin(label_names, video.labels).astype(np.int32)
-
-    return ClipSource(
-        FolderClips([(video, label(video)) for video in usable]),
-        config.clip,
-        name=f"{split} split of {root}",
-        label_names=label_names,
-        provenance={
-            **provenance,
-            "path": str(root),
-            "split": split,
-            "examples": len(usable),
-            "broken": listed - len(usable),
-            "files_sha256": hashlib.sha256(content.encode()).hexdigest()[:16],
-        },
-        workers=config.workers,
-        processes=config.processes,
-        broken=config.broken,
-        boxes=config.boxes.read(),
-    )
-
-
 def labels(config: FolderConfig) -> list[str]:
     """Names of the labels, in alphabetical order.
 
@@ -158,20 +103,6 @@ def labels(config: FolderConfig) -> list[str]:
     if len(names) < 2:
         raise UserError(f"{config.path}: has one label only, {names[0]!r}; two are needed")
     return names
-
-
-class FolderClips:
-    """Videos on disk; satisfies `Clips`."""
-
-    def __init__(self, videos: Sequence[tuple[Video, label_flip.Label]]):
-        self._videos = videos
-
-    def __len__(self) -> int:
-        return len(self._videos)
-
-    def load(self, indices: Sequence[int]) -> list[Clip]:
-        chosen = [self._videos[index] for index in indices]
-        return [Clip(video.name, str(video.path), label, video.encoded) for video, label in chosen]
 
 
 def _for_testing(videos: Sequence[Video], share: float) -> set[Video]:
@@ -193,76 +124,3 @@ def _for_testing(videos: Sequence[Video], share: float) -> set[Video]:
 def _fraction(name: str) -> float:
     """A number in [0, 1) that the name of a file alone decides."""
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8]) / 2.0**64
-
-
-def without_broken(videos: Sequence[Video], root: str, max_broken: float) -> list[Video]:
-    """Opens each video that has changed since it was last read, and leaves out the broken ones.
-
-    To check a video, all of its frames are decoded, so that no damaged one stops training later.
-    Which ones could be read is cached in a hidden file beside the videos, if that can be written;
-    the others are tried again each time.
-
-    Raises:
-      UserError: If more than the share `max_broken` is broken; names the first of them.
-    """
-    place = Path(root).expanduser()
-    index = (place if place.is_dir() else place.parent) / _INDEX
-    known = _read_index(index)
-    stamps = {_key(video): stamp(video.path) for video in videos}
-    new = [video for video in videos if known.get(_key(video)) != stamps[_key(video)]]
-    reasons: dict[str, str] = {}  # why videos cannot be used
-    with (
-        concurrent.futures.ThreadPoolExecutor(num_cores()) as pool,
-        tqdm.tqdm(total=len(new), unit=" videos", desc=f"opening {root}", disable=None) as bar,
-    ):
-        for video, reason in zip(new, pool.map(_check, new), strict=True):
-            if reason:
-                reasons[video.name] = reason
-            else:
-                known[_key(video)] = stamps[_key(video)]
-            bar.update()
-    if len(new) > len(reasons):
-        _write_index(index, known)
-    if not reasons:
-        return list(videos)
-    names = "; ".join(f"{name}: {why}" for name, why in list(reasons.items())[:_MAX_NAMED])
-    more = f" and {len(reasons) - _MAX_NAMED} more" if len(reasons) > _MAX_NAMED else ""
-    summary = f"{root}: {len(reasons)} of {len(videos)} videos cannot be used ({names}{more})"
-    if len(reasons) > max_broken * len(videos):
-        raise UserError(
-            f"{summary}; remove or replace them, or raise max_broken={max_broken:g} above "
-            f"{len(reasons) / len(videos):.2g}"
-        )
-    _log.warning("%s and are left out", summary)
-    return [video for video in videos if video.name not in reasons]
-
-
-def _check(video: Video) -> str:
-    """The reason why a video cannot be used; empty if it can."""
-    try:
-        decode.check(video.encoded)
-    except UserError as error:
-        return str(error)
-    return ""
-
-
-def _key(video: Video) -> str:
-    """Its name with its segment: one that can be read says nothing about the rest of the file."""
-    shown = video.frames
-    return video.name if shown is None else f"{video.name} {shown.start}:{shown.stop}"
-
-
-def _read_index(file: Path) -> dict[str, str]:
-    """Key -> stamp of videos that could be read; empty without an index of this version."""
-    try:
-        content = files.read_json(file).items()
-    except (UserError, AttributeError):
-        return {}
-    return {name: seen for name, seen in content if isinstance(seen, str)}
-
-
-def _write_index(file: Path, known: dict[str, str]) -> None:
-    try:
-        files.write_json(file, known)
-    except UserError as error:
-        _log.warning("%s; the videos are opened anew each time", error)

@@ -36,6 +36,13 @@ class Video(NamedTuple):
         return self.labels[0]
 
     @property
+    def key(self) -> str:
+        """Its name with its segment: one that can be read says nothing about the rest of a file."""
+        if self.frames is None:
+            return self.name
+        return f"{self.name} {self.frames.start}:{self.frames.stop}"
+
+    @property
     def encoded(self) -> decode.Encoded:
         """What `decode.opened` opens."""
         if self.frames is None:

@@ -14,9 +14,10 @@ from typing import ClassVar, Literal, NamedTuple, get_args
 
 from rstg_jax.data.dataset import check_split
 from rstg_jax.data.video import cater, clevrer, decode, perception_test
+from rstg_jax.data.video.broken_videos import without_broken
 from rstg_jax.data.video.clip_dataset import ClipDataConfig
 from rstg_jax.data.video.clip_source import ClipSource
-from rstg_jax.data.video.folder import source_of, without_broken
+from rstg_jax.data.video.listed_source import source_of
 from rstg_jax.data.video.listing import Video, files_below
 from rstg_jax.data.video.lists import Lists, json_list, lines, rows
 from rstg_jax.errors import UserError

@@ -11,7 +11,7 @@ import pytest
 
 from rstg_jax import data
 from rstg_jax.config import to_dict
-from rstg_jax.data.video import decode, folder, listing
+from rstg_jax.data.video import broken_videos, decode, folder, listing
 from rstg_jax.errors import UserError
 from rstg_jax.training import resume
 from rstg_jax.training.experiment import Experiment, TrainConfig
@@ -192,8 +192,8 @@ def test_missing_files_of_a_csv_are_broken(root):
 
 def test_only_new_files_are_opened(root, monkeypatch):
     opened = []
-    real = folder._check
-    monkeypatch.setattr(folder, "_check", lambda v: (opened.append(v.name), real(v))[1])
+    real = broken_videos._check
+    monkeypatch.setattr(broken_videos, "_check", lambda v: (opened.append(v.name), real(v))[1])
     settings = config(root, test_path=str(root))
     settings.open("train")
     assert len(opened) == 12
@@ -212,31 +212,33 @@ def test_only_new_files_are_opened(root, monkeypatch):
 
 def test_a_readable_segment_says_nothing_about_the_rest(tmp_path, monkeypatch):
     checked = []
-    monkeypatch.setattr(folder, "_check", lambda video: checked.append(video.frames) or "")
+    monkeypatch.setattr(broken_videos, "_check", lambda video: checked.append(video.frames) or "")
     (tmp_path / "a.mp4").write_bytes(b"any")
     for frames in (range(5), range(5), range(9), None):
         video = listing.Video(tmp_path / "a.mp4", "a", ("label",), frames)
-        folder.without_broken([video], str(tmp_path), 0.0)
+        broken_videos.without_broken([video], str(tmp_path), 0.0)
     assert checked == [range(5), range(9), None]
 
 
 def test_failures_are_tried_again(root, monkeypatch):
     """The file itself does not change when its permissions do, or the code that reads it."""
-    real = folder._check
+    real = broken_videos._check
     monkeypatch.setattr(
-        folder, "_check", lambda v: "Permission denied" if v.name == "run/9.webm" else real(v)
+        broken_videos,
+        "_check",
+        lambda v: "Permission denied" if v.name == "run/9.webm" else real(v),
     )
     settings = config(root, test_path=str(root))
     with pytest.raises(UserError, match=r"1 of 12 videos cannot be used \(run/9\.webm: Permission"):
         settings.open("train")
-    monkeypatch.setattr(folder, "_check", real)
+    monkeypatch.setattr(broken_videos, "_check", real)
     assert len(settings.open("train")) == 12
 
 
 def test_index_moves_with_the_videos(root, monkeypatch):
     config(root, test_path=str(root)).open("train")
     moved = root.rename(root.with_name("moved"))
-    monkeypatch.setattr(folder, "_check", None)
+    monkeypatch.setattr(broken_videos, "_check", None)
     assert len(config(moved, test_path=str(moved)).open("train")) == 12
 
 
@@ -271,7 +273,7 @@ def test_directory_that_cannot_be_written(root, monkeypatch, caplog):
     def refuse(self, *args):
         raise PermissionError(13, "Permission denied", str(self))
 
-    monkeypatch.setattr(folder.Path, "write_bytes", refuse)
+    monkeypatch.setattr(broken_videos.Path, "write_bytes", refuse)
     with caplog.at_level(logging.WARNING, "rstg_jax"):
         assert len(config(root, test_path=str(root)).open("train")) == 12
     assert "the videos are opened anew each time" in caplog.text

@@ -1,0 +1,86 @@
+"""Finds videos on disk that cannot be read, before a model is trained on the others."""
+
+import concurrent.futures
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import tqdm
+
+from rstg_jax import files
+from rstg_jax.data.video import decode
+from rstg_jax.data.video.listing import Video, stamp
+from rstg_jax.errors import UserError
+from rstg_jax.machine import num_cores
+
+_INDEX = ".rstg_jax_index.json"
+_MAX_NAMED = 5  # broken videos that a message names
+
+_log = logging.getLogger(__name__)
+
+
+def without_broken(videos: Sequence[Video], root: str, max_broken: float) -> list[Video]:
+    """Opens each video that has changed since it was last read, and leaves out the broken ones.
+
+    To check a video, all of its frames are decoded, so that no damaged one stops training later.
+    Which ones could be read is cached in a hidden file beside the videos, if that can be written;
+    the others are tried again each time.
+
+    Raises:
+      UserError: If more than the share `max_broken` is broken; names the first of them.
+    """
+    place = Path(root).expanduser()
+    index = (place if place.is_dir() else place.parent) / _INDEX
+    known = _read_index(index)
+    stamps = {video.key: stamp(video.path) for video in videos}
+    new = [video for video in videos if known.get(video.key) != stamps[video.key]]
+    reasons: dict[str, str] = {}  # why videos cannot be used
+    with (
+        concurrent.futures.ThreadPoolExecutor(num_cores()) as pool,
+        tqdm.tqdm(total=len(new), unit=" videos", desc=f"opening {root}", disable=None) as bar,
+    ):
+        for video, reason in zip(new, pool.map(_check, new), strict=True):
+            if reason:
+                reasons[video.name] = reason
+            else:
+                known[video.key] = stamps[video.key]
+            bar.update()
+    if len(new) > len(reasons):
+        _write_index(index, known)
+    if not reasons:
+        return list(videos)
+    names = "; ".join(f"{name}: {why}" for name, why in list(reasons.items())[:_MAX_NAMED])
+    more = f" and {len(reasons) - _MAX_NAMED} more" if len(reasons) > _MAX_NAMED else ""
+    summary = f"{root}: {len(reasons)} of {len(videos)} videos cannot be used ({names}{more})"
+    if len(reasons) > max_broken * len(videos):
+        raise UserError(
+            f"{summary}; remove or replace them, or raise max_broken={max_broken:g} above "
+            f"{len(reasons) / len(videos):.2g}"
+        )
+    _log.warning("%s and are left out", summary)
+    return [video for video in videos if video.name not in reasons]
+
+
+def _check(video: Video) -> str:
+    """The reason why a video cannot be used; empty if it can."""
+    try:
+        decode.check(video.encoded)
+    except UserError as error:
+        return str(error)
+    return ""
+
+
+def _read_index(file: Path) -> dict[str, str]:
+    """Key -> stamp of videos that could be read; empty without an index of this version."""
+    try:
+        content = files.read_json(file).items()
+    except (UserError, AttributeError):
+        return {}
+    return {name: seen for name, seen in content if isinstance(seen, str)}
+
+
+def _write_index(file: Path, known: dict[str, str]) -> None:
+    try:
+        files.write_json(file, known)
+    except UserError as error:
+        _log.warning("%s; the videos are opened anew each time", error)
