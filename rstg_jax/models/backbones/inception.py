@@ -32,7 +32,7 @@ from rstg_jax.models.backbones.inception_tables import (
     Row,
     Size,
 )
-from rstg_jax.models.backbones.pixels import normalise
+from rstg_jax.models.backbones.pixels import check_scale, normalise
 
 PoolPadding = Literal["same", "half", "behind", "none"]
 MOMENTUM = 0.99  # of moving statistics; ours: the sources have 0.999 and run for far more steps
@@ -88,8 +88,7 @@ class InceptionConfig(BackboneConfig):
     def __post_init__(self) -> None:
         if min((self.width, self.time_window, *(self.stem_kernel or ()))) < 1:
             raise UserError("width, time_window and stem_kernel must be at least 1")
-        if 0 in self.input_scale:
-            raise UserError("input_scale must not be 0")
+        check_scale(*self.input_scale)
 
     @property
     def rows(self) -> dict[str, Row]:

@@ -28,7 +28,7 @@ from rstg_jax.layers.conv import Conv3D, max_pool3d
 from rstg_jax.layers.norms import LayerNorm
 from rstg_jax.layers.transformer import MLP, Linear
 from rstg_jax.models.backbones.base import CLASS_TOKEN, After, Backbone, BackboneConfig
-from rstg_jax.models.backbones.pixels import normalise
+from rstg_jax.models.backbones.pixels import check_scale, normalise
 from rstg_jax.models.backbones.resnet3d import OFFICIAL_MEAN, OFFICIAL_SCALE
 from rstg_jax.models.backbones.x3d import Depthwise
 
@@ -91,8 +91,7 @@ class MViTConfig(BackboneConfig):
             raise UserError(f"width={self.width} is no multiple of num_heads={self.num_heads}")
         if self.clip[0] < EMBED_STRIDE[0] or min(size.side for size in self.blocks) < 1:
             raise UserError(f"clip={self.clip} is too small for {len(self.depths)} stages")
-        if 0 in self.input_scale:
-            raise UserError("input_scale must not be 0")
+        check_scale(*self.input_scale)
 
     @property
     def places(self) -> tuple[str, ...]:

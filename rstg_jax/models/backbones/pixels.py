@@ -1,4 +1,4 @@
-"""Normalisation of pixel values."""
+"""Normalisation of pixel values, by fields `input_mean` and `input_scale` of backbones."""
 
 from typing import Any
 
@@ -6,6 +6,12 @@ import jax
 import jax.numpy as jnp
 
 from rstg_jax.errors import UserError
+
+
+def check_scale(*input_scale: float) -> None:
+    """Raises `UserError` if pixels would be divided by 0."""
+    if 0 in input_scale:
+        raise UserError("input_scale must not be 0")
 
 
 def normalise(video: jax.Array, config: Any, dtype: jnp.dtype) -> jax.Array:

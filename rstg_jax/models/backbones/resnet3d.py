@@ -31,7 +31,7 @@ from rstg_jax.layers.conv import Conv3D, Lowering, max_pool3d
 from rstg_jax.layers.norms import BatchNorm
 from rstg_jax.models.backbones.base import After, Backbone, BackboneConfig
 from rstg_jax.models.backbones.motion import MotionBlock
-from rstg_jax.models.backbones.pixels import normalise
+from rstg_jax.models.backbones.pixels import check_scale, normalise
 
 Kind = Literal["i3d", "c2d", "nl_i3d"]
 EPSILON = 1e-5
@@ -109,8 +109,7 @@ class ResNet3DConfig(BackboneConfig):
             raise UserError("depths, width, pool2 and shift_every must be at least 1")
         if self.shift < 0 or self.shift == 1:
             raise UserError(f"shift={self.shift} must be 0 (none) or at least 2")
-        if 0 in self.input_scale:
-            raise UserError("input_scale must not be 0")
+        check_scale(*self.input_scale)
         for place in self.non_local + self.motion:
             self.resolve(place)
 

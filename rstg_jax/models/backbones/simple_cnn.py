@@ -11,7 +11,7 @@ from rstg_jax.layers.conv import Conv2D, Lowering, Padding, max_pool
 from rstg_jax.layers.linear import dense_weights, linear
 from rstg_jax.layers.norms import LayerNorm
 from rstg_jax.models.backbones.base import After, Backbone, BackboneConfig
-from rstg_jax.models.backbones.pixels import normalise
+from rstg_jax.models.backbones.pixels import check_scale, normalise
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,8 +53,7 @@ class SimpleCNNConfig(BackboneConfig):
                 "features, kernels and strides need one entry for each convolution; they "
                 f"have {len(self.features)}, {len(self.kernels)} and {len(self.strides)}"
             )
-        if self.input_scale == 0:
-            raise UserError("input_scale must not be 0")
+        check_scale(self.input_scale)
 
     @property
     def places(self) -> tuple[str, ...]:

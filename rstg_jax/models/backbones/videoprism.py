@@ -18,7 +18,7 @@ from rstg_jax.errors import UserError
 from rstg_jax.layers.norms import LayerNorm
 from rstg_jax.layers.transformer import Block
 from rstg_jax.models.backbones.base import After, Backbone, BackboneConfig
-from rstg_jax.models.backbones.pixels import normalise
+from rstg_jax.models.backbones.pixels import check_scale, normalise
 from rstg_jax.models.backbones.vit import Tubelets
 
 
@@ -57,8 +57,7 @@ class VideoPrismConfig(BackboneConfig):
             raise UserError("width, num_heads, mlp_dim, patch and grid must be at least 1")
         if self.width % self.num_heads:
             raise UserError(f"width={self.width} is no multiple of num_heads={self.num_heads}")
-        if self.input_scale == 0:
-            raise UserError("input_scale must not be 0")
+        check_scale(self.input_scale)
 
     @property
     def places(self) -> tuple[str, ...]:

@@ -28,7 +28,7 @@ from rstg_jax.layers.linear import linear
 from rstg_jax.layers.norms import LayerNorm
 from rstg_jax.layers.transformer import Block, rotary_table, sine_table
 from rstg_jax.models.backbones.base import After, Backbone, BackboneConfig
-from rstg_jax.models.backbones.pixels import normalise
+from rstg_jax.models.backbones.pixels import check_scale, normalise
 from rstg_jax.models.backbones.resnet3d import IMAGENET_MEAN, IMAGENET_SCALE
 
 Size = Literal["s", "b", "l", "h", "g"]
@@ -81,8 +81,7 @@ class ViTConfig(BackboneConfig):
             raise UserError(f"width={self.width} is no multiple of num_heads={self.num_heads}")
         if self.positions == "rotary" and self.width // self.num_heads % 2:
             raise UserError('positions="rotary" needs an even number of features in every head')
-        if 0 in self.input_scale:
-            raise UserError("input_scale must not be 0")
+        check_scale(*self.input_scale)
 
     @property
     def places(self) -> tuple[str, ...]:

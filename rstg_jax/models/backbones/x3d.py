@@ -26,7 +26,7 @@ from flax import linen as nn
 from rstg_jax.errors import UserError
 from rstg_jax.layers.conv import HE_FAN_OUT, Conv3D, Lowering
 from rstg_jax.models.backbones.base import After, Backbone, BackboneConfig
-from rstg_jax.models.backbones.pixels import normalise
+from rstg_jax.models.backbones.pixels import check_scale, normalise
 from rstg_jax.models.backbones.resnet3d import OFFICIAL_MEAN, OFFICIAL_SCALE, norm
 
 INNER = 2.25  # channels inside a block for each outside
@@ -59,8 +59,7 @@ class X3DConfig(BackboneConfig):
     def __post_init__(self) -> None:
         if min((*self.depths, self.width)) < 1:
             raise UserError("depths and width must be at least 1")
-        if 0 in self.input_scale:
-            raise UserError("input_scale must not be 0")
+        check_scale(*self.input_scale)
 
     @property
     def places(self) -> tuple[str, ...]:
