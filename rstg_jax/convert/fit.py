@@ -16,6 +16,14 @@ from rstg_jax.models.classifier import ModelConfig
 Arrays = Mapping[str, np.ndarray]
 Path = tuple[str, ...]
 MAX_NAMED = 10  # arrays in an error
+# What PyTorch calls the variables of a layer.
+LEAVES = {
+    "kernel": "weight",
+    "scale": "weight",
+    "bias": "bias",
+    "mean": "running_mean",
+    "var": "running_var",
+}
 # Of variables that the other network does not have.
 ABSENT = {"scale": np.ones, "bias": np.zeros, "kernel": np.zeros}
 

@@ -5,17 +5,10 @@ import re
 
 import numpy as np
 
-from rstg_jax.convert.fit import Arrays, Names, Path
+from rstg_jax.convert.fit import LEAVES, Arrays, Names, Path
 from rstg_jax.errors import UserError
 from rstg_jax.models.backbones.inception import InceptionConfig
 
-LEAVES = {
-    "kernel": "weight",
-    "scale": "weight",
-    "bias": "bias",
-    "mean": "running_mean",
-    "var": "running_var",
-}
 CAFFE = {
     "conv1a": "conv1_7x7_s2",
     "conv2b": "conv2_3x3_reduce",

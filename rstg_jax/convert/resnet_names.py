@@ -3,8 +3,7 @@
 import dataclasses
 import re
 
-from rstg_jax.convert.fit import Arrays, Names, Path
-from rstg_jax.convert.inception_names import LEAVES
+from rstg_jax.convert.fit import LEAVES, Arrays, Names, Path
 from rstg_jax.models.backbones.resnet3d import ResNet3DConfig
 
 

@@ -12,8 +12,7 @@ import re
 import numpy as np
 
 from rstg_jax.convert import resnet_names
-from rstg_jax.convert.fit import Arrays, Names, Path
-from rstg_jax.convert.inception_names import LEAVES
+from rstg_jax.convert.fit import LEAVES, Arrays, Names, Path
 from rstg_jax.convert.resnet_names import ResNetNames
 from rstg_jax.models.backbones.slowfast import SlowFastConfig
 

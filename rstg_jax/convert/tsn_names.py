@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from rstg_jax.convert.fit import Arrays, Names, Path
-from rstg_jax.convert.inception_names import LEAVES, BNInception
+from rstg_jax.convert.fit import LEAVES, Arrays, Names, Path
+from rstg_jax.convert.inception_names import BNInception
 from rstg_jax.convert.resnet_names import ResNetNames
 from rstg_jax.errors import UserError
 from rstg_jax.models.backbones.eco import TAIL, ECOConfig

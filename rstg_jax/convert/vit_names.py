@@ -5,8 +5,7 @@ import re
 
 import numpy as np
 
-from rstg_jax.convert.fit import Arrays, Names, Path
-from rstg_jax.convert.inception_names import LEAVES
+from rstg_jax.convert.fit import LEAVES, Arrays, Names, Path
 from rstg_jax.models.backbones.vit import ViTConfig
 
 # Our modules, dotted -> theirs. The first row that fits counts.

@@ -8,8 +8,7 @@ import dataclasses
 from collections.abc import Mapping
 
 from rstg_jax.convert import resnet_names
-from rstg_jax.convert.fit import Names, Path
-from rstg_jax.convert.inception_names import LEAVES
+from rstg_jax.convert.fit import LEAVES, Names, Path
 from rstg_jax.convert.resnet_names import INSIDE, ResNetNames
 from rstg_jax.models.backbones.x3d import X3DConfig
 
