@@ -23,6 +23,11 @@ def translated(describe: Callable[[Exception], str]) -> Iterator[None]:
         raise UserError(describe(error)) from error
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says, or its type if it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def reason(error: Exception) -> str:
     """Describes an error in a line."""
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__

@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 
 from rstg_jax import files
 from rstg_jax.convert import caffe2, tf_checkpoint
-from rstg_jax.errors import UserError, reason, translated
+from rstg_jax.errors import UserError, first_line, reason, translated
 
 # Training scripts put the weights under one of these keys.
 WRAPPERS = ("model_state", "state_dict", "model_state_dict", "model", "target_encoder", "module")
@@ -106,12 +106,12 @@ def _read_pickle(path: Path) -> dict[str, np.ndarray]:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         why = re.search(r"error:\s*(\S.*?)( by default.*)?$", str(error), re.MULTILINE)
-        reason = why[1] if why else _first_line(error)
+        reason = why[1] if why else first_line(error)
         if "operand" in reason:  # of the machine that runs pickles: these are other bytes
             raise UserError(f"{path} is not a PyTorch file: {reason}") from error
         raise UserError(f"{path} holds more than weights, which is refused: {reason}") from error
     except Exception as error:  # damaged pickles raise anything
-        raise UserError(f"{path} is not a whole PyTorch file: {_first_line(error)}") from error
+        raise UserError(f"{path} is not a whole PyTorch file: {first_line(error)}") from error
     wrapped = [loaded[k] for k in WRAPPERS if isinstance(loaded, Mapping) and k in loaded]
     weights = next((value for value in wrapped if isinstance(value, Mapping)), loaded)
     items = weights.items() if isinstance(weights, Mapping) else ()
@@ -127,9 +127,5 @@ def _array(path: Path, name: str, tensor: Any) -> np.ndarray:
     try:
         array: np.ndarray = tensor.detach().float().numpy()
     except (TypeError, RuntimeError, NotImplementedError) as error:
-        raise UserError(f"{path}: {name} cannot be read: {_first_line(error)}") from error
+        raise UserError(f"{path}: {name} cannot be read: {first_line(error)}") from error
     return array
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).split("\n")[0] or type(error).__name__

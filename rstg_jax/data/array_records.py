@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from rstg_jax import files, storage
-from rstg_jax.errors import UserError, reason, translated
+from rstg_jax.errors import UserError, first_line, reason, translated
 
 INFO = "dataset_info.json"  # a directory that has it holds prepared data
 CACHE = pathlib.Path("~/.cache/rstg_jax/data")  # copies of what lies in buckets
@@ -181,9 +181,8 @@ def check_shards(paths: list[str], lengths: list[int], remedy: str = PREPARE) ->
             found = reader.num_records()
             reader.close()
         except (RuntimeError, ValueError, OSError) as e:
-            first_line = str(e).splitlines()[0] if str(e) else type(e).__name__
             raise UserError(
-                f"{path}: the shard is damaged or missing ({first_line}); {remedy}"
+                f"{path}: the shard is damaged or missing ({first_line(e)}); {remedy}"
             ) from e
         if found != length:
             raise UserError(f"{path}: the shard has {found} records, not {length}; {remedy}")

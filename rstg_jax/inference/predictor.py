@@ -14,7 +14,7 @@ import numpy as np
 
 from rstg_jax import data
 from rstg_jax.data.video import decode, listing
-from rstg_jax.errors import UserError
+from rstg_jax.errors import UserError, first_line
 from rstg_jax.inference import protocols, video_input
 from rstg_jax.inference.evaluation import as_records, open_named
 from rstg_jax.training import steps, trained_model
@@ -217,5 +217,5 @@ def recording(request: VideoRequest) -> Iterator[dict[str, Any]]:
     try:
         yield record
     except (UserError, jax.errors.JaxRuntimeError) as error:  # such as a lack of memory
-        text = str(error).partition("\n")[0]
+        text = first_line(error)
         record["error"] = text if request.name in text else f"{request.name}: {text}"

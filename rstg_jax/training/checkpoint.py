@@ -25,7 +25,7 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from rstg_jax import storage
-from rstg_jax.errors import UserError, translated
+from rstg_jax.errors import UserError, first_line, translated
 from rstg_jax.training import integrity, logs, train_state
 from rstg_jax.training.lock import Lock
 
@@ -71,7 +71,7 @@ class Checkpoints:
         self._lock = Lock(workdir, enabled=first and not read_only)
         with contextlib.ExitStack() as stack:
             stack.enter_context(self._lock)
-            with translated(lambda error: f"cannot use {self.path}: {_first_line(error)}"):
+            with translated(lambda error: f"cannot use {self.path}: {_shortened(error)}"):
                 if not read_only:
                     self.path.mkdir(parents=True, exist_ok=True)
                     if first:
@@ -239,7 +239,7 @@ class Checkpoints:
             kept = "there is none before it" if good is None else f"step {good} is kept"
             raise UserError(
                 f"cannot save the checkpoint of step {step} in {self.path}{_free(self.path)}: "
-                f"{_first_line(error)}; the last good checkpoint: {kept}. When this is mended, "
+                f"{_shortened(error)}; the last good checkpoint: {kept}. When this is mended, "
                 "start again"
             ) from error
 
@@ -249,7 +249,7 @@ class Checkpoints:
             integrity.verify(self.path, step)
             self._verified.add(step)
         path = self.path / str(step)
-        with translated(lambda error: f"cannot read checkpoint {path}: {_first_line(error)}"):
+        with translated(lambda error: f"cannot read checkpoint {path}: {_shortened(error)}"):
             yield
 
     def latest_whole(self) -> int | None:
@@ -302,8 +302,9 @@ def _value(score: Mapping[str, float]) -> float:
     return score[logs.headline(score)]
 
 
-def _first_line(error: BaseException) -> str:
-    text = (str(error).strip() or type(error).__name__).splitlines()[0]
-    # TensorStore names the cause after the same long paths several times, and then the array.
-    text = re.split(r" \[(?:os_error_code|source locations|tensorstore_spec)=", text)[0]
+def _shortened(error: BaseException) -> str:
+    """The first line of an error of Orbax, without what TensorStore repeats."""
+    # It names the cause after the same long paths several times, and then the array.
+    pattern = r" \[(?:os_error_code|source locations|tensorstore_spec)="
+    text = re.split(pattern, first_line(error))[0]
     return text if len(text) <= 300 else f"{text[:150]} ... {text[-150:]}"
