@@ -73,11 +73,10 @@ class Subject:
         """The most likely label of every video as it is, `[b]`."""
         return self.log_probabilities(self.videos["video"]).argmax(1)
 
-    def log_probabilities(self, video: np.ndarray, variables: Any = None) -> np.ndarray:
+    def log_probabilities(self, video: np.ndarray) -> np.ndarray:
         """Of every label, `[b classes]`."""
-        apply = _log_probabilities(self.module)
-        given = self.weights.variables if variables is None else variables
-        return np.concatenate([np.asarray(apply(given, part)) for part in batches(video)])
+        apply, variables = _log_probabilities(self.module), self.weights.variables
+        return np.concatenate([np.asarray(apply(variables, part)) for part in batches(video)])
 
 
 def subject(name: str, count: int, changes: Mapping[str, str] | None = None) -> Subject:

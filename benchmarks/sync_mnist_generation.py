@@ -10,7 +10,6 @@ the repeats is shown, for other work on the machine can only slow a run down.
 
 import os
 import sys
-import time
 from collections.abc import Callable, Sequence
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -19,6 +18,7 @@ import jax
 import numpy as np
 from PIL import Image
 
+from benchmarks import machine
 from rstg_jax import cli
 from rstg_jax.data.sync_mnist import digits as digits_lib
 from rstg_jax.data.sync_mnist import generator, generator_jax, renderer
@@ -44,14 +44,9 @@ def plain_videos(images: np.ndarray, coords: np.ndarray, frame_size: int = 64) -
     return videos
 
 
-def best_seconds(run: Callable[[], object], repeats: int) -> float:
-    """The shortest of several runs, in seconds."""
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        run()
-        times.append(time.perf_counter() - start)
-    return min(times)
+def seconds(run: Callable[[], object], repeats: int) -> float:
+    """The shortest of several runs."""
+    return machine.best_seconds({"": run}, repeats)[""]
 
 
 def in_jax(
@@ -61,7 +56,7 @@ def in_jax(
     sprites = generator_jax.sprites(spec, digits)
     make = jax.vmap(lambda key, sprites: generator_jax.make_video(key, sprites, spec), (0, None))
     compiled, keys = jax.jit(make), jax.random.split(jax.random.key(0), videos)
-    return lambda: jax.block_until_ready(compiled(keys, sprites))
+    return lambda: compiled(keys, sprites)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -88,12 +83,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         def plain(trajectories: generator.Trajectories = trajectories) -> np.ndarray:
             return plain_videos(digits.images[trajectories.images[:few]], trajectories.coords[:few])
 
-        drawing = best_seconds(draw, flags.repeats) / flags.videos
-        rendering = best_seconds(pixels, flags.repeats) / flags.videos
-        plainly = best_seconds(plain, min(3, flags.repeats)) / few
-        draw_in_jax = in_jax(spec, digits, 256)
-        draw_in_jax()
-        accelerated = best_seconds(draw_in_jax, flags.repeats)
+        drawing = seconds(draw, flags.repeats) / flags.videos
+        rendering = seconds(pixels, flags.repeats) / flags.videos
+        plainly = seconds(plain, min(3, flags.repeats)) / few
+        accelerated = seconds(in_jax(spec, digits, 256), flags.repeats)
         total = drawing + rendering
         differ = int((pixels()[:few, ..., 0] != plain()).sum())
         print(
