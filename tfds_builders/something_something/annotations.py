@@ -91,10 +91,7 @@ def read(version: str, manual_dir: pathlib.Path) -> Annotations:
     """
     folder = manual_dir / f"20bn-something-something-{version}"
     places = _find(version, manual_dir, folder)
-    try:
-        names, clips = (_read_v1 if version == "v1" else _read_v2)(places)
-    except UnicodeDecodeError as e:
-        raise UserError(f"{manual_dir}: an annotation file is not UTF-8 ({e})") from e
+    names, clips = (_read_v1 if version == "v1" else _read_v2)(places)
     seen: dict[str, pathlib.Path] = {}
     for split, some in clips.items():
         for clip in some:
@@ -167,7 +164,7 @@ def _listing(directory: pathlib.Path) -> str:
 
 
 def _lines(path: pathlib.Path) -> list[str]:
-    return [line for line in path.read_text("utf-8-sig").splitlines() if line.strip()]
+    return [line for line in files.read_text(path).splitlines() if line.strip()]
 
 
 def _not_empty(path: pathlib.Path, clips: list[Any]) -> list[Any]:

