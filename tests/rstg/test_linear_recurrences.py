@@ -8,6 +8,7 @@ import pytest
 from rstg_jax.rstg import RSTG, init_state, linear_recurrences, presets
 from rstg_jax.rstg.linear_recurrences import scan_states
 from rstg_jax.rstg.recurrent_cells import FrameRNN
+from tests import derivatives
 
 CELLS = tuple(linear_recurrences.CELLS)
 every_cell = pytest.mark.parametrize("cell", CELLS)
@@ -56,32 +57,12 @@ def test_states_and_their_derivatives_are_those_of_the_loop(parts, frames, order
         decay = tuple(0.6 * part.at[frames // 2].set(0) for part in drawn(frames, 1, 3))
         inputs, before, weights = drawn(frames, 2, 3), drawn(2, 3), drawn(frames, 2, 3)
 
-        def objective(run):
-            def value(*arguments):
-                states = run(*arguments)
-                return sum((w * jnp.sin(h)).sum() for w, h in zip(weights, states, strict=True))
+        assert before[0].dtype == jnp.float64
 
-            return value
+        def loss(states):
+            return sum((w * jnp.sin(h)).sum() for w, h in zip(weights, states, strict=True))
 
-        def slope(run):
-            gradient = jax.grad(objective(run), (0, 1, 2))
-            return lambda *arguments: sum(
-                (g**2).sum() for g in jax.tree.leaves(gradient(*arguments))
-            )
-
-        arguments = (decay, inputs, before)
-        direction = jax.tree.map(jnp.cos, arguments)
-        for compare in (
-            lambda run: run(*arguments),
-            lambda run: jax.grad(objective(run), (0, 1, 2))(*arguments),
-            lambda run: jax.grad(slope(run), (0, 1, 2))(*arguments),
-            lambda run: jax.jvp(run, arguments, direction),
-        ):
-            compare = jax.jit(compare, static_argnums=0)
-            got, expected = compare(scan_states), compare(looped)
-            for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
-                assert a.dtype == jnp.float64
-                np.testing.assert_allclose(a, b, atol=1e-12 * max(1, np.abs(b).max()))
+        derivatives.assert_same(scan_states, looped, loss, (decay, inputs, before), 1e-12)
 
 
 def test_the_backward_pass_keeps_decays_and_states_only():

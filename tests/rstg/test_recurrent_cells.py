@@ -14,6 +14,7 @@ from rstg_jax.rstg.recurrent_cells import (
     scan_lstm,
     zero_carry,
 )
+from tests import derivatives
 
 
 def sigmoid(x):
@@ -68,28 +69,11 @@ def test_scan_and_python_loop_agree_in_values_carry_and_gradients():
             outputs.append(h)
         return carry, jnp.stack(outputs)
 
-    def objective(run):
-        def value(*inputs):
-            (c, h), outputs = run(*inputs)
-            return (outputs * weights).sum() + (c**2).sum() + h.sum()
+    def loss(result):
+        (c, h), outputs = result
+        return (outputs * weights).sum() + (c**2).sum() + h.sum()
 
-        return value
-
-    def slope(run):
-        gradient = jax.grad(objective(run), (0, 1, 2))
-        return lambda *inputs: sum((g**2).sum() for g in jax.tree.leaves(gradient(*inputs)))
-
-    inputs = (kernel, carry, projected)
-    direction = jax.tree.map(jnp.cos, inputs)
-    for compare in (
-        lambda run: run(*inputs),
-        lambda run: jax.grad(objective(run), (0, 1, 2))(*inputs),
-        lambda run: jax.grad(slope(run), (0, 1, 2))(*inputs),
-        lambda run: jax.jvp(run, inputs, direction),
-    ):
-        got, expected = (jax.jit(compare, static_argnums=0)(run) for run in (scan_lstm, looped))
-        for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
-            np.testing.assert_allclose(a, b, atol=1e-5 * max(1, np.abs(b).max()))
+    derivatives.assert_same(scan_lstm, looped, loss, (kernel, carry, projected), 1e-5)
 
 
 def test_two_halves_with_the_carry_between_are_the_whole():

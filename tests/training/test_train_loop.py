@@ -99,18 +99,23 @@ def test_resuming_is_exact_even_in_the_middle_of_a_window(tmp_path, monkeypatch)
     }
 
 
-def test_a_signal_during_an_evaluation_owes_it_to_the_next_process(tmp_path, monkeypatch):
-    experiment = standins.experiment(total_steps=20, eval_every=10, eval_batch_size=8)
-    train_loop.train(experiment, tmp_path / "whole")
+def interrupt_first_evaluation(monkeypatch, number):
+    """Sends a signal to this process when its first evaluation begins."""
     original, calls = eval_loop.evaluate, []
 
     def interrupted(*args):
         calls.append(0)
         if len(calls) == 1:
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), number)
         return original(*args)
 
     monkeypatch.setattr(eval_loop, "evaluate", interrupted)
+
+
+def test_a_signal_during_an_evaluation_owes_it_to_the_next_process(tmp_path, monkeypatch):
+    experiment = standins.experiment(total_steps=20, eval_every=10, eval_batch_size=8)
+    train_loop.train(experiment, tmp_path / "whole")
+    interrupt_first_evaluation(monkeypatch, signal.SIGINT)
     before = signal.getsignal(signal.SIGINT)
     assert train_loop.train(experiment, tmp_path / "cut") == {"stopped_at": 10}
     assert [r["split"] for r in standins.records(tmp_path / "cut")] == ["train", "train"]
@@ -123,15 +128,7 @@ def test_a_signal_during_the_only_evaluation_loses_no_score(tmp_path, monkeypatc
     """The checkpoint of the last step is the only one when it is evaluated at last."""
     experiment = standins.experiment(total_steps=5, eval_every=0, checkpoint_every=0)
     whole = train_loop.train(experiment, tmp_path / "whole")
-    original, calls = eval_loop.evaluate, []
-
-    def interrupted(*args):
-        calls.append(0)
-        if len(calls) == 1:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return original(*args)
-
-    monkeypatch.setattr(eval_loop, "evaluate", interrupted)
+    interrupt_first_evaluation(monkeypatch, signal.SIGTERM)
     assert train_loop.train(experiment, tmp_path / "cut") == {"stopped_at": 5}
     # The next process is killed between the log line and the score.
     monkeypatch.setattr(checkpoint.Checkpoints, "add_score", lambda *_: 1 / 0)
