@@ -69,26 +69,26 @@ class TrainConfig:
         totals = {name: getattr(self, name) for name in _TOTALS}
         given = [f"{name}={total}" for name, total in totals.items() if total is not None]
         if len(given) != 1:
-            raise ValueError(
+            raise UserError(
                 f"set exactly one of {', '.join(_TOTALS)}, the others to none; "
                 f"{' and '.join(given) or 'none of them'} is set"
             )
         for name in ("batch_size", "accumulate", "log_every", "keep", "eval_batch_size"):
             if (value := getattr(self, name)) is not None and value < 1:
-                raise ValueError(f"{name}={value} must be at least 1")
+                raise UserError(f"{name}={value} must be at least 1")
         for name in ("eval_every", "checkpoint_every", "max_queued_steps"):
             if getattr(self, name) < 0:
-                raise ValueError(f"{name}={getattr(self, name)} cannot be negative")
+                raise UserError(f"{name}={getattr(self, name)} cannot be negative")
         if self.max_seconds is not None and self.max_seconds <= 0:
-            raise ValueError(f"max_seconds={self.max_seconds} must be positive (or none)")
+            raise UserError(f"max_seconds={self.max_seconds} must be positive (or none)")
         if next(total for total in totals.values() if total is not None) <= 0:
-            raise ValueError("the length of training must be positive")
+            raise UserError("the length of training must be positive")
         if not -(2**31) <= self.seed < 2**31:
-            raise ValueError(f"seed={self.seed} must lie in -2**31..2**31 - 1")
+            raise UserError(f"seed={self.seed} must lie in -2**31..2**31 - 1")
         not_finite.parse(self.on_nan)
         allowed = (*self.init_fresh, *self.init_ignore)
         if allowed and not self.init_from:
-            raise ValueError("init_fresh and init_ignore need init_from")
+            raise UserError("init_fresh and init_ignore need init_from")
         patterns.check(allowed)
 
     @property

@@ -35,10 +35,10 @@ class Policy(NamedTuple):
 
 
 def parse(text: str) -> Policy:
-    """Reads `train.on_nan`; raises `ValueError` unless it is as described above."""
+    """Reads `train.on_nan`; raises `UserError` unless it is as described above."""
     match = _PATTERN.fullmatch(text)
     if match is None:
-        raise ValueError(f"on_nan={text}: choose stop, skip:N or rollback:N, N being at least 1")
+        raise UserError(f"on_nan={text}: choose stop, skip:N or rollback:N, N being at least 1")
     return Policy(match[1] or match[2], int(match[3] or 0))
 
 

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from rstg_jax.errors import UserError
 from rstg_jax.training import patterns
 
 
@@ -58,18 +59,18 @@ class OptimizerConfig:
 
     def __post_init__(self) -> None:
         if self.learning_rate < 0 or self.warmup_steps < 0 or self.weight_decay < 0:
-            raise ValueError("learning_rate, warmup_steps and weight_decay cannot be negative")
+            raise UserError("learning_rate, warmup_steps and weight_decay cannot be negative")
         if self.clip_norm is not None and self.clip_norm <= 0:
-            raise ValueError(f"clip_norm={self.clip_norm} must be positive (or none)")
+            raise UserError(f"clip_norm={self.clip_norm} must be positive (or none)")
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
-            raise ValueError(f"ema_decay={self.ema_decay} must lie between 0 and 1 (or be none)")
+            raise UserError(f"ema_decay={self.ema_decay} must lie between 0 and 1 (or be none)")
         if self.name == "nesterov" and self.weight_decay:
-            raise ValueError("the rule nesterov has no weight decay; use adamw")
+            raise UserError("the rule nesterov has no weight decay; use adamw")
         if self.reference_batch is not None and self.reference_batch < 1:
-            raise ValueError(f"reference_batch={self.reference_batch} must be at least 1")
+            raise UserError(f"reference_batch={self.reference_batch} must be at least 1")
         patterns.check((*self.frozen, *(pattern for pattern, _ in self.rates)))
         if any(factor < 0 for _, factor in self.rates):
-            raise ValueError("factors of rates cannot be negative")
+            raise UserError("factors of rates cannot be negative")
 
     def for_batch(self, batch_size: int) -> "OptimizerConfig":
         """The same rule with the rate for updates of `batch_size` videos.

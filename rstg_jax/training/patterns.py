@@ -13,12 +13,12 @@ from rstg_jax.errors import UserError
 
 
 def check(patterns: Iterable[str]) -> None:
-    """Raises `ValueError` for a pattern that is no regular expression."""
+    """Raises `UserError` for a pattern that is no regular expression."""
     for pattern in patterns:
         try:
             re.compile(pattern)
         except re.error as error:
-            raise ValueError(f"{pattern!r} is no regular expression: {error}") from error
+            raise UserError(f"{pattern!r} is no regular expression: {error}") from error
 
 
 def matching(patterns: Sequence[str], paths: Iterable[str]) -> list[str]:

@@ -46,7 +46,7 @@ class MeshConfig:
     def __post_init__(self) -> None:
         sizes = (self.data, self.fsdp, self.model)
         if any(s == 0 or s < -1 for s in sizes) or sizes.count(-1) > 1:
-            raise ValueError(f"mesh sizes {sizes} must be positive, at most one of them -1")
+            raise UserError(f"mesh sizes {sizes} must be positive, at most one of them -1")
 
 
 def make_mesh(

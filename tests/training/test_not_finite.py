@@ -171,6 +171,6 @@ def test_too_many_rollbacks_are_an_error(tmp_path, poison):
 
 @pytest.mark.parametrize("text", ["", "skip", "skip:0", "skip:-1", "rollback:x", "stop:1", "go"])
 def test_other_words_are_refused(text):
-    with pytest.raises(ValueError, match="choose stop, skip:N or rollback:N"):
+    with pytest.raises(UserError, match="choose stop, skip:N or rollback:N"):
         TrainConfig(total_steps=1, on_nan=text)
     assert not_finite.parse("rollback:12") == ("rollback", 12)

@@ -7,6 +7,7 @@ import numpy as np
 import optax
 import pytest
 
+from rstg_jax.errors import UserError
 from rstg_jax.training import optim
 from rstg_jax.training.optim import OptimizerConfig
 
@@ -122,5 +123,5 @@ def test_moving_average_forgets_the_start():
     ],
 )
 def test_impossible_configurations_are_refused(fields):
-    with pytest.raises(ValueError):
+    with pytest.raises(UserError):
         OptimizerConfig(**fields)

@@ -219,7 +219,7 @@ def test_meshes_that_do_not_fit_are_refused():
     with pytest.raises(UserError, match="does not fit 8 devices"):
         sharding.make_mesh(MeshConfig(-1, 3, 1))
     assert sharding.make_mesh(MeshConfig(3, 3, 1), or_data_parallel=True).shape["data"] == 8
-    with pytest.raises(ValueError, match="at most one of them -1"):
+    with pytest.raises(UserError, match="at most one of them -1"):
         MeshConfig(-1, -1, 1)
 
 
