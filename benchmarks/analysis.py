@@ -61,7 +61,7 @@ class Subject:
     @property
     def graph(self) -> RegionGraph:
         """The regions of its block."""
-        return RegionGraph(self.weights.experiment.model.rstg.scales)
+        return self.weights.experiment.model.rstg.graph()
 
     @property
     def paired(self) -> np.ndarray:

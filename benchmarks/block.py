@@ -34,7 +34,6 @@ from rstg_jax.models import flops as costs
 from rstg_jax.models.classifier import ModelConfig
 from rstg_jax.rstg import presets
 from rstg_jax.rstg.block import RSTG, RSTGConfig
-from rstg_jax.rstg.region_graph import RegionGraph
 
 CLASSES = 46
 RATE = 1e-9  # of gradient descent: no repetition changes what is computed
@@ -89,7 +88,7 @@ def quick_cases() -> list[Case]:
 def block_parts(config: RSTGConfig, features: tuple[int, ...]) -> dict[str, int]:
     """Multiply-accumulates that one forward pass on `[b t h w c]` needs, by what they are for."""
     b, t, h, w, channels = features
-    graph, d = RegionGraph(config.scales, (h, w)), config.dim
+    graph, d = config.graph((h, w)), config.dim
     n, edges = graph.num_nodes, int(graph.adjacency.sum())
     if config.masking == "multiply":
         edges = n * n

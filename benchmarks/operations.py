@@ -29,7 +29,6 @@ from rstg_jax import cli, files
 from rstg_jax.models import classifier, flops
 from rstg_jax.rstg import presets
 from rstg_jax.rstg.block import RSTG, RSTGConfig, init_state
-from rstg_jax.rstg.region_graph import RegionGraph
 from rstg_jax.training.experiment import Experiment
 
 Block = tuple[RSTGConfig, tuple[int, ...]]  # and the features that it reads, `[b t h w c]`
@@ -86,7 +85,7 @@ def release_parts(config: RSTGConfig, features: tuple[int, ...]) -> dict[str, in
       features: their shape `[b t h w c]`.
     """
     b, t, h, w, channels = features
-    d, graph = config.dim, RegionGraph(config.scales)
+    d, graph = config.dim, config.graph()
     n, p = graph.num_nodes, graph.position_maps.shape[1] if config.positions else 0
     space = b * t * (len(config.stages) - config.stages.count("time"))
     attend = 2 * n * d * d + n * n * d if config.attention == "dot" else 2 * n * d

@@ -220,10 +220,11 @@ def lite(num_digits: int, row: str = "positional") -> Experiment:
     digits are; what is behind reads these maps (the 3D networks read their features). The others
     ask the regions, or the whole frame of rows without regions, what is in them and how it moves;
     and `EARLY_ROWS` also after their first time stage, so that later stages can compare motions.
+    Any two regions are neighbours, since the two digits may be anywhere.
     """
     model = ModelConfig(
         backbone=small_cnn((16, 32, 64, 64), (5, 3, 3, 3), (2, 2, 2, 1)),
-        rstg=presets.modern(dim=128),
+        rstg=presets.modern(dim=128, neighbours="all"),
         head=NodePooling("mean"),
         region_classes=10,
         lone_objects=True,

@@ -201,7 +201,7 @@ class VideoClassifier(nn.Module):
         out["frame_logits"] = classifier(frames)
         if config.region_classes or config.lone_objects:
             nodes = out["nodes"] if graphs else frames[:, :, None]
-            graph = RegionGraph(config.rstg.scales if config.rstg_at else (1,))
+            graph = config.rstg.graph() if config.rstg_at else RegionGraph((1,))
             heads = (config.region_classes, config.lone_objects)
             out |= region_heads.predict(nodes, early, graph, *heads)
         return classifier(dropout(vector)), out, state

@@ -115,7 +115,7 @@ class RSTG(nn.Module):
 
         Returns the output, the state after it, and the early nodes `[b t n d]` if there are any.
         """
-        graph = RegionGraph(self.config.scales, (features.shape[2], features.shape[3]))
+        graph = self.config.graph((features.shape[2], features.shape[3]))
         nodes = self._encode(features, graph, train)  # [n t b d]
         done = self._process(nodes, graph, state, train)
         nodes = self._decode(done.nodes, channels=features.shape[-1])  # [b t n d]
@@ -178,7 +178,7 @@ def init_state(config: RSTGConfig, batch: int, dtype: Any = jnp.float32) -> Stat
 
     On a mesh with Explicit axes, put its axis of videos, the second, where that of the features is.
     """
-    shape = (RegionGraph(config.scales).num_nodes, batch, config.dim)
+    shape = (config.graph().num_nodes, batch, config.dim)
     carry = zero_carry(config.cell, config.memory_span, jnp.zeros(shape, dtype))
     return tuple(carry for stage in config.stages if stage == "time")
 

@@ -9,6 +9,7 @@ from rstg_jax.rstg.region_graph import RegionGraph
 Stage = Literal["time", "space", "spacetime"]
 Attention = Literal["additive", "dot"]
 Masking = Literal["exclude", "multiply"]
+Neighbours = Literal["touching", "all"]
 Cell = Literal["lstm", "gru", "lru", "rg_lru", "min_gru", "window", "dilated"]
 
 STAGES = ("time", "space", "spacetime")
@@ -44,6 +45,9 @@ class RSTGConfig:
         the very end has its own. See `stage_plan`.
       attention: "additive" (GAT-like) or "dot".
       num_heads: attention heads ("dot" only); must divide `dim`.
+      neighbours: regions that overlap or touch ("touching", as the paper says), or "all": any two
+        regions compare what they hold at once, for twice as many messages with the scales of the
+        paper. The released code, whose masking excludes nobody, sends messages between all, too.
       masking: "exclude" non-neighbours, or "multiply" the logits by the adjacency (official).
       positions: messages depend on the position maps of sender and receiver.
       update_layers: layers of the update MLP, 1 or 2.
@@ -74,6 +78,7 @@ class RSTGConfig:
     stages: tuple[str, ...] = (*ROUND * 3, "time")
     attention: Attention = "dot"
     num_heads: int = 1
+    neighbours: Neighbours = "touching"
     masking: Masking = "exclude"
     positions: bool = True
     update_layers: int = 2
@@ -94,7 +99,7 @@ class RSTGConfig:
             for wrong, message in conditions():
                 if wrong:
                     raise UserError(message)
-        RegionGraph(self.scales)  # checks the scales
+        self.graph()  # checks the scales
 
     def _unknown_choices(self) -> list[tuple[bool, str]]:
         """One condition for each field that takes one of a few words, with its error message."""
@@ -149,6 +154,10 @@ class RSTGConfig:
                 "one 'time'",
             ),
         ]
+
+    def graph(self, map_size: tuple[int, int] = (6, 6)) -> RegionGraph:
+        """The regions of a feature map of this height and width."""
+        return RegionGraph(self.scales, map_size, complete=self.neighbours == "all")
 
     @property
     def rounds(self) -> int:

@@ -25,7 +25,7 @@ class RegionGraph:
 
     Nodes are the cells of one grid per scale: all cells of `scales[0]` in row-major order, then
     `scales[1]`, and so on. Two nodes are neighbours when their cells overlap or touch along a side
-    (a shared corner point does not count); a node is never its own neighbour.
+    (a shared corner point does not count), or all of them are; a node is never its own neighbour.
 
     Attributes:
       scales: rows (= columns) of each grid; the paper uses `(3, 2, 1)`, 14 nodes and 45 edges.
@@ -33,11 +33,13 @@ class RegionGraph:
       frame_size: height and width of the frame in pixels. The official code rounds cells down to
         whole pixels before it compares them, which changes the edges with five or more scales.
         `None` compares the exact cells.
+      complete: every node is the neighbour of every other one.
     """
 
     scales: tuple[int, ...] = (3, 2, 1)
     map_size: tuple[int, int] = (6, 6)
     frame_size: tuple[int, int] | None = None
+    complete: bool = False
 
     def __post_init__(self) -> None:
         if not self.scales:
@@ -93,11 +95,14 @@ class RegionGraph:
     @functools.cached_property
     def adjacency(self) -> Bool[np.ndarray, "n n"]:
         """Symmetric neighbourhood with a zero diagonal."""
+        others = ~np.eye(self.num_nodes, dtype=bool)
+        if self.complete:
+            return others
         start, end = self.pixel_boxes[:, :2], self.pixel_boxes[:, 2:]
         overlap = np.minimum(end[:, None], end[None]) - np.maximum(start[:, None], start[None])
         meets = (overlap >= 0).all(axis=-1)
         only_corner = (overlap == 0).all(axis=-1)
-        return meets & ~only_corner & ~np.eye(self.num_nodes, dtype=bool)
+        return meets & ~only_corner & others
 
     @functools.cached_property
     def pool(self) -> Float32[np.ndarray, "n h w"]:

@@ -58,7 +58,7 @@ class Visualiser:
 
     def __init__(self, loaded: trained_model.TrainedModel):
         self._config, self._names = loaded.data.single_view(), loaded.label_names
-        self._variables, scales = loaded.variables, loaded.experiment.model.rstg.scales
+        self._variables, block = loaded.variables, loaded.experiment.model.rstg
         readout, kind = loaded.experiment.model.readout, loaded.experiment.loss.kind
 
         def forward(variables: Mapping[str, Any], video: jax.Array) -> dict[str, jax.Array]:
@@ -78,7 +78,7 @@ class Visualiser:
         spec = jax.ShapeDtypeStruct(tuple(loaded.meta["video_shape"]), np.uint8)
         self._graph = None
         if "activity" in jax.eval_shape(forward, loaded.abstract.variables, spec):
-            self._graph = RegionGraph(scales)
+            self._graph = block.graph()
 
     @property
     def has_graph(self) -> bool:

@@ -39,7 +39,7 @@ def load_examples(
     )
     if not examples or examples[0].attention is None:
         return examples, None
-    return examples, RegionGraph(loaded.experiment.model.rstg.scales)
+    return examples, loaded.experiment.model.rstg.graph()
 
 
 def predict_examples(
