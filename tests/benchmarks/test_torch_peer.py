@@ -22,7 +22,9 @@ from benchmarks.peers import torch_rstg  # noqa: E402
 CONFIGS = {
     "official": presets.official("sync_mnist", 2, dim=24),
     "modern dot": presets.modern(2, dim=24),
-    "modern additive": presets.modern(1, dim=24, attention="additive", positions=False),
+    "modern additive": presets.modern(
+        1, dim=24, attention="additive", positions=False, neighbours="all"
+    ),
 }
 
 

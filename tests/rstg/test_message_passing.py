@@ -25,7 +25,9 @@ def leaky(x):
 def looped_stage(config, params, nodes, graph):
     """Paper equations, one destination and one source at a time, `[n t b d]`."""
     nodes = nodes.astype(np.float64)
-    adjacency, n = graph.adjacency, graph.num_nodes
+    adjacency, n = GRAPH.adjacency, graph.num_nodes
+    if config.neighbours == "all":
+        adjacency = np.array([[i != j for j in range(n)] for i in range(n)])
     maps = graph.position_maps if config.positions else np.zeros((n, 0))
     send, gather, update = params["send"], params["gather"], params["update"]
 
@@ -70,17 +72,18 @@ def looped_stage(config, params, nodes, graph):
 
 @pytest.mark.parametrize("positions", [True, False])
 @pytest.mark.parametrize(("attention", "heads"), [("additive", 1), ("dot", 1), ("dot", 3)])
-@pytest.mark.parametrize("preset", ["modern", "official"])
+@pytest.mark.parametrize("preset", ["modern", "modern, all neighbours", "official"])
 def test_stage_is_the_loop(preset, attention, heads, positions):
     choices = {"dim": 6, "scales": (2, 1), "attention": attention, "num_heads": heads}
     choices |= {"positions": positions}
-    if preset == "modern":
-        config = presets.modern(**choices)
+    if preset.startswith("modern"):
+        neighbours = "all" if "all" in preset else "touching"
+        config = presets.modern(neighbours=neighbours, **choices)
     else:
         config = presets.official(
             "something_something", **choices, post_norm="none", update_per_scale=False
         )
-    step = SpaceStage(config, GRAPH)
+    step = SpaceStage(config, config.graph((4, 4)))
     variables = jax.jit(lambda x: step.init(jax.random.key(1), x, train=False))(NODES)
     leaves, tree = jax.tree.flatten(variables)
     rng = np.random.default_rng(2)  # biases too: a zero bias would test nothing
@@ -93,11 +96,9 @@ def test_stage_is_the_loop(preset, attention, heads, positions):
     expected = looped_stage(config, variables["params"], NODES, GRAPH)
     np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(attention.sum(axis=1), 1, rtol=1e-5)  # over sources
-    others = 1 - GRAPH.adjacency
-    if preset == "modern":
-        assert (np.asarray(attention)[others == 1] == 0).all()
-    else:
-        assert (np.asarray(attention)[others == 1] > 0).all()
+    far = ~GRAPH.adjacency & ~np.eye(5, dtype=bool)
+    assert far.sum() == 4  # the two diagonals of the finest scale
+    assert (np.asarray(attention)[far] > 0).all() == (preset != "modern")
 
 
 def test_permuting_nodes_permutes_the_stage():
