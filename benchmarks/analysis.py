@@ -24,6 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from benchmarks import map_rule
 from rstg_jax import cli, config, files
 from rstg_jax.data import SyncMNISTConfig
 from rstg_jax.data.sync_mnist import generator
@@ -188,6 +189,17 @@ def by_answer(subject: Subject) -> list[tuple[str, str]]:
     return [(name, accuracy(chosen)) for name, chosen in rows.items()]
 
 
+def by_rule(subject: Subject) -> list[tuple[str, str]]:
+    """Accuracy of the network and of a rule by hand on the maps that its graph reads."""
+    variables, label = subject.weights.variables, subject.videos["label"]
+    maps = jax.jit(lambda video: subject.module.apply(variables, video)[1]["object_map"])
+    found = [map_rule.choose(*map_rule.places(maps(v))) for v in batches(subject.videos["video"])]
+    return [
+        ("network", accuracy(subject.found == label)),
+        ("rule", accuracy(np.concatenate(found) == label)),
+    ]
+
+
 # --- what decides ---------------------------------------------------------------------------------
 
 
@@ -299,6 +311,12 @@ def page(subject: Subject, name: str) -> str:
         f"which {paired:,} have a pair.\n",
         table("Frames", ("shown", "accuracy"), by_frames(subject)),
     ]
+    if subject.weights.experiment.model.map_channels:
+        text.append(
+            table("A rule in place of the graph", ("reads the maps", "accuracy"), by_rule(subject))
+            + "\nThe rule compares the steps of digits on the maps of the CNN, as the graph does, "
+            "see benchmarks/map_rule.py.\n"
+        )
     text.append(
         table("Answers", ("the most likely label is", "share of the videos"), by_answer(subject))
     )

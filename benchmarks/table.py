@@ -225,12 +225,7 @@ def parse(
     argv: Sequence[str] | None, name: str, doc: str, variants: Sequence[str]
 ) -> tuple[argparse.Namespace, list[str], list[str]]:
     """Arguments of a runner, its rows, and the flags of train.py."""
-    parser = argparse.ArgumentParser(
-        prog=f"python -m benchmarks.{name}",
-        description=doc,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = cli.command_parser(f"benchmarks.{name}", doc, whole=True)
     parser.add_argument("--hours", type=float, required=True, help="time for all of it")
     parser.add_argument("--workdirs", type=Path, required=True, help="directory of all runs")
     parser.add_argument("--rows", default=",".join(variants), help="all if absent")

@@ -53,13 +53,13 @@ class LossConfig:
 
     def __post_init__(self) -> None:
         if not 0 <= self.label_smoothing < 1:
-            raise ValueError(f"label_smoothing={self.label_smoothing} is outside [0, 1)")
+            raise UserError(f"label_smoothing={self.label_smoothing} is outside [0, 1)")
         weights = ("clip_weight", "frame_weight", "region_weight", "lone_weight", "map_weight")
         for name in (*weights, "frame_start"):
             if getattr(self, name) < 0:
-                raise ValueError(f"{name}={getattr(self, name)} cannot be negative")
+                raise UserError(f"{name}={getattr(self, name)} cannot be negative")
         if not any(getattr(self, name) for name in weights):
-            raise ValueError("all weights of the loss are 0: " + ", ".join(weights))
+            raise UserError("all weights of the loss are 0: " + ", ".join(weights))
 
     @property
     def needs_objects(self) -> bool:
