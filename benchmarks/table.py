@@ -32,6 +32,7 @@ from flax import traverse_util
 from benchmarks import table_page
 from benchmarks.table_records import STARTS, Phase, longer, record
 from rstg_jax import cli, files
+from rstg_jax.errors import UserError
 from rstg_jax.training import patterns, weights_file
 
 ROOT = Path(__file__).parents[1]
@@ -189,6 +190,8 @@ def train_all(
 ) -> None:
     """Trains rows one after another until the hours are over, and records every one.
 
+    Raises `UserError` for weights that are given for a phase that no row has.
+
     Args:
       rows: to train; the seeds of a row follow one another.
       args: has `hours`, `workdirs`, `seeds`, `given` and `longer`, see `parse`.
@@ -199,17 +202,25 @@ def train_all(
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     end = time.monotonic() + args.hours * 3600
     workdirs = args.workdirs.expanduser().absolute()
+    names = {p.directory for row in rows for s in seeds(args) for p in phases(row, s)}
+    if unknown := [name for name, _ in args.given if name not in names]:
+        raise UserError(f"--given={unknown[0]}=...: no such phase; these are {sorted(names)}")
     given = {
         name: stem_of(file, workdirs) if name == STEM_PHASE else file for name, file in args.given
     }
     for row in rows:
-        for seed in map(int, args.seeds.split(",")):
+        for seed in seeds(args):
             try:
                 row_phases = phases(row, seed)
                 more = [longer(row_phases[-1], args.longer)] if args.longer else []
                 train_row([*row_phases, *more], workdirs, flags, end, given)
             finally:
                 write(row, seed, workdirs)
+
+
+def seeds(args: argparse.Namespace) -> list[int]:
+    """The numbers of `--seeds`."""
+    return list(map(int, args.seeds.split(",")))
 
 
 def phase_and_file(text: str) -> tuple[str, Path]:

@@ -1,5 +1,7 @@
 """The runner of the long-range tasks: what it trains, and the table that it writes."""
 
+import json
+
 import pytest
 
 from benchmarks import long_range, table
@@ -51,3 +53,26 @@ def test_mistakes_are_named(tmp_path, capsys):
     with pytest.raises(SystemExit):
         long_range.main(["--hours=1", f"--workdirs={tmp_path}", "--rows=delay5_lru"])
     assert "--rows=delay5_lru: choose from delay0_published" in capsys.readouterr().err
+
+
+def test_the_record_of_given_weights_is_that_of_the_row_which_they_are_of(tmp_path, monkeypatch):
+    monkeypatch.setattr(long_range, "RESULTS", tmp_path / "docs")
+
+    def train(phase, before, workdir, flags, seconds):
+        make_run(workdir, steps=(40,), finished=True)
+        settings = json.loads((workdir / "config.json").read_text())
+        settings["train"]["init_from"] = str(before)
+        (workdir / "config.json").write_text(json.dumps(settings))
+        return True
+
+    monkeypatch.setattr(table, "train", train)
+    weights = tmp_path / "short.safetensors"
+    weights.touch()
+    assert long_range.main(["--hours=1", f"--workdirs={tmp_path}", "--rows=delay4_lru"]) == 0
+    given = ["--hours=1", f"--workdirs={tmp_path}/new", f"--given=delay4_lru-seed0={weights}"]
+    assert long_range.main([*given, "--rows=delay64_lru"]) == 0
+    short, long = (
+        json.loads((tmp_path / "docs" / f"{row}-seed0.json").read_text())
+        for row in ("delay4_lru", "delay64_lru")
+    )
+    assert long["phases"][:-1] == short["phases"] and long["hours"] == pytest.approx(0.8)

@@ -13,6 +13,7 @@ import pytest
 from benchmarks import table, table_page, table_records
 from configs import sync_mnist
 from rstg_jax import cli, config
+from rstg_jax.errors import UserError
 from rstg_jax.models import classifier
 from rstg_jax.training import init_from, sharding, train_state, weights_file
 from rstg_jax.training.sharding import MeshConfig
@@ -205,11 +206,15 @@ def test_weights_stand_for_a_phase(tmp_path, monkeypatch):
     assert record["phases"][-1]["run"] == "lite3_conv_lstm-seed0"
 
     trained.clear()
-    flags = ["--hours=1", f"--workdirs={tmp_path}/new", f"--given=lite3_conv_lstm-seed0={LITE3}"]
+    given = "lite3_conv_lstm-first-seed0"
+    flags = ["--hours=1", f"--workdirs={tmp_path}/new", f"--given={given}={LITE3}"]
     assert table.main([*flags, "--rows=lite5_conv_lstm"]) == 0
-    assert trained == [("lite5_conv_lstm-seed0", LITE3)]
-    longer = json.loads((results / "lite5_conv_lstm-seed0.json").read_text())
-    assert longer["phases"][:-1] == record["phases"] and longer["hours"] == pytest.approx(1.6)
+    first = "lite5_conv_lstm-first-seed0"
+    assert trained == [(first, LITE3), ("lite5_conv_lstm-seed0", tmp_path / "new" / first)]
+    record = json.loads((results / "lite5_conv_lstm-seed0.json").read_text())
+    assert record["phases"][0]["run"] == f"{given} of lite3.safetensors"
+    with pytest.raises(UserError, match=r"no such phase; these are .*lite5_i3d-first-seed0"):
+        table.main([*flags, "--rows=lite5_i3d"])
 
 
 def test_the_stem_of_a_row_is_all_of_its_backbone_and_nothing_else(tmp_path):
