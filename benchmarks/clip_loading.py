@@ -7,7 +7,7 @@ Clips are drawn, encoded and then loaded as training loads them: official sampli
 short side 256, a random 224 crop, brightness. Rows are the ways of storing a clip: JPEG frames of
 100 rows (V1), JPEG frames of 256 rows (prepared V2), VP9 of 240 rows (V2's own files) with
 keyframes 128 apart, as libvpx puts them, and 12 apart; "2 s of 20 s" reads 32 frames, 2 apart,
-anywhere in a film ten times as long. `plain` is what one writes first: decode all frames,
+anywhere in a video ten times as long. `plain` is what one writes first: decode all frames,
 resize all, then choose and crop. One thread; its processor time, best of the repeats, so that
 other work on the machine matters little.
 

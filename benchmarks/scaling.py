@@ -7,7 +7,7 @@ Parts, of which `--only` chooses by name:
 frames, nodes, features, iterations, clips
             forward and backward (gradients to weights and features) of the modern block on maps of
             6x6 with d channels; one of these varies, the others are those of `BASE`. The exponent
-            is that of a power spec through the last two rows: 1 is linear.
+            is that of a power law through the last two rows: 1 is linear.
 cells       forward and backward of short and of very long clips with every recurrent cell; 1.1
             behind the time of a frame says that it is 1.1 times that of the shortest clip
 schedules   "stage" against "wavefront", forward alone and with backward
@@ -212,7 +212,7 @@ def compile_rows(plan: Plan, repeats: int) -> list[Row]:
 
 
 def exponent(x: Sequence[float], y: Sequence[float]) -> float:
-    """Exponent of the power spec through the last two points."""
+    """Exponent of the power law through the last two points."""
     return math.log(y[-1] / y[-2]) / math.log(x[-1] / x[-2])
 
 

@@ -7,8 +7,8 @@ VIDEOS/waving/a.mp4, VIDEOS/jumping/b.mov, ... in any container, codec, size and
 PyAV reads. A fifth of them is held out for testing, unless `--config.data.test_path` names others.
 If a clip is mirrored, left and right are swapped in its label (by English words in the name).
 
-small    A per-frame CNN on 112x112 and RSTG on its last map, from scratch; for a CPU. Its accuracy
-         depends on your videos and has not been measured on a public data set.
+small    The default. A per-frame CNN on 112x112 and RSTG on its last map, from scratch; for a CPU.
+         Its accuracy depends on your videos and has not been measured on a public data set.
 ucf101, hmdb51, kinetics, diving48, jester, epic_kitchens_verbs, epic_kitchens_nouns,
 cater_actions_present, cater_actions_order_uniq, cater_localize, clevrer_collisions,
 perception_test_actions, perception_test_cups

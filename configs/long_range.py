@@ -2,6 +2,8 @@
 
     python train.py --config=configs/long_range.py:VARIANT --workdir=DIR
 
+Variants; `delay64_lru` is the default:
+
 delayD_ROW       Which of three digits repeats the steps of another one, D frames later? D is 0, 4,
                  16, 64 or 128, clips have D + 64 frames (--config.data.num_frames) of 8x8 cells. 7
                  labels, chance 14.3%; an oracle that compares steps reaches 100%.
@@ -14,7 +16,7 @@ tiny             Takes seconds, for the tests.
 
 Rows, all with about 0.1M parameters and the same data and training:
 published        the official block
-lstm, gru        the `modern` block: with skip connections
+lstm, gru        the `modern` block with this cell
 lru, rg_lru, min_gru
                  the same with a linear recurrence, see `rstg_jax.rstg.linear_recurrences`
 window, dilated  the same with attention of each region to its earlier frames: all of them, or those
@@ -22,7 +24,8 @@ window, dilated  the same with attention of each region to its earlier frames: a
 mean_lstm        an LSTM over the mean of each frame's map, without a graph
 transformer      causal attention over frames, whose tokens are the same five regions
 
-Which of them have been trained, and how well they do: docs/long_range/table.md.
+Which of them have been trained, and how well they do: docs/long_range/table.md. `cups5_lstm`
+took 9 minutes on a CPU core. `python -m benchmarks.long_range` trains rows one after another.
 """
 
 import dataclasses

@@ -10,7 +10,7 @@ to_vec           I3D-R50 and RSTG on its last map; published for v1: 47.7% top-1
 map_res2         RSTG inside I3D-R50 after res2; published 46.9%, 76.8%.
 map_res3         After res3; published 47.7%, 77.8%.
 map_res4         After res4; published 48.4%, 78.1%.
-map_res3_4       After both; published 49.2%, 78.8%.
+map_res3_4       The default: after both; published 49.2%, 78.8%.
 i3d, nl_i3d      I3D-R50 alone, and with five non-local blocks; published 41.6%, 72.2% and
                  44.4%, 76.0%.
 c2d, c2d_rstg    A ResNet on single frames alone, and with RSTG on its last map; published
@@ -43,10 +43,10 @@ tiny             Takes seconds, for the tests.
 
 All but `demo` and `tiny` follow the released settings: the official block and network, 32 frames of
 224x224, a summed loss, Nesterov momentum at a constant rate for batch 2 per device. The networks of
-other authors, from `nl_i3d_gcn` on, see their numbers of frames; that they are trained like the
-first is our choice, and so is the place of RSTG. docs/models.md lists how each was tested and,
-where its authors' code says so, on what hardware it was trained.
-All train on `--config.data.version=v1` (default) or `v2`, prepared by
+other authors, from `nl_i3d_gcn` on, have the frames named above; that they are trained like the
+first is our choice, and so is the place of RSTG. docs/models.md has the size and cost of every
+variant, how it was tested and, where its authors' code says so, on what hardware it was trained.
+These train on `--config.data.version=v1` (default) or `v2`, prepared by
 `tfds_builders.something_something.build`. None of them has been trained with this code yet.
 According to `python -m rstg_jax.summary`, a clip of `map_res3_4` takes 1.0 TFLOP forward and
 backward. An epoch of the 86,017 clips of v1 would then take about half an hour on eight GPUs at 50

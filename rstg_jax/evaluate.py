@@ -9,8 +9,8 @@ The checkpoint alone gives model, weights, config and label names; only the data
 `rstg_jax.inference.protocols`. Prints a table and writes to DIR (or to --out, the only place for
 --weights), NAME being SPLIT-STEP[-PROTOCOL]:
 
-    evaluation-NAME.json    the metrics of the run's own result.json, the metrics of every class,
-                            and all confusions, the most frequent first (of videos with one label)
+    evaluation-NAME.json    the metrics that result.json has, metrics of every class, and all
+                            confusions, the most frequent first (of videos with one label)
     evaluation-NAME.md      the last two as tables
     predictions-NAME.json   {id: [{"label", "probability"}, ...]}, the five best of every video;
                             the id of a SyncMNIST video is its index

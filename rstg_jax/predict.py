@@ -12,7 +12,8 @@ a file that `python -m rstg_jax.convert.export` wrote.
 VIDEO is a file (.npy, .gif, .webp, .mp4, .webm, ...), whose frames are fitted to the model as in
 testing, a directory (all videos in it and below; one that holds images is one video) or a range of
 a split such as test:0-9. Protocols are those of `rstg_jax.inference.protocols`. Every result is
-printed as it comes. Files that cannot be read are named on stderr, the others are still predicted,
+printed as it comes. ``--config.data.KEY=VALUE`` changes how clips are taken, or says where the data
+of a split lies now. Files that cannot be read are named on stderr, the others are still predicted,
 and the exit status is then 1.
 
 --visualise draws region graph, messages and labels over the frames, see

@@ -5,8 +5,9 @@
 MACs (multiply-accumulates) count all products and convolutions of the forward pass of one clip.
 Activations are the arrays that a training step keeps per clip for the backward pass, before XLA
 fuses or recomputes any: an upper estimate. Gradients and temporary arrays come on top: compiled for
-a CPU, steps of `demo`, `official` and `tiny` needed 1.1 to 1.4 times as much. The command needs
-neither the data nor the memory of the model.
+a CPU, steps of configs/sync_mnist.py's `demo`, `official` and `tiny` needed 1.1 to 1.4 times as
+much. --json also lists the path and shape of every weight. The command needs neither the data nor
+the memory of the model.
 """
 
 import functools

@@ -1,1 +1,1 @@
-"""Weights in: checkpoints of the official TensorFlow-1 code, PyTorch state dicts."""
+"""Weights in and out: the official TensorFlow-1 code's, other projects', a run as one file."""

@@ -1,1 +1,1 @@
-"""Using a trained model: evaluation, prediction, protocols."""
+"""Using a trained model: evaluation, prediction, labels over time, stored feature maps."""

@@ -1,1 +1,1 @@
-"""Linear layers, norms and convolutions that the block and the models share."""
+"""Linear layers, norms, convolutions, transformer blocks, RoIAlign: what models and block share."""

@@ -1,1 +1,1 @@
-"""Charts, the HTML report, drawings of the graph and annotated videos."""
+"""Charts, HTML pages, drawings of the graph, annotated videos, files of labels over time."""

@@ -1,1 +1,1 @@
-"""Clips of real videos: Something-Something, and any folder of videos."""
+"""Clips of videos on disk: Something-Something, public data sets, any folder of videos."""
