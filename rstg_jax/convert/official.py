@@ -1,4 +1,4 @@
-"""`python -m rstg_jax.convert.official`, the earlier name of `rstg_jax.convert.official_tf`."""
+"""The command `python -m rstg_jax.convert.official`, see `rstg_jax.convert.official_tf`."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Official TensorFlow-1 variables of whole models to Flax variables, and nothing left over.
+"""Converts checkpoints of the authors' TensorFlow-1 code; every variable must find its place.
 
 Three kinds of released models: the small per-frame network of SyncMNIST, and C2D and I3D ResNets,
 each with graphs at any of the official places, or with non-local blocks.

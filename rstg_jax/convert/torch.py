@@ -1,4 +1,4 @@
-"""PyTorch weights: ImageNet's into networks on frames or inflated into I3D, Kinetics' as they are.
+"""Converts weights of other projects, most of them PyTorch's, to a checkpoint directory.
 
     python -m rstg_jax.convert.torch FILE --arch=imagenet_i3d_r50 --out=DIR [--labels=FILE]
 
@@ -6,8 +6,9 @@ FILE is a state dict: .safetensors, read without PyTorch, or .pth, .pt, .pyth, f
 must be installed (pickles are loaded weights-only), the .index.json of one in several files, a
 .pkl of Caffe2 (PySlowFast's first models, video-nonlocal-net), of which only arrays are taken,
 the .npz of VideoPrism's authors, or the PREFIX of DeepMind's TensorFlow checkpoints.
-ARCH says from which project it is and how deep (see `rstg_jax.convert.torch_names`); every tensor
-that is missing, unused or misshapen is named in the error. Encoders alone (`vjepa2_l_encoder`) get
+ARCH says from which project it is and how deep (see `rstg_jax.convert.torch_names`); ImageNet's
+ResNets stay networks on frames or are inflated into I3D. Every tensor that is missing, unused or
+misshapen is named in the error. Encoders alone (`vjepa2_l_encoder`) get
 a classifier of one class and zeros, which training replaces by one for its labels.
 
 DIR becomes an ordinary checkpoint directory. Its weights read RGB and its config has the clips that
@@ -113,7 +114,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
     parser = cli.command_parser("rstg_jax.convert.torch", __doc__)
     parser.add_argument("file", metavar="FILE", help=".safetensors, .pth, .pkl, .npz, ...")
-    parser.add_argument("--arch", required=True, choices=sorted(ARCHS), metavar="ARCH")
+    parser.add_argument(
+        "--arch", required=True, choices=sorted(ARCHS), metavar="ARCH", help="project and network"
+    )
     parser.add_argument("--out", required=True, metavar="DIR", help="checkpoint directory to make")
     parser.add_argument("--labels", metavar="FILE", help="names of the classes, one a line")
     parser.add_argument(

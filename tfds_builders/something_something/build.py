@@ -129,12 +129,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--config", default="v2", help=names)
     parser.add_argument("--manual_dir", required=True, help="directory of the official download")
     parser.add_argument("--data_dir", default=SomethingSomethingConfig().data_dir, help="for TFDS")
-    parser.add_argument("--processes", type=int, default=1)
-    parser.add_argument("--tolerance", type=float, default=something_something.TOLERANCE)
-    parser.add_argument("--store", choices=something_something.STORES, default="frames")
-    for name in ("short_side", "quality"):
+    parser.add_argument("--processes", type=int, default=1, help="that read clips")
+    default = something_something.TOLERANCE
+    parser.add_argument(
+        "--tolerance", type=float, default=default, help="share of clips that may be broken"
+    )
+    parser.add_argument(
+        "--store",
+        choices=something_something.STORES,
+        default="frames",
+        help="JPEG frames (default), or the video files as they are",
+    )
+    for name, text in (("short_side", "of V2's frames, pixels at most"), ("quality", "of JPEG")):
         default = getattr(something_something, name.upper())
-        parser.add_argument(f"--{name}", type=int, default=default)
+        parser.add_argument(f"--{name}", type=int, default=default, help=f"{text} ({default})")
     flags = parser.parse_args(argv)
     config = SomethingSomethingBuilderConfig.of(
         flags.config, store=flags.store, short_side=flags.short_side, quality=flags.quality

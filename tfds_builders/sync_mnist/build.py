@@ -61,7 +61,7 @@ def _parse(argv: Sequence[str] | None) -> tuple[SyncMNISTConfig, int]:
     parser.add_argument("--data_dir", default=default.data_dir, help="data directory of TFDS")
     parser.add_argument("--mnist_dir", default="", help="directory of the MNIST files")
     parser.add_argument("--digits_from", choices=digits_lib.SOURCES, default=default.digits_from)
-    parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--processes", type=int, default=1, help="that generate videos")
     for name in ("num_train", "num_test", "num_frames", "frame_size", "seed"):
         parser.add_argument(f"--{name}", type=int, default=getattr(default, name))
     parser.add_argument("--none_probability", type=float, default=default.none_probability)
