@@ -97,7 +97,7 @@ def demo() -> Experiment:
         name="sync_mnist demo",
         model=ModelConfig(
             backbone=small_cnn((32, 64), (5, 3), (2, 2)),
-            rstg=presets.modern(dim=64),
+            rstg=presets.modern(dim=64, neighbours="all"),
             head=NodePooling("mean"),
             region_classes=4,
             early_heads=True,
