@@ -1,8 +1,8 @@
 """Trains the rows of the paper's SyncMNIST table one after another and rewrites docs/results.md.
 
-    nice python -m benchmarks.table --hours=8 --workdirs=DIR [--rows=lite3_mean_lstm,lite5_i3d] \
-        [--seeds=0,1] [--longer=VIDEOS] [--given=lite3_positional-seed0=FILE.safetensors] \
-        [--config.data.mnist_dir=MNIST]
+    nice python -m benchmarks.table --hours=8 --workdirs=DIR --rows=lite3_mean_lstm,lite5_i3d
+    [--seeds=0,1] [--longer=VIDEOS] [--given=lite3_positional-first-seed0=FILE.safetensors]
+    [--config.data.mnist_dir=MNIST]
 
 A row is a variant of configs/sync_mnist.py. Its training has several phases, see `phases`; those
 that rows share are trained once. Each has a working directory of its own in DIR. When the hours are
