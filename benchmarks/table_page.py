@@ -37,7 +37,7 @@ Accuracy in % on all 10,000 test videos of the official law (real MNIST, 64x64 f
 How model and training differ from the paper's: see the docstring of `lite` in
 configs/sync_mnist.py. A row is trained in phases, see `phases` in benchmarks/table.py: "videos
 seen" are those of the last one, "before that" lists the others; `lite_backbone` saw single frames.
-"lite_backbone of FILE": the row began with the stem of those weights, whose hours are not counted.
+"PHASE of FILE": the row began with those weights, whose hours are not counted.
 Hours are those of all phases. "of N" marks a row that is not finished: its last evaluation counts.
 A network that recognises all digits but not what moves together has one of three pairs, or of ten:
 33% with 3 digits, 9.9% with 5.
