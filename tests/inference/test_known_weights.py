@@ -109,7 +109,7 @@ def test_shipped_weights_name_the_videos_that_they_named(name):
     and q = 0.82 that is 0.78, and at most two differences in 100 have the chance 8e-9 (binomial);
     with p = 0.67 (lite5) and q = 0.5 it is a half, and their chance is 4e-27.
     """
-    assert abs(measured(name).mean() - ACCURACY[name]) < 0.05
+    assert abs(measured(name).mean() - ACCURACY[name]) < 0.1  # two standard errors of 100 videos
     assert (is_right(name, 100) != measured(name)).sum() <= 2
 
 

@@ -14,7 +14,7 @@ from rstg_jax import config
 from rstg_jax.models import classifier
 from rstg_jax.models.backbones.resnet3d import ResNet3DConfig
 from rstg_jax.models.backbones.simple_cnn import SimpleCNNConfig
-from rstg_jax.rstg import block as rstg
+from rstg_jax.rstg import config as rstg_config
 from rstg_jax.rstg import presets
 from rstg_jax.rstg.block import RSTG
 from rstg_jax.rstg.region_graph import RegionGraph
@@ -128,7 +128,7 @@ def test_permuted_nodes_permute_the_output(name, monkeypatch):
         it.apply, it.variables, it.features, train=in_training, mutable=["batch_stats"]
     )
     (nodes, attention), kept = run()
-    monkeypatch.setattr(rstg, "RegionGraph", Permuted)
+    monkeypatch.setattr(rstg_config, "RegionGraph", Permuted)
     (turned, turned_attention), turned_kept = run()
     np.testing.assert_allclose(turned, nodes[:, :, order], atol=1e-4 * it.size)
     chex.assert_trees_all_close(turned_kept, kept, rtol=1e-4, atol=1e-5)
