@@ -60,8 +60,8 @@ One run each, accuracy on training videos, each seen once; flags are those of tr
   skip connections.
 - Messages between any two regions (`model.rstg.neighbours=all`), as the released code sends them:
   with five digits 51% instead of 45% after 6,400 videos from the same weights, at 1.3 times the
-  operations. The demo is at 82.4% instead of 71.0% after 14,400 videos, and has 92.9% in the end (all on one core);
-  without skip connections 91.1%.
+  operations. The demo is at 82.4% instead of 71.0% after 14,400 videos, and has 92.9% in the
+  end, without skip connections 91.1% (all on one core; `make demo` on two has 92.3%).
 - Rates for five digits: from the weights of three, 1e-2 stays at 35%, 2e-3 is at 47% after 9,600
   videos; batches of 64 at 5e-3 are where batches of 16 at 2e-3 are. Five digits at once, without
   three before, are at 10% after 21,000 videos.
