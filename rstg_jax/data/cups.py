@@ -12,7 +12,7 @@ Two that change places walk half a circle about each other, the left one above; 
 import dataclasses
 import itertools
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import humanize
@@ -100,7 +100,7 @@ class CupsConfig(DataConfig):
     def open(self, split: str) -> Source:
         check_split(split)
         names = tuple(f"place {place + 1}" for place in range(self.num_cups))
-        return OnlineVideos(self, split, "Cups", names, make_videos)
+        return OnlineVideos(self, split, "Cups", names, on_the_host)
 
     def read_video(self, frames: decode.Frames) -> np.ndarray:
         raise UserError("the frames of Cups are no pictures: a video cannot be turned into them")
@@ -123,10 +123,20 @@ class CupsConfig(DataConfig):
         return np.concatenate([center - half, center + half], axis=-1)[:, None]
 
 
-def make_videos(config: CupsConfig, bits: np.ndarray) -> Batch:
-    """Videos from random bits.
+def on_the_host(config: CupsConfig, bits: np.ndarray) -> Batch:
+    """`make_videos` with NumPy."""
+    made: Batch = make_videos(np, generator.below, config, bits)
+    return made
+
+
+def make_videos(
+    xp: Any, below: Callable[[Any, int], Any], config: CupsConfig, bits: Any
+) -> dict[str, Any]:
+    """Videos from random bits; the same from NumPy and from JAX arrays.
 
     Args:
+      xp: `numpy` or `jax.numpy`.
+      below: Turns random bits into integers of 0..bound-1.
       config: The game.
       bits: `[b num_draws]`.
 
@@ -136,31 +146,31 @@ def make_videos(config: CupsConfig, bits: np.ndarray) -> Batch:
       the frame).
     """
     s, size = config.num_swaps, config.frame_size
-    ball = generator.below(bits[:, 0], config.num_cups)
-    pair = generator.below(bits[:, 1 : 1 + s], len(config.pairs))  # [b s]
-    start = generator.below(bits[:, 1 + s :], config.share - config.swap_frames + 1)
+    ball = below(bits[:, 0], config.num_cups)
+    pair = below(bits[:, 1 : 1 + s], len(config.pairs))  # [b s]
+    start = below(bits[:, 1 + s :], config.share - config.swap_frames + 1)
 
     # The place of each cup before each swap, [b s cup], and of the ball at the end.
-    left, right = np.array(config.pairs).T
-    cups = np.broadcast_to(np.arange(config.num_cups), (len(bits), config.num_cups))
+    left, right = xp.asarray(config.pairs).T
+    cups: Any = xp.broadcast_to(xp.arange(config.num_cups), (len(bits), config.num_cups))
     before = []
     for swap in range(s):
         before.append(cups)
         i, j = left[pair[:, swap], None], right[pair[:, swap], None]
-        cups = np.where(cups == i, j, np.where(cups == j, i, cups))
-    label = np.take_along_axis(cups, ball[:, None], axis=1)[:, 0]
+        cups = xp.where(cups == i, j, xp.where(cups == j, i, cups))
+    label = xp.take_along_axis(cups, ball[:, None], axis=1)[:, 0]
 
     # Which swap a frame belongs to, and how far that has got.
     time = np.arange(config.num_frames) - SHOWN
     now = np.clip(time // config.share, 0, s - 1)  # [t]
-    phase = np.clip(time - now * config.share - start[:, now] + 1, 0, config.swap_frames)
-    paths = _paths(config)  # [pair phase place 2]
-    places = paths[pair[:, now, None], phase[..., None], np.stack(before, 1)[:, now]]
-    held = np.take_along_axis(places, ball[:, None, None, None], axis=2)[:, :, 0]  # [b t 2]
+    phase = xp.clip(time - now * config.share - start[:, now] + 1, 0, config.swap_frames)
+    paths = xp.asarray(_paths(config))  # [pair phase place 2]
+    places = paths[pair[:, now, None], phase[..., None], xp.stack(before, 1)[:, now]]
+    held = xp.take_along_axis(places, ball[:, None, None, None], axis=2)[:, :, 0]  # [b t 2]
 
-    kinds = np.zeros((len(bits), 1), np.int32), np.ones((len(bits), config.num_cups), np.int32)
+    kinds = xp.zeros((len(bits), 1), np.int32), xp.ones((len(bits), config.num_cups), np.int32)
     drawn = [
-        object_maps.draw(np, where, kind, len(KINDS), size)
+        object_maps.draw(xp, where, kind, len(KINDS), size)
         for where, kind in zip((held[:, :, None], places), kinds, strict=True)
     ]
     shown = (time < 0)[:, None, None, None]
@@ -169,7 +179,7 @@ def make_videos(config: CupsConfig, bits: np.ndarray) -> Batch:
         (2 * held[..., 1] + object_maps.CELL) * config.num_cups // (2 * size * object_maps.CELL)
     )
     return {
-        "video": np.where(shown, drawn[0], 0) + drawn[1],
+        "video": xp.where(shown, drawn[0], 0) + drawn[1],
         "label": label.astype(np.int32),
         "frame_label": nearest.astype(np.int32),
         "ball": center.astype(np.float32),

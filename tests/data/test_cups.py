@@ -2,12 +2,14 @@
 
 import dataclasses
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from rstg_jax import data
 from rstg_jax.data import cups
-from rstg_jax.data.sync_mnist import generator
+from rstg_jax.data.sync_mnist import generator, generator_jax
 from rstg_jax.errors import UserError
 
 GAME = data.CupsConfig(num_frames=64, num_swaps=10, num_test=600)
@@ -120,6 +122,21 @@ def test_a_bag_of_frames_stays_near_chance():
         seen.setdefault(key, np.zeros(3))[place] += 1
     counted = sum(ends.max() for ends in seen.values()) / 20_000
     assert counted == pytest.approx(cups.bag_of_frames_accuracy(few), abs=0.015)
+
+
+def test_jax_makes_the_same_videos():
+    config = dataclasses.replace(GAME, num_cups=4, num_swaps=3, num_frames=20)
+    bits = generator.random_bits(0, "train", np.arange(20), config.num_draws)
+    expected = cups.make_videos(np, generator.below, config, bits)
+
+    def below(bits, bound):
+        return generator_jax._below(bits, jnp.int32(bound))
+
+    make = jax.jit(lambda bits: cups.make_videos(jnp, below, config, bits))
+    made = make(bits.astype(np.uint32))
+    for name in expected:
+        assert made[name].dtype == expected[name].dtype
+        np.testing.assert_allclose(made[name], expected[name], rtol=1e-6)
 
 
 def test_examples_are_functions_of_their_index():
