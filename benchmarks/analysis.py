@@ -193,7 +193,8 @@ def by_rule(subject: Subject) -> list[tuple[str, str]]:
     """Accuracy of the network and of a rule by hand on the maps that its graph reads."""
     variables, label = subject.weights.variables, subject.videos["label"]
     maps = jax.jit(lambda video: subject.module.apply(variables, video)[1]["object_map"])
-    found = [map_rule.choose(*map_rule.places(maps(v))) for v in batches(subject.videos["video"])]
+    parts = [np.asarray(maps(part)) for part in batches(subject.videos["video"])]
+    found = [map_rule.choose(*map_rule.places(part)) for part in parts]
     return [
         ("network", accuracy(subject.found == label)),
         ("rule", accuracy(np.concatenate(found) == label)),

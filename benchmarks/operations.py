@@ -34,7 +34,6 @@ from rstg_jax.training.experiment import Experiment
 Block = tuple[RSTGConfig, tuple[int, ...]]  # and the features that it reads, `[b t h w c]`
 CLASSES = 2  # of the models around the blocks: no block depends on it
 PARTS_OF = "SyncMNIST, official"
-CALLS = ("__call__", "with_early_nodes")  # of a block on whole clips
 
 
 def blocks() -> dict[str, Block]:
@@ -55,7 +54,7 @@ def block_of(experiment: Experiment) -> Block:
     found: list[Block] = []
 
     def note(run: Any, arguments: Any, keywords: Any, context: Any) -> Any:
-        if isinstance(context.module, RSTG) and context.method_name in CALLS:
+        if isinstance(context.module, RSTG) and context.method_name == "_encode":
             found.append((context.module.config, arguments[0].shape))
         return run(*arguments, **keywords)
 

@@ -1,6 +1,6 @@
 """Trains the rows of the paper's SyncMNIST table one after another and rewrites docs/results.md.
 
-    nice python -m benchmarks.table --hours=8 --workdirs=DIR --rows=lite3_mean_lstm,lite5_i3d
+    nice python -m benchmarks.table --hours=8 --workdirs=DIR [--rows=lite3_mean_lstm,lite5_i3d]
     [--seeds=0,1] [--longer=VIDEOS] [--given=lite3_positional-first-seed0=FILE.safetensors]
     [--config.data.mnist_dir=MNIST]
 
@@ -72,8 +72,8 @@ def phases(row: str, seed: int) -> list[Phase]:
             "--config.data.num_test=1000",  # the full test is for the last phase
         )
         begin = fresh if lite == "lite3" else ()
-        name = row.replace(digits, lite)
-        return Phase(f"{name}-first-seed{seed}", name, (*run, *frozen, *begin, *flags))
+        variant = f"{lite}_{name}"
+        return Phase(f"{variant}-first-seed{seed}", variant, (*run, *frozen, *begin, *flags))
 
     return [
         *([Phase(STEM_PHASE, STEM_PHASE)] if shared else []),

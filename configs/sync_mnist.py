@@ -219,7 +219,8 @@ def lite(num_digits: int, row: str = "positional") -> Experiment:
     The same auxiliary tasks teach every row. One teaches the backbone, frame by frame, where the
     digits are; what is behind reads these maps (the 3D networks read their features). The others
     ask the regions, or the whole frame of rows without regions, what is in them and how it moves;
-    and `EARLY_ROWS` also after their first time stage, so that later stages can compare motions.
+    and rows in which stages follow the first time stage also there, so that these can compare
+    motions.
     Any two regions are neighbours, since the two digits may be anywhere.
     """
     model = ModelConfig(
@@ -231,9 +232,11 @@ def lite(num_digits: int, row: str = "positional") -> Experiment:
         map_classes=10,
         map_channels=True,
     )
+    model = LITE_ROWS[row](model)
+    early_heads = bool(model.rstg_at) and model.rstg.goes_on_after_time
     return Experiment(
         name=f"sync_mnist lite{num_digits} {row}",
-        model=LITE_ROWS[row](dataclasses.replace(model, early_heads=row in EARLY_ROWS)),
+        model=dataclasses.replace(model, early_heads=early_heads),
         data=lite_data(num_digits),
         loss=LossConfig(
             frame_weight=1.0, frame_start=3, region_weight=1.0, lone_weight=2.0, map_weight=1.0
@@ -283,7 +286,6 @@ def lite_i3d(non_local: tuple[str, ...] = ()) -> dict[str, Any]:
     return {"backbone": lite_resnet(non_local), "head": GlobalPooling(), "map_channels": False}
 
 
-EARLY_ROWS = ("positional", "all_temp_stages", "homogeneous")
 LITE_ROWS: dict[str, Callable[[ModelConfig], ModelConfig]] = {
     "positional": lambda model: model,
     **{name: functools.partial(ablated, **choices) for name, choices in ABLATIONS.items()},

@@ -202,8 +202,9 @@ class VideoClassifier(nn.Module):
         if config.region_classes or config.lone_objects:
             nodes = out["nodes"] if graphs else frames[:, :, None]
             graph = config.rstg.graph() if config.rstg_at else RegionGraph((1,))
-            heads = (config.region_classes, config.lone_objects)
-            out |= region_heads.predict(nodes, early, graph, *heads)
+            out |= region_heads.predict(
+                nodes, early, graph, config.region_classes, config.lone_objects
+            )
         return classifier(dropout(vector)), out, state
 
     def _features(
