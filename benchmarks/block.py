@@ -60,7 +60,7 @@ class Case:
 def cases() -> list[Case]:
     """Everything that is measured."""
     official, modern = presets.official("sync_mnist"), presets.modern(dim=512)
-    demo = dataclasses.replace(sync_mnist.demo().model, region_classes=0)
+    demo = dataclasses.replace(sync_mnist.demo().model, region_classes=0, early_heads=False)
     return [
         Case("paper size, official", official, 2, 10),
         Case("paper size, official", official, 2, 16),

@@ -100,6 +100,10 @@ class ModelConfig:
                 "early_heads needs a block whose nodes the head reads, with stages after its first "
                 "time stage"
             )
+        if self.early_heads and not (self.region_classes or self.lone_objects):
+            raise UserError(
+                "early_heads has no task: set region_classes or lone_objects, or early_heads=false"
+            )
 
     @property
     def resolved(self) -> tuple[str, ...]:

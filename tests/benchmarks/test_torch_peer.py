@@ -109,7 +109,7 @@ MODELS = {
         rstg=presets.official("sync_mnist", dim=24),
     ),
     "demo": dataclasses.replace(
-        sync_mnist.demo().model, region_classes=0, head=NodePooling("mean")
+        sync_mnist.demo().model, region_classes=0, early_heads=False, head=NodePooling("mean")
     ),
 }
 

@@ -112,3 +112,8 @@ def test_a_stream_does_without_them(model):
 def test_some_models_cannot_have_them(choices):
     with pytest.raises(UserError, match="early_heads needs a block whose nodes the head reads"):
         config(**choices)
+
+
+def test_they_need_a_task():
+    with pytest.raises(UserError, match="early_heads has no task"):
+        config(region_classes=0, lone_objects=False)
