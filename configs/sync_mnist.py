@@ -221,11 +221,14 @@ def lite(num_digits: int, row: str = "positional") -> Experiment:
     ask the regions, or the whole frame of rows without regions, what is in them and how it moves;
     and rows in which stages follow the first time stage also there, so that these can compare
     motions.
-    Any two regions are neighbours, since the two digits may be anywhere.
+    Any two regions are neighbours, since the two digits may be anywhere; and the regions are finer
+    than the paper's, since motions are compared where a region holds one digit alone.
     """
     model = ModelConfig(
-        backbone=small_cnn((16, 32, 64, 64), (5, 3, 3, 3), (2, 2, 2, 1)),
-        rstg=presets.modern(dim=128, neighbours="all"),
+        backbone=small_cnn(
+            (16, 32, 48, 48, 64, 64, 64), (5, 3, 3, 3, 3, 3, 3), (2, 2, 1, 1, 2, 1, 1)
+        ),
+        rstg=presets.modern(dim=128, scales=(4, 1), neighbours="all"),
         head=NodePooling("mean"),
         region_classes=10,
         lone_objects=True,
@@ -243,7 +246,7 @@ def lite(num_digits: int, row: str = "positional") -> Experiment:
         ),
         optim=dataclasses.replace(MUON, learning_rate=1e-2 if num_digits < 5 else 5e-3),
         train=TrainConfig(
-            total_examples=64_000,
+            total_examples=48_000,
             batch_size=16,
             eval_batch_size=100,
             log_every=100,
@@ -256,7 +259,7 @@ def lite(num_digits: int, row: str = "positional") -> Experiment:
 def lite_backbone() -> Experiment:
     """The backbone of the lite rows alone, on single frames: which digits are there, and where.
 
-    A frame costs a twentieth of a whole video, and all rows with this backbone can begin with it.
+    All rows with this backbone can begin with it.
     """
     base = lite(5)
     return dataclasses.replace(
@@ -266,7 +269,7 @@ def lite_backbone() -> Experiment:
         data=lite_data(num_digits=5, num_frames=1),
         loss=LossConfig(clip_weight=0.0, map_weight=1.0),
         optim=MUON,
-        train=dataclasses.replace(base.train, total_examples=800_000, batch_size=160),
+        train=dataclasses.replace(base.train, total_examples=480_000, batch_size=160),
     )
 
 
