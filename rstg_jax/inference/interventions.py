@@ -62,20 +62,41 @@ def silence(region: int | jax.Array, frame: int | jax.Array | None = None) -> In
     return _on(RSTG, "_encode", without)
 
 
-def cut(receiver: int | jax.Array, sender: int | jax.Array) -> Interceptor:
-    """The receiver gets no message of the sender in any space stage; others weigh as before."""
+def cut(
+    receiver: int | jax.Array | None,
+    sender: int | jax.Array,
+    frame: int | jax.Array | None = None,
+) -> Interceptor:
+    """The receiver gets no message of the sender in any space stage; others weigh as before.
+
+    Args:
+      receiver: number of a node; None for all of them.
+      sender: number of a node.
+      frame: in this frame only; None for all frames.
+    """
 
     def without(attention: jax.Array, *_: Any) -> jax.Array:
-        n, m = attention.shape[:2]  # [i j t b h]
-        edge = (jnp.arange(n)[:, None] == receiver) & (jnp.arange(m) == sender)
-        return jnp.where(edge[..., None, None, None], 0, attention)
+        n, m, t = attention.shape[:3]  # [i j t b h]
+        edge = jnp.broadcast_to(jnp.arange(m) == sender, (n, m))
+        if receiver is not None:
+            edge &= jnp.arange(n)[:, None] == receiver
+        edge = edge[:, :, None]
+        if frame is not None:
+            edge &= jnp.arange(t) == frame  # [i j t]
+        return jnp.where(edge[..., None, None], 0, attention)
 
     return _on(SpaceStage, "_attend", without)
 
 
-def forget(region: int | jax.Array) -> Interceptor:
-    """The region has no memory: its time stages see every frame as if it were the first."""
-    busy = False  # with single frames, of which the interceptor is told as well
+def forget(region: int | jax.Array, frame: int | None = None) -> Interceptor:
+    """The region has no memory in its time stages.
+
+    Args:
+      region: number of the node.
+      frame: its memory is empty when this frame comes, and lasts from there on; None: it is empty
+        before every frame.
+    """
+    busy = False  # with a time stage of our own, of which the interceptor is told as well
 
     def without(out: tuple[jax.Array, Any], stage: nn.Module, args: Sequence[Any]) -> Any:
         nonlocal busy
@@ -84,12 +105,15 @@ def forget(region: int | jax.Array) -> Interceptor:
         assert isinstance(stage, TimeStage)
         nodes, (remembered, carry) = args[0], out
         n, t, b, d = nodes.shape
+        late = nodes.reshape(n, 1, t * b, d) if frame is None else nodes[:, frame:]
         busy = True
-        single = nodes.reshape(n, 1, t * b, d)
-        alone, _ = TimeStage(stage.config, parent=None).apply(stage.variables, single, None)
+        fresh, _ = TimeStage(stage.config, parent=None).apply(stage.variables, late, None)
         busy = False
+        if frame is None:
+            fresh = fresh.reshape(n, t, b, d)
+        else:
+            fresh = jnp.concatenate([remembered[:, :frame], fresh], axis=1)
         chosen = jnp.arange(n) == region
-        mixed = jnp.where(chosen[:, None, None, None], alone.reshape(n, t, b, d), remembered)
-        return mixed, carry
+        return jnp.where(chosen[:, None, None, None], fresh, remembered), carry
 
     return _on(TimeStage, "__call__", without)

@@ -24,6 +24,11 @@ def run(config, features, variables=None, intervention=None):
         return apply(variables, features), variables
 
 
+def with_one(call, intercept, context):
+    """The call, changed by an interceptor."""
+    return lambda *args, **kwargs: intercept(call, args, kwargs, context)
+
+
 @pytest.fixture
 def features():
     return np.random.default_rng(0).normal(size=(2, 5, 4, 4, 8)).astype(np.float32)
@@ -63,15 +68,31 @@ def test_cut_edges_carry_nothing(features):
         outputs = [run(config, f, variables, together)[0] for f in (features, moved)]
         return np.abs(outputs[1] - outputs[0])[:, :, node].max()
 
-    def with_one(call, intercept, context):
-        return lambda *args, **kwargs: intercept(call, args, kwargs, context)
-
     senders = [int(j) for j in np.flatnonzero(adjacency[3])]
     assert senders == [1, 2, 4]  # quarter 0 touches quarter 3 at a corner only
     assert reply(3) > 1e-3
     assert reply(3, (3, 1), (3, 2)) > 1e-3
     assert reply(3, (3, 1), (3, 2), (3, 4)) == 0
     assert reply(3, (1, 3), (2, 3), (4, 3)) > 1e-3  # the other direction
+
+
+def test_all_messages_of_a_region_in_a_frame(features):
+    """It is as if every edge were cut by itself in this frame, and others are as before."""
+    config = presets.modern(2, dim=8, scales=SCALES, stages=("space", "space"))  # frames apart
+    plain, variables = run(config, features)
+
+    def one_by_one(call, args, kwargs, context):
+        for receiver in range(5):
+            call = with_one(call, interventions.cut(receiver, 4), context)
+        return call(*args, **kwargs)
+
+    wanted, _ = run(config, features, variables, one_by_one)
+    found, _ = run(config, features, variables, interventions.cut(None, 4, 3))
+    np.testing.assert_allclose(found[:, 3], wanted[:, 3], atol=1e-6)
+    np.testing.assert_array_equal(found[:, [0, 1, 2, 4]], plain[:, [0, 1, 2, 4]])
+    assert np.abs(wanted - plain)[:, 3].max() > 1e-3
+    one, _ = run(config, features, variables, interventions.cut(2, 4, 3))
+    assert np.abs(one - wanted)[:, 3].max() > 1e-3
 
 
 def test_a_region_that_forgets(features):
@@ -85,6 +106,18 @@ def test_a_region_that_forgets(features):
     np.testing.assert_allclose(found[:, :, 2], single[:, :, 2], atol=1e-6)
     np.testing.assert_array_equal(found[:, :, [0, 1, 3, 4]], plain[:, :, [0, 1, 3, 4]])
     assert np.abs(single - plain)[:, 1:].max() > 1e-2
+
+
+def test_a_region_that_forgets_once(features):
+    """Its output is that of the whole clip before the frame, and of a clip that begins there."""
+    config = presets.modern(dim=8, scales=SCALES, stages=("time", "time"))
+    plain, variables = run(config, features)
+    late, _ = run(config, features[:, 3:], variables)
+    found, _ = run(config, features, variables, interventions.forget(2, 3))
+    np.testing.assert_allclose(found[:, 3:, 2], late[:, :, 2], atol=1e-6)
+    np.testing.assert_array_equal(found[:, :3], plain[:, :3])
+    np.testing.assert_array_equal(found[:, :, [0, 1, 3, 4]], plain[:, :, [0, 1, 3, 4]])
+    assert np.abs(late - plain[:, 3:])[:, :, 2].max() > 1e-2
 
 
 def test_all_regions_at_once(features):
