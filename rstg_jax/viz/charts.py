@@ -274,6 +274,8 @@ def to_svg(figure: "Figure", title: str, tooltips: Tooltips, *, themed: bool = T
     root = ElementTree.fromstring(buffer.getvalue())
     width, height = root.attrib["viewBox"].split()[2:]
     root.attrib.update({"width": width, "height": height, "role": "img", "aria-label": title})
+    if not themed:  # a file of its own, to which no page gives a font
+        root.attrib["font-family"] = "system-ui, sans-serif"
     for group in root.iter(f"{{{SVG}}}g"):
         # Two charts of a page must not share an id.
         texts = tooltips.get(group.attrib.pop("id", ""), ())
