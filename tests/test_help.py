@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 FOLDERS = ("rstg_jax", "tfds_builders", "benchmarks")
 COMMANDS = sorted(
-    ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__main__")
     for path in [
         ROOT / "train.py",
         *(file for folder in FOLDERS for file in (ROOT / folder).rglob("*.py")),

@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import importlib.util
 import pathlib
 import re
 import shlex
@@ -56,7 +57,7 @@ PROGRAMS = {
     "benchmarks.scaling": (
         "tests/benchmarks/test_scaling.py::test_quick_run_writes_what_it_measures"
     ),
-    "benchmarks.analysis": "tests/benchmarks/test_analysis.py::test_page",
+    "benchmarks.analysis": "tests/benchmarks/analysis/test_page.py::test_page",
     "benchmarks.accelerator": (
         "tests/benchmarks/test_accelerator.py::test_all_sections_run_without_data_packages"
     ),
@@ -94,7 +95,8 @@ class Parsed(Exception):
 def parsed(words: list[str], monkeypatch) -> tuple[argparse.Namespace, dict[str, str]]:
     """Parses the words after "python" with the parser of their program."""
     name, rest = (words[1], words[2:]) if words[0] == "-m" else ("train", words[1:])
-    main = importlib.import_module(name).main
+    package = importlib.util.find_spec(name).submodule_search_locations
+    main = importlib.import_module(f"{name}.__main__" if package else name).main
     real, cli_parse = argparse.ArgumentParser.parse_args, cli.parse
 
     def stop(self, args=None, namespace=None):

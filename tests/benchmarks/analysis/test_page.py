@@ -1,0 +1,79 @@
+"""The page and its pictures."""
+
+import io
+import re
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from benchmarks.analysis import __main__ as command
+from benchmarks.analysis import pictures, what_decides
+from benchmarks.analysis.accuracy import Quarter
+from benchmarks.analysis.subject import Share
+from rstg_jax.errors import UserError
+from rstg_jax.inference import known_weights
+from rstg_jax.viz import charts
+
+
+def test_charts_are_the_same_again():
+    frames = {2: Share(0.5, 0.01), 3: Share(0.7, 0.02)}
+    parts = [Quarter(k, k + 0.5, k + 1, Share(0.1 + 0.2 * k, 0.03)) for k in range(4)]
+    quarters = {"distance, canvas pixels": parts, "share hidden": parts, "speed, pixels": parts}
+    drawn = [pictures.accuracy_charts(frames, Share(0.6, 0.02), quarters, 1 / 3) for _ in range(2)]
+    assert drawn[0] == drawn[1]
+    root = ElementTree.fromstring(drawn[0])
+    assert "sans-serif" in root.attrib["font-family"]
+    texts = [text.text for text in root.iter(f"{{{charts.SVG}}}text")]
+    for shown in ("By distance", "canvas pixels", "By share hidden", "all 3, shuffled"):
+        assert shown in texts
+    other = pictures.accuracy_charts(frames, Share(0.61, 0.02), quarters, 1 / 3)
+    assert other != drawn[0]
+
+
+def test_regions_are_shaded_by_their_values(subject):
+    effects = np.zeros((8, 9))
+    effects[5, [0, 8]] = [1, 0.5]
+    values = {change: effects * (k == 0) for k, change in enumerate(what_decides.CHANGES)}
+    values[what_decides.ATTENTION] = np.full((8, 9), 1 / 14)
+    drawn = [pictures.regions(subject, 2, values, [5]) for _ in range(2)]
+    assert drawn[0] == drawn[1]
+    image = np.asarray(Image.open(io.BytesIO(drawn[0]))).astype(int)
+    orange = (image[..., 0] - image[..., 2] > 150).sum()
+    blue = (image[..., 2] - image[..., 0] > 100).sum()
+    cell = (1.75 * pictures.DPI / 3) ** 2  # pixels, a little more than it has
+    assert 0.5 * cell < orange < 1.1 * cell  # region 0; region 8 is shaded half as strongly
+    assert blue > 4 * cell
+    values[what_decides.SILENCE] = -effects
+    image = np.asarray(Image.open(io.BytesIO(pictures.regions(subject, 2, values, [5]))))
+    assert (image[..., 0].astype(int) - image[..., 2] > 150).sum() == 0
+
+
+def test_every_model_has_its_page():
+    assert command.page_name("sync_mnist/lite3") == "analysis.md"
+    assert command.page_name("sync_mnist/lite5") == "analysis_lite5.md"
+    assert command.page_name("runs/lite3.safetensors") == "analysis_lite3.md"
+    shown = command.command("sync_mnist/lite5", 50, {"data.mnist_dir": "/mnist"})
+    assert shown.endswith("--weights=sync_mnist/lite5 --videos=50 --config.data.mnist_dir=DIR")
+
+
+def test_bad_flags():
+    with pytest.raises(UserError, match="--videos=0: at least 1 video"):
+        command.main(["--videos=0"])
+    with pytest.raises(UserError, match="--weights=long_range/cups: this is about SyncMNIST"):
+        command.main(["--weights=long_range/cups"])
+
+
+@pytest.mark.slow
+def test_page(subject, tmp_path, monkeypatch):
+    monkeypatch.setitem(known_weights.KNOWN, "tests/tiny", lambda: subject.weights)
+    out = tmp_path / "new"
+    assert command.main(["--weights=tests/tiny", "--videos=8", f"--out={out}"]) == 0
+    text = (out / "analysis_tiny.md").read_text()
+    head = 2  # lines of each table
+    assert text.count("\n| ") == 2 * (5 + head) + 3 * (4 + head) + (6 + head) + (5 + head)
+    assert "| chance: any region |" in text
+    pictured = re.findall(r"!\[.+\]\((.+)\)", text)
+    assert pictured == ["analysis_tiny/accuracy.svg", "analysis_tiny/what_decides.png"]
+    assert all((out / name).stat().st_size < 150e3 for name in pictured)
