@@ -117,8 +117,8 @@ def _what_decides(subject: Subject, folder: Path) -> list[str]:
         "on the videos with a pair, in %. An effect is what the true label loses in log odds if, "
         "in this frame, the region sees nothing, has lost the memory of all frames before, or "
         "sends no messages. Attention is the share of it that all regions pay to the region in "
-        "all space stages; the pictures of `python -m rstg_jax.report` show it. The last column "
-        f"says how often the {top} regions are those that decide.\n",
+        "all space stages, as the dots in the pictures of `rstg_jax/report.py` show it. The last "
+        f"column says how often the {top} regions are those that decide.\n",
         _picture(subject, frame, trained, folder),
     ]
 
