@@ -1,5 +1,6 @@
 """The page and its pictures."""
 
+import dataclasses
 import io
 import re
 from xml.etree import ElementTree
@@ -9,9 +10,9 @@ import pytest
 from PIL import Image
 
 from benchmarks.analysis import __main__ as command
-from benchmarks.analysis import pictures, what_decides
+from benchmarks.analysis import page, pictures, what_decides
 from benchmarks.analysis.accuracy import Quarter
-from benchmarks.analysis.subject import Share
+from benchmarks.analysis.subject import Share, Subject
 from rstg_jax.errors import UserError
 from rstg_jax.inference import known_weights
 from rstg_jax.viz import charts
@@ -48,6 +49,14 @@ def test_regions_are_shaded_by_their_values(subject):
     values[what_decides.SILENCE] = -effects
     image = np.asarray(Image.open(io.BytesIO(pictures.regions(subject, 2, values, [5]))))
     assert (image[..., 0].astype(int) - image[..., 2] > 150).sum() == 0
+
+
+def test_no_picture_without_right_answers(subject, monkeypatch, tmp_path):
+    wrong = (subject.videos["label"] + 1) % len(subject.weights.label_names)
+    monkeypatch.setattr(Subject, "log_probabilities", lambda *_: np.eye(wrong.max() + 1)[wrong])
+    text = page._picture(dataclasses.replace(subject), 2, {}, tmp_path)
+    assert text.startswith("No picture")
+    assert not list(tmp_path.iterdir())
 
 
 def test_every_model_has_its_page():
