@@ -255,6 +255,19 @@ def _refuse_addresses(words: Sequence[str], buckets: Collection[str]) -> None:
             )
 
 
+def _refuse_nothing(words: Sequence[str]) -> None:
+    """Raises `UserError` for a flag or an argument without text, mostly a variable that is not set.
+
+    As a path it would be the current directory. Keys of a config may be empty.
+    """
+    for before, word in zip(("", *words), words, strict=False):
+        flag, equals, value = word.partition("=")
+        if value or (flag and not equals):
+            continue
+        if not CONFIG_FLAG.match(flag or before):
+            raise UserError(f"{flag}=: is empty" if flag else f"an argument is empty ({before} '')")
+
+
 def run(main: Callable[[], int], bucket_flags: Sequence[str] = ()) -> int:
     """Runs a command; an error of the user's or of memory is printed in a line and gives status 2.
 
@@ -280,6 +293,7 @@ def run(main: Callable[[], int], bucket_flags: Sequence[str] = ()) -> int:
 def _run(main: Callable[[], int], bucket_flags: Collection[str]) -> int:
     """The exit status of a command, whose known errors are printed."""
     try:
+        _refuse_nothing(sys.argv[1:])
         _refuse_addresses(sys.argv[1:], bucket_flags)
         return main()
     except UserError as error:

@@ -227,3 +227,14 @@ def test_buckets_are_no_directories(word, monkeypatch, capsys):
         assert cli.run(lambda: 0) == 0
     monkeypatch.setattr(sys, "argv", ["evaluate.py", "--out=gs://b/out"])
     assert cli.run(lambda: 0, ("--out",)) == 0
+
+
+@pytest.mark.parametrize("words", [["--workdir="], ["--workdir", ""], ["clip.mp4", ""]])
+def test_a_variable_that_is_not_set_is_not_the_current_directory(words, monkeypatch, capsys):
+    """`--workdir=$RUN` without RUN trained where the command was started."""
+    monkeypatch.setattr(sys, "argv", ["train.py", *words])
+    assert cli.run(lambda: pytest.fail("the command has begun")) == 2
+    assert "is empty" in capsys.readouterr().err
+    emptied = ["--config.data.path=", "--config.train.init_from", "", "-config.name=", "--json"]
+    monkeypatch.setattr(sys, "argv", ["train.py", *emptied])
+    assert cli.run(lambda: 0) == 0
