@@ -2,6 +2,7 @@
 
 import argparse
 import functools
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -43,13 +44,13 @@ class Loaded(NamedTuple):
     label_names: tuple[str, ...]
 
 
-def load(name: str) -> Loaded:
+def load(name: str | os.PathLike[str]) -> Loaded:
     """Loads a trained model by a name of `KNOWN`, or from a .safetensors file.
 
     Raises:
       UserError: no such name or file, or a damaged one.
     """
-    weights = find(name)
+    weights = find(os.fspath(name))
     module = classifier.build(weights.experiment.model, len(weights.label_names))
     return Loaded(module, weights.variables, weights.label_names)
 

@@ -61,6 +61,11 @@ def test_another_network_does_not_fit():
         tiny().model({"model.backbone.kernels": "5"})
 
 
+def test_a_path_is_as_good_as_its_text():
+    path = SHIPPED / "sync_mnist" / "demo.safetensors"
+    assert rstg_jax.load(path).label_names == rstg_jax.load(str(path)).label_names
+
+
 def test_flags(capsys):
     for words, message in (
         (["a.mp4"], "one of the arguments --workdir --weights is required"),
