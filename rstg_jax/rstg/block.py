@@ -57,8 +57,11 @@ class RSTG(nn.Module):
         """Runs the block on whole clips.
 
         Args:
-          features: of a backbone, with any height and width.
+          features: of a backbone, floating point, with any height and width.
           train: batch norm uses and updates statistics of the batch.
+
+        Raises:
+          UserError: the features have other axes, are integers, or are empty.
         """
         output, _, _ = self._encode_process_decode(features, None, train)
         return output
@@ -98,10 +101,13 @@ class RSTG(nn.Module):
           them.
 
         Raises:
-          UserError: the output depends on later frames.
+          UserError: the output depends on later frames, or the state is that of another block or
+            of another number of videos.
         """
         if reason := self.config.looks_ahead:
             raise UserError(f"this block cannot stream: {reason}")
+        check_features(features)
+        check_state(self.config, len(features), state)
         dtype = carry_dtype(self.config.cell, features.dtype)
         state = jax.tree.map(lambda part: part.astype(dtype), state)
         output, after, _ = self._encode_process_decode(features, state, False)
@@ -115,6 +121,7 @@ class RSTG(nn.Module):
 
         Returns the output, the state after it, and the early nodes `[b t n d]` if there are any.
         """
+        check_features(features)
         graph = self.config.graph((features.shape[2], features.shape[3]))
         nodes = self._encode(features, graph, train)  # [n t b d]
         done = self._process(nodes, graph, state, train)
@@ -166,6 +173,28 @@ class RSTG(nn.Module):
         if self.project_back and channels != self.config.dim:
             nodes = nn.Dense(channels, dtype=nodes.dtype, name="project_out")(nodes)
         return clips_first(nodes)
+
+
+def check_features(features: Array) -> None:
+    """Raises `UserError` for features that no block can read."""
+    shape, dtype = list(features.shape), features.dtype
+    if len(shape) != 5:
+        raise UserError(f"features {shape} are not [batch, frame, height, width, channel]")
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise UserError(f"features are {dtype}: convert them to a floating-point type")
+    if 0 in shape:
+        raise UserError(f"features {shape} are empty")
+
+
+def check_state(config: RSTGConfig, batch: int, state: State) -> None:
+    """Raises `UserError` unless a state has the carries of a block for so many videos."""
+    wanted = jax.tree.map(jnp.shape, jax.eval_shape(lambda: init_state(config, batch)))
+    found = jax.tree.map(jnp.shape, state)
+    if found != wanted:
+        raise UserError(
+            f"the state has shapes {found}, this block needs {wanted}: "
+            f"make it with init_state(config, batch={batch})"
+        )
 
 
 def clips_first(nodes: Float[Array, "n t b d"]) -> Float[Array, "b t n d"]:

@@ -95,6 +95,8 @@ class RSTGConfig:
     remat: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        for name in ("scales", "stages", "remat"):  # of lists a block would have no hash
+            object.__setattr__(self, name, tuple(getattr(self, name)))
         for conditions in (self._unknown_choices, self._bad_values, self._bad_combinations):
             for wrong, message in conditions():
                 if wrong:

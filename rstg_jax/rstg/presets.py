@@ -8,6 +8,7 @@ bias of 1.
 
 from typing import Any, Literal
 
+from rstg_jax.errors import UserError
 from rstg_jax.rstg.config import RSTGConfig, stage_plan
 
 # The released graph has three inner time stages, whatever the number of iterations.
@@ -17,7 +18,13 @@ OFFICIAL_INNER_TIME_STAGES = 3
 def official(
     dataset: Literal["sync_mnist", "something_something"], iterations: int = 3, **fields: Any
 ) -> RSTGConfig:
-    """Returns the released settings for a data set of the paper; `fields` replace single ones."""
+    """Returns the released settings for a data set of the paper; `fields` replace single ones.
+
+    Raises:
+      UserError: There is no such data set.
+    """
+    if dataset not in ("sync_mnist", "something_something"):
+        raise UserError(f"no data set {dataset!r} in the paper: sync_mnist or something_something")
     settings: dict[str, Any] = {
         "dim": 512,
         "stages": official_stages(iterations),

@@ -1,6 +1,7 @@
 """The block as users meet it: plans, refusals, transforms, causality."""
 
 import dataclasses
+import inspect
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +9,8 @@ import numpy as np
 import pytest
 
 from rstg_jax.errors import UserError
-from rstg_jax.rstg import RSTG, RSTGConfig, presets, stage_plan, to_map, to_vec
+from rstg_jax.rstg import RSTG, RSTGConfig, init_state, presets, stage_plan, to_map, to_vec
+from rstg_jax.rstg.block import check_features
 
 FEATURES = np.random.default_rng(0).normal(size=(2, 4, 6, 5, 7)).astype(np.float32)
 
@@ -139,6 +141,52 @@ def test_to_map_sums_the_resized_scales():
     fine = nodes[:, :, :4].reshape(1, 2, 2, 2, 3).repeat(2, axis=2).repeat(2, axis=3)
     expected = fine + nodes[:, :, 4][:, :, None, None]
     np.testing.assert_allclose(to_map(jnp.asarray(nodes), (2, 1), (4, 4)), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("features", "sentence"),
+    [
+        (FEATURES[0], r"features \[4, 6, 5, 7\] are not \[batch, frame, height, width, channel\]"),
+        (FEATURES[:, :0], r"features \[2, 0, 6, 5, 7\] are empty"),
+        (FEATURES[:0], r"features \[0, 4, 6, 5, 7\] are empty"),
+        (FEATURES.astype(np.uint8), "features are uint8: convert them"),
+    ],
+)
+def test_features_that_no_block_can_read_are_refused_in_one_sentence(features, sentence):
+    with pytest.raises(UserError, match=sentence):  # of the block, annotations refuse most here
+        check_features(features)
+
+
+def test_a_block_checks_its_features():
+    apply, variables = block()
+    with pytest.raises(UserError, match="are empty"):
+        apply(variables, FEATURES[:, :0])
+
+
+@pytest.mark.parametrize(
+    ("choices", "batch"),
+    [({}, 1), ({}, 3), ({"iterations": 3}, 2), ({"dim": 4}, 2), ({"cell": "gru"}, 2)],
+)
+def test_states_of_other_blocks_or_videos_are_refused(choices, batch):
+    """A longer state was cut to what the block reads."""
+    _, variables = block()
+    config = presets.modern(**{"iterations": 2, "dim": 8, "scales": (2, 1)} | choices)
+    state = init_state(config, batch)
+    module = RSTG(presets.modern(iterations=2, dim=8, scales=(2, 1)))
+    with pytest.raises(UserError, match=r"this block needs .* make it with init_state\(config, b"):
+        module.apply(variables, FEATURES, state, method="stream")
+
+
+def test_lists_stand_for_tuples():
+    plan = ["time", "space", "time"]
+    config = RSTGConfig(stages=plan, scales=[2, 1], remat=["space"], schedule="wavefront")
+    same = RSTGConfig(stages=tuple(plan), scales=(2, 1), remat=("space",), schedule="wavefront")
+    assert hash(RSTG(config)) == hash(RSTG(same)) and config == same
+
+
+def test_a_misspelt_data_set_is_not_the_other_one():
+    with pytest.raises(UserError, match="no data set 'sync_mnst'"):
+        inspect.unwrap(presets.official)("sync_mnst")  # annotations are checked in tests only
 
 
 def test_configurations_are_frozen():

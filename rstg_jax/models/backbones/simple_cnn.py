@@ -92,7 +92,7 @@ class SimpleCNN(Backbone):
             x = nn.relu(conv.copy(name=f"conv{number}")(x))
             x = max_pool(x) if config.max_pool else x
             x = LayerNorm(name=f"norm{number}")(x) if config.norm else x
-            if min(x.shape) < 1:
+            if min(x.shape[1:3]) < 1:
                 raise UserError(f"frames of {frame[0]}x{frame[1]} are too small")
             if f"conv{number}" in after:
                 volume = after[f"conv{number}"](x.reshape(b, t, *x.shape[1:]))
