@@ -196,6 +196,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--classes", type=int, metavar="N", help="labels, if the data are missing")
     parser.add_argument("--json", action="store_true", help="print everything as JSON instead")
     args, overrides = cli.parse(parser, argv)
+    if args.depth < 0 or (args.classes is not None and args.classes < 1):
+        parser.error("--depth is at least 0, --classes at least 1")
     summary = summarise(config.override(config.load(args.config), overrides), args.classes)
     if args.json:
         print(json.dumps(summary, indent=1))

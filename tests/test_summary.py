@@ -286,6 +286,14 @@ def run(monkeypatch, capsys, *flags):
     return status, captured.out, captured.err
 
 
+@pytest.mark.parametrize("flag", ["--classes=0", "--depth=-1"])
+def test_numbers_that_mean_nothing_are_refused(flag, monkeypatch, capsys):
+    """No classes counted as all of them, and a negative depth printed an empty table."""
+    with pytest.raises(SystemExit):
+        run(monkeypatch, capsys, "--config=configs/sync_mnist.py:tiny", flag)
+    assert "--depth is at least 0, --classes at least 1" in capsys.readouterr().err
+
+
 def test_table_and_json(monkeypatch, capsys):
     flags = ["--config=configs/sync_mnist.py:tiny", "--config.model.rstg.dim=16"]
     status, text, _ = run(monkeypatch, capsys, *flags, "--depth=3")
