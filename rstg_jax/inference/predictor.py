@@ -100,8 +100,10 @@ class Videos:
                 continue
             split, first, last = match[1], int(match[2]), int(match[3] or match[2])
             try:
+                if last < first:
+                    raise UserError(f"{name}: the last example comes before the first")
                 source = self._open(split)
-                if not first <= last < len(source):
+                if last >= len(source):
                     examples = f"the examples 0 to {len(source) - 1}"
                     raise UserError(f"{name}: {source.name} has {examples}")
             except UserError as error:

@@ -116,15 +116,17 @@ def test_a_corrupt_file_is_named_and_the_others_are_done(workdir, capsys):
     np.save(workdir / "wrong.npy", np.zeros((3, 4), np.float32))
     np.save(workdir / "empty.npy", np.zeros((0, 4, 4), np.uint8))
     bad = [*map(str, workdir.glob("bad.*")), str(workdir / "wrong.npy"), str(workdir / "empty.npy")]
-    argv = [f"--workdir={workdir}", *bad, str(workdir / "missing.gif"), "test:30-40", str(good)]
+    ranges = ["test:30-40", "test:3-1"]
+    argv = [f"--workdir={workdir}", *bad, str(workdir / "missing.gif"), *ranges, str(good)]
     assert predict.main(argv) == 1
     out, err = capsys.readouterr()
     assert len(out.splitlines()) == 1 and out.startswith(str(good))
     errors = err.splitlines()
-    assert len(errors) == 10 and all(line.startswith("error: ") for line in errors)
+    assert len(errors) == 11 and all(line.startswith("error: ") for line in errors)
     for name in bad:
         assert any(name in line for line in errors), name
     assert "error: test:30-40: stripes test has the examples 0 to 36" in errors
+    assert "error: test:3-1: the last example comes before the first" in errors
 
 
 def test_messages_say_what_is_wrong(tmp_path):
