@@ -24,8 +24,11 @@ def translated(describe: Callable[[Exception], str]) -> Iterator[None]:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of what an error says, or its type if it says nothing."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    """The first line of what an error says, with its type if that is nothing, or a key alone."""
+    text = str(error).strip()
+    if isinstance(error, KeyError):
+        text = f"{type(error).__name__}: {text}"
+    return (text or type(error).__name__).splitlines()[0]
 
 
 def reason(error: Exception) -> str:

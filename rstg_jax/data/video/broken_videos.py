@@ -52,6 +52,8 @@ def without_broken(videos: Sequence[Video], root: str, max_broken: float) -> lis
     names = "; ".join(f"{name}: {why}" for name, why in list(reasons.items())[:_MAX_NAMED])
     more = f" and {len(reasons) - _MAX_NAMED} more" if len(reasons) > _MAX_NAMED else ""
     summary = f"{root}: {len(reasons)} of {len(videos)} videos cannot be used ({names}{more})"
+    if len(reasons) == len(videos):
+        raise UserError(f"{summary}; none is left. Paths in a csv file are relative to it")
     if len(reasons) > max_broken * len(videos):
         raise UserError(
             f"{summary}; remove or replace them, or raise max_broken={max_broken:g} above "

@@ -138,6 +138,13 @@ def test_where_nothing_is(root, tmp_path):
         data.FolderConfig(max_broken=1)
 
 
+def test_a_list_without_any_readable_video_says_how_paths_are_read(tmp_path):
+    """It was told to raise max_broken above 1, which is refused."""
+    (tmp_path / "list.csv").write_text("x.mp4;wave\ny.mp4;jump\n")
+    with pytest.raises(UserError, match=r"none is left\. Paths in a csv file are relative to it$"):
+        config(tmp_path / "list.csv", test_path=str(tmp_path / "list.csv")).open("train")
+
+
 def test_broken_videos_are_named_and_counted(root, caplog):
     (root / "jump" / "2.webm").write_bytes(b"no film")
     film = (root / "run" / "9.webm").read_bytes()
