@@ -44,8 +44,8 @@ STEM_PHASE = "lite_backbone"
 STEM = "params/backbone,params/object_map"
 REST = "params/(?!backbone|object_map)"
 FIRST = {  # rate and videos of the first phase with so many digits
-    "lite3": (0.02, 48_000),
-    "lite5": (0.004, 96_000),
+    "lite3": (0.02, 24_000),
+    "lite5": (0.004, 64_000),
 }
 OWN_STEM = ("i3d", "nl_i3d")  # rows with another backbone
 

@@ -221,32 +221,39 @@ def lite(num_digits: int, row: str = "positional") -> Experiment:
     ask the regions, or the whole frame of rows without regions, what is in them and how it moves;
     and rows in which stages follow the first time stage also there, so that these can compare
     motions.
-    Any two regions are neighbours, since the two digits may be anywhere; and the regions are finer
-    than the paper's, since motions are compared where a region holds one digit alone.
+    Any two regions are neighbours, since the two digits may be anywhere. Regions that hold the pair
+    are taught to attend to each other, in rows that have attention.
     """
     model = ModelConfig(
         backbone=small_cnn(
             (16, 32, 48, 48, 64, 64, 64), (5, 3, 3, 3, 3, 3, 3), (2, 2, 1, 1, 2, 1, 1)
         ),
-        rstg=presets.modern(dim=128, scales=(4, 1), neighbours="all"),
+        rstg=presets.modern(dim=128, neighbours="all", time_norm=False, differences=True),
         head=NodePooling("mean"),
         region_classes=10,
         lone_objects=True,
         map_classes=10,
         map_channels=True,
+        map_pool="presence",
     )
     model = LITE_ROWS[row](model)
     early_heads = bool(model.rstg_at) and model.rstg.goes_on_after_time
+    attention_weight = 1.0 if model.attends_to_objects else 0.0
     return Experiment(
         name=f"sync_mnist lite{num_digits} {row}",
         model=dataclasses.replace(model, early_heads=early_heads),
         data=lite_data(num_digits),
         loss=LossConfig(
-            frame_weight=1.0, frame_start=3, region_weight=1.0, lone_weight=2.0, map_weight=1.0
+            frame_weight=1.0,
+            frame_start=3,
+            region_weight=1.0,
+            lone_weight=2.0,
+            attention_weight=attention_weight,
+            map_weight=1.0,
         ),
         optim=dataclasses.replace(MUON, learning_rate=1e-2 if num_digits < 5 else 5e-3),
         train=TrainConfig(
-            total_examples=48_000,
+            total_examples=32_000,
             batch_size=16,
             eval_batch_size=100,
             log_every=100,
@@ -286,7 +293,12 @@ def lite_resnet(non_local: tuple[str, ...] = ()) -> ResNet3DConfig:
 
 def lite_i3d(non_local: tuple[str, ...] = ()) -> dict[str, Any]:
     """Sections of a model that is a 3D ResNet; its last map is not all that it knows."""
-    return {"backbone": lite_resnet(non_local), "head": GlobalPooling(), "map_channels": False}
+    return {
+        "backbone": lite_resnet(non_local),
+        "head": GlobalPooling(),
+        "map_channels": False,
+        "map_pool": "area",
+    }
 
 
 LITE_ROWS: dict[str, Callable[[ModelConfig], ModelConfig]] = {
@@ -295,9 +307,11 @@ LITE_ROWS: dict[str, Callable[[ModelConfig], ModelConfig]] = {
     "nl_i3d": functools.partial(without_block, **lite_i3d(("res3.0", "res4.0"))),
     "i3d": functools.partial(without_block, **lite_i3d()),
     "conv_lstm": functools.partial(
-        without_block, head=RNNHead("conv", dim=96, norm=True), readout="last"
+        without_block, head=RNNHead("conv", dim=96, norm=True, differences=True), readout="last"
     ),
-    "mean_lstm": functools.partial(without_block, head=RNNHead("mean", dim=128), readout="last"),
+    "mean_lstm": functools.partial(
+        without_block, head=RNNHead("mean", dim=128, differences=True), readout="last"
+    ),
 }
 
 

@@ -15,7 +15,7 @@ from rstg_jax.models.backbones import BackboneConfig, SimpleCNNConfig
 from rstg_jax.models.backbones.base import CLASS_TOKEN
 from rstg_jax.models.heads import HeadConfig, NodePooling
 from rstg_jax.rstg import presets
-from rstg_jax.rstg.block import RSTG, RSTGConfig, RSTGOutput, State
+from rstg_jax.rstg.block import RSTG, RSTGConfig, RSTGOutput, State, region_means
 from rstg_jax.rstg.region_graph import RegionGraph
 from rstg_jax.rstg.residual import BranchNorm, MapBranch, VectorBranch
 
@@ -55,6 +55,9 @@ class ModelConfig:
         backbone's last map.
       map_channels: what is behind the backbone reads the predictions of that head in place of the
         backbone's features, see `rstg_jax.models.object_map.channels`.
+      map_pool: how places on that map are averaged over a region, or over the frame for heads that
+        read its mean: over the "area", or weighted by "presence", see
+        `rstg_jax.models.object_map.pool_by_presence`.
       dtype: of the computation; parameters, norms, softmax and logits stay float32.
     """
 
@@ -71,6 +74,7 @@ class ModelConfig:
     early_heads: bool = False
     map_classes: int = 0
     map_channels: bool = False
+    map_pool: Literal["area", "presence"] = "area"
     dtype: Literal["float32", "bfloat16"] = "float32"
 
     def __post_init__(self) -> None:
@@ -81,6 +85,10 @@ class ModelConfig:
                 raise UserError(f"{key}={getattr(self, key)} cannot be negative")
         if self.map_channels and not self.map_classes:
             raise UserError("map_channels needs map_classes above 0")
+        if self.map_pool not in ("area", "presence"):
+            raise UserError(f"map_pool {self.map_pool!r} is not one of area, presence")
+        if self.map_pool == "presence" and not self.map_channels:
+            raise UserError("map_pool 'presence' needs map_channels")
         names = list(self.resolved)
         if len(set(names)) < len(names):
             raise UserError(f"rstg_at {self.rstg_at} names a place twice")
@@ -109,6 +117,12 @@ class ModelConfig:
     def resolved(self) -> tuple[str, ...]:
         """Full names of the places."""
         return tuple(p if p == FINAL else self.backbone.resolve(p) for p in self.rstg_at)
+
+    @property
+    def attends_to_objects(self) -> bool:
+        """Whether it returns its regions with the attention that they pay to each other."""
+        attends = bool(self.rstg_at) and set(self.rstg.stages) != {"time"}
+        return attends and (self.region_classes > 0 or self.lone_objects)
 
     @property
     def no_stream(self) -> str:
@@ -256,9 +270,10 @@ class VideoClassifier(nn.Module):
         There are early nodes for `ModelConfig.early_heads` and whole clips only.
         """
         config, name = self.config, block_name(FINAL)
-        head = config.head.build("head")
+        head, weighted = config.head.build("head"), config.map_pool == "presence"
         if config.head.final_block == "nodes":
-            block, early = RSTG(config.rstg, config.head.projects_back, name=name), None
+            pool = object_map.pool_by_presence if weighted else region_means
+            block, early = RSTG(config.rstg, config.head.projects_back, pool, name=name), None
             if state is not None:
                 graphs[FINAL], state = block.stream(features, state)
             elif config.early_heads:
@@ -266,6 +281,9 @@ class VideoClassifier(nn.Module):
             else:
                 graphs[FINAL] = block(features, train=train)
             return head(graphs[FINAL].nodes, train=train), early, state
+        if weighted and config.head.reads_mean:
+            whole = object_map.pool_by_presence(features, RegionGraph((1,), features.shape[2:4]))
+            features = jnp.einsum("ntbc->btnc", whole)[:, :, None]
         extra = (boxes,) if config.head.reads_boxes else ()
         vectors = head(features if token is None else token, *extra, train=train)
         if FINAL in config.rstg_at:

@@ -12,12 +12,18 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from rstg_jax.rstg.block import region_means
+from rstg_jax.rstg.region_graph import RegionGraph
+
 # Initial probability of presence. Most pixels hold no object; from 0.5 the first updates would only
 # learn that.
 PRIOR = 0.01
 # Objects fill few pixels of a region, so that means over a region are small, and objects move by
 # small parts of the frame.
 PRESENCE_GAIN, PLACE_GAIN = 32.0, 128.0
+# Of `pool_by_presence`: places count more than presence, as motions are small; and a region with
+# less than this share of an object has none.
+MEAN_PLACE_GAIN, LEAST = 4.0, 0.1
 
 
 class ObjectMap(nn.Module):
@@ -66,3 +72,29 @@ def channels(predicted: jax.Array) -> jax.Array:
     values = jnp.concatenate(parts, axis=-1)  # [b t h w classes 3]
     values = jnp.concatenate([values, 2 * values.sum(axis=-2, keepdims=True)], axis=-2)
     return values.reshape(*predicted.shape[:4], -1)
+
+
+def pool_by_presence(features: jax.Array, graph: RegionGraph) -> jax.Array:
+    """Which objects each region holds, and their MEAN place.
+
+    Over a region, the mean of presence times place changes with the presence, as when an object is
+    half hidden, by more than objects move in a frame. Divided by the presence it is a place. To be
+    used in place of `rstg_jax.rstg.block.region_means`.
+
+    Args:
+      features: of `channels`, `[b t h w 3 * (classes + 1)]`.
+      graph: the regions.
+
+    Returns:
+      `[n t b 3 * (classes + 1)]`: of each class the sum of its presence in the region, and
+      `MEAN_PLACE_GAIN` times the mean of its places, weighted by presence; the channels of all
+      classes together likewise.
+    """
+    means = region_means(features, graph)
+    sides = graph.boxes[:, 2:] - graph.boxes[:, :2]  # fractions of the frame
+    pixels = sides.prod(1) * features.shape[2] * features.shape[3]
+    sums = means.reshape(*means.shape[:-1], -1, 3) * pixels.reshape(-1, 1, 1, 1, 1)
+    presence = sums[..., :1] / PRESENCE_GAIN
+    places = sums[..., 1:] / PLACE_GAIN / (presence + LEAST)
+    pooled = jnp.concatenate([presence, MEAN_PLACE_GAIN * places], axis=-1)
+    return pooled.reshape(means.shape).astype(features.dtype)

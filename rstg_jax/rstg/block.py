@@ -10,6 +10,7 @@ or frame by frame, or chunk by chunk, in constant memory and time per frame:
     (nodes, attention), state = block.apply(variables, chunk, state, method="stream")
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -42,16 +43,31 @@ class RSTGOutput(NamedTuple):
     attention: Array | None
 
 
+def region_means(
+    features: Float[Array, "b t h w c"], graph: RegionGraph
+) -> Float[Array, "n t b c"]:
+    """The mean of each region, as in the paper."""
+    b, t, h, w, channels = features.shape
+    pixels = features.reshape(b, t, h * w, channels)
+    means = pool_frames(graph.pool.reshape(-1, h * w), pixels)  # [n b t c]
+    return jnp.swapaxes(means, 1, 2)
+
+
+Pool = Callable[[Array, RegionGraph], Array]  # as `region_means`; may return other channels
+
+
 class RSTG(nn.Module):
     """Recurrent space-time graph over a feature volume.
 
     Attributes:
       config: see `RSTGConfig`.
       project_back: project the nodes back to the width of the features if it differs from `dim`.
+      pool: makes one vector of every region, before it is projected to `dim`.
     """
 
     config: RSTGConfig
     project_back: bool = False
+    pool: Pool = region_means
 
     def __call__(self, features: Float[Array, "b t h w c"], *, train: bool = False) -> RSTGOutput:
         """Runs the block on whole clips.
@@ -132,10 +148,7 @@ class RSTG(nn.Module):
     def _encode(self, features: Array, graph: RegionGraph, train: bool) -> Array:
         """Pools each region, projects to `dim` and normalises; nodes go first, `[n t b d]`."""
         config = self.config
-        b, t, h, w, channels = features.shape
-        pixels = features.reshape(b, t, h * w, channels)
-        nodes = pool_frames(graph.pool.reshape(-1, h * w), pixels)  # [n b t c]
-        nodes = jnp.swapaxes(nodes, 1, 2)
+        nodes = self.pool(features, graph)  # [n t b c]
         if nodes.shape[-1] != config.dim:
             nodes = nn.Dense(config.dim, dtype=nodes.dtype, name="project_in")(nodes)
         if config.input_batch_norm:
@@ -208,7 +221,8 @@ def init_state(config: RSTGConfig, batch: int, dtype: Any = jnp.float32) -> Stat
     On a mesh with Explicit axes, put its axis of videos, the second, where that of the features is.
     """
     shape = (config.graph().num_nodes, batch, config.dim)
-    carry = zero_carry(config.cell, config.memory_span, jnp.zeros(shape, dtype))
+    like = jnp.zeros(shape, dtype)
+    carry = zero_carry(config.cell, config.memory_span, like, config.differences)
     return tuple(carry for stage in config.stages if stage == "time")
 
 

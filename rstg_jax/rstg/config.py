@@ -57,6 +57,10 @@ class RSTGConfig:
         statistics shared by all nodes of a frame (official settings "none", "layer", "batch").
       residual: pre-norm skip connections around time stage and update, norms per token; the
         published block has none.
+      time_norm: the layer norm of such a time stage. It scales the nodes of every frame by another
+        factor, which hides small changes from frame to frame.
+      differences: time stages also read how each node has changed since the frame before. Motions
+        are differences of places, which an LSTM learns slowly by itself. Not in the paper.
       cell: of the time stages: "lstm" (published), "gru"; for long videos a linear recurrence,
         "lru", "rg_lru" or "min_gru", see `rstg_jax.rstg.linear_recurrences`, or attention to
         earlier frames, "window" or "dilated", see `rstg_jax.rstg.frame_attention`.
@@ -86,6 +90,8 @@ class RSTGConfig:
     input_batch_norm: bool = False
     post_norm: Literal["none", "layer", "batch"] = "none"
     residual: bool = True
+    time_norm: bool = True
+    differences: bool = False
     cell: Cell = "lstm"
     forget_bias: float = 1.0
     two_biases: bool = False
@@ -143,6 +149,10 @@ class RSTGConfig:
                 "several heads need attention 'dot'",
             ),
             (self.residual and normed, "residual has its own norms: set post_norm 'none'"),
+            (
+                not (self.residual or self.time_norm),
+                "time_norm is about skip connections: residual=false has no such norm",
+            ),
             (
                 "spacetime" in self.stages and (self.masking != "exclude" or normed),
                 "the stage 'spacetime' needs masking 'exclude' and post_norm 'none'",

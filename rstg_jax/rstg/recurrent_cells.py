@@ -20,21 +20,27 @@ from rstg_jax.rstg.config import Cell
 __all__ = ["Carry", "Cell", "FrameRNN", "glorot_per_gate", "gru_cell", "lstm_cell", "scan_lstm"]
 
 # LSTM: c and h; LRU: real and imaginary part; GRU, RG-LRU, minGRU: one state; each [... d]. Others:
-# see `frame_attention.kept_widths`.
+# see `frame_attention.kept_widths`. With differences, the last input follows.
 Carry = tuple[Array, ...]
 GATES = {"lstm": 4, "gru": 3}
 STATES = {"lstm": 2, "gru": 1, "lru": 2, "rg_lru": 1, "min_gru": 1}
 OTHERS = {**linear_recurrences.CELLS, **frame_attention.CELLS}  # without recurrent products
 
 
-def zero_carry(cell: Cell, memory_span: int, like: Array) -> Carry:
+DIFFERENCE_GAIN = 4.0  # changes from frame to frame are small beside what changes
+
+
+def zero_carry(cell: Cell, memory_span: int, like: Array, differences: bool = False) -> Carry:
     """The carry before the first frame.
 
     Args:
       cell: of the time stage.
       memory_span: of the cell.
       like: `[... d]` of the network's type; the carry lies on the devices where it does.
+      differences: of the time stage, see `FrameRNN`.
     """
+    if differences:
+        return (*zero_carry(cell, memory_span, like), jnp.zeros_like(like))
     if cell in frame_attention.CELLS:
         widths = frame_attention.kept_widths(like.shape[-1], memory_span)
         return tuple(jnp.zeros_like(like[..., :1]) * np.zeros(size, like.dtype) for size in widths)
@@ -161,6 +167,19 @@ def glorot_per_gate(key: Array, shape: tuple[int, int], gates: int = 4) -> Array
     return jax.random.uniform(key, shape, jnp.float32, -limit, limit)
 
 
+def with_differences(
+    nodes: Float[Array, "n t *batch c"], before: Float[Array, "n *batch c"]
+) -> Float[Array, "n t *batch 2*c"]:
+    """Appends to the nodes of every frame their change since the frame before.
+
+    Args:
+      nodes: of all frames.
+      before: of the frame before the first one.
+    """
+    earlier = jnp.concatenate([before[:, None].astype(nodes.dtype), nodes[:, :-1]], axis=1)
+    return jnp.concatenate([nodes, DIFFERENCE_GAIN * (nodes - earlier)], axis=-1)
+
+
 class FrameRNN(nn.Module):
     """A recurrent cell over frames, shared by all nodes.
 
@@ -176,6 +195,8 @@ class FrameRNN(nn.Module):
         does; the sum then moves at twice the rate.
       memory_span: longest time constant of the linear recurrences at the start, in frames; what
         `frame_attention` sees of the past.
+      differences: the cell reads the inputs of every frame together with `DIFFERENCE_GAIN` times
+        their difference to those of the frame before, which are zero for the first frame.
     """
 
     dim: int
@@ -183,6 +204,7 @@ class FrameRNN(nn.Module):
     forget_bias: float = 0.0
     two_biases: bool = False
     memory_span: int = 256
+    differences: bool = False
 
     @nn.compact
     def __call__(
@@ -197,14 +219,19 @@ class FrameRNN(nn.Module):
         Returns:
           Outputs of all frames, and the carry after the last one.
         """
-        frames = jnp.swapaxes(nodes, 0, 1)  # [t n *batch d]: the scan wants frames first
+        last: Carry = ()
+        if self.differences:
+            before = jnp.zeros_like(nodes[:, 0]) if carry is None else carry[-1]
+            carry, last = carry and carry[:-1], (nodes[:, -1].astype(before.dtype),)
+            nodes = with_differences(nodes, before)
+        frames = jnp.swapaxes(nodes, 0, 1)  # [t n *batch c]: the scan wants frames first
         run, input_kernel, bias = self._weights(nodes.shape[-1], nodes.dtype)
         projected = linear(frames, input_kernel, bias)
         if carry is None and self.cell not in frame_attention.CELLS:
             # Of an array that lies where the outputs will, as a scan on Explicit axes wants it.
             carry = zero_carry(self.cell, self.memory_span, projected[0, ..., : self.dim])
         carry, outputs = run(carry, projected)
-        return jnp.swapaxes(outputs, 0, 1), carry
+        return jnp.swapaxes(outputs, 0, 1), (*carry, *last)
 
     def _weights(self, width: int, dtype: Any) -> tuple[Callable[..., Any], Array, Array | None]:
         """The scan `(carry, projected) -> (carry, y)`; kernel and bias of the input product."""

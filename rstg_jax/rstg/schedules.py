@@ -135,7 +135,7 @@ def run_wavefront(
     frames = jnp.pad(jnp.swapaxes(nodes, 0, 1), ((0, rounds - 1), (0, 0), (0, 0), (0, 0)))
     zero = jnp.zeros_like(jnp.swapaxes(frames[:rounds], 0, 1))  # lies where the nodes do
     if state is None:
-        carry: Carry = zero_carry(config.cell, config.memory_span, zero)
+        carry: Carry = zero_carry(config.cell, config.memory_span, zero, config.differences)
     else:
         carry = tuple(jnp.stack(part, axis=1) for part in zip(*state[:rounds], strict=True))
     steps = jnp.arange(t + rounds - 1)

@@ -46,11 +46,12 @@ class TimeStage(nn.Module):
           carry: before the first frame; None is zero.
         """
         config = self.config
-        choices = (config.forget_bias, config.two_biases, config.memory_span)
+        choices = (config.forget_bias, config.two_biases, config.memory_span, config.differences)
         cell = FrameRNN(config.dim, config.cell, *choices, name=config.cell)
         if not config.residual:
             return cell(nodes, carry)
-        outputs, carry = cell(LayerNorm(name="norm")(nodes), carry)
+        inputs = LayerNorm(name="norm")(nodes) if config.time_norm else nodes
+        outputs, carry = cell(inputs, carry)
         return nodes + outputs, carry
 
 

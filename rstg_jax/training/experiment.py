@@ -171,7 +171,7 @@ class Experiment:
                 "data.boxes.per_frame=0, or take RegionGCNHead with model.head.regions=boxes"
             )
         classes = self.data.num_object_classes
-        for weight in ("region_weight", "map_weight", "lone_weight"):
+        for weight in ("region_weight", "map_weight", "lone_weight", "attention_weight"):
             if getattr(self.loss, weight) and not classes:
                 raise UserError(f"loss.{weight} above 0 needs data with known places of objects")
         for weight, head in (("region_weight", "region_classes"), ("map_weight", "map_classes")):
@@ -184,3 +184,8 @@ class Experiment:
             raise UserError("loss.frame_target=frame needs data that know a label for each frame")
         if self.loss.lone_weight and not self.model.lone_objects:
             raise UserError("model.lone_objects must be true for a loss.lone_weight above 0")
+        if self.loss.attention_weight and not self.model.attends_to_objects:
+            raise UserError(
+                "a loss.attention_weight above 0 needs a model with a block that has space stages, "
+                "and region_classes or lone_objects"
+            )

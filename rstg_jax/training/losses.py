@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from rstg_jax.errors import UserError
 from rstg_jax.models.region_heads import REGION_OUTPUTS
-from rstg_jax.training import lone_object_loss, map_loss, region_loss
+from rstg_jax.training import attention_loss, lone_object_loss, map_loss, region_loss
 
 Kind = Literal["softmax", "sigmoid"]
 Output = Mapping[str, Any]  # intermediates of the model
@@ -35,6 +35,8 @@ class LossConfig:
       region_weight: weight of the auxiliary task of `rstg_jax.training.region_loss`, for models
         with its head and data with known objects.
       lone_weight: likewise of the task of `rstg_jax.training.lone_object_loss`.
+      attention_weight: likewise of the task of `rstg_jax.training.attention_loss`, for models with
+        `region_classes` or `lone_objects` and space stages.
       map_weight: likewise of the task of `rstg_jax.training.map_loss`.
       kind: "softmax" where a clip has exactly one label; "sigmoid" where it has any number of them,
         see `DataConfig.multi_label`: every class is then a yes or no of its own.
@@ -48,13 +50,15 @@ class LossConfig:
     frame_target: Literal["clip", "frame"] = "clip"
     region_weight: float = 0.0
     lone_weight: float = 0.0
+    attention_weight: float = 0.0
     map_weight: float = 0.0
     kind: Kind = "softmax"
 
     def __post_init__(self) -> None:
         if not 0 <= self.label_smoothing < 1:
             raise UserError(f"label_smoothing={self.label_smoothing} is outside [0, 1)")
-        weights = ("clip_weight", "frame_weight", "region_weight", "lone_weight", "map_weight")
+        auxiliary = ("region_weight", "lone_weight", "attention_weight", "map_weight")
+        weights = ("clip_weight", "frame_weight", *auxiliary)
         for name in (*weights, "frame_start"):
             if getattr(self, name) < 0:
                 raise UserError(f"{name}={getattr(self, name)} cannot be negative")
@@ -64,7 +68,8 @@ class LossConfig:
     @property
     def needs_objects(self) -> bool:
         """Whether an auxiliary task needs classes and places of the objects."""
-        return self.region_weight > 0 or self.lone_weight > 0 or self.map_weight > 0
+        weights = (self.region_weight, self.lone_weight, self.attention_weight, self.map_weight)
+        return any(weight > 0 for weight in weights)
 
     @property
     def needs_frame_labels(self) -> bool:
@@ -133,6 +138,7 @@ def objective(
         (config.frame_weight, _frames),
         (config.region_weight, _regions),
         (config.lone_weight, _lone_objects),
+        (config.attention_weight, _attention),
         (config.map_weight, _object_map),
     )
     for weight, term in terms:
@@ -182,6 +188,12 @@ def _lone_objects(config: LossConfig, out: Output, batch: Batch) -> jax.Array:
     if "early_motion" in out:
         loss += lone_object_loss.motion_loss(out["early_motion"], lone, target)
     return loss
+
+
+def _attention(config: LossConfig, out: Output, batch: Batch) -> jax.Array:
+    del config
+    objects = (batch["object_center"], batch["object_in_pair"])
+    return attention_loss.loss(out["attention"], attention_loss.partners(out["boxes"], *objects))
 
 
 def _object_map(config: LossConfig, out: Output, batch: Batch) -> jax.Array:

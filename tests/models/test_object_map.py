@@ -12,6 +12,8 @@ from rstg_jax.errors import UserError
 from rstg_jax.models import classifier, object_map
 from rstg_jax.models.backbones.resnet3d import ResNet3DConfig
 from rstg_jax.models.heads import GlobalPooling, RNNHead
+from rstg_jax.rstg.block import region_means
+from rstg_jax.rstg.region_graph import RegionGraph
 from rstg_jax.training import losses
 from rstg_jax.training.losses import LossConfig
 
@@ -40,6 +42,45 @@ def test_channels():
         np.testing.assert_allclose(channels, expected, rtol=1e-4, atol=1e-6)
 
 
+def test_pooling_by_presence_is_a_loop_over_pixels():
+    """Regions of whole pixels; of one class there is next to nothing."""
+    rng = np.random.default_rng(4)
+    predicted = rng.normal(size=(2, 3, 4, 4, CLASSES, 3))
+    predicted[..., 0, 0] = -9
+    graph = RegionGraph((2, 1), (4, 4))
+    channels = object_map.channels(jnp.asarray(predicted, jnp.float32))
+    got = object_map.pool_by_presence(channels, graph)
+    got = got.reshape(5, 3, 2, CLASSES + 1, 3)
+    regions = [(slice(y, y + 2), slice(x, x + 2)) for y in (0, 2) for x in (0, 2)]
+    regions.append((slice(None), slice(None)))
+    pixel = np.stack(np.meshgrid(np.arange(4), np.arange(4), indexing="ij"), -1)[..., None, :]
+    presence = 1 / (1 + np.exp(-predicted[..., :1]))
+    places = 2 * (pixel + (predicted[..., 1:] + 1) / 2) / 4 - 1
+    for node, (rows, columns) in enumerate(regions):
+        weights, values = presence[:, :, rows, columns], places[:, :, rows, columns]
+        total, weighted = weights.sum((2, 3)), (weights * values).sum((2, 3))
+        everything = [2 * x.sum(2, keepdims=True) for x in (total, weighted)]
+        total, weighted = (
+            np.concatenate(pair, 2) for pair in zip((total, weighted), everything, strict=True)
+        )
+        expected = np.concatenate([total, 4 * weighted / (total + 0.1)], -1)  # [b t classes 3]
+        np.testing.assert_allclose(np.swapaxes(got[node], 0, 1), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_places_pooled_by_presence_do_not_move_when_an_object_fades():
+    """Their mean over the area does."""
+    predicted = np.zeros((1, 2, 4, 4, 1, 3), np.float32)
+    predicted[..., 0] = -20
+    predicted[0, :, 1, 0, 0] = [[9, 0.5, 0.5], [1, 0.5, 0.5]]  # logit and place in two frames
+    channels, graph = object_map.channels(jnp.asarray(predicted)), RegionGraph((1,), (4, 4))
+    step, moved = (
+        np.abs(np.diff(np.asarray(pool(channels, graph))[0, :, 0], axis=0)[0, 1:3]).max()
+        / np.abs(np.asarray(pool(channels, graph))[0, 0, 0, 1:3]).max()
+        for pool in (object_map.pool_by_presence, region_means)
+    )
+    assert step < 0.05 < 0.2 < moved
+
+
 BACKBONE = ResNet3DConfig(
     width=4,
     depths=(1, 1, 1, 1),
@@ -54,10 +95,17 @@ BACKBONE = ResNet3DConfig(
     "parts",
     [
         {"map_channels": True},
+        {"map_channels": True, "map_pool": "presence"},
         {"rstg_at": (), "head": RNNHead("mean", dim=8), "map_channels": True},
+        {
+            "rstg_at": (),
+            "head": RNNHead("mean", dim=8, differences=True),
+            "map_channels": True,
+            "map_pool": "presence",
+        },
         {"rstg_at": (), "head": GlobalPooling(), "backbone": BACKBONE},
     ],
-    ids=["rstg", "mean_lstm", "i3d"],
+    ids=["rstg", "rstg, by presence", "mean_lstm", "mean_lstm, by presence", "i3d"],
 )
 def test_every_kind_of_model_has_the_task(parts):
     """Its shapes fit, and the objective reads it; nothing is computed."""
@@ -83,3 +131,5 @@ def test_every_kind_of_model_has_the_task(parts):
 def test_channels_need_the_head():
     with pytest.raises(UserError, match="map_channels needs map_classes above 0"):
         dataclasses.replace(sync_mnist.tiny().model, map_channels=True)
+    with pytest.raises(UserError, match="map_pool 'presence' needs map_channels"):
+        dataclasses.replace(sync_mnist.tiny().model, map_pool="presence")

@@ -54,6 +54,21 @@ def test_time_stage_is_the_loop():
     np.testing.assert_allclose(np.swapaxes(got, 0, 1), expected, atol=1e-6)
 
 
+def test_differences_are_inputs_of_the_loop():
+    nodes = np.random.default_rng(3).normal(size=(3, 6, 2, 5)).astype(np.float32)  # [n t b c]
+    stage = FrameRNN(4, differences=True)
+    variables = jax.jit(stage.init)(jax.random.key(0), nodes)
+    frames, inputs = np.swapaxes(nodes, 0, 1), []
+    for t, x in enumerate(frames):
+        change = x - frames[t - 1] if t else x
+        inputs.append(np.concatenate([x, 4 * change], -1))
+    kernels = (variables["params"][name] for name in ("input_kernel", "recurrent_kernel", "bias"))
+    expected = looped_lstm(*kernels, np.stack(inputs))
+    got, carry = jax.jit(stage.apply)(variables, nodes)
+    np.testing.assert_allclose(np.swapaxes(got, 0, 1), expected, atol=1e-6)
+    np.testing.assert_array_equal(carry[-1], frames[-1])
+
+
 def test_scan_and_python_loop_agree_in_values_carry_and_gradients():
     """Gradients of first and second order, by kernel, first carry and inputs; and tangents."""
     rng = np.random.default_rng(1)
@@ -79,13 +94,14 @@ def test_scan_and_python_loop_agree_in_values_carry_and_gradients():
 def test_two_halves_with_the_carry_between_are_the_whole():
     rng = np.random.default_rng(0)
     nodes = rng.normal(size=(3, 6, 2, 5)).astype(np.float32)
-    for cell in get_args(Cell):
-        stage = FrameRNN(4, cell, memory_span=5)
+    for cell, differences in [(cell, False) for cell in get_args(Cell)] + [("lstm", True)]:
+        nodes = nodes[..., :4] if differences else nodes  # a carry holds as many as the cell has
+        stage = FrameRNN(4, cell, memory_span=5, differences=differences)
         shapes = jax.eval_shape(stage.init, jax.random.key(1), nodes)
         variables = jax.tree.map(lambda x: np.float32(rng.normal(size=x.shape) / 2), shapes)
         run = jax.jit(stage.apply)
         whole, last = run(variables, nodes)
-        carry = zero_carry(cell, 5, np.zeros((3, 2, 4), np.float32))
+        carry = zero_carry(cell, 5, np.zeros((3, 2, 4), np.float32), differences)
         parts = []
         for start in (0, 3):
             part, carry = run(variables, nodes[:, start : start + 3], carry)

@@ -34,6 +34,11 @@ class HeadConfig(abc.ABC):
         return False
 
     @property
+    def reads_mean(self) -> bool:
+        """Whether it reads nothing but the mean of the map in every frame."""
+        return False
+
+    @property
     def reads_boxes(self) -> bool:
         """Whether it reads boxes of objects, `[b t n 4]`, see `VideoClassifier.__call__`."""
         return False

@@ -24,6 +24,7 @@ class RNNHead(HeadConfig):
       cell: that of the time stages of a block, see `RSTGConfig`.
       dim: features of the cell, and channels of the convolutions.
       norm: layer norm over channels after the ReLU of each convolution.
+      differences: that of the time stages of a block, see `RSTGConfig`.
     """
 
     final_block: ClassVar[FinalBlock] = "unused"
@@ -32,10 +33,15 @@ class RNNHead(HeadConfig):
     cell: Cell = "lstm"
     dim: int = 512
     norm: bool = False
+    differences: bool = False
 
     def __post_init__(self) -> None:
         if misfit := heads_misfit(self.cell, self.dim):
             raise UserError(misfit)
+
+    @property
+    def reads_mean(self) -> bool:
+        return self.vector == "mean"
 
     def build(self, name: str) -> "VectorRNN":
         return VectorRNN(self, name=name)
@@ -70,6 +76,9 @@ class VectorRNN(nn.Module):
                 x = LayerNorm(name=f"norm{number}")(x) if self.config.norm else x
                 number += 1
             x = x.reshape(b, t, -1)
-        cell = FrameRNN(self.config.dim, self.config.cell, 1.0, name=self.config.cell)
+        config = self.config
+        cell = FrameRNN(
+            config.dim, config.cell, 1.0, differences=config.differences, name=config.cell
+        )
         one_node = jnp.einsum("btc->tbc", x)[None]  # [n t b c]
         return jnp.einsum("ntbd->btd", cell(one_node)[0]).astype(jnp.float32)
