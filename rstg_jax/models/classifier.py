@@ -282,7 +282,8 @@ class VideoClassifier(nn.Module):
                 graphs[FINAL] = block(features, train=train)
             return head(graphs[FINAL].nodes, train=train), early, state
         if weighted and config.head.reads_mean:
-            whole = object_map.pool_by_presence(features, RegionGraph((1,), features.shape[2:4]))
+            frame = RegionGraph((1,), (features.shape[2], features.shape[3]))
+            whole = object_map.pool_by_presence(features, frame)
             features = jnp.einsum("ntbc->btnc", whole)[:, :, None]
         extra = (boxes,) if config.head.reads_boxes else ()
         vectors = head(features if token is None else token, *extra, train=train)
