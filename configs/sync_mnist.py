@@ -253,7 +253,7 @@ def lite(num_digits: int, row: str = "positional") -> Experiment:
         ),
         optim=dataclasses.replace(MUON, learning_rate=1e-2 if num_digits < 5 else 5e-3),
         train=TrainConfig(
-            total_examples=32_000,
+            total_examples=24_000,
             batch_size=16,
             eval_batch_size=100,
             log_every=100,
