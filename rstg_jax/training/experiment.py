@@ -33,9 +33,10 @@ class TrainConfig:
       keep: how many of the latest checkpoints to keep, besides the best.
       seed: of weights, dropout and the order of the data; a signed number of 32 bits.
       init_from: directory of a run (or of converted weights) whose weights to begin with, ``DIR``,
-        ``DIR:best`` or ``DIR:STEP``, or a .safetensors file that `rstg_jax.convert.export` wrote;
-        see `rstg_jax.training.init_from`. Part of what must stay the same to resume, though the
-        weights are not read again.
+        ``DIR:best`` or ``DIR:STEP``, a .safetensors file that `rstg_jax.convert.export` wrote, or
+        the name of weights in this package, such as ``sync_mnist/demo`` (a directory of this name
+        is then ``./sync_mnist/demo``); see `rstg_jax.training.init_from`. Part of what must stay
+        the same to resume, though the weights are not read again.
       init_fresh: patterns, found anywhere in the path of a weight, of those that start fresh all
         the same, such as ``params/rstg``.
       init_ignore: patterns of weights there that the model has not, to be left out.

@@ -81,8 +81,11 @@ def weights(
     Raises:
       UserError: no such checkpoint, or it does not fit; names everything that does not.
     """
+    if settings.init_from in weights_file.SHIPPED:
+        path = weights_file.SHIPPED[settings.init_from]
+        return of_file(path, settings, abstract, label_names)
     if settings.init_from.endswith(weights_file.SUFFIX):
-        return of_file(settings, abstract, label_names)
+        return of_file(storage.path(settings.init_from), settings, abstract, label_names)
     directory, which = split(settings.init_from)
     with Checkpoints(directory, read_only=True) as checkpoints:
         step = checkpoints.resolve(which)
@@ -103,10 +106,13 @@ def weights(
 
 
 def of_file(
-    settings: TrainConfig, abstract: train_state.TrainState, label_names: Sequence[str]
+    path: storage.Path,
+    settings: TrainConfig,
+    abstract: train_state.TrainState,
+    label_names: Sequence[str],
 ) -> tuple[dict[str, jax.Array], dict[str, Any]]:
     """The same as `weights` for a .safetensors file."""
-    given = weights_file.read(storage.path(settings.init_from))
+    given = weights_file.read(path)
     there = weights_file.flat(given)
     here = flat({name: getattr(abstract, name) for name in WEIGHTS})
     found = match(settings, here, there, settings.init_from)

@@ -24,6 +24,12 @@ FORMAT = "rstg_jax weights 1"
 COLLECTIONS = ("params", "batch_stats")
 TYPES = ("F32", "F16")
 
+_SHIPPED = Path(__file__).parents[1] / "weights"
+# Files of the package by their names, such as sync_mnist/demo; beside each is its card, a .md.
+SHIPPED = {
+    f"{path.parent.name}/{path.stem}": path for path in sorted(_SHIPPED.glob(f"*/*{SUFFIX}"))
+}
+
 
 def write(path: Path, weights: Weights, half: bool = False) -> None:
     """Writes the file, whole or not at all.

@@ -24,6 +24,7 @@ from rstg_jax.training import (
     train_loop,
     train_state,
     trained_model,
+    weights_file,
 )
 from rstg_jax.training import run as run_lib
 from rstg_jax.training.experiment import TrainConfig
@@ -103,6 +104,15 @@ def test_weights_are_taken_and_nothing_else(source, tmp_path):
     logits = classify(state.variables, video)[0]
     np.testing.assert_array_equal(logits, classify(there.variables, video)[0])
     assert np.abs(logits - classify(scratch.state.variables, video)[0]).max() > 1e-3
+
+
+def test_weights_of_the_package_by_name():
+    changes = {"train.init_from": "sync_mnist/demo", "mesh.data": "1"}
+    weights = weights_file.read(weights_file.SHIPPED["sync_mnist/demo"])
+    model = init_from.model(config.override(sync_mnist.demo(), changes), weights.label_names)
+    chex.assert_trees_all_equal(jax.device_get(model.variables), weights.variables)
+    with pytest.raises(UserError, match=r"sync_mnist/demo does not fit the model"):
+        init_from.model(config.override(sync_mnist.tiny(), changes), weights.label_names)
 
 
 def test_training_equals_a_run_whose_weights_were_set_by_hand(source, tmp_path):
