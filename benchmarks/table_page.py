@@ -63,9 +63,9 @@ One run each, accuracy on training videos, each seen once; flags are those of tr
   (`model.map_pool=presence`), as the layer norm before the LSTM hides more of larger numbers; 0.47
   without this norm (`model.rstg.time_norm=false`); 0.84 if the LSTM also reads differences to the
   frame before (`model.rstg.differences`), 0.73 with these and the norm. A linear recurrence
-  (`model.rstg.cell=lru`) finds 0.68 without norm and differences. The demo, whose nodes have features
-  and no places, learns more slowly with differences and without the norm: 53% instead of 72% after
-  10,400 videos.
+  (`model.rstg.cell=lru`) finds 0.68 without norm and differences. The demo, whose nodes have
+  features and no places, learns more slowly with differences, without the norm and with the task
+  on attention: 53% instead of 72% after 10,400 videos.
 - Finer regions: 4x4 and the whole frame in place of 3x3, 2x2 and 1x1, so that digits are more often
   alone in theirs, stay longer at 34% (with all but the three choices above): 42% after 24,000
   videos. Digits leave smaller regions sooner.
