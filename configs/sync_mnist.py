@@ -17,7 +17,7 @@ nl_i3d, i3d, conv_lstm, mean_lstm
                  The poster's baselines: 3D ResNets with and without non-local blocks, and an LSTM
                  over one vector per frame.
 lite3, lite5     The full tasks with 3 and with 5 digits (46 labels, frames of 64x64, 10,000 test
-                 videos) for CPUs: 0.5M parameters, 0.3 GMAC per video. MNIST is downloaded, or
+                 videos) for CPUs: 0.7M parameters, 0.45 GMAC a video. MNIST is downloaded, or
                  read from --config.data.mnist_dir=DIR.
 lite_backbone    Their network on single frames alone, taught which digits are there, and where.
                  `python -m benchmarks.table` trains it first and the others behind it.
