@@ -232,6 +232,9 @@ def test_whole_models(variant):
 
     module = classifier.build(model, 5)
     variables = drawn(jax.eval_shape(module.init, jax.random.key(0), video), rng)
+    if variant == "lite3_mean_lstm":  # sums of presence over the frame saturate its gates
+        lstm = variables["params"]["head"]["lstm"]
+        lstm["input_kernel"] = lstm["input_kernel"] / 100
     apply = jax.jit(functools.partial(run, module))
     logits, frames = jax.device_get(apply(variables, video))
     size = np.abs(frames).max()

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import fractions
 import io
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -206,8 +207,13 @@ def _of_file(encoded: bytes | Path, stack: contextlib.ExitStack) -> Frames:
     return seek.VideoFrames(encoded, stack.enter_context(seek.open_container(encoded)))
 
 
+# NumPy reads the header of a file with `ast`, which in CPython 3.11 is not safe among threads: now
+# and then "AST constructor recursion depth mismatch" (gh-106905) would call a sound clip damaged.
+_one_header = threading.Lock()
+
+
 def _of_array(path: Path) -> ArrayFrames:
-    with reading("cannot be read as an npy video"):
+    with reading("cannot be read as an npy video"), _one_header:
         # Mapped, so that a header which claims more than the file holds is refused at once.
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     if array.ndim == 4 and array.shape[-1] == 1:
