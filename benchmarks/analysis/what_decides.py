@@ -54,7 +54,7 @@ def effects(subject: Subject, variables: Any, change: str, frame: int) -> np.nda
     return np.concatenate([np.asarray(losses(variables, *pair)) for pair in pairs])
 
 
-@functools.cache  # trained and random weights share what is compiled
+@functools.cache  # compiled once for trained and random weights
 def _losses(module: nn.Module, regions: int, change: str, frame: int) -> Callable[..., jax.Array]:
     @jax.jit
     def losses(variables: Any, video: jax.Array, label: jax.Array) -> jax.Array:

@@ -15,6 +15,8 @@ from rstg_jax.training import attention_loss, lone_object_loss, map_loss, region
 Kind = Literal["softmax", "sigmoid"]
 Output = Mapping[str, Any]  # intermediates of the model
 Batch = Mapping[str, jax.Array]
+# Weights of tasks that need to know the objects.
+AUXILIARY = ("region_weight", "lone_weight", "attention_weight", "map_weight")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,8 +59,7 @@ class LossConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.label_smoothing < 1:
             raise UserError(f"label_smoothing={self.label_smoothing} is outside [0, 1)")
-        auxiliary = ("region_weight", "lone_weight", "attention_weight", "map_weight")
-        weights = ("clip_weight", "frame_weight", *auxiliary)
+        weights = ("clip_weight", "frame_weight", *AUXILIARY)
         for name in (*weights, "frame_start"):
             if getattr(self, name) < 0:
                 raise UserError(f"{name}={getattr(self, name)} cannot be negative")
@@ -68,8 +69,7 @@ class LossConfig:
     @property
     def needs_objects(self) -> bool:
         """Whether an auxiliary task needs classes and places of the objects."""
-        weights = (self.region_weight, self.lone_weight, self.attention_weight, self.map_weight)
-        return any(weight > 0 for weight in weights)
+        return any(getattr(self, name) > 0 for name in AUXILIARY)
 
     @property
     def needs_frame_labels(self) -> bool:
