@@ -24,7 +24,8 @@ lite_backbone    Their network on single frames alone, taught which digits are t
 lite3_ROW, lite5_ROW
                  The rows of the poster's table with the same training, and with the same stem where
                  the row has one: positional (lite3, lite5), all_temp_stages, one_temp_stage,
-                 homogeneous, time_only, space_only, nl_i3d, i3d, conv_lstm, mean_lstm.
+                 homogeneous, time_only, space_only, nl_i3d, i3d, conv_lstm, mean_lstm; and beyond
+                 the table objects, whose nodes are the digits in place of regions.
 tiny             Takes seconds, for the tests.
 
 docs/models.md has the published score, the size and the cost of every variant, docs/results.md what
@@ -174,6 +175,18 @@ def ablated(model: ModelConfig, **choices: Any) -> ModelConfig:
     return dataclasses.replace(model, rstg=block)
 
 
+def on_objects(model: ModelConfig) -> ModelConfig:
+    """Returns a model whose nodes are the objects that its map finds, in place of regions."""
+    return dataclasses.replace(
+        model,
+        rstg=dataclasses.replace(model.rstg, scales=(), objects=model.map_classes),
+        map_channels=False,
+        map_pool="area",
+        region_classes=0,
+        lone_objects=False,
+    )
+
+
 def without_block(model: ModelConfig, **sections: Any) -> ModelConfig:
     """Returns a model without RSTG and with other sections."""
     return dataclasses.replace(model, rstg_at=(), early_heads=False, **sections)
@@ -222,7 +235,8 @@ def lite(num_digits: int, row: str = "positional") -> Experiment:
     and rows in which stages follow the first time stage also there, so that these can compare
     motions.
     Any two regions are neighbours, since the two digits may be anywhere. Regions that hold the pair
-    are taught to attend to each other, in rows that have attention.
+    are taught to attend to each other, in rows that have attention. Nodes that are the digits
+    themselves need no task to tell what is in them.
     """
     model = ModelConfig(
         backbone=small_cnn(
@@ -237,7 +251,8 @@ def lite(num_digits: int, row: str = "positional") -> Experiment:
         map_pool="presence",
     )
     model = LITE_ROWS[row](model)
-    early_heads = bool(model.rstg_at) and model.rstg.goes_on_after_time
+    asked = model.lone_objects
+    early_heads = asked and bool(model.rstg_at) and model.rstg.goes_on_after_time
     attention_weight = 1.0 if model.attends_to_objects else 0.0
     return Experiment(
         name=f"sync_mnist lite{num_digits} {row}",
@@ -246,8 +261,8 @@ def lite(num_digits: int, row: str = "positional") -> Experiment:
         loss=LossConfig(
             frame_weight=1.0,
             frame_start=3,
-            region_weight=1.0,
-            lone_weight=2.0,
+            region_weight=1.0 if asked else 0.0,
+            lone_weight=2.0 if asked else 0.0,
             attention_weight=attention_weight,
             map_weight=1.0,
         ),
@@ -303,6 +318,7 @@ def lite_i3d(non_local: tuple[str, ...] = ()) -> dict[str, Any]:
 
 LITE_ROWS: dict[str, Callable[[ModelConfig], ModelConfig]] = {
     "positional": lambda model: model,
+    "objects": on_objects,
     **{name: functools.partial(ablated, **choices) for name, choices in ABLATIONS.items()},
     "nl_i3d": functools.partial(without_block, **lite_i3d(("res3.0", "res4.0"))),
     "i3d": functools.partial(without_block, **lite_i3d()),

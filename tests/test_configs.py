@@ -60,7 +60,7 @@ DIFFERENT = [name for name in sync_mnist.VARIANTS if not name.startswith("lite5_
 
 
 def test_rows_of_lite_differ_in_their_models_only():
-    """But for the task on attention, where there is none."""
+    """But for the task on attention, where there is none, and those of regions likewise."""
     without = {"time_only", "nl_i3d", "i3d", "conv_lstm", "mean_lstm"}
     for digits, row in itertools.product((3, 5), sync_mnist.LITE_ROWS):
         reference, other = (
@@ -68,15 +68,18 @@ def test_rows_of_lite_differ_in_their_models_only():
         )
         assert other.data.num_digits == digits
         assert len(other.data.spec.label_names) == 46
-        weight = 0.0 if row in without else 1.0
-        loss = dataclasses.replace(reference.loss, attention_weight=weight)
+        weights = {"attention_weight": 0.0 if row in without else 1.0}
+        if row == "objects":
+            weights |= {"region_weight": 0.0, "lone_weight": 0.0}
+        loss = dataclasses.replace(reference.loss, **weights)
         fields = {"name": reference.name, "model": reference.model}
         assert dataclasses.replace(other, **fields) == dataclasses.replace(reference, loss=loss)
         assert other.model == sync_mnist.get_config(f"lite3_{row}").model
         assert (other == reference) == (row == "positional")
-        assert (other.model.map_classes, other.model.region_classes) == (10, 10)
-        assert other.model.lone_objects
-        assert other.model.map_channels == ("i3d" not in row)
+        assert other.model.map_classes == 10
+        assert other.model.lone_objects == (row != "objects")
+        assert other.model.region_classes == (10 if row != "objects" else 0)
+        assert other.model.map_channels == (row not in ("i3d", "nl_i3d", "objects"))
 
 
 @pytest.mark.parametrize("variant", DIFFERENT)

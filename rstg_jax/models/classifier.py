@@ -29,7 +29,8 @@ class ModelConfig:
 
     Attributes:
       backbone: turns frames into feature maps.
-      rstg: the block; each place has weights of its own.
+      rstg: the block; each place has weights of its own. With `objects` its nodes are the objects
+        of `map_classes`, see `rstg_jax.models.object_map.of_objects`.
       rstg_at: where blocks are; empty for none. "res3" is behind the block before the last of stage
         res3 (official), "res3.0" behind its first, "conv0" behind the first convolution of a
         `SimpleCNNConfig`: such blocks add to the feature map (`MapBranch`). "final" is behind the
@@ -101,6 +102,8 @@ class ModelConfig:
             )
         if self.head.final_block == "unused" and FINAL in names:
             raise UserError(f"head={head} has no use for a block at 'final'")
+        if self.rstg_at and self.rstg.objects:
+            self._check_objects()
         if self.early_heads and not (
             self.head.final_block == "nodes" and self.rstg.goes_on_after_time
         ):
@@ -113,6 +116,23 @@ class ModelConfig:
                 "early_heads has no task: set region_classes or lone_objects, or early_heads=false"
             )
 
+    def _check_objects(self) -> None:
+        """Raises `UserError` if the block's nodes are objects that this model does not find."""
+        objects = self.rstg.objects
+        if objects != self.map_classes:
+            raise UserError(
+                f"rstg.objects={objects} must be the number of object classes, map_classes="
+                f"{self.map_classes}"
+            )
+        if self.head.final_block != "nodes" or len(self.rstg_at) > 1:
+            raise UserError("rstg.objects needs a single block, whose nodes the head reads")
+        if self.map_channels:
+            raise UserError("a block on rstg.objects reads no map: set map_channels=false")
+        if self.region_classes or self.lone_objects:
+            raise UserError(
+                "the tasks of region_classes and lone_objects are for regions, not rstg.objects"
+            )
+
     @property
     def resolved(self) -> tuple[str, ...]:
         """Full names of the places."""
@@ -120,9 +140,9 @@ class ModelConfig:
 
     @property
     def attends_to_objects(self) -> bool:
-        """Whether it returns its regions with the attention that they pay to each other."""
+        """Whether it returns which nodes may hold objects, with their attention to each other."""
         attends = bool(self.rstg_at) and set(self.rstg.stages) != {"time"}
-        return attends and (self.region_classes > 0 or self.lone_objects)
+        return attends and (self.region_classes > 0 or self.lone_objects or self.rstg.objects > 0)
 
     @property
     def no_stream(self) -> str:
@@ -162,7 +182,8 @@ class VideoClassifier(nn.Module):
           the last block `nodes` `[b t n d]` and `attention` float32 `[k b t i j]` if its plan has
           space stages, and of every block the same in `graphs`, by place; with auxiliary heads
           also those of `rstg_jax.models.region_heads.predict`, and `object_map` float32
-          `[b t h w map_classes 3]`.
+          `[b t h w map_classes 3]`; and with nodes that are objects `objects`, see
+          `rstg_jax.models.object_map.Objects`.
         """
         logits, out, _ = self._classify(video, None, train, boxes)
         return logits, out
@@ -204,7 +225,10 @@ class VideoClassifier(nn.Module):
         if config.map_classes:
             head = object_map.ObjectMap(config.map_classes, name="object_map")
             out["object_map"] = head(features)
-            if config.map_channels:
+            if config.rstg_at and config.rstg.objects:
+                out["objects"] = object_map.find_objects(out["object_map"])
+                features = object_map.of_objects(out["objects"]).astype(features.dtype)
+            elif config.map_channels:
                 features = object_map.channels(out["object_map"]).astype(features.dtype)
         frames, early, state = self._read(features, token, graphs, state, train, boxes)
         if graphs:
@@ -220,6 +244,7 @@ class VideoClassifier(nn.Module):
         if config.region_classes or config.lone_objects:
             nodes = out["nodes"] if graphs else frames[:, :, None]
             graph = config.rstg.graph() if config.rstg_at else RegionGraph((1,))
+            assert isinstance(graph, RegionGraph)
             out |= region_heads.predict(
                 nodes, early, graph, config.region_classes, config.lone_objects
             )

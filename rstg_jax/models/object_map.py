@@ -2,10 +2,12 @@
 
 Supervised frame by frame (see `rstg_jax.training.map_loss`), it teaches the backbone what the
 objects are and where. No graph and no recurrence take part, so the task helps every model alike.
-Not in the paper.
+What follows reads the backbone's features, `channels` of the predictions in their place, or one
+vector of each object, `of_objects`. Not in the paper.
 """
 
 import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +26,9 @@ PRESENCE_GAIN, PLACE_GAIN = 32.0, 128.0
 # Of `pool_by_presence`: places count more than presence, as motions are small; and a region with
 # less than this share of an object has none.
 MEAN_PLACE_GAIN, LEAST = 4.0, 0.1
+# Of `find_objects`: a factor of logits, so that the surest pixels count most, and the least share
+# of an object that is one.
+SHARPNESS, LEAST_OBJECT = 2.0, 0.05
 
 
 class ObjectMap(nn.Module):
@@ -64,10 +69,7 @@ def channels(predicted: jax.Array) -> jax.Array:
       probability of presence times `PRESENCE_GAIN`, and probability times place in the FRAME, `y x`
       from -1 to 1, times `PLACE_GAIN`.
     """
-    size = predicted.shape[2:4]
-    corner = jnp.stack(jnp.meshgrid(*map(np.arange, size), indexing="ij"), axis=-1)  # [h w 2]
-    place = (corner[:, :, None] + (predicted[..., 1:] + 1) / 2) / np.array(size) * 2 - 1
-    presence = jax.nn.sigmoid(predicted[..., :1])
+    presence, place = jax.nn.sigmoid(predicted[..., :1]), _places(predicted)
     parts = [presence * PRESENCE_GAIN, presence * place * PLACE_GAIN]
     values = jnp.concatenate(parts, axis=-1)  # [b t h w classes 3]
     values = jnp.concatenate([values, 2 * values.sum(axis=-2, keepdims=True)], axis=-2)
@@ -98,3 +100,57 @@ def pool_by_presence(features: jax.Array, graph: RegionGraph) -> jax.Array:
     places = sums[..., 1:] / PLACE_GAIN / (presence + LEAST)
     pooled = jnp.concatenate([presence, MEAN_PLACE_GAIN * places], axis=-1)
     return pooled.reshape(means.shape).astype(features.dtype)
+
+
+class Objects(NamedTuple):
+    """The object of each class in every frame.
+
+    Attributes:
+      found: how sure it is that there is one, from 0 to 1, `[b t classes]`.
+      places: `y x` in the frame from -1 to 1, `[b t classes 2]`; (0, 0) without an object.
+      presence: sum of its presence over the map, `[b t classes]`.
+    """
+
+    found: jax.Array
+    places: jax.Array
+    presence: jax.Array
+
+
+def find_objects(predicted: jax.Array) -> Objects:
+    """Finds the object of each class; where a class has several, a mean of their places.
+
+    The pixels of the map compete for the object of a class, by a softmax over their logits and the
+    logit 0 of "there is none".
+
+    Args:
+      predicted: of `ObjectMap`, `[b t h w classes 3]`.
+    """
+    b, t, h, w, classes = predicted.shape[:-1]
+    logits = SHARPNESS * predicted[..., 0].reshape(b, t, h * w, classes)
+    none = jnp.zeros_like(logits[:, :, :1])
+    share = jax.nn.softmax(jnp.concatenate([none, logits], axis=2), axis=2)[:, :, 1:]
+    places = _places(predicted).reshape(b, t, h * w, classes, 2)
+    found = share.sum(axis=2)
+    mean = (share[..., None] * places).sum(axis=2) / (found + LEAST_OBJECT)[..., None]
+    presence = jax.nn.sigmoid(predicted[..., 0]).sum(axis=(2, 3))
+    return Objects(found, mean, presence)
+
+
+def of_objects(objects: Objects) -> jax.Array:
+    """One vector of the object of each class, for a block with `RSTGConfig.objects`.
+
+    Returns:
+      float32 `[b t classes 4 + classes]`: how sure it is that there is one, its presence,
+      `MEAN_PLACE_GAIN` times its place, and which class it is.
+    """
+    b, t, classes = objects.found.shape
+    which = jnp.broadcast_to(jnp.eye(classes), (b, t, classes, classes))
+    there = jnp.stack([objects.found, objects.presence], axis=-1)
+    return jnp.concatenate([there, MEAN_PLACE_GAIN * objects.places, which], axis=-1)
+
+
+def _places(predicted: jax.Array) -> jax.Array:
+    """Places `y x` in the FRAME from -1 to 1, of those in the pixels of the map."""
+    size = predicted.shape[2:4]
+    corner = jnp.stack(jnp.meshgrid(*map(np.arange, size), indexing="ij"), axis=-1)  # [h w 2]
+    return (corner[:, :, None] + (predicted[..., 1:] + 1) / 2) / np.array(size) * 2 - 1

@@ -4,6 +4,10 @@ Source: paper section 3 and Algorithm 1. The block can be used alone:
 
     nodes, attention = block.apply(variables, features)      # [b t h w c] -> [b t n d]
 
+on objects in place of regions (`RSTGConfig.objects`; not in the paper), from a vector of each,
+
+    nodes, attention = block.apply(variables, objects)       # [b t n c] -> [b t n d]
+
 or frame by frame, or chunk by chunk, in constant memory and time per frame:
 
     state = init_state(config, batch)
@@ -24,7 +28,7 @@ from rstg_jax.layers.norms import BatchNorm, LayerNorm
 from rstg_jax.rstg import schedules
 from rstg_jax.rstg.config import RSTGConfig
 from rstg_jax.rstg.recurrent_cells import carry_dtype, zero_carry
-from rstg_jax.rstg.region_graph import RegionGraph
+from rstg_jax.rstg.region_graph import Graph, ObjectGraph, RegionGraph
 from rstg_jax.rstg.stages import State, post_norm
 
 __all__ = ["RSTG", "RSTGConfig", "RSTGOutput", "State", "init_state", "to_map", "to_vec"]
@@ -34,7 +38,7 @@ class RSTGOutput(NamedTuple):
     """Output of the block.
 
     Attributes:
-      nodes: features of every region in every frame, `[b t n d]`.
+      nodes: features of every region or object in every frame, `[b t n d]`.
       attention: of receiver i to sender j in every space stage, mean over heads, float32
         `[k b t i j]`; `None` without space stages.
     """
@@ -62,28 +66,30 @@ class RSTG(nn.Module):
     Attributes:
       config: see `RSTGConfig`.
       project_back: project the nodes back to the width of the features if it differs from `dim`.
-      pool: makes one vector of every region, before it is projected to `dim`.
+      pool: makes one vector of every region, before it is projected to `dim`. Objects have theirs
+        already.
     """
 
     config: RSTGConfig
     project_back: bool = False
     pool: Pool = region_means
 
-    def __call__(self, features: Float[Array, "b t h w c"], *, train: bool = False) -> RSTGOutput:
+    def __call__(self, features: Float[Array, "b t *hw c"], *, train: bool = False) -> RSTGOutput:
         """Runs the block on whole clips.
 
         Args:
-          features: of a backbone, floating point, with any height and width.
+          features: of a backbone, floating point, `[b t h w c]` with any height and width; or of
+            `RSTGConfig.objects`, `[b t n c]`.
           train: batch norm uses and updates statistics of the batch.
 
         Raises:
-          UserError: the features have other axes, are integers, or are empty.
+          UserError: the features have other axes, are integers or empty, or of other objects.
         """
         output, _, _ = self._encode_process_decode(features, None, train)
         return output
 
     def with_early_nodes(
-        self, features: Float[Array, "b t h w c"], *, train: bool = False
+        self, features: Float[Array, "b t *hw c"], *, train: bool = False
     ) -> tuple[RSTGOutput, Float[Array, "b t n d"]]:
         """Also returns what each region knows of its own past, before it compares with others.
 
@@ -104,7 +110,7 @@ class RSTG(nn.Module):
             )
         return output, early
 
-    def stream(self, features: Float[Array, "b t h w c"], state: State) -> tuple[RSTGOutput, State]:
+    def stream(self, features: Float[Array, "b t *hw c"], state: State) -> tuple[RSTGOutput, State]:
         """Continues videos with their next frames.
 
         Args:
@@ -122,7 +128,7 @@ class RSTG(nn.Module):
         """
         if reason := self.config.looks_ahead:
             raise UserError(f"this block cannot stream: {reason}")
-        check_features(features)
+        check_features(self.config, features)
         check_state(self.config, len(features), state)
         dtype = carry_dtype(self.config.cell, features.dtype)
         state = jax.tree.map(lambda part: part.astype(dtype), state)
@@ -137,7 +143,7 @@ class RSTG(nn.Module):
 
         Returns the output, the state after it, and the early nodes `[b t n d]` if there are any.
         """
-        check_features(features)
+        check_features(self.config, features)
         graph = self.config.graph((features.shape[2], features.shape[3]))
         nodes = self._encode(features, graph, train)  # [n t b d]
         done = self._process(nodes, graph, state, train)
@@ -145,10 +151,13 @@ class RSTG(nn.Module):
         early = None if done.early is None else clips_first(done.early)
         return RSTGOutput(nodes, schedules.mean_attention(done.attention)), done.state, early
 
-    def _encode(self, features: Array, graph: RegionGraph, train: bool) -> Array:
+    def _encode(self, features: Array, graph: Graph, train: bool) -> Array:
         """Pools each region, projects to `dim` and normalises; nodes go first, `[n t b d]`."""
         config = self.config
-        nodes = self.pool(features, graph)  # [n t b c]
+        if isinstance(graph, ObjectGraph):
+            nodes = jnp.einsum("btnc->ntbc", features)
+        else:
+            nodes = self.pool(features, graph)  # [n t b c]
         if nodes.shape[-1] != config.dim:
             nodes = nn.Dense(config.dim, dtype=nodes.dtype, name="project_in")(nodes)
         if config.input_batch_norm:
@@ -157,7 +166,7 @@ class RSTG(nn.Module):
         return post_norm(config, "graph_norm", nodes, train, unbiased=True, frames_together=True)
 
     def _process(
-        self, nodes: Array, graph: RegionGraph, state: State | None, train: bool
+        self, nodes: Array, graph: Graph, state: State | None, train: bool
     ) -> schedules.PlanOutput:
         """Runs the plan."""
         config, done = self.config, 0
@@ -188,11 +197,14 @@ class RSTG(nn.Module):
         return clips_first(nodes)
 
 
-def check_features(features: Array) -> None:
-    """Raises `UserError` for features that no block can read."""
+def check_features(config: RSTGConfig, features: Array) -> None:
+    """Raises `UserError` for features that a block cannot read."""
     shape, dtype = list(features.shape), features.dtype
-    if len(shape) != 5:
-        raise UserError(f"features {shape} are not [batch, frame, height, width, channel]")
+    axes = ["batch", "frame", "object"] if config.objects else ["batch", "frame", "height", "width"]
+    if len(shape) != len(axes) + 1:
+        raise UserError(f"features {shape} are not [{', '.join(axes)}, channel]")
+    if config.objects and shape[2] != config.objects:
+        raise UserError(f"features {shape} are not of {config.objects} objects in each frame")
     if not jnp.issubdtype(dtype, jnp.floating):
         raise UserError(f"features are {dtype}: convert them to a floating-point type")
     if 0 in shape:

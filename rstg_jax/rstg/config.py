@@ -4,7 +4,7 @@ import dataclasses
 from typing import Literal, get_args, get_origin, get_type_hints
 
 from rstg_jax.errors import UserError
-from rstg_jax.rstg.region_graph import RegionGraph
+from rstg_jax.rstg.region_graph import Graph, ObjectGraph, RegionGraph
 
 Stage = Literal["time", "space", "spacetime"]
 Attention = Literal["additive", "dot"]
@@ -39,6 +39,9 @@ class RSTGConfig:
     Attributes:
       dim: node features d. Pooled features of another width are projected to it.
       scales: grids of regions, see `RegionGraph`.
+      objects: number of objects that are the nodes, in place of regions; `scales` is then empty,
+        and the block reads one vector of each object in place of a feature map, see `ObjectGraph`.
+        Not in the paper.
       stages: the plan, any sequence of "time", "space" and "spacetime" (a space stage that also
         sends messages from each region to itself in the frames before and after, see
         `rstg_jax.rstg.spacetime`). Stages of one kind share weights, except that a time stage at
@@ -49,7 +52,8 @@ class RSTGConfig:
         regions compare what they hold at once, for twice as many messages with the scales of the
         paper. The released code, whose masking excludes nobody, sends messages between all, too.
       masking: "exclude" non-neighbours, or "multiply" the logits by the adjacency (official).
-      positions: messages depend on the position maps of sender and receiver.
+      positions: messages depend on the position maps of sender and receiver, or on which objects
+        they are.
       update_layers: layers of the update MLP, 1 or 2.
       update_per_scale: separate update weights for each scale.
       input_batch_norm: batch norm of the nodes before the graph (official SyncMNIST setting).
@@ -79,6 +83,7 @@ class RSTGConfig:
 
     dim: int = 64
     scales: tuple[int, ...] = (3, 2, 1)
+    objects: int = 0
     stages: tuple[str, ...] = (*ROUND * 3, "time")
     attention: Attention = "dot"
     num_heads: int = 1
@@ -128,6 +133,7 @@ class RSTGConfig:
         unknown = [stage for stage in self.stages if stage not in STAGES]
         undivided = self.num_heads < 1 or self.dim % self.num_heads != 0
         return [
+            (self.objects < 0, f"objects {self.objects} is negative"),
             (self.dim < 1, f"dim {self.dim} must be at least 1"),
             (not self.stages, f"stages is empty: give at least one of {names}"),
             (bool(unknown), f"unknown stage {unknown[:1]} in stages; use {names}"),
@@ -148,6 +154,10 @@ class RSTGConfig:
                 self.num_heads > 1 and self.attention == "additive",
                 "several heads need attention 'dot'",
             ),
+            (
+                self.objects > 0 and (len(self.scales) > 0 or self.neighbours != "all"),
+                f"{self.objects} objects are the nodes: set scales to () and neighbours to 'all'",
+            ),
             (self.residual and normed, "residual has its own norms: set post_norm 'none'"),
             (
                 not (self.residual or self.time_norm),
@@ -167,8 +177,10 @@ class RSTGConfig:
             ),
         ]
 
-    def graph(self, map_size: tuple[int, int] = (6, 6)) -> RegionGraph:
-        """The regions of a feature map of this height and width."""
+    def graph(self, map_size: tuple[int, int] = (6, 6)) -> Graph:
+        """The regions of a feature map of this height and width, or the objects."""
+        if self.objects:
+            return ObjectGraph(self.objects)
         return RegionGraph(self.scales, map_size, complete=self.neighbours == "all")
 
     @property

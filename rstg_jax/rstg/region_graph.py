@@ -1,6 +1,7 @@
 """The region graph: regions of an image as nodes, their neighbours, and pooling of maps to nodes.
 
-Every array here is a NumPy constant that depends on sizes only.
+Every array here is a NumPy constant that depends on sizes only. `ObjectGraph` is for nodes that are
+objects, wherever they are; it is not in the paper.
 Source: paper section 3.1 and the constants of the official code (`get_adjacency`, area resizing).
 """
 
@@ -147,6 +148,36 @@ class RegionGraph:
             for row in range(scale):
                 for column in range(scale):
                     yield scale, row, column
+
+
+@dataclasses.dataclass(frozen=True)
+class ObjectGraph:
+    """Objects as graph nodes; any two are neighbours. Not in the paper.
+
+    Attributes:
+      num_nodes: number of objects. Each has the same number in every frame, whether it is in the
+        frame or not.
+    """
+
+    num_nodes: int
+
+    @property
+    def scale_slices(self) -> tuple[slice, ...]:
+        """All nodes are of one kind."""
+        return (slice(0, self.num_nodes),)
+
+    @functools.cached_property
+    def adjacency(self) -> Bool[np.ndarray, "n n"]:
+        """All others."""
+        return ~np.eye(self.num_nodes, dtype=bool)
+
+    @functools.cached_property
+    def position_maps(self) -> Float32[np.ndarray, "n n"]:
+        """Which object it is, in place of a region's position, which objects do not have."""
+        return np.eye(self.num_nodes, dtype=np.float32)
+
+
+Graph = RegionGraph | ObjectGraph
 
 
 def area_weights(size_in: int, size_out: int) -> Float32[np.ndarray, "{size_out} {size_in}"]:

@@ -20,7 +20,7 @@ import numpy as np
 from rstg_jax.layers.array_types import Array, Float, Float32
 from rstg_jax.rstg.config import RSTGConfig
 from rstg_jax.rstg.recurrent_cells import Carry, zero_carry
-from rstg_jax.rstg.region_graph import RegionGraph
+from rstg_jax.rstg.region_graph import Graph
 from rstg_jax.rstg.stages import SpaceStage, State, TimeStage, make_stage
 
 
@@ -49,7 +49,7 @@ class Stages(NamedTuple):
     spacetime: SpaceStage
 
 
-def make_stages(config: RSTGConfig, graph: RegionGraph) -> Stages:
+def make_stages(config: RSTGConfig, graph: Graph) -> Stages:
     """Creates the stages as children of the Linen module that calls this."""
     kinds: dict[str, Any] = {name: name for name in Stages._fields} | {"last_time": "time"}
     modules: dict[str, Any] = {
@@ -94,7 +94,7 @@ def run_stages(
 
 def run_wavefront(
     config: RSTGConfig,
-    graph: RegionGraph,
+    graph: Graph,
     variables: Mapping[str, Mapping[str, Any]],
     nodes: Float[Array, "n t b d"],
     state: State | None,
@@ -106,7 +106,7 @@ def run_wavefront(
 
     Args:
       config: of the block; its plan has `config.rounds` rounds.
-      graph: the regions.
+      graph: the nodes.
       variables: of the block.
       nodes: input of the first round.
       state: before the first frame; None is zero.

@@ -25,7 +25,7 @@ from rstg_jax.rstg.message_passing import (
     update,
 )
 from rstg_jax.rstg.recurrent_cells import Carry, FrameRNN
-from rstg_jax.rstg.region_graph import RegionGraph
+from rstg_jax.rstg.region_graph import Graph
 
 State = tuple[Carry, ...]  # one carry per time stage of the plan, arrays [n b ...]
 
@@ -78,12 +78,12 @@ class SpaceStage(nn.Module):
 
     Attributes:
       config: of the block.
-      graph: the regions.
+      graph: the nodes.
       across_frames: each region also sends messages to itself in the frames before and after.
     """
 
     config: RSTGConfig
-    graph: RegionGraph
+    graph: Graph
     across_frames: bool = False
 
     @nn.compact
@@ -186,14 +186,14 @@ class SpaceStage(nn.Module):
 
 
 def make_stage(
-    kind: Stage, config: RSTGConfig, graph: RegionGraph, **module: Any
+    kind: Stage, config: RSTGConfig, graph: Graph, **module: Any
 ) -> TimeStage | SpaceStage:
     """Returns the module of a stage, rematerialized if `config.remat` names its kind.
 
     Args:
       kind: of the stage.
       config: of the block.
-      graph: the regions.
+      graph: the nodes.
       **module: `name` or `parent` of the Linen module.
     """
     if kind == "time":

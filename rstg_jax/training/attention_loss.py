@@ -1,9 +1,10 @@
-"""An auxiliary task for training: regions of the pair pay attention to each other.
+"""An auxiliary task for training: nodes that hold the pair pay attention to each other.
 
 Where each digit of the pair is alone in a region, the region should receive the messages of one
 that holds the other digit: only these two say whether they move alike. To find its partner, a
 region compares motions, which the label alone teaches late: until then every pair of the digits in
-a video is as likely. Evaluation never uses this. Not in the paper.
+a video is as likely. Nodes that are objects are told so in every frame. Evaluation never uses
+this. Not in the paper.
 """
 
 import jax
@@ -35,15 +36,35 @@ def partners(boxes: jax.Array, object_center: jax.Array, object_in_pair: jax.Arr
     return both - jnp.einsum("btio,btjo->btij", mine, mine) > 0
 
 
+def object_partners(
+    num_classes: int, object_class: jax.Array, object_in_pair: jax.Array, frames: int
+) -> jax.Array:
+    """Which nodes should attend to which, if a node is the object of a class.
+
+    Args:
+      num_classes: number of nodes.
+      object_class: int `[b o]`.
+      object_in_pair: whether it moves together with another object, bool `[b o]`.
+      frames: number of frames t.
+
+    Returns:
+      Whether nodes i and j are the two classes of the pair, bool `[b t i j]`.
+    """
+    own = jax.nn.one_hot(object_class, num_classes) * object_in_pair[..., None]  # [b o i]
+    held = own.sum(1)
+    both = held[:, :, None] * held[:, None] - jnp.einsum("boi,boj->bij", own, own) > 0
+    return jnp.broadcast_to(both[:, None], (len(both), frames, num_classes, num_classes))
+
+
 def loss(attention: jax.Array, partner: jax.Array) -> jax.Array:
     """Loss of each clip, float32 `[b]`.
 
-    Minus the logarithm of the attention that a region pays to all of its partners together: its
-    mean over the space stages, and over the regions and frames with partners from `FIRST_FRAME` on.
+    Minus the logarithm of the attention that a node pays to all of its partners together: its
+    mean over the space stages, and over the nodes and frames with partners from `FIRST_FRAME` on.
 
     Args:
       attention: of receiver i to sender j in every space stage, `[k b t i j]`.
-      partner: see `partners`.
+      partner: see `partners` and `object_partners`.
     """
     partner = partner[:, FIRST_FRAME:]
     paid = (attention[:, :, FIRST_FRAME:] * partner).sum(-1)  # [k b t i]

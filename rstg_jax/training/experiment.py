@@ -6,7 +6,7 @@ from rstg_jax.data import ENDLESS, DataConfig, SyncMNISTConfig
 from rstg_jax.errors import UserError
 from rstg_jax.models.classifier import ModelConfig
 from rstg_jax.training import not_finite, patterns
-from rstg_jax.training.losses import LossConfig
+from rstg_jax.training.losses import AUXILIARY, LossConfig
 from rstg_jax.training.optim import OptimizerConfig
 from rstg_jax.training.sharding import MeshConfig
 
@@ -172,7 +172,7 @@ class Experiment:
                 "data.boxes.per_frame=0, or take RegionGCNHead with model.head.regions=boxes"
             )
         classes = self.data.num_object_classes
-        for weight in ("region_weight", "map_weight", "lone_weight", "attention_weight"):
+        for weight in AUXILIARY:
             if getattr(self.loss, weight) and not classes:
                 raise UserError(f"loss.{weight} above 0 needs data with known places of objects")
         for weight, head in (("region_weight", "region_classes"), ("map_weight", "map_classes")):
@@ -181,6 +181,11 @@ class Experiment:
                     f"model.{head}={getattr(self.model, head)} must be {classes}, the number of "
                     f"object classes in the data, for a loss.{weight} above 0"
                 )
+        if self.loss.attention_weight and self.model.rstg.objects not in (0, classes):
+            raise UserError(
+                f"model.rstg.objects={self.model.rstg.objects} must be {classes}, the number of "
+                "object classes in the data, for a loss.attention_weight above 0"
+            )
         if self.loss.needs_frame_labels and not self.data.has_frame_labels:
             raise UserError("loss.frame_target=frame needs data that know a label for each frame")
         if self.loss.lone_weight and not self.model.lone_objects:
@@ -188,5 +193,5 @@ class Experiment:
         if self.loss.attention_weight and not self.model.attends_to_objects:
             raise UserError(
                 "a loss.attention_weight above 0 needs a model with a block that has space stages, "
-                "and region_classes or lone_objects"
+                "and region_classes, lone_objects or rstg.objects"
             )

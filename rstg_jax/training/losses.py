@@ -38,7 +38,7 @@ class LossConfig:
         with its head and data with known objects.
       lone_weight: likewise of the task of `rstg_jax.training.lone_object_loss`.
       attention_weight: likewise of the task of `rstg_jax.training.attention_loss`, for models with
-        `region_classes` or `lone_objects` and space stages.
+        space stages and `region_classes`, `lone_objects` or `rstg.objects`.
       map_weight: likewise of the task of `rstg_jax.training.map_loss`.
       kind: "softmax" where a clip has exactly one label; "sigmoid" where it has any number of them,
         see `DataConfig.multi_label`: every class is then a yes or no of its own.
@@ -192,8 +192,13 @@ def _lone_objects(config: LossConfig, out: Output, batch: Batch) -> jax.Array:
 
 def _attention(config: LossConfig, out: Output, batch: Batch) -> jax.Array:
     del config
-    objects = (batch["object_center"], batch["object_in_pair"])
-    return attention_loss.loss(out["attention"], attention_loss.partners(out["boxes"], *objects))
+    attention, in_pair = out["attention"], batch["object_in_pair"]  # [k b t i j], [b o]
+    if "objects" in out:
+        _, _, frames, nodes, _ = attention.shape
+        partner = attention_loss.object_partners(nodes, batch["object_class"], in_pair, frames)
+    else:
+        partner = attention_loss.partners(out["boxes"], batch["object_center"], in_pair)
+    return attention_loss.loss(attention, partner)
 
 
 def _object_map(config: LossConfig, out: Output, batch: Batch) -> jax.Array:

@@ -1,7 +1,8 @@
 """Draws a network's predictions, region activity and attention over the frames of a video.
 
 The region graph covers the part of the frame that the network receives: colours of cells and dots
-show the activity of the regions, lines the messages with the most attention. A panel beside the
+show the activity of the regions, lines the messages with the most attention. If the nodes are
+objects, there are dots where these are, and no cells. A panel beside the
 frame lists the three most likely labels so far.
 
 Only one view of a video is shown, the centred crop of one sampling of frames. The rest of the frame
@@ -23,7 +24,7 @@ from rstg_jax import files
 from rstg_jax.data import Placement
 from rstg_jax.data.video import decode
 from rstg_jax.errors import UserError
-from rstg_jax.rstg.region_graph import RegionGraph
+from rstg_jax.rstg.region_graph import Graph
 from rstg_jax.training import losses, trained_model
 from rstg_jax.viz import draw_graph, panels, video_writer
 
@@ -46,11 +47,13 @@ class ClipOutputs(NamedTuple):
       activity: Norm of each node's features, from 0 for the least to 1 for the most active region
         of its scale in this clip, float `[t n]`; None without a graph.
       attention: Mean over rounds, float `[t i j]`; None without messages.
+      objects: Where the nodes are, if they are objects, see `draw_graph.object_places`; else None.
     """
 
     running: np.ndarray
     activity: np.ndarray | None
     attention: np.ndarray | None
+    objects: np.ndarray | None = None
 
 
 class Visualiser:
@@ -72,6 +75,8 @@ class Visualiser:
                 outputs["activity"] = jnp.linalg.norm(nodes, axis=-1)
             if "attention" in out:
                 outputs["attention"] = out["attention"][:, 0].mean(axis=0)
+            if "objects" in out:
+                outputs |= {"found": out["objects"].found[0], "places": out["objects"].places[0]}
             return outputs
 
         self._forward = jax.jit(forward)
@@ -91,7 +96,10 @@ class Visualiser:
         activity = out.get("activity")
         if activity is not None and self._graph is not None:
             activity = relative(activity, self._graph)
-        return ClipOutputs(out["running"], activity, out.get("attention"))
+        objects = None
+        if "found" in out:
+            objects = draw_graph.object_places(out["found"], out["places"])
+        return ClipOutputs(out["running"], activity, out.get("attention"), objects)
 
     def write(self, source: decode.Encoded | np.ndarray, out: Path) -> None:
         """Annotates one video.
@@ -132,7 +140,7 @@ def network_time(frame: int, frames: int, times: int) -> int:
     return frame * times // frames
 
 
-def relative(activity: np.ndarray, graph: RegionGraph) -> np.ndarray:
+def relative(activity: np.ndarray, graph: Graph) -> np.ndarray:
     """Rescales the activities `[t n]` of one clip to 0..1, separately for each scale.
 
     Norms always differ between scales; the drawing compares regions of the same scale over time.
@@ -149,7 +157,7 @@ def draw(
     images: Iterator[Image.Image],
     outputs: ClipOutputs,
     placement: Placement,
-    graph: RegionGraph | None,
+    graph: Graph | None,
     names: Sequence[str],
 ) -> Iterator[Image.Image]:
     """Yields the annotated frames of a video, one after the other.
@@ -167,8 +175,9 @@ def draw(
     def layer(time: int, size: tuple[int, int]) -> Image.Image:
         assert graph is not None and outputs.activity is not None
         attention = None if outputs.attention is None else outputs.attention[time]
+        objects = None if outputs.objects is None else outputs.objects[time]
         return draw_graph.graph_layer(
-            size, graph, attention, edges=EDGES, activity=outputs.activity[time]
+            size, graph, attention, edges=EDGES, activity=outputs.activity[time], objects=objects
         )
 
     for number, image in enumerate(images):

@@ -3,18 +3,19 @@
 A region is a dot at the centre of its cell, coloured by scale or by activity. Its size shows the
 total attention that the region receives. A message is a line that widens from its source to its
 destination; its opacity shows the attention weight, relative to uniform attention. Each coarser
-scale is shifted to the upper right, because centres of different scales may coincide.
+scale is shifted to the upper right, because centres of different scales may coincide. An object is
+drawn where it is in the frame, if it is there.
 """
 
 import dataclasses
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from PIL import Image, ImageDraw
 
 if TYPE_CHECKING:  # so that drawing frames does not load JAX
-    from rstg_jax.rstg.region_graph import RegionGraph
+    from rstg_jax.rstg.region_graph import Graph, RegionGraph
 
 Color = tuple[int, int, int]
 
@@ -30,6 +31,7 @@ HEAT_COLORS: tuple[Color, ...] = (
     (251, 155, 6),
     (252, 255, 164),
 )
+FOUND = 0.5  # how sure the network is of an object that is drawn
 CELL_OPACITY = 84  # of 255, for the tint of a cell
 SCALE_OFFSET = 0.045  # shift of each coarser scale, in fractions of the frame
 
@@ -68,49 +70,78 @@ def scale_color(order: int) -> Color:
     return SCALE_COLORS[order % len(SCALE_COLORS)]
 
 
-def node_places(graph: "RegionGraph") -> np.ndarray:
-    """Distinct places of the nodes, `y x` in fractions of the frame, float64 `[n 2]`."""
-    places = graph.centers.copy()
-    for order, nodes in enumerate(graph.scale_slices):
+def object_places(found: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """Places of objects as they are drawn, from those of `rstg_jax.models.object_map.Objects`.
+
+    Args:
+      found: how sure it is that there is one, `[t n]`.
+      places: `y x` from -1 to 1, `[t n 2]`.
+
+    Returns:
+      `y x` in fractions of the frame, `[t n 2]`, nan for objects that are not there.
+    """
+    return np.where(found[..., None] < FOUND, np.nan, (places + 1) / 2)
+
+
+def node_places(graph: "Graph", objects: np.ndarray | None = None) -> np.ndarray:
+    """Distinct places of the nodes, `y x` in fractions of the frame, float64 `[n 2]`.
+
+    Args:
+      graph: The nodes.
+      objects: Their places in this frame if they are objects, nan for those that are not there.
+    """
+    if objects is not None:
+        return np.asarray(objects, float)
+    regions = cast("RegionGraph", graph)
+    places = regions.centers.copy()
+    for order, nodes in enumerate(regions.scale_slices):
         places[nodes] += SCALE_OFFSET * order * np.array([-1.0, 1.0])
     return places
 
 
 def draw_attention(
-    image: Image.Image, attention: np.ndarray, graph: "RegionGraph", *, edges: int = EDGES
+    image: Image.Image,
+    attention: np.ndarray,
+    graph: "Graph",
+    *,
+    edges: int = EDGES,
+    objects: np.ndarray | None = None,
 ) -> Image.Image:
     """Draws the strongest messages of one frame over an image.
 
     Args:
       image: RGB, of any size.
       attention: Weights `[i j]` of this frame.
-      graph: The regions.
+      graph: The nodes.
       edges: Number of messages drawn.
+      objects: See `node_places`.
 
     Returns:
       A new RGB image of the same size.
     """
-    layer = graph_layer(image.size, graph, attention, edges=edges)
+    layer = graph_layer(image.size, graph, attention, edges=edges, objects=objects)
     return Image.alpha_composite(image.convert("RGBA"), layer).convert("RGB")
 
 
 def graph_layer(
     size: tuple[int, int],
-    graph: "RegionGraph",
+    graph: "Graph",
     attention: np.ndarray | None,
     *,
     edges: int = EDGES,
     activity: np.ndarray | None = None,
+    objects: np.ndarray | None = None,
 ) -> Image.Image:
-    """Draws regions and strongest messages of one frame on a transparent layer.
+    """Draws nodes and strongest messages of one frame on a transparent layer.
 
     Args:
       size: Width and height in pixels.
-      graph: The regions.
+      graph: The nodes.
       attention: Weights `[i j]` of this frame, or None to draw no message.
       edges: Number of messages drawn.
       activity: Activity of the nodes, `[n]` in 0..1. If given, it colours the nodes and the cells
         of the finest grid (`heat`); otherwise the scale colours the nodes.
+      objects: See `node_places`.
 
     Returns:
       RGBA image of the given size.
@@ -118,14 +149,16 @@ def graph_layer(
     scale = SUPERSAMPLING
     size = (size[0] * scale, size[1] * scale)
     layer = Image.new("RGBA", size, (255, 255, 255, 0))
-    if activity is not None:
-        _draw_cells(ImageDraw.Draw(layer), size, graph, activity)
-    places = node_places(graph)[:, ::-1] * size  # [n 2], x y in pixels
+    if activity is not None and objects is None:
+        _draw_cells(ImageDraw.Draw(layer), size, cast("RegionGraph", graph), activity)
+    places = node_places(graph, objects)[:, ::-1] * size  # [n 2], x y in pixels
+    there = ~np.isnan(places[:, 0])
+    neighbours = graph.adjacency & there & there[:, None]
     unit = size[1] / 220  # line widths are given for a frame 220 pixels high
     received = np.zeros(graph.num_nodes)  # [j]: total attention to source j
     if attention is not None:
-        received = np.where(graph.adjacency, attention, 0).sum(axis=0)
-        strongest = strongest_edges(attention, graph.adjacency, edges)
+        received = np.where(neighbours, attention, 0).sum(axis=0)
+        strongest = strongest_edges(attention, neighbours, edges)
         for edge in reversed(strongest):  # the strongest last, on top
             opacity = round(255 * min(1.0, 0.18 + 0.82 * edge.weight / FULL_WEIGHT))
             corners = _taper(places[edge.source], places[edge.destination], unit)
@@ -138,7 +171,7 @@ def graph_layer(
             layer.alpha_composite(stroke, (left, top))
     draw = ImageDraw.Draw(layer)
     for order, nodes in enumerate(graph.scale_slices):
-        for node in range(nodes.start, nodes.stop):
+        for node in np.arange(nodes.start, nodes.stop)[there[nodes]]:
             color = scale_color(order) if activity is None else heat(float(activity[node]))
             x, y = places[node]
             radius = unit * (2.2 + 1.7 * float(np.sqrt(received[node])))

@@ -1,26 +1,43 @@
 """Test videos of a run with the predictions of its checkpoint."""
 
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import jax
 import numpy as np
 
 from rstg_jax import data, storage
-from rstg_jax.rstg.region_graph import RegionGraph
+from rstg_jax.models import object_map
+from rstg_jax.rstg.region_graph import Graph
 from rstg_jax.training import losses, steps, trained_model
+from rstg_jax.viz import draw_graph
 from rstg_jax.viz.annotate_video import network_time
 from rstg_jax.viz.panels import Example
 
 MAX_FRAMES = 16  # shown of a video
 
-# Video `[b t h w c]`, and boxes where the network reads them, as named arguments -> probabilities
-# `[b classes]`, attention `[k b t i j]` or None.
-Apply = Callable[..., tuple[np.ndarray, np.ndarray | None]]
+
+class Outputs(NamedTuple):
+    """Outputs of the network for a batch.
+
+    Attributes:
+      probabilities: of all classes, `[b classes]`.
+      attention: `[k b t i j]`, or None.
+      objects: see `rstg_jax.models.object_map.Objects`, if the nodes are objects, or None.
+    """
+
+    probabilities: np.ndarray
+    attention: np.ndarray | None = None
+    objects: object_map.Objects | None = None
+
+
+# Video `[b t h w c]`, and boxes where the network reads them, as named arguments.
+Apply = Callable[..., Outputs]
 
 
 def load_examples(
     workdir: str | storage.Path, step: str, count: int, overrides: Mapping[str, str] | None = None
-) -> tuple[list[Example], RegionGraph | None]:
+) -> tuple[list[Example], Graph | None]:
     """Predicts the first test examples with a checkpoint of the run.
 
     Returns:
@@ -32,10 +49,11 @@ def load_examples(
     @jax.jit
     def forward(clips):  # type: ignore[no-untyped-def]
         logits, out = loaded.module.apply(loaded.variables, **clips, train=False)
-        return losses.probabilities(logits, loaded.experiment.loss.kind), out.get("attention")
+        probabilities = losses.probabilities(logits, loaded.experiment.loss.kind)
+        return probabilities, out.get("attention"), out.get("objects")
 
     examples = predict_examples(
-        config, config.open("test"), lambda **clips: jax.device_get(forward(clips)), count
+        config, config.open("test"), lambda **clips: Outputs(*jax.device_get(forward(clips))), count
     )
     if not examples or examples[0].attention is None:
         return examples, None
@@ -63,7 +81,10 @@ def predict_examples(
     for start in range(0, count, batch_size):
         indices = np.minimum(np.arange(start, start + batch_size, dtype=np.int64), count - 1)
         batch = source.batch(indices)
-        probabilities, attention = apply(**steps.inputs(batch))
+        probabilities, attention, objects = apply(**steps.inputs(batch))
+        places = None
+        if objects is not None:
+            places = draw_graph.object_places(np.asarray(objects.found), np.asarray(objects.places))
         frames = batch["video"].shape[1]
         shown = np.linspace(0, frames - 1, min(frames, MAX_FRAMES)).round().astype(int)
         for row in range(min(batch_size, count - start)):
@@ -75,6 +96,7 @@ def predict_examples(
                     probabilities=np.asarray(probabilities[row]),
                     attention=None if attention is None else _at(shown, frames, attention[:, row]),
                     pair_boxes=None if boxes is None else boxes[shown],
+                    objects=None if places is None else places[row][shown],
                 )
             )
     return examples

@@ -13,7 +13,7 @@ import numpy as np
 from rstg_jax import files, storage
 from rstg_jax.errors import UserError
 from rstg_jax.inference import class_metrics
-from rstg_jax.rstg.region_graph import RegionGraph
+from rstg_jax.rstg.region_graph import Graph, RegionGraph
 from rstg_jax.training import logs
 from rstg_jax.training.metrics import TOP_K
 from rstg_jax.viz import charts, draw_graph, html_page, panels, video_writer
@@ -112,7 +112,7 @@ def _existing(path: storage.Path) -> storage.Path:
 def render(
     record: Record,
     examples: Sequence[panels.Example],
-    graph: RegionGraph | None,
+    graph: Graph | None,
     description: Sequence[str] = (),
 ) -> str:
     """Builds the page.
@@ -120,7 +120,7 @@ def render(
     Args:
       record: The metrics of the run.
       examples: Test videos with predictions, shown in this order.
-      graph: The regions that the attention refers to; None for networks without space stages.
+      graph: The nodes that the attention refers to; None for networks without space stages.
       description: Paragraphs about task and data, see `DataConfig.describe`.
     """
     environment = html_page.environment()
@@ -145,9 +145,7 @@ def render(
         ],
         videos=[_video(example, graph, names) for example in examples],
         pair_color=_css(panels.PAIR_COLOR) if has_boxes else None,
-        scales=[(s, _css(draw_graph.scale_color(i))) for i, s in enumerate(graph.scales)]
-        if graph
-        else [],
+        nodes=_legend(graph),
         edges=draw_graph.EDGES,
         confusion=charts.confusion_chart(record.confusion, names) if single else "",
         mistakes=class_metrics.confusions(record.confusion, names)[:MISTAKES] if single else [],
@@ -157,6 +155,16 @@ def render(
         ),
         config=json.dumps(record.config, indent=2),
     )
+
+
+def _legend(graph: Graph | None) -> list[tuple[str, str]]:
+    """What the colours of the nodes stand for."""
+    if graph is None:
+        return []
+    kinds = ["object that the network sees"]
+    if isinstance(graph, RegionGraph):
+        kinds = [f"region of the {scale}×{scale} grid" for scale in graph.scales]
+    return [(kind, _css(draw_graph.scale_color(i))) for i, kind in enumerate(kinds)]
 
 
 def _tiles(record: Record) -> list[tuple[str, str, str]]:
@@ -198,9 +206,7 @@ def _curves(record: Record, key: str, title: str, *, percent: bool) -> str:
     return charts.line_chart(lines, title=title, percent=percent, reference=reference)
 
 
-def _video(
-    example: panels.Example, graph: RegionGraph | None, names: Sequence[str]
-) -> dict[str, Any]:
+def _video(example: panels.Example, graph: Graph | None, names: Sequence[str]) -> dict[str, Any]:
     """What the page shows of one test video."""
     frames = panels.panels(example, graph, side=PANEL_HEIGHT)
     return {

@@ -16,7 +16,7 @@ from rstg_jax.errors import UserError
 from rstg_jax.viz.draw_graph import GROUND, Color, draw_attention
 
 if TYPE_CHECKING:  # so that drawing frames does not load JAX
-    from rstg_jax.rstg.region_graph import RegionGraph
+    from rstg_jax.rstg.region_graph import Graph
 
 PAIR_COLOR: Color = (86, 211, 155)
 TEXT: Color = (230, 232, 236)
@@ -39,6 +39,7 @@ class Example:
         without a space stage.
       pair_boxes: Boxes `y0 x0 y1 x1` of the synchronous pair in fractions of the frame, float
         `[t 2 4]`, or None.
+      objects: Where the nodes are, if they are objects, see `draw_graph.object_places`; else None.
     """
 
     video: np.ndarray
@@ -46,6 +47,7 @@ class Example:
     probabilities: np.ndarray
     attention: np.ndarray | None = None
     pair_boxes: np.ndarray | None = None
+    objects: np.ndarray | None = None
 
     @property
     def predicted(self) -> int:
@@ -83,7 +85,7 @@ def draw_boxes(image: Image.Image, boxes: np.ndarray) -> Image.Image:
     return image
 
 
-def panels(example: Example, graph: "RegionGraph | None", *, side: int) -> list[Image.Image]:
+def panels(example: Example, graph: "Graph | None", *, side: int) -> list[Image.Image]:
     """Draws the frames of an example `side` pixels high, each beside itself with its attention.
 
     Without attention there is the video alone.
@@ -97,7 +99,8 @@ def panels(example: Example, graph: "RegionGraph | None", *, side: int) -> list[
             images.append(left)
             continue
         dimmed = draw_frame(frame, side, dim=0.55)
-        right = draw_attention(dimmed, example.attention[index], graph)
+        objects = None if example.objects is None else example.objects[index]
+        right = draw_attention(dimmed, example.attention[index], graph, objects=objects)
         both = Image.new("RGB", (left.width + right.width + 4, side), GROUND)
         both.paste(left, (0, 0))
         both.paste(right, (left.width + 4, 0))
@@ -106,7 +109,7 @@ def panels(example: Example, graph: "RegionGraph | None", *, side: int) -> list[
 
 
 def write_picture(
-    path: str | Path, examples: Sequence[Example], graph: "RegionGraph | None", names: Sequence[str]
+    path: str | Path, examples: Sequence[Example], graph: "Graph | None", names: Sequence[str]
 ) -> None:
     """Writes a still picture (.png) of the first examples, see `strip`.
 
@@ -126,7 +129,7 @@ def write_picture(
 
 def strip(
     examples: Sequence[Example],
-    graph: "RegionGraph | None",
+    graph: "Graph | None",
     names: Sequence[str],
     *,
     side: int = PICTURE_SIDE,
@@ -145,7 +148,8 @@ def strip(
             if example.pair_boxes is not None:
                 image = draw_boxes(image, example.pair_boxes[time])
             if attention is not None and graph is not None:
-                image = draw_attention(image, attention, graph)
+                objects = None if example.objects is None else example.objects[time]
+                image = draw_attention(image, attention, graph, objects=objects)
             frames.append(image)
         rows.append(frames)
     width = max(sum(image.width + gap for image in frames) for frames in rows)

@@ -12,7 +12,7 @@ from rstg_jax.errors import UserError
 from rstg_jax.models import classifier, object_map
 from rstg_jax.models.backbones.resnet3d import ResNet3DConfig
 from rstg_jax.models.heads import GlobalPooling, RNNHead
-from rstg_jax.rstg.block import region_means
+from rstg_jax.rstg.block import RSTG, init_state, region_means
 from rstg_jax.rstg.region_graph import RegionGraph
 from rstg_jax.training import losses
 from rstg_jax.training.losses import LossConfig
@@ -79,6 +79,83 @@ def test_places_pooled_by_presence_do_not_move_when_an_object_fades():
         for pool in (object_map.pool_by_presence, region_means)
     )
     assert step < 0.05 < 0.2 < moved
+
+
+def test_objects_are_a_loop_over_pixels():
+    rng = np.random.default_rng(6)
+    predicted = rng.normal(size=(2, 3, ROWS, COLUMNS, CLASSES, 3))
+    predicted[..., 0] *= 3
+    predicted[..., 0, 0] = -9
+    found = object_map.find_objects(jnp.asarray(predicted, jnp.float32))
+    vectors = object_map.of_objects(found)
+    for clip, frame, one in np.ndindex(2, 3, CLASSES):
+        total, where, presence = 0.0, np.zeros(2), 0.0
+        for row, column in np.ndindex(ROWS, COLUMNS):
+            logit, y, x = predicted[clip, frame, row, column, one]
+            weight = np.exp(2 * logit)
+            place = [2 * (row + (y + 1) / 2) / ROWS - 1, 2 * (column + (x + 1) / 2) / COLUMNS - 1]
+            total, where = total + weight, where + weight * np.array(place)
+            presence += 1 / (1 + np.exp(-logit))
+        sure = total / (1 + total)
+        where = where / (1 + total) / (sure + 0.05)
+        expected = [sure, presence, *(4 * where), *np.eye(CLASSES)[one]]
+        np.testing.assert_allclose(vectors[clip, frame, one], expected, rtol=1e-4, atol=1e-5)
+        assert found.found[clip, frame, one] == vectors[clip, frame, one, 0]
+    assert (found.found[:, :, 0] < 1e-4).all()
+    np.testing.assert_allclose(found.places[:, :, 0], 0, atol=1e-4)
+
+
+def test_objects_have_finite_gradients_where_they_are_sure():
+    predicted = jnp.full((1, 1, 2, 2, 1, 3), 60.0).at[0, 0, 0, 0, 0, 0].set(-60)
+
+    def total(x):
+        return object_map.of_objects(object_map.find_objects(x)).sum()
+
+    gradient = jax.grad(total)(predicted)
+    assert np.isfinite(gradient).all()
+    assert np.any(gradient != 0)
+
+
+def on_objects(**choices):
+    """The smallest model whose nodes are objects."""
+    model = sync_mnist.tiny().model
+    block = dataclasses.replace(model.rstg, scales=(), objects=3, neighbours="all")
+    return dataclasses.replace(model, **{"rstg": block, "map_classes": 3} | choices)
+
+
+def test_a_model_on_objects_reads_nothing_but_the_map():
+    """Its block alone, with its weights, on vectors of the objects gives the same nodes."""
+    config = on_objects()
+    module = classifier.build(config, 4)
+    video = np.random.default_rng(7).integers(0, 256, (2, 4, 16, 16, 1), np.uint8)
+    (_, out), variables = jax.jit(module.init_with_output)(jax.random.key(0), video)
+    vectors = object_map.of_objects(object_map.find_objects(out["object_map"]))
+    block = {"params": variables["params"]["rstg_final"]}
+    alone = RSTG(config.rstg).apply(block, vectors)
+    np.testing.assert_allclose(out["nodes"], alone.nodes, atol=1e-5)
+    np.testing.assert_allclose(out["attention"], alone.attention, atol=1e-6)
+    np.testing.assert_array_equal(vectors[..., 2:4], 4 * out["objects"].places)
+    state, frames = init_state(config.rstg, 2), []
+    for t in range(4):
+        (_, part), state = module.apply(variables, video[:, t : t + 1], state, method="stream")
+        frames.append(part["frame_logits"])
+    np.testing.assert_allclose(np.concatenate(frames, 1), out["frame_logits"], atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("choices", "sentence"),
+    [
+        ({"map_classes": 4}, "rstg.objects=3 must be the number of object classes, map_classes=4"),
+        ({"rstg_at": ("conv0", "final")}, "rstg.objects needs a single block"),
+        ({"rstg_at": ("conv0",), "head": GlobalPooling()}, "rstg.objects needs a single block"),
+        ({"map_channels": True}, "set map_channels=false"),
+        ({"lone_objects": True}, "are for regions, not rstg.objects"),
+        ({"region_classes": 3}, "are for regions, not rstg.objects"),
+    ],
+)
+def test_models_that_do_not_find_their_objects_are_refused(choices, sentence):
+    with pytest.raises(UserError, match=sentence):
+        on_objects(**choices)
 
 
 BACKBONE = ResNet3DConfig(

@@ -154,7 +154,66 @@ def test_to_map_sums_the_resized_scales():
 )
 def test_features_that_no_block_can_read_are_refused_in_one_sentence(features, sentence):
     with pytest.raises(UserError, match=sentence):  # of the block, annotations refuse most here
-        check_features(features)
+        check_features(RSTGConfig(), features)
+
+
+def test_objects_are_regions_that_all_are_neighbours():
+    """A block on objects, beside one on regions that hold one pixel each."""
+    choices = {"iterations": 2, "dim": 8, "neighbours": "all", "positions": False}
+    regions = RSTG(presets.modern(scales=(3,), **choices))
+    objects = RSTG(presets.modern(scales=(), objects=9, **choices))
+    pixels = np.random.default_rng(5).normal(size=(2, 4, 3, 3, 7)).astype(np.float32)
+    vectors = pixels.reshape(2, 4, 9, 7)
+    variables = jax.jit(regions.init)(jax.random.key(0), pixels)
+    expected, found = regions.apply(variables, pixels), objects.apply(variables, vectors)
+    np.testing.assert_allclose(found.nodes, expected.nodes, atol=1e-5)
+    np.testing.assert_allclose(found.attention, expected.attention, atol=1e-6)
+    state, parts = init_state(objects.config, 2), []
+    for start in (0, 3):  # chunks of three frames and of one
+        chunk = vectors[:, start : start + 3]
+        part, state = objects.apply(variables, chunk, state, method="stream")
+        parts.append(part.nodes)
+    np.testing.assert_allclose(np.concatenate(parts, 1), expected.nodes, atol=1e-5)
+    turned = objects.apply(variables, vectors[:, :, ::-1]).nodes
+    np.testing.assert_allclose(turned, found.nodes[:, :, ::-1], atol=1e-5)
+
+
+def test_messages_of_objects_depend_on_which_they_are():
+    """Objects with the same features differ by their numbers alone, and only with positions."""
+    vectors = np.ones((1, 2, 3, 7), np.float32)
+    for positions in (False, True):
+        config = presets.modern(
+            iterations=1, dim=8, scales=(), objects=3, neighbours="all", positions=positions
+        )
+        nodes, _ = jax.jit(RSTG(config).init_with_output)(jax.random.key(0), vectors)[0]
+        assert (np.abs(nodes[:, :, 0] - nodes[:, :, 1]).max() > 1e-2) == positions
+
+
+@pytest.mark.parametrize(
+    ("choices", "sentence"),
+    [
+        ({"objects": 3}, r"3 objects are the nodes: set scales to \(\) and neighbours to 'all'"),
+        ({"objects": 3, "scales": ()}, "3 objects are the nodes: set scales"),
+        ({"objects": -1}, "objects -1 is negative"),
+        ({"scales": ()}, "scales is empty"),
+    ],
+)
+def test_objects_take_the_place_of_regions(choices, sentence):
+    with pytest.raises(UserError, match=sentence):
+        RSTGConfig(**choices)
+
+
+@pytest.mark.parametrize(
+    ("shape", "sentence"),
+    [
+        ((1, 2, 6, 6, 7), r"are not \[batch, frame, object, channel\]"),
+        ((1, 2, 4, 7), "are not of 3 objects in each frame"),
+    ],
+)
+def test_features_of_other_objects_are_refused(shape, sentence):
+    config = RSTGConfig(objects=3, scales=(), neighbours="all")
+    with pytest.raises(UserError, match=sentence):
+        check_features(config, np.ones(shape, np.float32))
 
 
 def test_a_block_checks_its_features():

@@ -51,6 +51,20 @@ def test_partners():
     assert not expected[[1, 3]].any()
 
 
+def test_partners_among_objects():
+    """Nodes are the object classes, some of them in no clip."""
+    classes = np.array([[4, 0, 2], [1, 2, 3], [3, 0, 1], [0, 1, 2]])
+    got = attention_loss.object_partners(5, jnp.asarray(classes), jnp.asarray(PAIRED), FRAMES)
+    expected = np.zeros((CLIPS, FRAMES, 5, 5), bool)
+    for clip in range(CLIPS):
+        pair = classes[clip][PAIRED[clip]]
+        if len(pair):
+            first, second = pair
+            expected[clip, :, [first, second], [second, first]] = True
+    np.testing.assert_array_equal(got, expected)
+    assert expected.sum() == 3 * FRAMES * 2
+
+
 def test_loss():
     partner = looped()
     got = attention_loss.loss(jnp.asarray(ATTENTION, jnp.float32), partners())
@@ -98,6 +112,39 @@ def test_objective_adds_the_weighted_task():
     expected = 0.5 * attention_loss.loss(out["attention"], partners()).mean()
     assert expected > 0.1
     np.testing.assert_allclose(got - plain, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_objective_asks_nodes_that_are_objects():
+    tiny = sync_mnist.tiny().model
+    block = dataclasses.replace(tiny.rstg, scales=(), objects=3, neighbours="all")
+    config = dataclasses.replace(tiny, rstg=block, map_classes=3)
+    module = classifier.build(config, 4)
+    video = np.random.default_rng(2).integers(0, 256, (CLIPS, FRAMES, 16, 16, 1), np.uint8)
+    (logits, out), _ = jax.jit(module.init_with_output)(jax.random.key(0), video)
+    classes = np.array([[0, 1, 2], [2, 1, 0], [1, 0, 2], [2, 0, 1]])
+    batch = {
+        "label": jnp.zeros(CLIPS, int),
+        "mask": jnp.ones(CLIPS),
+        "object_class": jnp.asarray(classes),
+        "object_in_pair": jnp.asarray(PAIRED),
+    }
+    plain, _ = losses.objective(LossConfig(), logits, out, batch)
+    got, _ = losses.objective(LossConfig(attention_weight=0.5), logits, out, batch)
+    attention, terms = np.asarray(out["attention"]), np.zeros(CLIPS)
+    for clip in (0, 2, 3):
+        i, j = classes[clip][PAIRED[clip]]
+        paid = attention[:, clip, 1:, [i, j], [j, i]]
+        terms[clip] = -np.log(paid).mean()
+    assert terms.mean() > 0.1
+    np.testing.assert_allclose(got - plain, 0.5 * terms.mean(), rtol=1e-4, atol=1e-6)
+
+
+def test_nodes_must_be_the_objects_of_the_data():
+    tiny = sync_mnist.tiny()  # of three classes
+    block = dataclasses.replace(tiny.model.rstg, scales=(), objects=4, neighbours="all")
+    model = dataclasses.replace(tiny.model, rstg=block, map_classes=4)
+    with pytest.raises(UserError, match=r"model\.rstg\.objects=4 must be 3, the number of object"):
+        dataclasses.replace(tiny, model=model, loss=LossConfig(attention_weight=1.0))
 
 
 @pytest.mark.parametrize(

@@ -131,6 +131,27 @@ def test_the_last_frame_speaks_alone_where_the_model_reads_it_alone():
     np.testing.assert_allclose(seen.running[-1], jax.nn.softmax(logits[0]), rtol=1e-4)
 
 
+def test_objects_are_where_the_network_finds_them():
+    block = RSTGConfig(dim=8, stages=("time", "space"), scales=(), objects=3, neighbours="all")
+    backbone = SimpleCNNConfig(features=(4,), kernels=(3,), strides=(4,))
+    model = classifier.ModelConfig(backbone, block, map_classes=3)
+    loaded = load(model, data.SyncMNISTConfig(), (3, 32, 32, 1))
+    head = loaded.variables["params"]["object_map"]
+    head["place"]["kernel"] *= 0.001
+    head["presence"]["kernel"] *= 0
+    head["presence"]["bias"] = jax.numpy.array([9.0, -99.0, 9.0])  # surely there, surely not, there
+    video = np.random.default_rng(0).integers(0, 255, (3, 32, 32, 1)).astype(np.uint8)
+    seen = annotate_video.Visualiser(loaded).run_model(video)
+    _, out = apply(loaded, video[None])
+    expected = (np.asarray(out["objects"].places[0]) + 1) / 2
+    np.testing.assert_allclose(seen.objects[:, [0, 2]], expected[:, [0, 2]], rtol=1e-4)
+    assert np.isnan(seen.objects[:, 1]).all()
+    frames = [panels.draw_frame(frame, 200) for frame in video]
+    placement = data.Placement.whole(3)
+    for image in annotate_video.draw(iter(frames), seen, placement, block.graph(), NAMES):
+        assert image.size == (480 + annotate_video.PANEL, 480)
+
+
 def test_colours_are_those_of_the_activity():
     activity = np.linspace(0, 1, 14)
     layer = draw_graph.graph_layer((300, 300), GRAPH, None, activity=activity)

@@ -48,12 +48,12 @@ class FakeSource:
         }
 
 
-def apply(video: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def apply(video: np.ndarray) -> examples_lib.Outputs:
     """Predicts the brightness modulo 3; round k attends k + 1 times brightness, everywhere."""
     brightness = video[:, 0, 0, 0, 0].astype(float)
     rounds = np.array([1.0, 2.0, 6.0])[:, None] * brightness  # [k b]
     attention = np.broadcast_to(rounds[..., None, None, None], (*rounds.shape, 3, 14, 14))
-    return np.eye(4)[(brightness % 3).astype(int)], attention
+    return examples_lib.Outputs(np.eye(4)[(brightness % 3).astype(int)], attention)
 
 
 def write_run(workdir, rows: list[dict], result: dict | None = None) -> None:
@@ -119,7 +119,7 @@ def test_long_clips_are_thinned_and_meet_the_attention_of_their_pooled_frames():
         """Sixteen frames of attention: round k of frame t attends t + 2 k."""
         weights = np.arange(16)[None] + 2 * np.arange(2)[:, None]  # [k t]
         weights = np.broadcast_to(weights[:, None, :, None, None], (2, len(video), 16, 14, 14))
-        return np.eye(4)[[0] * len(video)], weights
+        return examples_lib.Outputs(np.eye(4)[[0] * len(video)], weights)
 
     (example,) = examples_lib.predict_examples(CONFIG, Long(1), pooled, count=1)
     shown = example.video[:, 0, 0, 0].astype(int)

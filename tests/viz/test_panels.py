@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rstg_jax.rstg.region_graph import RegionGraph
+from rstg_jax.rstg.region_graph import ObjectGraph, RegionGraph
 from rstg_jax.viz import draw_graph, panels, video_writer
 
 GRAPH = RegionGraph((3, 2, 1))
@@ -80,6 +80,53 @@ def test_drawn_message_is_where_its_nodes_are_and_thickens_to_its_destination():
     near_source = stroke[:, int(x0 + quarter)].sum()
     near_destination = stroke[:, int(x1 - quarter)].sum()
     assert near_destination > 1.5 * near_source > 0
+
+
+def test_objects_are_drawn_where_they_are():
+    """Three of four objects are there; the strongest message would come from the fourth."""
+    side, graph = 300, ObjectGraph(4)
+    found, places = np.ones((1, 4)), np.array([[[-0.5, -0.5], [-0.5, 0.5], [0.5, 0], [0, 0]]])
+    found[0, 3] = 0.2
+    objects = draw_graph.object_places(found, places)
+    np.testing.assert_array_equal(np.isnan(objects[0, :, 0]), [False, False, False, True])
+    attention = np.full((4, 4), 0.01)
+    attention[1, 0], attention[1, 3] = 0.6, 0.9
+    black = Image.new("RGB", (side, side))
+    picture, bare = (
+        np.asarray(draw_graph.draw_attention(black, attention, graph, edges=n, objects=objects[0]))
+        for n in (1, 0)
+    )
+    for y, x in ((75, 75), (75, 225), (225, 150)):
+        np.testing.assert_array_equal(bare[y, x], draw_graph.scale_color(0))
+    assert not bare[150, 150].any()
+    stroke = np.abs(picture.astype(int) - bare).sum(-1)
+    rows, columns = np.nonzero(stroke)
+    assert abs(rows.mean() - 75) < 6 and columns.min() >= 75 and columns.max() <= 225
+    heated = draw_graph.graph_layer(
+        (side, side), graph, None, activity=np.array([0, 0.375, 1, 1]), objects=objects[0]
+    )
+    assert heated.getpixel((225, 75)) == (*draw_graph.heat(0.375), 255)
+    assert heated.getpixel((10, 10))[3] == 0  # no cells
+
+
+def test_an_example_on_objects_is_drawn_with_them():
+    rng = np.random.default_rng(1)
+    fields = {
+        "video": np.zeros((3, 16, 16, 1), np.uint8),
+        "labels": (0,),
+        "probabilities": np.array([0.7, 0.3]),
+        "attention": rng.dirichlet(np.ones(2), (3, 2)),
+    }
+    graph = ObjectGraph(2)
+    objects = np.array([[[0.25, 0.25], [0.25 + 0.25 * t, 0.75]] for t in range(3)])
+    one = panels.Example(**fields, objects=objects)
+    images = [np.asarray(image)[:, 244:] for image in panels.panels(one, graph, side=240)]
+    for time, image in enumerate(images):
+        np.testing.assert_array_equal(image[60, 60], draw_graph.scale_color(0))
+        np.testing.assert_array_equal(image[60 + 60 * time, 180], draw_graph.scale_color(0))
+    absent = panels.Example(**fields, objects=np.full_like(objects, np.nan))
+    bare = np.asarray(panels.panels(absent, graph, side=240)[1])[:, 244:]
+    assert not bare.any()
 
 
 def test_opacity_grows_with_weight():
