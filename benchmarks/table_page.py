@@ -18,6 +18,7 @@ ROWS: tuple[tuple[str, str, float | None, float | None], ...] = (
     ("one_temp_stage", "RSTG 1-temp-stage", 97.0, 74.1),
     ("all_temp_stages", "RSTG All-temp-stages", 98.9, 94.5),
     ("positional", "RSTG Positional All-temp", None, 97.2),
+    ("objects", "not in the paper: digits as nodes", None, None),
 )
 PAPER = {
     f"lite{digits}_{variant}": (name, paper[digits == 5])

@@ -23,6 +23,8 @@ window, dilated  the same with attention of each region to its earlier frames: a
                  1, 2, 4, ... frames before, see `rstg_jax.rstg.frame_attention`
 mean_lstm        an LSTM over the mean of each frame's map, without a graph
 transformer      causal attention over frames, whose tokens are the same five regions
+objects          `dilated` on the digits themselves as nodes, in place of regions, taught whom to
+                 attend to; of delays only
 
 Which of them have been trained, and how well they do: docs/long_range/table.md. `cups5_lstm`
 took 9 minutes on a CPU core. `python -m benchmarks.long_range` trains rows one after another.
@@ -95,6 +97,7 @@ def transformer() -> ModelConfig:
 
 
 # Widths are such that all rows have as many parameters as `lstm`.
+OBJECT_CELL = "dilated"
 DIMS = {"lstm": 64, "gru": 70, "lru": 78, "rg_lru": 73, "min_gru": 89, "window": 76, "dilated": 76}
 ROWS: dict[str, Callable[[], ModelConfig]] = {
     "published": published,
@@ -104,20 +107,33 @@ ROWS: dict[str, Callable[[], ModelConfig]] = {
 }
 
 
+def on_objects(classes: int) -> ModelConfig:
+    """A block whose nodes are the digits, of so many classes."""
+    model = block(OBJECT_CELL, DIMS[OBJECT_CELL])
+    nodes = {"scales": (), "objects": classes, "neighbours": "all"}
+    motions = {"time_norm": False, "differences": True}
+    return dataclasses.replace(model, rstg=dataclasses.replace(model.rstg, **nodes, **motions))
+
+
 def experiment(
     name: str, row: str, data: DataConfig, first_frame: int, optim: OptimizerConfig = ADAMW
 ) -> Experiment:
     """A row on a task whose label can be known from `first_frame` on."""
+    objects = row == "objects"
+    cell = OBJECT_CELL if objects else row
     rates = tuple(
         (pattern, rate / optim.learning_rate)
         for pattern, rate in RATES.items()
-        if f"/{row}/" in pattern
+        if f"/{cell}/" in pattern
     )
+    loss = LossConfig(frame_weight=1.0, frame_start=first_frame)
+    if objects:
+        loss = dataclasses.replace(loss, attention_weight=1.0, attention_start=first_frame - 2)
     return Experiment(
         name=f"long_range {name}_{row}",
-        model=ROWS[row](),
+        model=on_objects(data.num_object_classes) if objects else ROWS[row](),
         data=data,
-        loss=LossConfig(frame_weight=1.0, frame_start=first_frame),
+        loss=loss,
         optim=dataclasses.replace(optim, rates=rates),
         train=TrainConfig(
             total_examples=32_000,
@@ -183,7 +199,7 @@ VARIANTS: dict[str, Callable[[], Experiment]] = {
     **{
         f"delay{delay}_{row}": functools.partial(delayed, delay, row)
         for delay in DELAYS
-        for row in ROWS
+        for row in (*ROWS, "objects")
     },
     **{
         f"cups{swaps}_{row}": functools.partial(cups, swaps, row) for swaps in SWAPS for row in ROWS

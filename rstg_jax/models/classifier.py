@@ -11,7 +11,7 @@ from flax import linen as nn
 
 from rstg_jax.errors import UserError
 from rstg_jax.models import object_map, region_heads
-from rstg_jax.models.backbones import BackboneConfig, SimpleCNNConfig
+from rstg_jax.models.backbones import BackboneConfig, CoordinatesConfig, SimpleCNNConfig
 from rstg_jax.models.backbones.base import CLASS_TOKEN
 from rstg_jax.models.heads import HeadConfig, NodePooling
 from rstg_jax.rstg import presets
@@ -30,7 +30,8 @@ class ModelConfig:
     Attributes:
       backbone: turns frames into feature maps.
       rstg: the block; each place has weights of its own. With `objects` its nodes are the objects
-        of `map_classes`, see `rstg_jax.models.object_map.of_objects`.
+        of `map_classes`, see `rstg_jax.models.object_map.of_objects`, or those on the maps of a
+        `CoordinatesConfig`.
       rstg_at: where blocks are; empty for none. "res3" is behind the block before the last of stage
         res3 (official), "res3.0" behind its first, "conv0" behind the first convolution of a
         `SimpleCNNConfig`: such blocks add to the feature map (`MapBranch`). "final" is behind the
@@ -118,12 +119,11 @@ class ModelConfig:
 
     def _check_objects(self) -> None:
         """Raises `UserError` if the block's nodes are objects that this model does not find."""
-        objects = self.rstg.objects
-        if objects != self.map_classes:
-            raise UserError(
-                f"rstg.objects={objects} must be the number of object classes, map_classes="
-                f"{self.map_classes}"
-            )
+        objects, given = self.rstg.objects, isinstance(self.backbone, CoordinatesConfig)
+        if self.map_classes != (0 if given else objects):
+            name = type(self.backbone).__name__
+            wanted = f"no map_classes with {name}" if given else f"map_classes={objects}"
+            raise UserError(f"rstg.objects={objects} needs {wanted}: it is {self.map_classes}")
         if self.head.final_block != "nodes" or len(self.rstg_at) > 1:
             raise UserError("rstg.objects needs a single block, whose nodes the head reads")
         if self.map_channels:
@@ -225,11 +225,14 @@ class VideoClassifier(nn.Module):
         if config.map_classes:
             head = object_map.ObjectMap(config.map_classes, name="object_map")
             out["object_map"] = head(features)
-            if config.rstg_at and config.rstg.objects:
-                out["objects"] = object_map.find_objects(out["object_map"])
-                features = object_map.of_objects(out["objects"]).astype(features.dtype)
-            elif config.map_channels:
+            if config.map_channels:
                 features = object_map.channels(out["object_map"]).astype(features.dtype)
+        if config.rstg_at and config.rstg.objects:
+            if config.map_classes:
+                out["objects"] = object_map.find_objects(out["object_map"])
+            else:
+                out["objects"] = object_map.given_objects(features)
+            features = object_map.of_objects(out["objects"]).astype(features.dtype)
         frames, early, state = self._read(features, token, graphs, state, train, boxes)
         if graphs:
             last = list(graphs.values())[-1]

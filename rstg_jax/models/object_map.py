@@ -136,6 +136,19 @@ def find_objects(predicted: jax.Array) -> Objects:
     return Objects(found, mean, presence)
 
 
+def given_objects(features: jax.Array) -> Objects:
+    """The objects of maps that need no network, see `CoordinatesConfig`.
+
+    Args:
+      features: of that backbone, `[b t h w 3 * classes]`.
+    """
+    b, t, _, _, channels = features.shape
+    means = features.mean(axis=(2, 3)).reshape(b, t, 3, channels // 3)
+    presence = means[:, :, 0]  # 1 for an object that is all on the map
+    places = jnp.einsum("btpn->btnp", means[:, :, 1:]) / jnp.maximum(presence, LEAST)[..., None]
+    return Objects(presence, places, presence)
+
+
 def of_objects(objects: Objects) -> jax.Array:
     """One vector of the object of each class, for a block with `RSTGConfig.objects`.
 

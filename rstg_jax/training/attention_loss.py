@@ -12,7 +12,6 @@ import jax.numpy as jnp
 
 from rstg_jax.training.region_loss import inside
 
-FIRST_FRAME = 1  # from which frame on, from 0, motions can be known
 LEAST = 1e-6  # attention that counts as none
 
 
@@ -60,14 +59,13 @@ def loss(attention: jax.Array, partner: jax.Array) -> jax.Array:
     """Loss of each clip, float32 `[b]`.
 
     Minus the logarithm of the attention that a node pays to all of its partners together: its
-    mean over the space stages, and over the nodes and frames with partners from `FIRST_FRAME` on.
+    mean over the space stages, and over the nodes and frames with partners.
 
     Args:
       attention: of receiver i to sender j in every space stage, `[k b t i j]`.
       partner: see `partners` and `object_partners`.
     """
-    partner = partner[:, FIRST_FRAME:]
-    paid = (attention[:, :, FIRST_FRAME:] * partner).sum(-1)  # [k b t i]
+    paid = (attention * partner).sum(-1)  # [k b t i]
     missing = -jnp.log(paid + LEAST).mean(0)
     asked = partner.any(-1)
     return jnp.where(asked, missing, 0).sum((1, 2)) / jnp.maximum(asked.sum((1, 2)), 1)

@@ -39,6 +39,7 @@ class LossConfig:
       lone_weight: likewise of the task of `rstg_jax.training.lone_object_loss`.
       attention_weight: likewise of the task of `rstg_jax.training.attention_loss`, for models with
         space stages and `region_classes`, `lone_objects` or `rstg.objects`.
+      attention_start: first frame, from 0, by which motions can be compared.
       map_weight: likewise of the task of `rstg_jax.training.map_loss`.
       kind: "softmax" where a clip has exactly one label; "sigmoid" where it has any number of them,
         see `DataConfig.multi_label`: every class is then a yes or no of its own.
@@ -53,6 +54,7 @@ class LossConfig:
     region_weight: float = 0.0
     lone_weight: float = 0.0
     attention_weight: float = 0.0
+    attention_start: int = 1
     map_weight: float = 0.0
     kind: Kind = "softmax"
 
@@ -60,7 +62,7 @@ class LossConfig:
         if not 0 <= self.label_smoothing < 1:
             raise UserError(f"label_smoothing={self.label_smoothing} is outside [0, 1)")
         weights = ("clip_weight", "frame_weight", *AUXILIARY)
-        for name in (*weights, "frame_start"):
+        for name in (*weights, "frame_start", "attention_start"):
             if getattr(self, name) < 0:
                 raise UserError(f"{name}={getattr(self, name)} cannot be negative")
         if not any(getattr(self, name) for name in weights):
@@ -191,14 +193,18 @@ def _lone_objects(config: LossConfig, out: Output, batch: Batch) -> jax.Array:
 
 
 def _attention(config: LossConfig, out: Output, batch: Batch) -> jax.Array:
-    del config
     attention, in_pair = out["attention"], batch["object_in_pair"]  # [k b t i j], [b o]
     if "objects" in out:
         _, _, frames, nodes, _ = attention.shape
         partner = attention_loss.object_partners(nodes, batch["object_class"], in_pair, frames)
     else:
         partner = attention_loss.partners(out["boxes"], batch["object_center"], in_pair)
-    return attention_loss.loss(attention, partner)
+    start = config.attention_start
+    if start >= attention.shape[2]:
+        raise UserError(
+            f"loss.attention_start={start} leaves none of the {attention.shape[2]} frames"
+        )
+    return attention_loss.loss(attention[:, :, start:], partner[:, start:])
 
 
 def _object_map(config: LossConfig, out: Output, batch: Batch) -> jax.Array:

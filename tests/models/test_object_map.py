@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 from configs import sync_mnist
+from rstg_jax.data import object_maps
 from rstg_jax.errors import UserError
 from rstg_jax.models import classifier, object_map
+from rstg_jax.models.backbones import CoordinatesConfig
 from rstg_jax.models.backbones.resnet3d import ResNet3DConfig
 from rstg_jax.models.heads import GlobalPooling, RNNHead
 from rstg_jax.rstg.block import RSTG, init_state, region_means
@@ -116,6 +118,30 @@ def test_objects_have_finite_gradients_where_they_are_sure():
     assert np.any(gradient != 0)
 
 
+def test_objects_on_maps_are_where_they_were_drawn():
+    """One of three is in no frame; places are units of 1/255 cell of 8x8."""
+    places = np.random.default_rng(8).integers(0, 7 * 255, (2, 3, 2, 2))
+    maps = object_maps.draw(np, places, np.array([2, 0]), 3, 8)
+    features = CoordinatesConfig().build(jnp.float32, "backbone").apply({}, maps)
+    found = object_map.given_objects(features)
+    expected = np.zeros((2, 3, 3, 2))
+    expected[:, :, [2, 0]] = 2 * places / (7 * 255) - 1
+    np.testing.assert_allclose(found.places, expected, atol=0.01)
+    np.testing.assert_allclose(found.found, np.broadcast_to([1, 0, 1], (2, 3, 3)), atol=0.01)
+
+
+def test_a_model_on_given_objects():
+    config = on_objects(backbone=CoordinatesConfig(), map_classes=0)
+    module = classifier.build(config, 4)
+    video = np.random.default_rng(7).integers(0, 256, (2, 4, 8, 8, 3), np.uint8)
+    (_, out), variables = jax.jit(module.init_with_output)(jax.random.key(0), video)
+    vectors = object_map.of_objects(object_map.given_objects(out["features"]))
+    alone = RSTG(config.rstg).apply({"params": variables["params"]["rstg_final"]}, vectors)
+    np.testing.assert_allclose(out["nodes"], alone.nodes, atol=1e-5)
+    with pytest.raises(UserError, match=r"are not of 3 objects in each frame"):
+        module.apply(variables, video[..., :2])
+
+
 def on_objects(**choices):
     """The smallest model whose nodes are objects."""
     model = sync_mnist.tiny().model
@@ -145,7 +171,8 @@ def test_a_model_on_objects_reads_nothing_but_the_map():
 @pytest.mark.parametrize(
     ("choices", "sentence"),
     [
-        ({"map_classes": 4}, "rstg.objects=3 must be the number of object classes, map_classes=4"),
+        ({"map_classes": 4}, r"rstg\.objects=3 needs map_classes=3: it is 4"),
+        ({"backbone": CoordinatesConfig()}, "needs no map_classes with CoordinatesConfig"),
         ({"rstg_at": ("conv0", "final")}, "rstg.objects needs a single block"),
         ({"rstg_at": ("conv0",), "head": GlobalPooling()}, "rstg.objects needs a single block"),
         ({"map_channels": True}, "set map_channels=false"),

@@ -72,7 +72,7 @@ def test_loss():
         terms = [
             -np.log(ATTENTION[stage, clip, frame, i][partner[clip, frame, i]].sum())
             for stage, frame, i in np.ndindex(STAGES, FRAMES, len(BOXES))
-            if frame >= 1 and partner[clip, frame, i].any()
+            if partner[clip, frame, i].any()
         ]
         np.testing.assert_allclose(got[clip], np.mean(terms or [0]), rtol=1e-3)
 
@@ -109,7 +109,7 @@ def test_objective_adds_the_weighted_task():
     }
     plain, _ = losses.objective(LossConfig(), logits, out, batch)
     got, _ = losses.objective(LossConfig(attention_weight=0.5), logits, out, batch)
-    expected = 0.5 * attention_loss.loss(out["attention"], partners()).mean()
+    expected = 0.5 * attention_loss.loss(out["attention"][:, :, 1:], partners()[:, 1:]).mean()
     assert expected > 0.1
     np.testing.assert_allclose(got - plain, expected, rtol=1e-4, atol=1e-6)
 
@@ -129,11 +129,14 @@ def test_objective_asks_nodes_that_are_objects():
         "object_in_pair": jnp.asarray(PAIRED),
     }
     plain, _ = losses.objective(LossConfig(), logits, out, batch)
-    got, _ = losses.objective(LossConfig(attention_weight=0.5), logits, out, batch)
+    config = LossConfig(attention_weight=0.5, attention_start=2)
+    got, _ = losses.objective(config, logits, out, batch)
+    with pytest.raises(UserError, match=r"attention_start=5 leaves none of the 5 frames"):
+        losses.objective(LossConfig(attention_weight=0.5, attention_start=5), logits, out, batch)
     attention, terms = np.asarray(out["attention"]), np.zeros(CLIPS)
     for clip in (0, 2, 3):
         i, j = classes[clip][PAIRED[clip]]
-        paid = attention[:, clip, 1:, [i, j], [j, i]]
+        paid = attention[:, clip, 2:, [i, j], [j, i]]
         terms[clip] = -np.log(paid).mean()
     assert terms.mean() > 0.1
     np.testing.assert_allclose(got - plain, 0.5 * terms.mean(), rtol=1e-4, atol=1e-6)
