@@ -110,9 +110,15 @@ ROWS: dict[str, Callable[[], ModelConfig]] = {
 def on_objects(classes: int) -> ModelConfig:
     """A block whose nodes are the digits, of so many classes."""
     model = block(OBJECT_CELL, DIMS[OBJECT_CELL])
-    nodes = {"scales": (), "objects": classes, "neighbours": "all"}
-    motions = {"time_norm": False, "differences": True}
-    return dataclasses.replace(model, rstg=dataclasses.replace(model.rstg, **nodes, **motions))
+    nodes = dataclasses.replace(
+        model.rstg,
+        scales=(),
+        objects=classes,
+        neighbours="all",
+        time_norm=False,
+        differences=True,
+    )
+    return dataclasses.replace(model, rstg=nodes)
 
 
 def experiment(

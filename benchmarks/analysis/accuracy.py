@@ -1,5 +1,6 @@
 """Accuracy on videos that are cut short, out of order, hard, or seen by a part of the graph."""
 
+import contextlib
 import itertools
 from typing import Any, NamedTuple
 
@@ -12,6 +13,7 @@ from benchmarks.analysis.subject import Share, Subject, batches
 from rstg_jax.data.sync_mnist import generator
 from rstg_jax.errors import UserError
 from rstg_jax.inference import interventions
+from rstg_jax.rstg.region_graph import Graph, RegionGraph
 
 QUARTERS = 4
 
@@ -133,23 +135,33 @@ def by_rule(subject: Subject) -> dict[str, Share]:
     return {"network": Share.of(subject.right), "rule": Share.of(right)}
 
 
-def without_parts(subject: Subject) -> dict[str, Share]:
-    """Accuracy if parts of the graph never work."""
-    graph = subject.graph
+def changes(graph: Graph) -> dict[str, tuple[interventions.Interceptor, ...]]:
+    """Parts of a graph that can be switched off, by what that means."""
+    if not isinstance(graph, RegionGraph):
+        every = tuple(interventions.cut(None, node) for node in range(graph.num_nodes))
+        return {"no object sends messages": every}
     last = graph.num_nodes - 1  # the region of the whole frame, or the coarsest one
     centre = graph.scales[0] ** 2 // 2
-    changes = {
-        "the coarsest region sees nothing": interventions.silence(last),
-        "the central fine region sees nothing": interventions.silence(centre),
-        "the coarsest region has no memory": interventions.forget(last),
-        "the central fine region has no memory": interventions.forget(centre),
-        "no message from the central fine to the coarsest region": interventions.cut(last, centre),
+    return {
+        "the coarsest region sees nothing": (interventions.silence(last),),
+        "the central fine region sees nothing": (interventions.silence(centre),),
+        "the coarsest region has no memory": (interventions.forget(last),),
+        "the central fine region has no memory": (interventions.forget(centre),),
+        "no message from the central fine to the coarsest region": (
+            interventions.cut(last, centre),
+        ),
     }
+
+
+def without_parts(subject: Subject) -> dict[str, Share]:
+    """Accuracy if parts of the graph never work."""
     shares = {"nothing is switched off": Share.of(subject.right)}
-    for name, change in changes.items():
+    for name, change in changes(subject.graph).items():
         # A new function for each: `jit` would take what it compiled for another.
         def predict(variables: Any, video: jax.Array, change: Any = change) -> jax.Array:
-            with nn.intercept_methods(change):
+            with contextlib.ExitStack() as switched_off:
+                for one in change:
+                    switched_off.enter_context(nn.intercept_methods(one))
                 return subject.module.apply(variables, video)[0].argmax(1)
 
         run, parts = jax.jit(predict), batches(subject.videos["video"])

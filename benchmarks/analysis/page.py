@@ -10,7 +10,7 @@ from benchmarks.analysis.accuracy import Quarter
 from benchmarks.analysis.subject import Share, Subject
 from rstg_jax import files
 
-CHARTS, REGIONS = "accuracy.svg", "what_decides.png"
+CHARTS, NODES = "accuracy.svg", "what_decides.png"
 
 
 def write(subject: Subject, command: str, title: str, path: Path) -> None:
@@ -68,7 +68,7 @@ def _accuracy(
         "digits that are there.\n",
         table("Frames", ("shown", "accuracy"), shown),
     ]
-    if subject.weights.experiment.model.map_channels:
+    if subject.weights.experiment.model.map_classes:
         rule = list(accuracy.by_rule(subject).items())
         text.append(
             table("A rule in place of the graph", ("reads the maps", "accuracy"), rule)
@@ -92,8 +92,10 @@ def _what_decides(subject: Subject, folder: Path) -> list[str]:
     deciding = what_decides.largest(trained[what_decides.SILENCE])[chosen]
     chance = Share.of(holds.mean(1))
     rows: list[tuple[object, ...]] = [
-        ("chance: any region", chance, chance, f"{100 * deciding.mean():.1f}")
+        (f"chance: any {subject.node}", chance, chance, f"{100 * deciding.mean():.1f}")
     ]
+    if subject.node == "object":
+        rows.append(("chance: any digit that is there", *_any_there(subject, deciding)))
     for name, values in trained.items():
         paid = name == what_decides.ATTENTION
         scores = [
@@ -103,24 +105,33 @@ def _what_decides(subject: Subject, folder: Path) -> list[str]:
         ]
         rows.append(("most attention" if paid else f"largest effect if it {name}", *scores))
     columns = (
-        "regions",
-        "hold a digit of the pair, trained",
+        f"{subject.node}s",
+        f"{'hold' if subject.node == 'region' else 'are'} a digit of the pair, trained",
         "the same, random weights",
         f"have the largest effect if it {what_decides.SILENCE}, trained",
     )
     top = what_decides.TOP
     without = list(accuracy.without_parts(subject).items())
+    node, scale = subject.node, " of the finest scale" if subject.node == "region" else ""
     return [
         table("Without parts of the graph", ("change", "accuracy"), without),
         table("What decides", columns, rows)
-        + f"\nThe {top} regions of the finest scale with the largest values in the middle frame, "
+        + f"\nThe {top} {node}s{scale} with the largest values in the middle frame, "
         "on the videos with a pair, in %. An effect is what the true label loses in log odds if, "
-        "in this frame, the region sees nothing, has lost the memory of all frames before, or "
-        "sends no messages. Attention is the share of it that all regions pay to the region in "
+        f"in this frame, the {node} sees nothing, has lost the memory of all frames before, or "
+        f"sends no messages. Attention is the share of it that all {node}s pay to the {node} in "
         "all space stages, as the dots in the pictures of `rstg_jax/report.py` show it. The last "
         f"column says how often the {top} regions are those that decide.\n",
         _picture(subject, frame, trained, folder),
     ]
+
+
+def _any_there(subject: Subject, deciding: np.ndarray) -> tuple[Share, Share, str]:
+    """What guessing scores that knows which digits are in the video, with a pair."""
+    there = subject.videos["object_class"][subject.paired]
+    pair = Share.of(np.full(len(there), what_decides.TOP / there.shape[1]))
+    found = np.take_along_axis(deciding, there, axis=1).mean()
+    return pair, pair, f"{100 * found:.1f}"
 
 
 def _picture(subject: Subject, frame: int, values: Mapping[str, np.ndarray], folder: Path) -> str:
@@ -128,12 +139,13 @@ def _picture(subject: Subject, frame: int, values: Mapping[str, np.ndarray], fol
     first = [int(video) for video in subject.paired if subject.right[video]][: pictures.EXAMPLES]
     if not first:
         return "No picture: the model names no pair of these videos.\n"
-    files.write_bytes(folder / REGIONS, pictures.regions(subject, frame, values, first))
+    files.write_bytes(folder / NODES, pictures.nodes(subject, frame, values, first))
     return (
-        f"![Middle frames of {len(first)} test videos, with regions shaded by their effect and by "
-        f"attention]({folder.name}/{REGIONS})\n\n"
+        f"![Middle frames of {len(first)} test videos, with {subject.node}s shaded by their effect "
+        f"and by attention]({folder.name}/{NODES})\n\n"
         "The first test videos with a pair that the model names, by number: "
         f"{', '.join(map(str, first))}. Green boxes and dots: the pair and its centres. The more "
-        "opaque a region, the larger its effect (orange, one scale for each row) or the attention "
-        f"to it (blue). White: the {what_decides.TOP} regions with the largest values.\n"
+        f"opaque a {subject.node}, the larger its effect (orange, one scale for each row) or the "
+        f"attention to it (blue). White: the {what_decides.TOP} {subject.node}s with the largest "
+        "values.\n"
     )

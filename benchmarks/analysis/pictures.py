@@ -82,12 +82,12 @@ def _points(
     axes.errorbar(x, means, errors, marker="o", markersize=5, capsize=4, **style)
 
 
-def regions(
+def nodes(
     subject: Subject, frame: int, values: Mapping[str, np.ndarray], chosen: Sequence[int]
 ) -> bytes:
-    """Draws how much the finest regions matter in a frame of some videos; a PNG.
+    """Draws how much the studied nodes matter in a frame of some videos; a PNG.
 
-    A row for each video: the frame, and the frame under each measure. A region is the more opaque
+    A row for each video: the frame, and the frame under each measure. A node is the more opaque
     the larger its value is, relative to the largest one of the row, of effects and of attention
     each; it is clear if the value is negative.
 
@@ -104,7 +104,7 @@ def regions(
     figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white")
     figure.subplots_adjust(0.36 / width, 0.03 / height, 1 - 0.02, 1 - 0.6 / height, 0.04, 0.04)
     grid = figure.subplots(rows, columns, squeeze=False)
-    names, boxes = subject.weights.label_names, subject.graph.boxes
+    names, boxes = subject.weights.label_names, what_decides.node_boxes(subject, frame)
     for row, video in zip(grid, chosen, strict=True):
         corners = subject.videos["coords"][video, frame, :2]
         pair = generator.sprite_boxes(corners, 1)  # y0 x0 y1 x1, fractions
@@ -117,13 +117,15 @@ def regions(
         for axes, (name, value) in zip(row[1:], values.items(), strict=True):
             paid = name == what_decides.ATTENTION
             style = (value[video].max(), PAID, "{:.0%}") if paid else (strongest, EFFECT, "{:.1f}")
-            _shades(axes, boxes, value[video], *style)
+            _shades(axes, boxes[video], value[video], *style)
     for axes, name in zip(grid[0], ("the frame", *values), strict=True):
         axes.set_title(name, fontsize=10, color=INK, pad=5)
     left, right = (grid[0, k].get_position() for k in (1, columns - 2))
     middle, top = (left.x0 + right.x1) / 2, 1 - 0.24 / height
     heading: Any = {"ha": "center", "va": "center", "fontsize": 10, "color": MUTED}
-    figure.text(middle, top, "log odds that the true label loses if a region ...", **heading)
+    figure.text(
+        middle, top, f"log odds that the true label loses if a {subject.node} ...", **heading
+    )
     return _png(figure)
 
 
@@ -145,12 +147,12 @@ def _frame(axes: "Axes", frame: np.ndarray, pair: np.ndarray) -> None:
 def _shades(
     axes: "Axes", boxes: np.ndarray, values: np.ndarray, full: float, color: str, text_format: str
 ) -> None:
-    """Shades the finest regions by their values `[r]`, and frames the largest ones.
+    """Shades nodes by their values `[r]`, and frames the largest ones; some are not in the frame.
 
     Args:
       axes: of the frame.
-      boxes: of the regions.
-      values: of the finest ones.
+      boxes: of the nodes, nan for those that are not there.
+      values: of the nodes.
       full: value that is shaded the most.
       color: of the shade.
       text_format: of the values.
@@ -161,14 +163,15 @@ def _shades(
     top = what_decides.largest(values[None])[0]
     opacity = OPAQUE * np.clip(values / max(full, 1e-9), 0, 1)
     inset = 0.008
-    for region, (y0, x0, y1, x1) in enumerate(boxes[: len(values)]):
+    for node in np.flatnonzero(~np.isnan(boxes[:, 0])):
+        y0, x0, y1, x1 = boxes[node]
         corner, sides = (x0 + inset, y0 + inset), (x1 - x0 - 2 * inset, y1 - y0 - 2 * inset)
-        axes.add_patch(Rectangle(corner, *sides, color=color, alpha=opacity[region], linewidth=0))
-        if top[region]:
+        axes.add_patch(Rectangle(corner, *sides, color=color, alpha=opacity[node], linewidth=0))
+        if top[node]:
             edge: Any = {"fill": False, "edgecolor": "white", "linewidth": 1.6, "zorder": 3}
             axes.add_patch(Rectangle(corner, *sides, **edge))
         text: Any = {"fontsize": 6.5, "color": "white", "ha": "left", "va": "top", "zorder": 5}
-        shown = text_format.format(values[region]).replace("-0.0", "0.0")
+        shown = text_format.format(values[node]).replace("-0.0", "0.0")
         stroke = [withStroke(linewidth=1.5, foreground="black")]
         axes.text(x0 + 0.025, y0 + 0.025, shown, path_effects=stroke, **text)
 

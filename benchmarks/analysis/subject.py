@@ -14,7 +14,7 @@ from rstg_jax.data import SyncMNISTConfig
 from rstg_jax.errors import UserError
 from rstg_jax.inference import known_weights
 from rstg_jax.models import classifier
-from rstg_jax.rstg.region_graph import RegionGraph
+from rstg_jax.rstg.region_graph import Graph, RegionGraph
 from rstg_jax.training.weights import Weights
 
 BATCH = 50
@@ -55,9 +55,19 @@ class Subject:
     none: int
 
     @property
-    def graph(self) -> RegionGraph:
-        """The regions of its block."""
+    def graph(self) -> Graph:
+        """The nodes of its block."""
         return self.weights.experiment.model.rstg.graph()
+
+    @property
+    def studied(self) -> int:
+        """How many nodes are studied, the first ones: the finest regions, or all objects."""
+        return self.graph.scale_slices[0].stop
+
+    @property
+    def node(self) -> str:
+        """What a node is."""
+        return "region" if isinstance(self.graph, RegionGraph) else "object"
 
     @property
     def middle(self) -> int:

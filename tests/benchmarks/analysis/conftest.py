@@ -12,11 +12,29 @@ from rstg_jax import config
 from rstg_jax.models import classifier
 from rstg_jax.training.weights import Weights
 
+OBJECTS = {
+    "model.rstg.scales": "",
+    "model.rstg.objects": "3",
+    "model.rstg.neighbours": "all",
+    "model.map_classes": "3",
+}
+
 
 @pytest.fixture(scope="session")
 def subject():
     """The tiny model with random weights and eight videos."""
-    experiment = config.override(sync_mnist.tiny(), {"model.rstg.stages": "time,space,time"})
+    return make({})
+
+
+@pytest.fixture(scope="session")
+def on_objects():
+    """The same with nodes that are objects."""
+    return make(OBJECTS)
+
+
+def make(changes):
+    changes = {"model.rstg.stages": "time,space,time", **changes}
+    experiment = config.override(sync_mnist.tiny(), changes)
     source = dataclasses.replace(experiment.data, num_test=8).open("test")
     module = classifier.build(experiment.model, len(source.label_names))
     batch = source.batch(np.arange(8))

@@ -1,10 +1,13 @@
 """The measures of accuracy against plain loops and answers that are known by construction."""
 
+import contextlib
 import dataclasses
 import types
 
+import jax
 import numpy as np
 import pytest
+from flax import linen as nn
 
 from benchmarks.analysis import accuracy
 from benchmarks.analysis.subject import Share, Subject
@@ -131,3 +134,17 @@ def test_rule_reads_the_maps_of_the_network(subject, monkeypatch):
     swapped = maps[..., [0, 2, 1], :]  # now 0 and 1 move together
     assert means(shares("0-1", swapped)) == [0.0, 100.0]
     assert means(shares("0-2", swapped)) == [33.3, 0.0]
+
+
+def test_objects_without_messages(on_objects):
+    """Then what the space stages read does not depend on who is a neighbour."""
+    (name, every), *others = accuracy.changes(on_objects.graph).items()
+    assert name == "no object sends messages" and not others
+    with contextlib.ExitStack() as stack:
+        for one in every:
+            stack.enter_context(nn.intercept_methods(one))
+        run = jax.jit(lambda v: on_objects.module.apply(on_objects.weights.variables, v)[1])
+        out = run(on_objects.videos["video"])
+    assert not np.any(out["attention"])
+    shares = accuracy.without_parts(on_objects)
+    assert list(shares) == ["nothing is switched off", name]

@@ -38,7 +38,7 @@ def test_regions_are_shaded_by_their_values(subject):
     effects[5, [0, 8]] = [1, 0.5]
     values = {change: effects * (k == 0) for k, change in enumerate(what_decides.CHANGES)}
     values[what_decides.ATTENTION] = np.full((8, 9), 1 / 14)
-    drawn = [pictures.regions(subject, 2, values, [5]) for _ in range(2)]
+    drawn = [pictures.nodes(subject, 2, values, [5]) for _ in range(2)]
     assert drawn[0] == drawn[1]
     image = np.asarray(Image.open(io.BytesIO(drawn[0]))).astype(int)
     orange = (image[..., 0] - image[..., 2] > 150).sum()
@@ -47,7 +47,7 @@ def test_regions_are_shaded_by_their_values(subject):
     assert 0.5 * cell < orange < 1.1 * cell  # region 0; region 8 is shaded half as strongly
     assert blue > 4 * cell
     values[what_decides.SILENCE] = -effects
-    image = np.asarray(Image.open(io.BytesIO(pictures.regions(subject, 2, values, [5]))))
+    image = np.asarray(Image.open(io.BytesIO(pictures.nodes(subject, 2, values, [5]))))
     assert (image[..., 0].astype(int) - image[..., 2] > 150).sum() == 0
 
 
@@ -74,15 +74,38 @@ def test_bad_flags():
         command.main(["--weights=long_range/cups"])
 
 
+def test_objects_are_shaded_where_they_are(on_objects):
+    """Of three classes two are in each video: the third has the largest value, and no place."""
+    absent = 3 - on_objects.videos["object_class"].sum(1)
+    effects = np.zeros((8, 3))
+    effects[np.arange(8), absent] = 2
+    effects[np.arange(8), on_objects.videos["object_class"][:, 0]] = 1
+    values = dict.fromkeys(what_decides.CHANGES, effects)
+    values[what_decides.ATTENTION] = np.zeros((8, 3))
+    image = np.asarray(Image.open(io.BytesIO(pictures.nodes(on_objects, 2, values, [0]))))
+    orange = (image[..., 0].astype(int) - image[..., 2] > 60).sum()
+    box = (1.75 * pictures.DPI * 0.28) ** 2  # pixels of a digit's box
+    assert 0.5 * 3 * box < orange < 1.2 * 3 * box
+
+
 @pytest.mark.slow
-def test_page(subject, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("model", "parts", "chances"),
+    [("subject", 6, 1), ("on_objects", 2, 2)],
+    ids=["regions", "objects"],
+)
+def test_page(model, parts, chances, tmp_path, monkeypatch, request):
+    subject = request.getfixturevalue(model)
     monkeypatch.setitem(known_weights.KNOWN, "tests/tiny", lambda: subject.weights)
     out = tmp_path / "new"
     assert command.main(["--weights=tests/tiny", "--videos=8", f"--out={out}"]) == 0
     text = (out / "analysis_tiny.md").read_text()
     head = 2  # lines of each table
-    assert text.count("\n| ") == 2 * (5 + head) + 3 * (4 + head) + (6 + head) + (5 + head)
-    assert "| chance: any region |" in text
+    rule = 2 + head if model == "on_objects" else 0
+    tables = 2 * (5 + head) + 3 * (4 + head) + (parts + head) + (4 + chances + head) + rule
+    assert text.count("\n| ") == tables
+    assert f"| chance: any {subject.node} |" in text
+    assert ("| chance: any digit that is there | 100.0 ± 0.0 |" in text) == (chances == 2)
     pictured = re.findall(r"!\[.+\]\((.+)\)", text)
     assert pictured == ["analysis_tiny/accuracy.svg", "analysis_tiny/what_decides.png"]
     assert all((out / name).stat().st_size < 150e3 for name in pictured)

@@ -17,6 +17,15 @@ def test_regions_that_hold_the_pair(subject):
         assert {divmod(r, 3) for r in np.flatnonzero(holds[video])} == cells
 
 
+def test_objects_of_the_pair(on_objects):
+    holds, boxes = what_decides.holders(on_objects, 1), what_decides.node_boxes(on_objects, 1)
+    for video, classes in enumerate(on_objects.videos["object_class"]):
+        assert set(np.flatnonzero(holds[video])) == set(classes[:2])
+        assert set(np.flatnonzero(~np.isnan(boxes[video, :, 0]))) == set(classes)
+        for one, corner in zip(classes, on_objects.videos["coords"][video, 1], strict=True):
+            np.testing.assert_allclose(boxes[video, one], [*corner / 100, *(corner + 28) / 100])
+
+
 def test_score_counts_the_two_largest():
     values = np.array([[5.0, 1, 4, 2], [0, 3, 1, 2]])
     wanted = np.array([[True, True, False, False], [False, True, False, True]])
@@ -53,6 +62,23 @@ def test_effects_as_a_loop_over_regions(subject, change, intervention):
         wanted = log_odds(plain, label) - log_odds(changed, label)
         np.testing.assert_allclose(got[:, region], wanted, atol=2e-5)
     assert np.abs(got).max() > 1e-4
+
+
+def test_effects_of_objects(on_objects):
+    """An object that sees nothing is one of which the block reads zeros."""
+    variables = on_objects.weights.variables
+    got = what_decides.effects(on_objects, variables, "sees nothing", 2)
+    assert got.shape == (8, 3)
+    video, label = on_objects.videos["video"], on_objects.videos["label"]
+    plain, out = jax.jit(on_objects.module.apply)(variables, video)
+    with nn.intercept_methods(interventions.silence(1, 2)):
+        changed, _ = jax.jit(lambda x: on_objects.module.apply(variables, x))(video)
+    wanted = log_odds(np.asarray(plain), label) - log_odds(np.asarray(changed), label)
+    np.testing.assert_allclose(got[:, 1], wanted, atol=2e-5)
+    assert np.abs(wanted).max() > 1e-4
+    paid = what_decides.attention(on_objects, variables, 2)
+    received = np.asarray(out["attention"])[:, :, 2].sum((0, 2))
+    np.testing.assert_allclose(paid, received / received.sum(1, keepdims=True), rtol=1e-5)
 
 
 def test_attention_is_shared_by_the_regions(subject):
