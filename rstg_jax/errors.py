@@ -1,11 +1,19 @@
 """The exception for mistakes that the user can fix, and how those of other code become it."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+
+MOST_NAMED = 8  # of the things that a message lists
 
 
 class UserError(ValueError):
     """Raised for invalid input; the message is one line that says how to fix it."""
+
+
+def named(things: Sequence[str], separator: str = "; ", most: int = MOST_NAMED) -> str:
+    """Lists things in a message: the first of them, and how many there are besides."""
+    more = [f"and {len(things) - most} more"] if len(things) > most else []
+    return separator.join([*things[:most], *more])
 
 
 @contextlib.contextmanager

@@ -9,13 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from rstg_jax.errors import UserError
+from rstg_jax.errors import UserError, named
 from rstg_jax.models import classifier
 from rstg_jax.models.classifier import ModelConfig
 
 Arrays = Mapping[str, np.ndarray]
 Path = tuple[str, ...]
-MAX_NAMED = 10  # arrays in an error
 # What PyTorch calls the variables of a layer.
 LEAVES = {
     "kernel": "weight",
@@ -69,7 +68,7 @@ def fit(
       `{"params": ..., "batch_stats": ...}`, NumPy float32.
 
     Raises:
-      UserError: names the arrays that are missing, unused or misshapen, `MAX_NAMED` at most.
+      UserError: names the arrays that are missing, unused or misshapen, the first of them.
     """
     left = dict(names.prepare(state))
     bias = names.of(config.backbone, ("classifier", "bias"))
@@ -91,9 +90,8 @@ def fit(
         flat[path] = array
     problems += [f"unused {name}" for name in left]
     if problems:
-        listed = "; ".join(sorted(problems)[:MAX_NAMED])
-        more = f"; and {len(problems) - MAX_NAMED} more" if len(problems) > MAX_NAMED else ""
-        raise UserError(f"the tensors do not fit the architecture: {listed}{more}")
+        listed = named(sorted(problems))
+        raise UserError(f"the tensors do not fit the architecture: {listed}")
     return traverse_util.unflatten_dict(flat)
 
 

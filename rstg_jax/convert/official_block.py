@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import numpy as np
 from flax import traverse_util
 
-from rstg_jax.errors import UserError
+from rstg_jax.errors import UserError, named
 from rstg_jax.rstg.block import RSTGConfig
 
 GRAPH_SCOPE = r"(.*/)?whole_graph_model_\w+/"
@@ -184,5 +184,4 @@ class Reader:
     def finish(self) -> None:
         """Raises `UserError` if there is anything in the account."""
         if problems := self.account():
-            listed = "; ".join(problems)
-            raise UserError(f"official variables do not fit the configuration: {listed}")
+            raise UserError(f"official variables do not fit the configuration: {named(problems)}")

@@ -29,7 +29,7 @@ from rstg_jax.convert.official_block import (
     Reader,
     read_block,
 )
-from rstg_jax.errors import UserError
+from rstg_jax.errors import UserError, named
 from rstg_jax.models.backbones.resnet3d import ResNet3DConfig
 from rstg_jax.models.backbones.simple_cnn import SimpleCNNConfig
 from rstg_jax.models.classifier import FINAL, ModelConfig, block_name
@@ -79,7 +79,7 @@ def convert_model(
     reader.dense(flat, ("classifier",), "pred", (_classified(config, widths), num_classes))
     problems += reader.account()
     if problems:
-        raise UserError(f"official variables do not fit the configuration: {'; '.join(problems)}")
+        raise UserError(f"official variables do not fit the configuration: {named(problems)}")
     return traverse_util.unflatten_dict(flat)
 
 

@@ -184,6 +184,9 @@ class VideoClassifier(nn.Module):
           also those of `rstg_jax.models.region_heads.predict`, and `object_map` float32
           `[b t h w map_classes 3]`; and with nodes that are objects `objects`, see
           `rstg_jax.models.object_map.Objects`.
+
+        Raises:
+          UserError: the video has other axes.
         """
         logits, out, _ = self._classify(video, None, train, boxes)
         return logits, out
@@ -219,6 +222,10 @@ class VideoClassifier(nn.Module):
     ) -> tuple[jax.Array, dict[str, Any], State | None]:
         """Logits and intermediates; the state after the videos, if there is one before."""
         config = self.config
+        if video.ndim != 5:
+            raise UserError(
+                f"video {list(video.shape)} is not [batch, frame, height, width, channel]"
+            )
         graphs: dict[str, RSTGOutput] = {}
         features, token = self._features(video, graphs, train)
         out: dict[str, Any] = {"features": features, "graphs": graphs}

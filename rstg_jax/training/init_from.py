@@ -19,7 +19,7 @@ import numpy as np
 from flax import traverse_util
 
 from rstg_jax import storage
-from rstg_jax.errors import UserError
+from rstg_jax.errors import UserError, named
 from rstg_jax.models.classifier import build
 from rstg_jax.training import patterns, sharding, train_state, weights_file
 from rstg_jax.training.checkpoint import Checkpoints
@@ -164,7 +164,7 @@ def match(settings: TrainConfig, here: Shaped, there: Shaped, source: str) -> Ma
       source: name of the checkpoint for the error.
 
     Raises:
-      UserError: names every path that is missing, left over or misshapen without being allowed to,
+      UserError: names the paths that are missing, left over or misshapen without being allowed to,
         and every pattern that matches nothing.
     """
     fresh = set(patterns.matching(settings.init_fresh, here))
@@ -200,7 +200,7 @@ def match(settings: TrainConfig, here: Shaped, there: Shaped, source: str) -> Ma
         ("the model lacks (train.init_ignore leaves them out)", leftover),
         ("patterns that match nothing of these", unused),
     ]
-    listed = [f"{what}: {', '.join(paths)}" for what, paths in complaints if paths]
+    listed = [f"{what}: {named(paths, ', ')}" for what, paths in complaints if paths]
     if listed:
         raise UserError(f"train.init_from: {source} does not fit the model; {'; '.join(listed)}")
     return Match(tuple(wanted), tuple(sorted(fresh)), tuple(ignored))

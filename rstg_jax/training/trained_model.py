@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from rstg_jax import config as config_lib
 from rstg_jax import data as data_lib
 from rstg_jax import storage
-from rstg_jax.errors import UserError
+from rstg_jax.errors import UserError, named
 from rstg_jax.models import classifier
 from rstg_jax.training import sharding, train_state
 from rstg_jax.training.checkpoint import Checkpoints
@@ -112,4 +112,4 @@ def check_same(wanted: Any, found: Any) -> None:
         if name in shapes[1] and shapes[1][name] != shape
     ]
     if problems:
-        raise UserError(f"the weights do not fit the model: {'; '.join(problems)}")
+        raise UserError(f"the weights do not fit the model: {named(problems)}")

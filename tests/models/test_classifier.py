@@ -287,3 +287,10 @@ def test_a_resnet_does_not_depend_on_the_lowering():
         logits.append(jax.jit(module.apply)(variables, VIDEO)[0])
     assert np.abs(logits[0]).max() > 0.1
     np.testing.assert_allclose(logits[0], logits[1], rtol=1e-4)
+
+
+@pytest.mark.parametrize("video", [VIDEO[0], VIDEO[..., 0]], ids=["one clip", "no channels"])
+def test_videos_of_other_axes_are_refused(video):
+    module = models.build(ModelConfig(CNN, BLOCK), 5)
+    with pytest.raises(UserError, match=r"is not \[batch, frame, height, width, channel\]"):
+        jax.eval_shape(module.init, jax.random.key(0), video)

@@ -10,7 +10,7 @@ import tqdm
 from rstg_jax import files
 from rstg_jax.data.video import decode
 from rstg_jax.data.video.listing import Video, stamp
-from rstg_jax.errors import UserError
+from rstg_jax.errors import UserError, named
 from rstg_jax.machine import num_cores
 
 _INDEX = ".rstg_jax_index.json"
@@ -49,9 +49,8 @@ def without_broken(videos: Sequence[Video], root: str, max_broken: float) -> lis
         _write_index(index, known)
     if not reasons:
         return list(videos)
-    names = "; ".join(f"{name}: {why}" for name, why in list(reasons.items())[:_MAX_NAMED])
-    more = f" and {len(reasons) - _MAX_NAMED} more" if len(reasons) > _MAX_NAMED else ""
-    summary = f"{root}: {len(reasons)} of {len(videos)} videos cannot be used ({names}{more})"
+    names = named([f"{name}: {why}" for name, why in reasons.items()], most=_MAX_NAMED)
+    summary = f"{root}: {len(reasons)} of {len(videos)} videos cannot be used ({names})"
     if len(reasons) == len(videos):
         raise UserError(f"{summary}; none is left. Paths in a csv file are relative to it")
     if len(reasons) > max_broken * len(videos):

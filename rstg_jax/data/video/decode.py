@@ -187,7 +187,10 @@ def _open(encoded: Encoded, stack: contextlib.ExitStack) -> Frames:
         return _of_file(encoded, stack)
     kind = encoded.suffix.lower()
     if encoded.is_dir():
-        return Stills(sorted(file for file in encoded.iterdir() if file.suffix.lower() in STILLS))
+        stills = sorted(file for file in encoded.iterdir() if file.suffix.lower() in STILLS)
+        if not stills:
+            raise UserError(f"is a directory without images ({', '.join(STILLS)})")
+        return Stills(stills)
     if not encoded.is_file():
         raise UserError("no such file")
     if kind == ".npy":

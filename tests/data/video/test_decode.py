@@ -172,7 +172,7 @@ def test_what_is_wrong_is_said(tmp_path, name, content, message):
 def test_sound_alone_and_no_frames(tmp_path):
     with pytest.raises(UserError, match="holds no frame"), decode.opened(()):
         pass
-    with pytest.raises(UserError, match="holds no frame"), decode.opened(tmp_path):
+    with pytest.raises(UserError, match="directory without images"), decode.opened(tmp_path):
         pass
     import av
 
