@@ -88,7 +88,7 @@ def quick_cases() -> list[Case]:
 def block_parts(config: RSTGConfig, features: tuple[int, ...]) -> dict[str, int]:
     """Multiply-accumulates that one forward pass on `[b t h w c]` needs, by what they are for."""
     b, t, h, w, channels = features
-    graph, d = config.graph((h, w)), config.dim
+    graph, d = config.regions((h, w)), config.dim
     n, edges = graph.num_nodes, int(graph.adjacency.sum())
     if config.masking == "multiply":
         edges = n * n
@@ -127,8 +127,11 @@ def model_macs(config: ModelConfig, module: Any, variables: Any, video: jax.Arra
 def ours(case: Case, inputs: np.ndarray | jax.Array) -> tuple[Runs, Any, int, float]:
     """Functions to time, the variables in use, MACs of a forward pass, and compile seconds."""
     x = jnp.asarray(inputs)
-    is_block = isinstance(case.config, RSTGConfig)
-    module: Any = RSTG(case.config) if is_block else classifier.build(case.config, CLASSES)
+    config = case.config
+    is_block = isinstance(config, RSTGConfig)
+    module: Any = (
+        RSTG(config) if isinstance(config, RSTGConfig) else classifier.build(config, CLASSES)
+    )
     variables = jax.jit(module.init)(jax.random.key(0), x)
     params, stats = variables["params"], variables.get("batch_stats", {})
     labels = jnp.arange(case.batch)

@@ -89,6 +89,7 @@ def encoded(case: Case, length: int, seed: int) -> decode.Encoded:
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="webm" if "vp" in case.codec else "mp4") as film:
         stream = film.add_stream(case.codec, rate=12)
+        assert isinstance(stream, av.VideoStream)
         stream.width, stream.height = frames[0].size
         stream.pix_fmt = "yuv420p"
         fast = {"deadline": "realtime", "cpu-used": "8"} if "vp" in case.codec else {}
@@ -109,10 +110,11 @@ def plain(source: decode.Encoded, config: ClipConfig, draws: np.ndarray) -> np.n
     """Everything is decoded and resized, and most of it thrown away."""
     images: list[Image.Image]
     if isinstance(source, tuple):
-        images = [Image.open(io.BytesIO(content)).convert("RGB") for content in source]
+        contents = [content for content in source if isinstance(content, bytes)]
+        images = [Image.open(io.BytesIO(content)).convert("RGB") for content in contents]
     else:
         assert isinstance(source, bytes)
-        with av.open(io.BytesIO(source)) as film:
+        with av.open(io.BytesIO(source), "r") as film:
             film.streams.video[0].codec_context.thread_count = 1
             images = [frame.to_image() for frame in film.decode(video=0)]
     size = crops.resized(images[0].size, config.resize)
@@ -178,7 +180,9 @@ def measured(case: Case, flags: argparse.Namespace) -> dict[str, Any]:
     draws = [rng.random(config.num_draws) for _ in sources]
 
     def time_of(run: Callable[..., object]) -> float:
-        runs = [functools.partial(run, s, config, d) for s, d in zip(sources, draws, strict=True)]
+        runs: list[Callable[[], object]] = [
+            functools.partial(run, s, config, d) for s, d in zip(sources, draws, strict=True)
+        ]
         return seconds(runs, flags.repeats)
 
     cuts: list[Callable[[], object]] = [

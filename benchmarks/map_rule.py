@@ -28,9 +28,9 @@ def places(object_map: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     b, t, h, w, classes, _ = object_map.shape
     pixels = object_map.reshape(b, t, h * w, classes, 3).astype(np.float64)
     best = pixels[..., 0].argmax(2)[:, :, None]  # [b t 1 classes]
-    logit, *inside = (np.take_along_axis(pixels[..., k], best, axis=2)[:, :, 0] for k in range(3))
+    logit, *place = (np.take_along_axis(pixels[..., k], best, axis=2)[:, :, 0] for k in range(3))
     corner = np.stack(np.divmod(best[:, :, 0], w), axis=-1)
-    inside = (np.clip(np.stack(inside, axis=-1), -1, 1) + 1) / 2
+    inside = (np.clip(np.stack(place, axis=-1), -1, 1) + 1) / 2
     return (corner + inside) / (h, w) * generator.CANVAS, 1 / (1 + np.exp(-logit))
 
 

@@ -118,7 +118,7 @@ def xla_macs(config: RSTGConfig, features: tuple[int, ...]) -> float:
         return module.apply(variables, x, state, False, method="_encode_process_decode")
 
     state = jax.eval_shape(lambda: init_state(config, b))
-    analysis = jax.jit(one_frame).lower(variables, x, state).compile().cost_analysis()
+    analysis: Any = jax.jit(one_frame).lower(variables, x, state).compile().cost_analysis()
     return t * analysis["flops"] / 2
 
 

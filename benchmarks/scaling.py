@@ -81,7 +81,8 @@ def program(point: Point, backward: bool = True) -> Program:
 
 def compiled(point: Point, backward: bool = True) -> tuple[Any, float]:
     """The compiled function of variables and features, and the seconds that this took."""
-    module, (variables, x) = RSTG(point.config), inputs(point)
+    module: Any = RSTG(point.config)  # "any": `apply` of Linen may also return changed variables
+    variables, x = inputs(point)
 
     def forward(variables: Any, x: jax.Array) -> jax.Array:
         return module.apply(variables, x).nodes

@@ -40,7 +40,8 @@ def plain_videos(images: np.ndarray, coords: np.ndarray, frame_size: int = 64) -
             low, high = canvas.min(), canvas.max()
             stretched = (canvas - low) * (255.0 / ((high - low) or 1)) + 0.5
             frame = Image.fromarray(stretched.clip(0, 255).astype(np.uint8))
-            videos[i, k] = frame.resize((frame_size, frame_size), Image.Resampling.BILINEAR)
+            resized = frame.resize((frame_size, frame_size), Image.Resampling.BILINEAR)
+            videos[i, k] = np.asarray(resized)
     return videos
 
 

@@ -15,7 +15,7 @@ that of this phase.
 
 `--given` names weights that stand for a phase whose directory is not there: it and the phases
 before it are not trained. Rows can begin with the stem of other rows so,
-`--given=lite_backbone=rstg_jax/weights/sync_mnist/lite3.safetensors`.
+`--given=lite_backbone=rstg_jax/weights/sync_mnist/lite5.safetensors`.
 """
 
 import argparse

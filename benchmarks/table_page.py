@@ -27,8 +27,8 @@ PAPER = {
 }
 VARIANTS = tuple(PAPER)
 
-COLUMNS = ("row", "paper", "ours", "seed", "videos seen", "before that", "hours", "parameters")
-COLUMNS += ("variant", "config", "commits")
+COLUMNS: tuple[str, ...] = ("row", "paper", "ours", "seed", "videos seen", "before that", "hours")
+COLUMNS += ("parameters", "variant", "config", "commits")
 
 HEAD = """# SyncMNIST: the paper's table, trained
 

@@ -41,7 +41,8 @@ def on_one_device(experiment: Experiment, classes: int) -> tuple[train_state.Tra
     mesh = sharding.make_mesh(sharding.MeshConfig(data=1), jax.devices()[:1])
     state = train_state.abstract_state(setup, experiment.data.clip_shape, mesh)
     batch = summary.abstract_batch(experiment, classes, experiment.train.batch_size)
-    return setup, mesh, steps.jit_train_step(setup, mesh, state).trace(state, batch)
+    step: Any = steps.jit_train_step(setup, mesh, state)  # `jit` adds `trace` to the function
+    return setup, mesh, step.trace(state, batch)
 
 
 def measure(

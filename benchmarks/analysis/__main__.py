@@ -1,9 +1,9 @@
 """What a SyncMNIST model needs and what it looks at; writes docs/analysis.md and its pictures.
 
-    python -m benchmarks.analysis [--weights=sync_mnist/lite3] [--videos=2000] [--out=docs]
+    python -m benchmarks.analysis [--weights=sync_mnist/lite5] [--videos=2000] [--out=docs]
 
-The page of other weights has their name: --weights=sync_mnist/lite5 writes docs/analysis_lite5.md.
-Pictures are in the directory beside the page, docs/analysis/ or docs/analysis_lite5/. Flags
+The page of other weights has their name: --weights=sync_mnist/lite3 writes docs/analysis_lite3.md.
+Pictures are in the directory beside the page, docs/analysis/ or docs/analysis_lite3/. Flags
 --config.data... choose other test videos, as of `rstg_jax.evaluate`.
 
 Accuracy is measured on test videos as they are, cut short, out of order, and sorted by how far
@@ -20,7 +20,7 @@ from pathlib import Path
 from benchmarks.analysis import page, subject
 from rstg_jax import cli
 
-WEIGHTS = "sync_mnist/lite3"  # those of analysis.md
+WEIGHTS = "sync_mnist/lite5"  # those of analysis.md
 
 
 def command(weights: str, videos: int, changes: Mapping[str, str]) -> str:

@@ -115,7 +115,7 @@ class RSTG(nn.Module):
         super().__init__()
         refuse_unknown(config)
         self.config, dim = config, config.dim
-        graph = config.graph(map_size)
+        graph = config.regions(map_size)
         self.register_buffer("pool", torch.tensor(graph.pool))
         self.project_in = nn.Linear(channels, dim) if channels != dim else nn.Identity()
         if config.input_batch_norm:

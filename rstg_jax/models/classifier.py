@@ -253,8 +253,7 @@ class VideoClassifier(nn.Module):
         out["frame_logits"] = classifier(frames)
         if config.region_classes or config.lone_objects:
             nodes = out["nodes"] if graphs else frames[:, :, None]
-            graph = config.rstg.graph() if config.rstg_at else RegionGraph((1,))
-            assert isinstance(graph, RegionGraph)
+            graph = config.rstg.regions() if config.rstg_at else RegionGraph((1,))
             out |= region_heads.predict(
                 nodes, early, graph, config.region_classes, config.lone_objects
             )

@@ -179,8 +179,16 @@ class RSTGConfig:
 
     def graph(self, map_size: tuple[int, int] = (6, 6)) -> Graph:
         """The regions of a feature map of this height and width, or the objects."""
+        return ObjectGraph(self.objects) if self.objects else self.regions(map_size)
+
+    def regions(self, map_size: tuple[int, int] = (6, 6)) -> RegionGraph:
+        """The regions of a feature map of this height and width.
+
+        Raises:
+          UserError: the nodes are objects.
+        """
         if self.objects:
-            return ObjectGraph(self.objects)
+            raise UserError(f"this needs regions; the nodes are {self.objects} objects")
         return RegionGraph(self.scales, map_size, complete=self.neighbours == "all")
 
     @property

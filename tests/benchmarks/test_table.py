@@ -162,7 +162,7 @@ def test_phases_are_trained_until_the_hours_are_over(tmp_path, monkeypatch):
     ]
 
 
-LITE3 = Path(table.ROOT, "rstg_jax/weights/sync_mnist/lite3.safetensors")
+LITE3 = Path(table.ROOT, "rstg_jax/weights/sync_mnist/lite3_positional.safetensors")
 
 
 def test_weights_stand_for_a_phase(tmp_path, monkeypatch):
@@ -182,11 +182,11 @@ def test_weights_stand_for_a_phase(tmp_path, monkeypatch):
     monkeypatch.setattr(table, "train", train)
     flags = ["--hours=1", f"--workdirs={tmp_path}", f"--given=lite_backbone={LITE3}"]
     assert table.main([*flags, "--rows=lite3_conv_lstm"]) == 0
-    stem = tmp_path / "stem_of_lite3.safetensors"
+    stem = tmp_path / "stem_of_lite3_positional.safetensors"
     first = "lite3_conv_lstm-first-seed0"
     assert trained == [(first, stem), ("lite3_conv_lstm-seed0", tmp_path / first)]
     record = json.loads((results / "lite3_conv_lstm-seed0.json").read_text())
-    assert record["phases"][0]["run"] == "lite_backbone of stem_of_lite3.safetensors"
+    assert record["phases"][0]["run"] == "lite_backbone of stem_of_lite3_positional.safetensors"
     assert len(record["phases"]) == 3 and record["hours"] == pytest.approx(0.8)
 
     trained.clear()
@@ -212,7 +212,7 @@ def test_weights_stand_for_a_phase(tmp_path, monkeypatch):
     first = "lite5_conv_lstm-first-seed0"
     assert trained == [(first, LITE3), ("lite5_conv_lstm-seed0", tmp_path / "new" / first)]
     record = json.loads((results / "lite5_conv_lstm-seed0.json").read_text())
-    assert record["phases"][0]["run"] == f"{given} of lite3.safetensors"
+    assert record["phases"][0]["run"] == f"{given} of lite3_positional.safetensors"
     with pytest.raises(UserError, match=r"no such phase; these are .*lite5_i3d-first-seed0"):
         table.main([*flags, "--rows=lite5_i3d"])
 

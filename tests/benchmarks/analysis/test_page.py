@@ -60,9 +60,9 @@ def test_no_picture_without_right_answers(subject, monkeypatch, tmp_path):
 
 
 def test_every_model_has_its_page():
-    assert command.page_name("sync_mnist/lite3") == "analysis.md"
-    assert command.page_name("sync_mnist/lite5") == "analysis_lite5.md"
-    assert command.page_name("runs/lite3.safetensors") == "analysis_lite3.md"
+    assert command.page_name("sync_mnist/lite5") == "analysis.md"
+    assert command.page_name("sync_mnist/lite3") == "analysis_lite3.md"
+    assert command.page_name("runs/lite9.safetensors") == "analysis_lite9.md"
     shown = command.command("sync_mnist/lite5", 50, {"data.mnist_dir": "/mnist"})
     assert shown.endswith("--weights=sync_mnist/lite5 --videos=50 --config.data.mnist_dir=DIR")
 
