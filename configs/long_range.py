@@ -23,7 +23,7 @@ window, dilated  the same with attention of each region to its earlier frames: a
                  1, 2, 4, ... frames before, see `rstg_jax.rstg.frame_attention`
 mean_lstm        an LSTM over the mean of each frame's map, without a graph
 transformer      causal attention over frames, whose tokens are the same five regions
-objects          `dilated` on the digits themselves as nodes, in place of regions, taught whom to
+objects          `lstm` on the digits themselves as nodes, in place of regions, taught whom to
                  attend to; of delays only
 
 Which of them have been trained, and how well they do: docs/long_range/table.md. `cups5_lstm`
@@ -97,7 +97,7 @@ def transformer() -> ModelConfig:
 
 
 # Widths are such that all rows have as many parameters as `lstm`.
-OBJECT_CELL = "dilated"
+OBJECT_CELL = "lstm"
 DIMS = {"lstm": 64, "gru": 70, "lru": 78, "rg_lru": 73, "min_gru": 89, "window": 76, "dilated": 76}
 ROWS: dict[str, Callable[[], ModelConfig]] = {
     "published": published,
@@ -119,6 +119,9 @@ def on_objects(classes: int) -> ModelConfig:
         differences=True,
     )
     return dataclasses.replace(model, rstg=nodes)
+
+
+DELAY_ROWS = (*ROWS, "objects")
 
 
 def experiment(
@@ -205,7 +208,7 @@ VARIANTS: dict[str, Callable[[], Experiment]] = {
     **{
         f"delay{delay}_{row}": functools.partial(delayed, delay, row)
         for delay in DELAYS
-        for row in (*ROWS, "objects")
+        for row in DELAY_ROWS
     },
     **{
         f"cups{swaps}_{row}": functools.partial(cups, swaps, row) for swaps in SWAPS for row in ROWS

@@ -135,6 +135,17 @@ def test_rows_of_long_range_differ_in_their_models_only(row):
     assert dataclasses.replace(long_range.get_config(f"delay16_{row}"), **same) == reference
 
 
+def test_the_row_on_objects_asks_for_attention_where_steps_can_be_compared():
+    experiment, reference = (long_range.get_config(f"delay16_{row}") for row in ("objects", "lstm"))
+    assert experiment.model.rstg.objects == experiment.data.num_object_classes == 4
+    assert experiment.model.rstg.cell == reference.model.rstg.cell
+    assert experiment.loss.attention_start == 17  # one step after the delay of 16 frames
+    loss = dataclasses.replace(experiment.loss, attention_weight=0.0, attention_start=1)
+    fields = {"name": reference.name, "model": reference.model, "loss": loss}
+    assert dataclasses.replace(experiment, **fields) == reference
+    assert "cups5_objects" not in long_range.VARIANTS
+
+
 @pytest.mark.parametrize(
     "variant",
     ["tiny", *(pytest.param(v, marks=pytest.mark.slow) for v in ("cups5_lstm", "collisions_gru"))],

@@ -29,7 +29,7 @@ def test_rows_are_those_of_the_configs_and_the_page_has_them(tmp_path, monkeypat
     ]
     page = (tmp_path / "docs" / "table.md").read_text()
     lines = {line.split(" |")[0]: line for line in page.splitlines() if line.startswith("| `")}
-    assert list(lines) == [f"| `{row}`" for row in long_range.ROWS]
+    assert list(lines) == [f"| `{row}`" for row in long_range.DELAY_ROWS]
     assert lines["| `lru`"] == "| `lru` | - | 40.0, 40.0 | - | - | - | - | - | - |"
     assert lines["| `lstm`"] == "| `lstm` | - | - | - | - | - | 40.0 ..., 40.0 ... | - | - |"
     drawn = (tmp_path / "docs" / "delay.svg").read_bytes()
