@@ -51,6 +51,8 @@ def record(
       The record, or None if its last phase has not been evaluated yet.
     """
     every = [*row_phases, longer(row_phases[-1], 0)]
+    given, before = given_phases(workdirs, every, results)
+    every = every[given:]
     runs = [run for phase in every if (run := run_record(workdirs / phase.directory))]
     if runs and runs[-1]["run"] == every[-1].directory and not runs[-1]["last"]:
         runs.pop()  # `--longer` has not been evaluated yet
@@ -60,7 +62,7 @@ def record(
     config = files.read_json(workdir / "config.json")
     last = runs[-1]["last"]
     alike = [run for run in runs if run["digits"] == runs[-1]["digits"]]
-    row_runs = [*given_phases(workdirs, row_phases, results), *runs]
+    row_runs = [*before, *runs]
     return {
         "row": row,
         "seed": seed,
@@ -82,21 +84,27 @@ def record(
 
 def given_phases(
     workdirs: Path, row_phases: Sequence[Phase], results: Path
-) -> list[dict[str, Any]]:
+) -> tuple[int, list[dict[str, Any]]]:
     """What is known of the phases that a file of weights stands for, see `--given`.
 
-    Their record if the last of them is a row's last phase, or else the name of the file.
+    Returns:
+      Their number, even if directories of some of them are there, which belong to other rows; and
+      their record if the last of them is a row's last phase, or else the name of the file.
     """
     names = [phase.directory for phase in row_phases]
-    first = next(i for i, name in enumerate(names) if (workdirs / name / "config.json").exists())
-    file = Path(files.read_json(workdirs / names[first] / "config.json")["train"]["init_from"])
-    if not first or file.suffix != weights_file.SUFFIX:
-        return []
-    saved = results / f"{names[first - 1]}.json"
-    if saved.exists():
-        return list(files.read_json(saved)["phases"])
-    name = f"{names[first - 1]} of {file.name}"
-    return [{"run": name, "examples": 0, "hours": 0.0, "config_hash": None}]
+    for number in range(len(names) - 1, 0, -1):
+        config = workdirs / names[number] / "config.json"
+        if not config.exists():
+            continue
+        file = Path(files.read_json(config)["train"]["init_from"])
+        if file.suffix != weights_file.SUFFIX:
+            continue
+        saved = results / f"{names[number - 1]}.json"
+        if saved.exists():
+            return number, list(files.read_json(saved)["phases"])
+        name = f"{names[number - 1]} of {file.name}"
+        return number, [{"run": name, "examples": 0, "hours": 0.0, "config_hash": None}]
+    return 0, []
 
 
 def run_record(workdir: Path) -> dict[str, Any] | None:

@@ -121,7 +121,7 @@ def _what_decides(subject: Subject, folder: Path) -> list[str]:
         f"in this frame, the {node} sees nothing, has lost the memory of all frames before, or "
         f"sends no messages. Attention is the share of it that all {node}s pay to the {node} in "
         "all space stages, as the dots in the pictures of `rstg_jax/report.py` show it. The last "
-        f"column says how often the {top} regions are those that decide.\n",
+        f"column says how often the {top} {node}s are those that decide.\n",
         _picture(subject, frame, trained, folder),
     ]
 
@@ -145,7 +145,7 @@ def _picture(subject: Subject, frame: int, values: Mapping[str, np.ndarray], fol
         f"and by attention]({folder.name}/{NODES})\n\n"
         "The first test videos with a pair that the model names, by number: "
         f"{', '.join(map(str, first))}. Green boxes and dots: the pair and its centres. The more "
-        f"opaque a {subject.node}, the larger its effect (orange, one scale for each row) or the "
+        f"opaque {subject.a_node}, the larger its effect (orange, one scale for each row) or the "
         f"attention to it (blue). White: the {what_decides.TOP} {subject.node}s with the largest "
         "values.\n"
     )

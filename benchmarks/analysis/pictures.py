@@ -124,7 +124,7 @@ def nodes(
     middle, top = (left.x0 + right.x1) / 2, 1 - 0.24 / height
     heading: Any = {"ha": "center", "va": "center", "fontsize": 10, "color": MUTED}
     figure.text(
-        middle, top, f"log odds that the true label loses if a {subject.node} ...", **heading
+        middle, top, f"log odds that the true label loses if {subject.a_node} ...", **heading
     )
     return _png(figure)
 

@@ -70,6 +70,11 @@ class Subject:
         return "region" if isinstance(self.graph, RegionGraph) else "object"
 
     @property
+    def a_node(self) -> str:
+        """The same with its article."""
+        return f"{'a' if self.node == 'region' else 'an'} {self.node}"
+
+    @property
     def middle(self) -> int:
         """Number of the middle frame."""
         return self.videos["video"].shape[1] // 2

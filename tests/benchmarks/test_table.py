@@ -212,7 +212,12 @@ def test_weights_stand_for_a_phase(tmp_path, monkeypatch):
     first = "lite5_conv_lstm-first-seed0"
     assert trained == [(first, LITE3), ("lite5_conv_lstm-seed0", tmp_path / "new" / first)]
     record = json.loads((results / "lite5_conv_lstm-seed0.json").read_text())
-    assert record["phases"][0]["run"] == f"{given} of lite3_positional.safetensors"
+    names = [f"{given} of lite3_positional.safetensors", first, "lite5_conv_lstm-seed0"]
+    assert [run["run"] for run in record["phases"]] == names
+    make_run(tmp_path / "new" / "lite_backbone", steps=(40,), finished=True)  # of another row
+    assert table.main([*flags, "--rows=lite5_conv_lstm", "--hours=0"]) == 0
+    record = json.loads((results / "lite5_conv_lstm-seed0.json").read_text())
+    assert [run["run"] for run in record["phases"]] == names
     with pytest.raises(UserError, match=r"no such phase; these are .*lite5_i3d-first-seed0"):
         table.main([*flags, "--rows=lite5_i3d"])
 

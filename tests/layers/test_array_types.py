@@ -24,7 +24,7 @@ from rstg_jax.rstg.recurrent_cells import scan_lstm
         lambda: jax.grad(lambda x: to_vec(x).sum())(jnp.ones((2, 3, 4))),
         lambda: to_vec(jnp.ones((1, 2, 3, 4), int)),
         lambda: scan_lstm(jnp.ones((4, 12)), (jnp.ones((1, 4)),) * 2, jnp.ones((2, 1, 16))),
-        lambda: RSTG(presets.modern(dim=4)).init(jax.random.key(0), jnp.ones((2, 4, 4, 3))),
+        lambda: RSTG(presets.modern(dim=4)).init(jax.random.key(0), jnp.ones((2, 1, 4, 4, 3), int)),
     ],
     ids=["product", "bias", "jit", "vmap", "grad", "integers", "custom_jvp", "module"],
 )

@@ -201,7 +201,9 @@ def small(variant):
     experiment = scaled_down(variant)
     if isinstance(experiment.model.backbone, SimpleCNNConfig):
         changes |= {"model.backbone.features": "8,8", "model.backbone.kernels": "3,3"}
-        changes |= {"model.backbone.strides": "1,1", "model.rstg.scales": "2,1"}
+        changes |= {"model.backbone.strides": "1,1"}
+        if not experiment.model.rstg.objects:
+            changes |= {"model.rstg.scales": "2,1"}
     elif not sync_mnist.get_config(variant).model.backbone.non_local:
         changes |= {"model.backbone.non_local": ""}
     return config.override(experiment, changes)
@@ -215,7 +217,8 @@ def is_causal(model):
 
 
 # The other rows of lite differ from those of the full size only by the object map.
-WHOLE = [v for v in sync_mnist.VARIANTS if not v.startswith("lite")] + ["lite3", "lite3_mean_lstm"]
+WHOLE = [v for v in sync_mnist.VARIANTS if not v.startswith("lite")]
+WHOLE += ["lite3", "lite3_positional", "lite3_mean_lstm"]
 
 
 @pytest.mark.parametrize("variant", WHOLE)
