@@ -249,7 +249,7 @@ def _legend(draw: ImageDraw.ImageDraw, x: int, height: int, messages: bool) -> N
     font, width, y = ImageFont.load_default(13), PANEL - 36, height - 74
     for step in range(width):
         draw.line((x + step, y, x + step, y + 8), fill=draw_graph.heat(step / (width - 1)))
-    draw.text((x, y + 13), "region at rest", fill=panels.MUTED, font=font)
+    draw.text((x, y + 13), "at rest", fill=panels.MUTED, font=font)
     end = draw.textlength("active", font=font)
     draw.text((x + width - end, y + 13), "active", fill=panels.MUTED, font=font)
     if messages:
