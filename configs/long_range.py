@@ -97,7 +97,6 @@ def transformer() -> ModelConfig:
 
 
 # Widths are such that all rows have as many parameters as `lstm`.
-OBJECT_CELL = "lstm"
 DIMS = {"lstm": 64, "gru": 70, "lru": 78, "rg_lru": 73, "min_gru": 89, "window": 76, "dilated": 76}
 ROWS: dict[str, Callable[[], ModelConfig]] = {
     "published": published,
@@ -109,7 +108,7 @@ ROWS: dict[str, Callable[[], ModelConfig]] = {
 
 def on_objects(classes: int) -> ModelConfig:
     """A block whose nodes are the digits, of so many classes."""
-    model = block(OBJECT_CELL, DIMS[OBJECT_CELL])
+    model = block("lstm", DIMS["lstm"])
     nodes = dataclasses.replace(
         model.rstg,
         scales=(),
@@ -129,11 +128,10 @@ def experiment(
 ) -> Experiment:
     """A row on a task whose label can be known from `first_frame` on."""
     objects = row == "objects"
-    cell = OBJECT_CELL if objects else row
     rates = tuple(
         (pattern, rate / optim.learning_rate)
         for pattern, rate in RATES.items()
-        if f"/{cell}/" in pattern
+        if f"/{row}/" in pattern
     )
     loss = LossConfig(frame_weight=1.0, frame_start=first_frame)
     if objects:

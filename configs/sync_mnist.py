@@ -235,8 +235,8 @@ def lite(num_digits: int, row: str = "objects") -> Experiment:
     and rows in which stages follow the first time stage also there, so that these can compare
     motions.
     Any two regions are neighbours, since the two digits may be anywhere. Regions that hold the pair
-    are taught to attend to each other, in rows that have attention. Nodes that are the digits
-    themselves need no task to tell what is in them.
+    are taught to attend to each other, in rows that have attention. The row on objects
+    has no tasks for regions: each of its nodes is one digit.
     """
     model = ModelConfig(
         backbone=small_cnn(

@@ -29,10 +29,7 @@ def partners(boxes: jax.Array, object_center: jax.Array, object_in_pair: jax.Arr
     """
     held = inside(boxes, object_center)  # [b t n o]
     lone = held & (held.sum(-1, keepdims=True) == 1) & object_in_pair[:, None, None]
-    mine = lone.astype(jnp.float32)
-    count = mine.sum(-1)
-    both = count[..., :, None] * count[..., None, :]
-    return both - jnp.einsum("btio,btjo->btij", mine, mine) > 0
+    return _hold_different_ones(lone.astype(jnp.float32))
 
 
 def object_partners(
@@ -49,10 +46,16 @@ def object_partners(
     Returns:
       Whether nodes i and j are the two classes of the pair, bool `[b t i j]`.
     """
-    own = jax.nn.one_hot(object_class, num_classes) * object_in_pair[..., None]  # [b o i]
-    held = own.sum(1)
-    both = held[:, :, None] * held[:, None] - jnp.einsum("boi,boj->bij", own, own) > 0
+    own = jax.nn.one_hot(object_class, num_classes, axis=1) * object_in_pair[:, None]  # [b i o]
+    both = _hold_different_ones(own)
     return jnp.broadcast_to(both[:, None], (len(both), frames, num_classes, num_classes))
+
+
+def _hold_different_ones(held: jax.Array) -> jax.Array:
+    """Whether nodes i and j hold two different objects, bool `[... i j]`, from 0/1 `[... n o]`."""
+    count = held.sum(-1)
+    both = count[..., :, None] * count[..., None, :]
+    return both - jnp.einsum("...io,...jo->...ij", held, held) > 0
 
 
 def loss(attention: jax.Array, partner: jax.Array) -> jax.Array:
