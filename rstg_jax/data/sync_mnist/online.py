@@ -26,9 +26,7 @@ class OnlineSyncMNIST:
         self.label_names = self.spec.label_names
         self._seed, self._split = config.seed, split
         self._length = ENDLESS if split == "train" else config.num_test
-        self._digits = digits_lib.load(
-            config.digits, split, mnist_dir=config.mnist_dir, data_dir=config.data_dir
-        )
+        self._digits = config.load_digits(split)
         self._maps, self._frame_size = config.frames == "maps", config.frame_size
         self._render = renderer.Renderer(self._digits.images, config.frame_size)
         self.provenance = provenance(config, split, self._digits)
@@ -60,6 +58,8 @@ def provenance(
         ours["delay"] = config.delay
     if config.frames != "pictures":
         ours["frames"] = config.frames
+    if config.train_warps and split == "train":
+        ours["train_warps"] = config.train_warps
     return ours | {
         "videos_from": "online",
         "split": split,

@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 
 VERSION = "1.0.0"
 # Fields that change neither a video nor the number of videos, and those that name the directory.
-_NOT_IN_NAME = ("mnist_dir", "train_source", "test_source", "data_dir", "num_digits")
+_NOT_IN_NAME = (
+    *("mnist_dir", "train_source", "test_source", "data_dir", "num_digits"),
+    "train_warps",  # of generated videos alone
+)
 
 
 def prepared_name(config: "SyncMNISTConfig") -> str:
