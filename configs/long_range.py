@@ -23,8 +23,11 @@ window, dilated  the same with attention of each region to its earlier frames: a
                  1, 2, 4, ... frames before, see `rstg_jax.rstg.frame_attention`
 mean_lstm        an LSTM over the mean of each frame's map, without a graph
 transformer      causal attention over frames, whose tokens are the same five regions
-objects          `lstm` on the digits themselves as nodes, in place of regions, taught whom to
-                 attend to; of delays only
+lstm_lags        `lstm` whose time stages also read how nodes change, and projections of what they
+                 were 1, 2, 4, ... 128 frames ago, see `rstg_jax.rstg.time_inputs`
+objects, objects_lags
+                 `lstm` on the digits themselves as nodes, in place of regions, taught whom to
+                 attend to, without and with these lags; of delays only
 
 Which of them have been trained, and how well they do: docs/long_range/table.md. `cups5_lstm`
 took 9 minutes on a CPU core. `python -m benchmarks.long_range` trains rows one after another.
@@ -47,6 +50,8 @@ from rstg_jax.training.optim import OptimizerConfig
 
 DELAYS = (0, 4, 16, 64, 128)
 LESSON = 4  # the delay that longer ones begin with, see `phases` in benchmarks/long_range.py
+LAGS = tuple(1 << k for k in range(8))  # 1 to 128 frames
+WITH_LAGS = ("lstm_lags", "objects_lags")  # rows that learn every delay from the start
 SHOWN = 64  # frames of a clip that repeat what another digit did before
 SWAPS = {5: 32, 20: 128}  # with the frames of a clip
 CUPS_VIDEOS = {5: 48_000, 20: 24_000}  # of training; they are learned sooner than the others
@@ -76,6 +81,12 @@ def block(cell: str, dim: int) -> ModelConfig:
     )
 
 
+def reading_earlier_frames(model: ModelConfig, lags: tuple[int, ...] = LAGS) -> ModelConfig:
+    """A model whose time stages also read changes and so much earlier frames."""
+    block = dataclasses.replace(model.rstg, time_norm=False, differences=True, lags=lags)
+    return dataclasses.replace(model, rstg=block)
+
+
 def published() -> ModelConfig:
     """The official block in the same place."""
     official = presets.official("sync_mnist", dim=66, scales=(2, 1))
@@ -98,36 +109,33 @@ def transformer() -> ModelConfig:
 
 # Widths are such that all rows have as many parameters as `lstm`.
 DIMS = {"lstm": 64, "gru": 70, "lru": 78, "rg_lru": 73, "min_gru": 89, "window": 76, "dilated": 76}
+OBJECTS_DIM, LAGS_DIM = 56, 48  # likewise, with differences and lags
 ROWS: dict[str, Callable[[], ModelConfig]] = {
     "published": published,
     "mean_lstm": mean_lstm,
     "transformer": transformer,
     **{cell: functools.partial(block, cell, dim) for cell, dim in DIMS.items()},
+    "lstm_lags": lambda: reading_earlier_frames(block("lstm", LAGS_DIM)),
 }
 
 
-def on_objects(classes: int) -> ModelConfig:
+def on_objects(row: str, classes: int) -> ModelConfig:
     """A block whose nodes are the digits, of so many classes."""
-    model = block("lstm", DIMS["lstm"])
-    nodes = dataclasses.replace(
-        model.rstg,
-        scales=(),
-        objects=classes,
-        neighbours="all",
-        time_norm=False,
-        differences=True,
-    )
+    dim, lags = (LAGS_DIM, LAGS) if row in WITH_LAGS else (OBJECTS_DIM, ())
+    model = reading_earlier_frames(block("lstm", dim), lags)
+    nodes = dataclasses.replace(model.rstg, scales=(), objects=classes, neighbours="all")
     return dataclasses.replace(model, rstg=nodes)
 
 
-DELAY_ROWS = (*ROWS, "objects")
+ON_OBJECTS = ("objects", "objects_lags")
+DELAY_ROWS = (*ROWS, *ON_OBJECTS)
 
 
 def experiment(
     name: str, row: str, data: DataConfig, first_frame: int, optim: OptimizerConfig = ADAMW
 ) -> Experiment:
     """A row on a task whose label can be known from `first_frame` on."""
-    objects = row == "objects"
+    objects = row in ON_OBJECTS
     rates = tuple(
         (pattern, rate / optim.learning_rate)
         for pattern, rate in RATES.items()
@@ -138,7 +146,7 @@ def experiment(
         loss = dataclasses.replace(loss, attention_weight=1.0, attention_start=first_frame - 2)
     return Experiment(
         name=f"long_range {name}_{row}",
-        model=on_objects(data.num_object_classes) if objects else ROWS[row](),
+        model=on_objects(row, data.num_object_classes) if objects else ROWS[row](),
         data=data,
         loss=loss,
         optim=dataclasses.replace(optim, rates=rates),
@@ -168,7 +176,8 @@ def delayed(delay: int, row: str, **fields: Any) -> Experiment:
         num_test=2000,
         **{"num_frames": delay + SHOWN} | fields,
     )
-    base = experiment(f"delay{delay}", row, data, delay + 3, MUON if delay <= LESSON else SLOWER)
+    optim = MUON if delay <= LESSON or row in WITH_LAGS else SLOWER
+    base = experiment(f"delay{delay}", row, data, delay + 3, optim)
     # So many frames ask the same question: a few clips are enough for a step.
     train = dataclasses.replace(base.train, batch_size=8, eval_every=1000, checkpoint_every=500)
     return dataclasses.replace(base, train=train)

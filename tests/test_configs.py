@@ -135,8 +135,9 @@ def test_rows_of_long_range_differ_in_their_models_only(row):
     assert dataclasses.replace(long_range.get_config(f"delay16_{row}"), **same) == reference
 
 
-def test_the_row_on_objects_asks_for_attention_where_steps_can_be_compared():
-    experiment, reference = (long_range.get_config(f"delay16_{row}") for row in ("objects", "lstm"))
+def test_rows_on_objects_ask_for_attention_where_steps_can_be_compared():
+    names = ("objects", "objects_lags", "lstm")
+    experiment, with_lags, reference = (long_range.get_config(f"delay16_{row}") for row in names)
     assert experiment.model.rstg.objects == experiment.data.num_object_classes == 4
     assert experiment.model.rstg.cell == reference.model.rstg.cell
     assert experiment.loss.attention_start == 17  # one step after the delay of 16 frames
@@ -144,6 +145,9 @@ def test_the_row_on_objects_asks_for_attention_where_steps_can_be_compared():
     fields = {"name": reference.name, "model": reference.model, "loss": loss}
     assert dataclasses.replace(experiment, **fields) == reference
     assert "cups5_objects" not in long_range.VARIANTS
+    fields = {"name": experiment.name, "model": experiment.model, "optim": experiment.optim}
+    assert dataclasses.replace(with_lags, **fields) == experiment
+    assert max(with_lags.model.rstg.lags) == max(long_range.DELAYS)
 
 
 @pytest.mark.parametrize(

@@ -27,9 +27,9 @@ from rstg_jax.layers.linear import pool_frames
 from rstg_jax.layers.norms import BatchNorm, LayerNorm
 from rstg_jax.rstg import schedules
 from rstg_jax.rstg.config import RSTGConfig
-from rstg_jax.rstg.recurrent_cells import carry_dtype, zero_carry
+from rstg_jax.rstg.recurrent_cells import carry_dtype
 from rstg_jax.rstg.region_graph import Graph, ObjectGraph, RegionGraph
-from rstg_jax.rstg.stages import State, post_norm
+from rstg_jax.rstg.stages import State, post_norm, zero_carry
 
 __all__ = ["RSTG", "RSTGConfig", "RSTGOutput", "State", "init_state", "to_map", "to_vec"]
 
@@ -234,7 +234,7 @@ def init_state(config: RSTGConfig, batch: int, dtype: Any = jnp.float32) -> Stat
     """
     shape = (config.graph().num_nodes, batch, config.dim)
     like = jnp.zeros(shape, dtype)
-    carry = zero_carry(config.cell, config.memory_span, like, config.differences)
+    carry = zero_carry(config, like)
     return tuple(carry for stage in config.stages if stage == "time")
 
 

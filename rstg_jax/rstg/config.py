@@ -65,6 +65,10 @@ class RSTGConfig:
         factor, which hides small changes from frame to frame.
       differences: time stages also read how each node has changed since the frame before. Motions
         are differences of places, which an LSTM learns slowly by itself. Not in the paper.
+      lags: numbers of frames, such as 1, 2, 4, 8: time stages also read a projection of each node
+        as it was so many frames ago, to d / len(lags) features. What is compared with a certain
+        earlier frame then need not be remembered. See `rstg_jax.rstg.time_inputs`. Not in the
+        paper.
       cell: of the time stages: "lstm" (published), "gru"; for long videos a linear recurrence,
         "lru", "rg_lru" or "min_gru", see `rstg_jax.rstg.linear_recurrences`, or attention to
         earlier frames, "window" or "dilated", see `rstg_jax.rstg.frame_attention`.
@@ -97,6 +101,7 @@ class RSTGConfig:
     residual: bool = True
     time_norm: bool = True
     differences: bool = False
+    lags: tuple[int, ...] = ()
     cell: Cell = "lstm"
     forget_bias: float = 1.0
     two_biases: bool = False
@@ -106,7 +111,7 @@ class RSTGConfig:
     remat: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in ("scales", "stages", "remat"):  # of lists a block would have no hash
+        for name in ("scales", "stages", "lags", "remat"):  # of lists a block would have no hash
             object.__setattr__(self, name, tuple(getattr(self, name)))
         for conditions in (self._unknown_choices, self._bad_values, self._bad_combinations):
             for wrong, message in conditions():
@@ -138,6 +143,10 @@ class RSTGConfig:
             (not self.stages, f"stages is empty: give at least one of {names}"),
             (bool(unknown), f"unknown stage {unknown[:1]} in stages; use {names}"),
             (undivided, f"num_heads {self.num_heads} does not divide dim {self.dim}"),
+            (
+                bool(self.lags) and (min(self.lags) < 1 or len(set(self.lags)) < len(self.lags)),
+                f"lags {self.lags} must be different numbers of frames, 1 or more",
+            ),
             (self.update_layers not in (1, 2), f"update_layers {self.update_layers} is not 1 or 2"),
             (bool(set(self.remat) - set(REMAT)), f"remat takes {', '.join(REMAT)}"),
             (self.message_frames < 0, f"message_frames {self.message_frames} is negative"),
@@ -169,6 +178,10 @@ class RSTGConfig:
             ),
             (self.cell != "lstm" and self.two_biases, "two_biases needs cell 'lstm'"),
             (bool(misfit), misfit),
+            (
+                len(self.lags) > self.dim,
+                f"{len(self.lags)} lags are more than the {self.dim} features that they share",
+            ),
             (chunked and normed, "message_frames and remat 'messages' need post_norm 'none'"),
             (
                 self.schedule == "wavefront" and not self.rounds,

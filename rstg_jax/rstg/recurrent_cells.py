@@ -14,37 +14,17 @@ from flax import linen as nn
 
 from rstg_jax.layers.array_types import Array, Float
 from rstg_jax.layers.linear import linear
-from rstg_jax.rstg import frame_attention, linear_recurrences
+from rstg_jax.rstg import frame_attention, linear_recurrences, time_inputs
 from rstg_jax.rstg.config import Cell
 
 __all__ = ["Carry", "Cell", "FrameRNN", "glorot_per_gate", "gru_cell", "lstm_cell", "scan_lstm"]
 
 # LSTM: c and h; LRU: real and imaginary part; GRU, RG-LRU, minGRU: one state; each [... d]. Others:
-# see `frame_attention.kept_widths`. With differences, the last input follows.
+# see `frame_attention.kept_widths`. What `time_inputs` keeps of earlier frames follows.
 Carry = tuple[Array, ...]
 GATES = {"lstm": 4, "gru": 3}
 STATES = {"lstm": 2, "gru": 1, "lru": 2, "rg_lru": 1, "min_gru": 1}
 OTHERS = {**linear_recurrences.CELLS, **frame_attention.CELLS}  # without recurrent products
-
-
-DIFFERENCE_GAIN = 4.0  # changes from frame to frame are small beside what changes
-
-
-def zero_carry(cell: Cell, memory_span: int, like: Array, differences: bool = False) -> Carry:
-    """The carry before the first frame.
-
-    Args:
-      cell: of the time stage.
-      memory_span: of the cell.
-      like: `[... d]` of the network's type; the carry lies on the devices where it does.
-      differences: of the time stage, see `FrameRNN`.
-    """
-    if differences:
-        return (*zero_carry(cell, memory_span, like), jnp.zeros_like(like))
-    if cell in frame_attention.CELLS:
-        widths = frame_attention.kept_widths(like.shape[-1], memory_span)
-        return tuple(jnp.zeros_like(like[..., :1]) * np.zeros(size, like.dtype) for size in widths)
-    return (jnp.zeros_like(like, carry_dtype(cell, like.dtype)),) * STATES[cell]
 
 
 def carry_dtype(cell: Cell, dtype: Any) -> Any:
@@ -167,19 +147,6 @@ def glorot_per_gate(key: Array, shape: tuple[int, int], gates: int = 4) -> Array
     return jax.random.uniform(key, shape, jnp.float32, -limit, limit)
 
 
-def with_differences(
-    nodes: Float[Array, "n t *batch c"], before: Float[Array, "n *batch c"]
-) -> Float[Array, "n t *batch 2*c"]:
-    """Appends to the nodes of every frame their change since the frame before.
-
-    Args:
-      nodes: of all frames.
-      before: of the frame before the first one.
-    """
-    earlier = jnp.concatenate([before[:, None].astype(nodes.dtype), nodes[:, :-1]], axis=1)
-    return jnp.concatenate([nodes, DIFFERENCE_GAIN * (nodes - earlier)], axis=-1)
-
-
 class FrameRNN(nn.Module):
     """A recurrent cell over frames, shared by all nodes.
 
@@ -195,8 +162,12 @@ class FrameRNN(nn.Module):
         does; the sum then moves at twice the rate.
       memory_span: longest time constant of the linear recurrences at the start, in frames; what
         `frame_attention` sees of the past.
-      differences: the cell reads the inputs of every frame together with `DIFFERENCE_GAIN` times
-        their difference to those of the frame before, which are zero for the first frame.
+      differences: the cell reads the inputs of every frame together with
+        `time_inputs.DIFFERENCE_GAIN` times their difference to those of the frame before, which are
+        zero for the first frame.
+      lags: the cell also reads, for each of these numbers, a projection of the inputs (and
+        differences) of so many frames before to d / (number of lags) features; zero before the
+        first frame.
     """
 
     dim: int
@@ -205,6 +176,7 @@ class FrameRNN(nn.Module):
     two_biases: bool = False
     memory_span: int = 256
     differences: bool = False
+    lags: tuple[int, ...] = ()
 
     @nn.compact
     def __call__(
@@ -219,19 +191,58 @@ class FrameRNN(nn.Module):
         Returns:
           Outputs of all frames, and the carry after the last one.
         """
-        last: Carry = ()
-        if self.differences:
-            before = jnp.zeros_like(nodes[:, 0]) if carry is None else carry[-1]
-            carry, last = carry and carry[:-1], (nodes[:, -1].astype(before.dtype),)
-            nodes = with_differences(nodes, before)
+        nodes, carry, kept = self._with_earlier_frames(nodes, carry)
         frames = jnp.swapaxes(nodes, 0, 1)  # [t n *batch c]: the scan wants frames first
         run, input_kernel, bias = self._weights(nodes.shape[-1], nodes.dtype)
         projected = linear(frames, input_kernel, bias)
         if carry is None and self.cell not in frame_attention.CELLS:
             # Of an array that lies where the outputs will, as a scan on Explicit axes wants it.
-            carry = zero_carry(self.cell, self.memory_span, projected[0, ..., : self.dim])
+            carry = self._zero_state(projected[0, ..., : self.dim])
         carry, outputs = run(carry, projected)
-        return jnp.swapaxes(outputs, 0, 1), (*carry, *last)
+        return jnp.swapaxes(outputs, 0, 1), (*carry, *kept)
+
+    @nn.nowrap
+    def zero_carry(self, like: Array) -> Carry:
+        """The carry before the first frame.
+
+        Args:
+          like: `[... d]` of the network's type; the carry lies on the devices where it does.
+        """
+        earlier = time_inputs.zeros(like, self.dim, self.differences, self.lags)
+        return (*self._zero_state(like), *earlier)
+
+    @nn.nowrap
+    def _zero_state(self, like: Array) -> Carry:
+        """The part of the carry that the cell itself has."""
+        if self.cell in frame_attention.CELLS:
+            widths = frame_attention.kept_widths(self.dim, self.memory_span)
+            zero = jnp.zeros_like(like[..., :1])
+            return tuple(zero * np.zeros(size, like.dtype) for size in widths)
+        zero = jnp.zeros_like(like, carry_dtype(self.cell, like.dtype))
+        return (zero,) * STATES[self.cell]
+
+    def _with_earlier_frames(
+        self, nodes: Array, carry: Carry | None
+    ) -> tuple[Array, Carry | None, Carry]:
+        """Longer nodes, the carry of the cell itself, and what is kept for later frames."""
+        if carry is None:
+            like = jnp.zeros_like(nodes[:, 0])
+            before = time_inputs.zeros(like, self.dim, self.differences, self.lags)
+        else:
+            count = len(carry) - self.differences - len(self.lags)
+            carry, before = carry[:count], carry[count:]
+        inputs = nodes
+        kept: Carry = ()
+        if self.differences:
+            inputs = time_inputs.with_differences(nodes, before[0])
+            kept = (nodes[:, -1].astype(before[0].dtype),)
+        if self.lags:
+            width = time_inputs.width_of_lag(self.dim, self.lags) * len(self.lags)
+            init = nn.initializers.lecun_normal()
+            kernel = self.param("lag_kernel", init, (inputs.shape[-1], width)).astype(nodes.dtype)
+            inputs, late = time_inputs.with_lags(inputs, kernel, self.lags, before[len(kept) :])
+            kept += late
+        return inputs, carry, kept
 
     def _weights(self, width: int, dtype: Any) -> tuple[Callable[..., Any], Array, Array | None]:
         """The scan `(carry, projected) -> (carry, y)`; kernel and bias of the input product."""

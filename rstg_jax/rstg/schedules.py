@@ -19,9 +19,9 @@ import numpy as np
 
 from rstg_jax.layers.array_types import Array, Float, Float32
 from rstg_jax.rstg.config import RSTGConfig
-from rstg_jax.rstg.recurrent_cells import Carry, zero_carry
+from rstg_jax.rstg.recurrent_cells import Carry
 from rstg_jax.rstg.region_graph import Graph
-from rstg_jax.rstg.stages import SpaceStage, State, TimeStage, make_stage
+from rstg_jax.rstg.stages import SpaceStage, State, TimeStage, make_stage, zero_carry
 
 
 class PlanOutput(NamedTuple):
@@ -135,7 +135,7 @@ def run_wavefront(
     frames = jnp.pad(jnp.swapaxes(nodes, 0, 1), ((0, rounds - 1), (0, 0), (0, 0), (0, 0)))
     zero = jnp.zeros_like(jnp.swapaxes(frames[:rounds], 0, 1))  # lies where the nodes do
     if state is None:
-        carry: Carry = zero_carry(config.cell, config.memory_span, zero, config.differences)
+        carry: Carry = zero_carry(config, zero)
     else:
         carry = tuple(jnp.stack(part, axis=1) for part in zip(*state[:rounds], strict=True))
     steps = jnp.arange(t + rounds - 1)

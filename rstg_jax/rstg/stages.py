@@ -30,6 +30,25 @@ from rstg_jax.rstg.region_graph import Graph
 State = tuple[Carry, ...]  # one carry per time stage of the plan, arrays [n b ...]
 
 
+def time_cell(config: RSTGConfig, **fields: Any) -> FrameRNN:
+    """The recurrent cell of the time stages of a block, with these fields of a Flax module."""
+    return FrameRNN(
+        config.dim,
+        config.cell,
+        config.forget_bias,
+        config.two_biases,
+        config.memory_span,
+        config.differences,
+        config.lags,
+        **fields,
+    )
+
+
+def zero_carry(config: RSTGConfig, like: Float[Array, "*batch d"]) -> Carry:
+    """The carry of a time stage before the first frame, on the devices where `like` lies."""
+    return time_cell(config, parent=None).zero_carry(like)
+
+
 class TimeStage(nn.Module):
     """A recurrent cell over the frames of every node, with skip connection if configured."""
 
@@ -46,8 +65,7 @@ class TimeStage(nn.Module):
           carry: before the first frame; None is zero.
         """
         config = self.config
-        choices = (config.forget_bias, config.two_biases, config.memory_span, config.differences)
-        cell = FrameRNN(config.dim, config.cell, *choices, name=config.cell)
+        cell = time_cell(config, name=config.cell)
         if not config.residual:
             return cell(nodes, carry)
         inputs = LayerNorm(name="norm")(nodes) if config.time_norm else nodes

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from rstg_jax.rstg import RSTG, frame_attention, presets
-from rstg_jax.rstg.recurrent_cells import FrameRNN, zero_carry
+from rstg_jax.rstg.recurrent_cells import FrameRNN
 
 SPAN = 5
 LAGS = {"window": range(SPAN + 1), "dilated": (0, 1, 2, 4)}
@@ -67,7 +67,7 @@ def test_cells_are_their_loops(cell, frames):
 def test_parts_with_the_state_between_are_the_whole(cell, parts):
     module, weights, nodes = drawn(cell, 17)
     whole, last = module.apply({"params": weights}, nodes)
-    carry = zero_carry(cell, SPAN, jnp.zeros((2, 2, 8)))
+    carry = module.zero_carry(jnp.zeros((2, 2, 8)))
     assert [x.shape[-1] for x in carry] == list(frame_attention.kept_widths(8, SPAN))
     outputs, start = [], 0
     for count in parts:

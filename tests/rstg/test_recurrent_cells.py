@@ -12,7 +12,6 @@ from rstg_jax.rstg.recurrent_cells import (
     glorot_per_gate,
     lstm_cell,
     scan_lstm,
-    zero_carry,
 )
 from tests import derivatives
 
@@ -69,6 +68,37 @@ def test_differences_are_inputs_of_the_loop():
     np.testing.assert_array_equal(carry[-1], frames[-1])
 
 
+def test_lags_are_inputs_of_the_loop():
+    nodes = np.random.default_rng(3).normal(size=(3, 9, 2, 5)).astype(np.float32)  # [n t b c]
+    stage = FrameRNN(4, differences=True, lags=(3, 1))
+    variables = jax.jit(stage.init)(jax.random.key(0), nodes)
+    weights = {name: np.asarray(value, np.float64) for name, value in variables["params"].items()}
+    frames = np.swapaxes(nodes, 0, 1).astype(np.float64)
+    changes = [x - frames[t - 1] if t else x for t, x in enumerate(frames)]
+    now = [np.concatenate([x, 4 * change], -1) for x, change in zip(frames, changes, strict=True)]
+    kernels = np.split(weights["lag_kernel"], 2, axis=-1)  # of two features each
+
+    def inputs(lags):
+        rows = []
+        for t, x in enumerate(now):
+            row = [x]
+            for lag, kernel in zip(lags, kernels, strict=True):
+                row.append(now[t - lag] @ kernel if t >= lag else np.zeros((3, 2, 2)))
+            rows.append(np.concatenate(row, -1))
+        return np.stack(rows)
+
+    def expected(lags):
+        names = ("input_kernel", "recurrent_kernel", "bias")
+        return looped_lstm(*(weights[name] for name in names), inputs(lags))
+
+    got, carry = jax.jit(stage.apply)(variables, nodes)
+    got = np.swapaxes(got, 0, 1)
+    np.testing.assert_allclose(got, expected((3, 1)), atol=1e-6)
+    assert np.abs(got - expected((1, 3))).max() > 0.01
+    kept = np.stack([x @ kernels[0] for x in now[-3:]])  # [lag n b e]
+    np.testing.assert_allclose(carry[-2].reshape(3, 2, 3, 2), np.moveaxis(kept, 0, -2), atol=1e-5)
+
+
 def test_scan_and_python_loop_agree_in_values_carry_and_gradients():
     """Gradients of first and second order, by kernel, first carry and inputs; and tangents."""
     rng = np.random.default_rng(1)
@@ -94,14 +124,16 @@ def test_scan_and_python_loop_agree_in_values_carry_and_gradients():
 def test_two_halves_with_the_carry_between_are_the_whole():
     rng = np.random.default_rng(0)
     nodes = rng.normal(size=(3, 6, 2, 5)).astype(np.float32)
-    for cell, differences in [(cell, False) for cell in get_args(Cell)] + [("lstm", True)]:
-        nodes = nodes[..., :4] if differences else nodes  # a carry holds as many as the cell has
-        stage = FrameRNN(4, cell, memory_span=5, differences=differences)
+    of_cells = [(cell, {}) for cell in get_args(Cell)]
+    earlier = {"differences": True, "lags": (1, 4)}  # one lag is longer than a half
+    for cell, choices in [*of_cells, ("lstm", earlier), ("window", earlier)]:
+        nodes = nodes[..., :4] if choices else nodes  # a carry holds as many as the cell has
+        stage = FrameRNN(4, cell, memory_span=5, **choices)
         shapes = jax.eval_shape(stage.init, jax.random.key(1), nodes)
         variables = jax.tree.map(lambda x: np.float32(rng.normal(size=x.shape) / 2), shapes)
         run = jax.jit(stage.apply)
         whole, last = run(variables, nodes)
-        carry = zero_carry(cell, 5, np.zeros((3, 2, 4), np.float32), differences)
+        carry = stage.zero_carry(np.zeros((3, 2, 4), np.float32))
         parts = []
         for start in (0, 3):
             part, carry = run(variables, nodes[:, start : start + 3], carry)

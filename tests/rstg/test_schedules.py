@@ -21,7 +21,7 @@ BLOCKS = {
     ),
     "LRU": presets.modern(2, dim=8, scales=(2, 1), cell="lru"),
     "window": presets.modern(2, dim=8, scales=(2, 1), cell="window", memory_span=3),
-    "differences": presets.modern(2, dim=8, scales=(2, 1), differences=True),
+    "lags": presets.modern(2, dim=8, scales=(2, 1), differences=True, lags=(1, 3, 8)),
     "no last time stage": presets.modern(dim=8, scales=(2, 1), stages=("time", "space") * 2),
     "official mnist": presets.official("sync_mnist", 3, dim=8, scales=(2, 1)),
     "official smt": presets.official("something_something", 2, dim=8, scales=(2, 1)),
@@ -29,7 +29,7 @@ BLOCKS = {
     "heads": presets.modern(1, dim=8, scales=(2, 1), num_heads=2),
 }
 # The wavefront of official blocks is compared in test_official_block.py, with the authors' numbers.
-WAVES = ["modern", "modern, additive, GRU", "LRU", "window", "differences", "no last time stage"]
+WAVES = ["modern", "modern, additive, GRU", "LRU", "window", "lags", "no last time stage"]
 CAUSAL = [*WAVES, "official mnist"]
 
 

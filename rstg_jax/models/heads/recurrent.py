@@ -24,7 +24,7 @@ class RNNHead(HeadConfig):
       cell: that of the time stages of a block, see `RSTGConfig`.
       dim: features of the cell, and channels of the convolutions.
       norm: layer norm over channels after the ReLU of each convolution.
-      differences: that of the time stages of a block, see `RSTGConfig`.
+      differences, lags: those of the time stages of a block, see `RSTGConfig`.
     """
 
     final_block: ClassVar[FinalBlock] = "unused"
@@ -34,6 +34,7 @@ class RNNHead(HeadConfig):
     dim: int = 512
     norm: bool = False
     differences: bool = False
+    lags: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if misfit := heads_misfit(self.cell, self.dim):
@@ -78,7 +79,12 @@ class VectorRNN(nn.Module):
             x = x.reshape(b, t, -1)
         config = self.config
         cell = FrameRNN(
-            config.dim, config.cell, 1.0, differences=config.differences, name=config.cell
+            config.dim,
+            config.cell,
+            forget_bias=1.0,
+            differences=config.differences,
+            lags=config.lags,
+            name=config.cell,
         )
         one_node = jnp.einsum("btc->tbc", x)[None]  # [n t b c]
         return jnp.einsum("ntbd->btd", cell(one_node)[0]).astype(jnp.float32)
