@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
+from flax.errors import ScopeParamShapeError
 
 from rstg_jax.errors import UserError
 from rstg_jax.models import object_map, region_heads
@@ -186,7 +187,7 @@ class VideoClassifier(nn.Module):
           `rstg_jax.models.object_map.Objects`.
 
         Raises:
-          UserError: the video has other axes.
+          UserError: the video has other axes, or its frames do not fit the weights.
         """
         logits, out, _ = self._classify(video, None, train, boxes)
         return logits, out
@@ -288,7 +289,14 @@ class VideoClassifier(nn.Module):
         if config.head.reads_class_token:
             inside[CLASS_TOKEN] = keep
         backbone = config.backbone.build(jnp.dtype(config.dtype), name="backbone")
-        return backbone(video, train=train, after=inside), token
+        try:
+            return backbone(video, train=train, after=inside), token
+        except ScopeParamShapeError as e:
+            found, _, _ = str(e).partition(" (http")
+            raise UserError(
+                f"video {list(video.shape)} does not fit the weights, which are for frames of "
+                f"another size, for other channels or for another network. {found}"
+            ) from e
 
     def _read(
         self,

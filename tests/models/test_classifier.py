@@ -294,3 +294,15 @@ def test_videos_of_other_axes_are_refused(video):
     module = models.build(ModelConfig(CNN, BLOCK), 5)
     with pytest.raises(UserError, match=r"is not \[batch, frame, height, width, channel\]"):
         jax.eval_shape(module.init, jax.random.key(0), video)
+
+
+def test_frames_of_other_channels_or_another_size_are_named():
+    backbone = dataclasses.replace(CNN, position_embedding=True)
+    module = models.build(ModelConfig(backbone, BLOCK), 5)
+    variables = jax.eval_shape(module.init, jax.random.key(0), VIDEO)
+    jax.eval_shape(module.apply, variables, VIDEO[:1, :1])  # other clips of these frames
+    colour = np.concatenate([VIDEO] * 3, axis=-1)
+    for video, weight in [(colour, "conv0"), (VIDEO[:, :, :-8], "position_embedding")]:
+        with pytest.raises(UserError, match=f"does not fit the weights.*{weight}.*shape") as caught:
+            jax.eval_shape(module.apply, variables, video)
+        assert str(list(video.shape)) in str(caught.value) and "\n" not in str(caught.value)
