@@ -31,7 +31,7 @@ from rstg_jax.errors import UserError
 from rstg_jax.machine import num_cores
 from rstg_jax.models import classifier
 from rstg_jax.models import flops as costs
-from rstg_jax.models.classifier import ModelConfig
+from rstg_jax.models.config import ModelConfig
 from rstg_jax.rstg import presets
 from rstg_jax.rstg.block import RSTG, RSTGConfig
 

@@ -17,7 +17,7 @@ import dataclasses
 from rstg_jax import config
 from rstg_jax.data import FeaturesConfig
 from rstg_jax.models.backbones import IdentityConfig
-from rstg_jax.models.classifier import ModelConfig
+from rstg_jax.models.config import ModelConfig
 from rstg_jax.models.heads import GlobalPooling, NodePooling, RegionGCNHead
 from rstg_jax.rstg import presets
 from rstg_jax.training.experiment import Experiment, TrainConfig

@@ -26,7 +26,7 @@ from rstg_jax import config
 from rstg_jax.data import ClipConfig, FolderConfig, PublishedConfig
 from rstg_jax.data.video.published import READERS, DataSet
 from rstg_jax.models.backbones.simple_cnn import SimpleCNNConfig
-from rstg_jax.models.classifier import ModelConfig
+from rstg_jax.models.config import ModelConfig
 from rstg_jax.models.heads import NodePooling
 from rstg_jax.rstg import presets
 from rstg_jax.training.experiment import Experiment, TrainConfig

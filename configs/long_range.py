@@ -41,7 +41,7 @@ from typing import Any
 from rstg_jax import config
 from rstg_jax.data import CollisionsConfig, CupsConfig, DataConfig, SyncMNISTConfig
 from rstg_jax.models.backbones import CoordinatesConfig
-from rstg_jax.models.classifier import ModelConfig
+from rstg_jax.models.config import ModelConfig
 from rstg_jax.models.heads import NodePooling, RNNHead, TransformerHead
 from rstg_jax.rstg import presets
 from rstg_jax.training.experiment import Experiment, TrainConfig

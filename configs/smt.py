@@ -84,7 +84,7 @@ from rstg_jax.models.backbones import (
     videoprism,
     vit,
 )
-from rstg_jax.models.classifier import ModelConfig
+from rstg_jax.models.config import ModelConfig
 from rstg_jax.models.heads import (
     AttentivePooling,
     ClassToken,

@@ -45,7 +45,7 @@ from rstg_jax.data import SyncMNISTConfig
 from rstg_jax.models.backbones import resnet3d
 from rstg_jax.models.backbones.resnet3d import ResNet3DConfig
 from rstg_jax.models.backbones.simple_cnn import SimpleCNNConfig
-from rstg_jax.models.classifier import ModelConfig
+from rstg_jax.models.config import ModelConfig
 from rstg_jax.models.heads import GlobalPooling, NodePooling, RNNHead
 from rstg_jax.rstg import presets
 from rstg_jax.training.experiment import Experiment, TrainConfig

@@ -12,7 +12,7 @@ from rstg_jax.convert import export
 from rstg_jax.data import BoxesConfig, ClipConfig, FolderConfig
 from rstg_jax.errors import UserError
 from rstg_jax.models.backbones import SimpleCNNConfig
-from rstg_jax.models.classifier import ModelConfig
+from rstg_jax.models.config import ModelConfig
 from rstg_jax.models.heads import GlobalPooling, RegionGCNHead
 from rstg_jax.training import train_loop, trained_model
 from rstg_jax.training.experiment import Experiment, TrainConfig

@@ -16,7 +16,7 @@ from rstg_jax.models.backbones import BackboneConfig
 
 NAMES = ("rows", "columns", "plain")
 CONFIG = """
-from rstg_jax.models.classifier import ModelConfig
+from rstg_jax.models.config import ModelConfig
 from rstg_jax.rstg import presets
 from rstg_jax.training.experiment import Experiment, TrainConfig
 from rstg_jax.training.optim import OptimizerConfig

@@ -27,7 +27,7 @@ from rstg_jax.errors import UserError
 from rstg_jax.inference import stored_features
 from rstg_jax.models import classifier
 from rstg_jax.models.backbones import IdentityConfig, SimpleCNNConfig
-from rstg_jax.models.classifier import ModelConfig
+from rstg_jax.models.config import ModelConfig
 from rstg_jax.models.heads import GlobalPooling
 from rstg_jax.rstg import presets
 from rstg_jax.training import init_from, train_loop, trained_model, weights_file

@@ -19,6 +19,7 @@ from rstg_jax.layers.conv import Conv2D
 from rstg_jax.models import classifier
 from rstg_jax.models import flops as costs
 from rstg_jax.models.backbones import resnet3d
+from rstg_jax.models.config import ModelConfig
 from rstg_jax.models.heads import GlobalPooling
 from rstg_jax.rstg import presets
 from rstg_jax.rstg.block import RSTG
@@ -174,7 +175,7 @@ def test_published_sizes(variant):
 
 def test_published_size_of_i3d_with_graphs_inside():
     block = presets.official("something_something")
-    model = classifier.ModelConfig(
+    model = ModelConfig(
         backbone=resnet3d.official("i3d"),
         rstg=block,
         rstg_at=("res3", "res4"),

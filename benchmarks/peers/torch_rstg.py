@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from rstg_jax.layers.norms import BATCH_NORM_EPSILON, BATCH_NORM_MOMENTUM
 from rstg_jax.models.backbones.simple_cnn import SimpleCNNConfig
-from rstg_jax.models.classifier import ModelConfig
+from rstg_jax.models.config import ModelConfig
 from rstg_jax.models.heads import NodePooling
 from rstg_jax.rstg.block import RSTGConfig
 from rstg_jax.rstg.message_passing import LEAKY_SLOPE

@@ -52,7 +52,7 @@ def behind_its_network(
         inside the network.
     """
     from rstg_jax.data.features import NETWORK
-    from rstg_jax.models.classifier import FINAL
+    from rstg_jax.models.config import FINAL
     from rstg_jax.training import weights_file
 
     stored = config.described(config.tested)

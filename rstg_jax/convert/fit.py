@@ -11,7 +11,7 @@ from flax import traverse_util
 
 from rstg_jax.errors import UserError, named
 from rstg_jax.models import classifier
-from rstg_jax.models.classifier import ModelConfig
+from rstg_jax.models.config import ModelConfig
 
 Arrays = Mapping[str, np.ndarray]
 Path = tuple[str, ...]

@@ -25,7 +25,7 @@ from rstg_jax.convert.inception_names import DeepMindI3D
 from rstg_jax.data import ClipConfig, FolderConfig
 from rstg_jax.errors import UserError
 from rstg_jax.models.backbones import inception
-from rstg_jax.models.classifier import ModelConfig
+from rstg_jax.models.config import ModelConfig
 from rstg_jax.models.heads import GlobalPooling
 from rstg_jax.training.experiment import Experiment, TrainConfig
 from rstg_jax.training.optim import OptimizerConfig

@@ -32,7 +32,8 @@ from rstg_jax.convert.official_block import (
 from rstg_jax.errors import UserError, named
 from rstg_jax.models.backbones.resnet3d import ResNet3DConfig
 from rstg_jax.models.backbones.simple_cnn import SimpleCNNConfig
-from rstg_jax.models.classifier import FINAL, ModelConfig, block_name
+from rstg_jax.models.classifier import block_name
+from rstg_jax.models.config import FINAL, ModelConfig
 from rstg_jax.models.heads import NodePooling, RNNHead
 from rstg_jax.training.experiment import Experiment
 

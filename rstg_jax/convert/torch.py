@@ -35,7 +35,7 @@ from rstg_jax.convert import fit
 from rstg_jax.convert.torch_files import read
 from rstg_jax.convert.torch_names import ARCHS, Arch, Channels
 from rstg_jax.data import ClipConfig, FolderConfig
-from rstg_jax.models.classifier import ModelConfig
+from rstg_jax.models.config import ModelConfig
 from rstg_jax.training.experiment import Experiment, TrainConfig
 from rstg_jax.training.optim import OptimizerConfig
 

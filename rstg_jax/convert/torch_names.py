@@ -19,7 +19,7 @@ from rstg_jax.models.backbones.eco import ECOConfig
 from rstg_jax.models.backbones.mvit import MViTConfig
 from rstg_jax.models.backbones.slowfast import SlowFastConfig
 from rstg_jax.models.backbones.x3d import X3DConfig
-from rstg_jax.models.classifier import ViewAverage
+from rstg_jax.models.config import ViewAverage
 from rstg_jax.models.heads import (
     AttentivePooling,
     ClassToken,

@@ -23,6 +23,7 @@ from rstg_jax.data import array_records, features
 from rstg_jax.errors import UserError, reason
 from rstg_jax.inference.evaluation import open_named
 from rstg_jax.models import classifier
+from rstg_jax.models.config import FINAL
 from rstg_jax.training import (
     checkpoint,
     eval_loop,
@@ -184,7 +185,7 @@ def description(
 
 def checksum(model: trained_model.TrainedModel) -> str:
     """First 16 digits of the SHA-256 of the weights on which feature maps depend."""
-    places = [place for place in model.experiment.model.resolved if place != classifier.FINAL]
+    places = [place for place in model.experiment.model.resolved if place != FINAL]
     modules = {"backbone", *map(classifier.block_name, places)}
     digest = hashlib.sha256()
     for path, leaf in sorted(traverse_util.flatten_dict(dict(model.variables)).items()):

@@ -43,7 +43,7 @@ def predict(
       nodes: of the last block, `[b t n d]`.
       early: nodes after its first time stage, or None for no heads there.
       graph: the regions.
-      region_classes: see `rstg_jax.models.classifier.ModelConfig`.
+      region_classes: see `rstg_jax.models.config.ModelConfig`.
       lone_objects: likewise.
 
     Returns:

@@ -4,7 +4,7 @@ import dataclasses
 
 from rstg_jax.data import ENDLESS, DataConfig, SyncMNISTConfig
 from rstg_jax.errors import UserError
-from rstg_jax.models.classifier import ModelConfig
+from rstg_jax.models.config import ModelConfig
 from rstg_jax.training import not_finite, patterns
 from rstg_jax.training.losses import AUXILIARY, LossConfig
 from rstg_jax.training.optim import OptimizerConfig

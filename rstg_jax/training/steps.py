@@ -16,6 +16,7 @@ import optax
 from jax.sharding import Mesh
 
 from rstg_jax.models import classifier
+from rstg_jax.models.config import ViewAverage
 from rstg_jax.training import losses, metrics, not_finite, optim, sharding, signals
 from rstg_jax.training.train_state import TrainSetup, TrainState, shardings_of
 
@@ -172,7 +173,7 @@ def classify(
     if clips["video"].ndim == 5:
         return logits(clips)
     b, v = clips["video"].shape[:2]
-    average: classifier.ViewAverage = "logits"
+    average: ViewAverage = "logits"
     if isinstance(module, classifier.VideoClassifier):
         average = module.config.view_average
     at_once = max(n for n in range(1, v + 1) if v % n == 0 and (n == 1 or b * n <= max_clips))

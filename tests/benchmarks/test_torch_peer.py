@@ -10,7 +10,7 @@ import pytest
 from configs import sync_mnist
 from rstg_jax.models import classifier
 from rstg_jax.models.backbones.simple_cnn import SimpleCNNConfig
-from rstg_jax.models.classifier import ModelConfig
+from rstg_jax.models.config import ModelConfig
 from rstg_jax.models.heads import NodePooling
 from rstg_jax.rstg import presets
 from rstg_jax.rstg.block import RSTG

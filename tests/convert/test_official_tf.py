@@ -29,7 +29,7 @@ from rstg_jax.models.backbones import resnet3d
 from rstg_jax.data import ClipConfig, FolderConfig
 from rstg_jax.training.experiment import Experiment, TrainConfig
 from rstg_jax.models.heads import GlobalPooling
-from rstg_jax.models.classifier import ModelConfig
+from rstg_jax.models.config import ModelConfig
 
 def get_config():
     return Experiment(

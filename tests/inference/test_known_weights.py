@@ -15,7 +15,7 @@ from rstg_jax.inference import video_input
 from rstg_jax.inference.known_weights import KNOWN, find
 from rstg_jax.models import classifier
 from rstg_jax.models.backbones import SimpleCNNConfig
-from rstg_jax.models.classifier import ModelConfig
+from rstg_jax.models.config import ModelConfig
 from rstg_jax.models.heads import GlobalPooling
 from rstg_jax.training.experiment import Experiment, TrainConfig
 from rstg_jax.training.weights import Weights

@@ -11,7 +11,7 @@ from rstg_jax.errors import UserError
 from rstg_jax.models import classifier as models
 from rstg_jax.models.backbones.resnet3d import ResNet3DConfig
 from rstg_jax.models.backbones.simple_cnn import SimpleCNN, SimpleCNNConfig
-from rstg_jax.models.classifier import ModelConfig
+from rstg_jax.models.config import ModelConfig
 from rstg_jax.models.heads import GlobalPooling, NodePooling, RNNHead
 from rstg_jax.rstg import presets
 from rstg_jax.rstg.block import RSTG, to_map

@@ -17,7 +17,7 @@ from rstg_jax.errors import UserError
 from rstg_jax.models import classifier
 from rstg_jax.models.backbones import inception
 from rstg_jax.models.backbones.inception import InceptionConfig
-from rstg_jax.models.classifier import ModelConfig
+from rstg_jax.models.config import ModelConfig
 from rstg_jax.models.heads import GlobalPooling
 from tests import zoo
 from tests.convert.test_tf_checkpoint import write as write_checkpoint

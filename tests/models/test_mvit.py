@@ -16,7 +16,7 @@ from rstg_jax.convert.torch_names import ARCHS
 from rstg_jax.errors import UserError
 from rstg_jax.models import classifier
 from rstg_jax.models.backbones import MViTConfig, SimpleCNNConfig
-from rstg_jax.models.classifier import ModelConfig
+from rstg_jax.models.config import ModelConfig
 from rstg_jax.models.heads import ClassToken
 from rstg_jax.rstg import presets
 from tests import torch_peers

@@ -12,7 +12,7 @@ from rstg_jax.errors import UserError
 from rstg_jax.models import classifier
 from rstg_jax.models.backbones import resnet3d
 from rstg_jax.models.backbones.simple_cnn import SimpleCNNConfig
-from rstg_jax.models.classifier import ModelConfig
+from rstg_jax.models.config import ModelConfig
 from rstg_jax.models.heads import GlobalPooling, NodePooling
 from rstg_jax.rstg import presets
 from rstg_jax.training import optim, steps, train_state

@@ -10,6 +10,7 @@ import pytest
 from configs import sync_mnist
 from rstg_jax.errors import UserError
 from rstg_jax.models import classifier
+from rstg_jax.models.config import FINAL, ModelConfig
 from rstg_jax.models.heads import RNNHead
 from rstg_jax.rstg import RSTG, init_state, presets
 from rstg_jax.training import lone_object_loss, losses, region_loss
@@ -27,7 +28,7 @@ BATCH = {
 }
 
 
-def config(**choices) -> classifier.ModelConfig:
+def config(**choices) -> ModelConfig:
     block = presets.modern(iterations=1, dim=8, scales=(2, 1))
     fields = {"rstg": block, "region_classes": CLASSES, "lone_objects": True, "early_heads": True}
     return dataclasses.replace(sync_mnist.tiny().model, **fields | choices)
@@ -45,7 +46,7 @@ def test_they_read_the_nodes_after_the_first_time_stage(model):
     module, params, _, out = model
 
     block = RSTG(module.config.rstg)
-    weights = {"params": params[classifier.block_name(classifier.FINAL)]}
+    weights = {"params": params[classifier.block_name(FINAL)]}
     early = block.apply(weights, out["features"], method="with_early_nodes")[1]
     early = np.asarray(early, np.float64)
     normed = (early - early.mean(-1, keepdims=True)) / early.std(-1, keepdims=True)

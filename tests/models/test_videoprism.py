@@ -13,6 +13,7 @@ from rstg_jax.convert.torch_names import ARCHS
 from rstg_jax.errors import UserError
 from rstg_jax.models import classifier
 from rstg_jax.models.backbones.videoprism import VideoPrismConfig
+from rstg_jax.models.config import ModelConfig
 from rstg_jax.models.heads import GlobalPooling
 from rstg_jax.rstg import presets
 from tests import zoo
@@ -84,7 +85,7 @@ def test_blocks_inside_change_nothing_at_first():
     backbone = VideoPrismConfig(
         width=16, spatial_depth=1, temporal_depth=1, num_heads=2, mlp_dim=16, patch=8
     )
-    config = classifier.ModelConfig(
+    config = ModelConfig(
         backbone=backbone,
         rstg=presets.modern(dim=8, scales=(2, 1), stages=("space", "time")),
         rstg_at=("spatial0", "temporal0"),

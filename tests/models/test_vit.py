@@ -20,6 +20,7 @@ from rstg_jax.layers import transformer
 from rstg_jax.models import classifier
 from rstg_jax.models.backbones import vit
 from rstg_jax.models.backbones.vit import ViTConfig
+from rstg_jax.models.config import ModelConfig
 from rstg_jax.models.heads import AttentivePooling, NormedPooling
 from rstg_jax.rstg import presets
 from rstg_jax.training import init_from, sharding, train_state
@@ -206,7 +207,7 @@ def test_a_run_starts_from_a_converted_encoder(tmp_path, monkeypatch):
     out = str(tmp_path / "out")
     words = [str(tmp_path / "model.safetensors"), "--arch=tiny", f"--out={out}"]
     assert convert_torch.main(words) == 0
-    config = classifier.ModelConfig(
+    config = ModelConfig(
         backbone=encoder("vjepa2").backbone,
         rstg=presets.modern(dim=8, scales=(2, 1)),
         head=HEADS["vjepa2"],
@@ -271,7 +272,7 @@ def test_sizes(backbone, millions):
 def test_blocks_change_nothing_at_first():
     head = AttentivePooling(layers=1, num_heads=4)
     backbone = ViTConfig(width=16, depth=1, num_heads=4, mlp_dim=24, positions="rotary")
-    config = classifier.ModelConfig(
+    config = ModelConfig(
         backbone=backbone,
         rstg=presets.modern(dim=8, scales=(2, 1)),
         rstg_at=("block0", "final"),

@@ -17,7 +17,7 @@ from configs import sync_mnist
 from rstg_jax.errors import UserError
 from rstg_jax.models import classifier
 from rstg_jax.models.backbones.resnet3d import ResNet3DConfig
-from rstg_jax.models.classifier import ModelConfig
+from rstg_jax.models.config import ModelConfig
 from rstg_jax.models.heads import GlobalPooling
 from rstg_jax.rstg import presets
 from rstg_jax.training import sharding, steps, train_state

@@ -14,6 +14,7 @@ from rstg_jax.inference import video_input
 from rstg_jax.models import classifier
 from rstg_jax.models.backbones.resnet3d import ResNet3DConfig
 from rstg_jax.models.backbones.simple_cnn import SimpleCNNConfig
+from rstg_jax.models.config import ModelConfig
 from rstg_jax.models.heads import GlobalPooling
 from rstg_jax.rstg.block import RSTGConfig
 from rstg_jax.rstg.region_graph import RegionGraph
@@ -50,7 +51,7 @@ def clips():
         spatial_strides=(1, 2),
         temporal_strides=(1, 1),
     )
-    model = classifier.ModelConfig(backbone, BLOCK, ("res3",), GlobalPooling())
+    model = ModelConfig(backbone, BLOCK, ("res3",), GlobalPooling())
     return load(model, data.FolderConfig(clip=CLIP), (8, 32, 32, 3))
 
 
@@ -116,7 +117,7 @@ def test_numbers_are_those_of_the_network(clips):
 
 
 def test_the_last_frame_speaks_alone_where_the_model_reads_it_alone():
-    model = classifier.ModelConfig(
+    model = ModelConfig(
         SimpleCNNConfig(features=(4,), kernels=(3,), strides=(4,)),
         rstg_at=(),
         head=GlobalPooling(),
@@ -134,7 +135,7 @@ def test_the_last_frame_speaks_alone_where_the_model_reads_it_alone():
 def test_objects_are_where_the_network_finds_them():
     block = RSTGConfig(dim=8, stages=("time", "space"), scales=(), objects=3, neighbours="all")
     backbone = SimpleCNNConfig(features=(4,), kernels=(3,), strides=(4,))
-    model = classifier.ModelConfig(backbone, block, map_classes=3)
+    model = ModelConfig(backbone, block, map_classes=3)
     loaded = load(model, data.SyncMNISTConfig(), (3, 32, 32, 1))
     head = loaded.variables["params"]["object_map"]
     head["place"]["kernel"] *= 0.001
