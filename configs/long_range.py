@@ -23,11 +23,12 @@ window, dilated  the same with attention of each region to its earlier frames: a
                  1, 2, 4, ... frames before, see `rstg_jax.rstg.frame_attention`
 mean_lstm        an LSTM over the mean of each frame's map, without a graph
 transformer      causal attention over frames, whose tokens are the same five regions
-lstm_lags        `lstm` whose time stages also read how nodes change, and projections of what they
+regions_lags     `lstm` whose time stages also read how nodes change, and projections of what they
                  were 1, 2, 4, ... 128 frames ago, see `rstg_jax.rstg.time_inputs`
 objects, objects_lags
-                 `lstm` on the digits themselves as nodes, in place of regions, taught whom to
-                 attend to, without and with these lags; of delays only
+                 `lstm` on the digits themselves as nodes, in place of regions, without and with
+                 these lags; nodes of the last three rows, which delays alone have, are taught whom
+                 to attend to
 
 Which of them have been trained, and how well they do: docs/long_range/table.md. `cups5_lstm`
 took 9 minutes on a CPU core. `python -m benchmarks.long_range` trains rows one after another.
@@ -51,7 +52,7 @@ from rstg_jax.training.optim import OptimizerConfig
 DELAYS = (0, 4, 16, 64, 128)
 LESSON = 4  # the delay that longer ones begin with, see `phases` in benchmarks/long_range.py
 LAGS = tuple(1 << k for k in range(8))  # 1 to 128 frames
-WITH_LAGS = ("lstm_lags", "objects_lags")  # rows that learn every delay from the start
+WITH_LAGS = ("regions_lags", "objects_lags")  # rows that learn every delay from the start
 SHOWN = 64  # frames of a clip that repeat what another digit did before
 SWAPS = {5: 32, 20: 128}  # with the frames of a clip
 CUPS_VIDEOS = {5: 48_000, 20: 24_000}  # of training; they are learned sooner than the others
@@ -115,38 +116,47 @@ ROWS: dict[str, Callable[[], ModelConfig]] = {
     "mean_lstm": mean_lstm,
     "transformer": transformer,
     **{cell: functools.partial(block, cell, dim) for cell, dim in DIMS.items()},
-    "lstm_lags": lambda: reading_earlier_frames(block("lstm", LAGS_DIM)),
 }
 
 
-def on_objects(row: str, classes: int) -> ModelConfig:
-    """A block whose nodes are the digits, of so many classes."""
+def taught(row: str, classes: int) -> ModelConfig:
+    """A model with auxiliary tasks, for digits of so many classes: its nodes are these or regions.
+
+    Regions are also asked which digits they hold.
+    """
     dim, lags = (LAGS_DIM, LAGS) if row in WITH_LAGS else (OBJECTS_DIM, ())
     model = reading_earlier_frames(block("lstm", dim), lags)
+    if row == "regions_lags":
+        return dataclasses.replace(model, region_classes=classes)
     nodes = dataclasses.replace(model.rstg, scales=(), objects=classes, neighbours="all")
     return dataclasses.replace(model, rstg=nodes)
 
 
-ON_OBJECTS = ("objects", "objects_lags")
-DELAY_ROWS = (*ROWS, *ON_OBJECTS)
+TAUGHT = ("objects", "objects_lags", "regions_lags")
+DELAY_ROWS = (*ROWS, *TAUGHT)
 
 
 def experiment(
     name: str, row: str, data: DataConfig, first_frame: int, optim: OptimizerConfig = ADAMW
 ) -> Experiment:
     """A row on a task whose label can be known from `first_frame` on."""
-    objects = row in ON_OBJECTS
+    model = taught(row, data.num_object_classes) if row in TAUGHT else ROWS[row]()
     rates = tuple(
         (pattern, rate / optim.learning_rate)
         for pattern, rate in RATES.items()
         if f"/{row}/" in pattern
     )
     loss = LossConfig(frame_weight=1.0, frame_start=first_frame)
-    if objects:
-        loss = dataclasses.replace(loss, attention_weight=1.0, attention_start=first_frame - 2)
+    if row in TAUGHT:
+        loss = dataclasses.replace(
+            loss,
+            attention_weight=1.0,
+            attention_start=first_frame - 2,
+            region_weight=1.0 if model.region_classes else 0.0,
+        )
     return Experiment(
         name=f"long_range {name}_{row}",
-        model=on_objects(row, data.num_object_classes) if objects else ROWS[row](),
+        model=model,
         data=data,
         loss=loss,
         optim=dataclasses.replace(optim, rates=rates),

@@ -135,19 +135,38 @@ def test_rows_of_long_range_differ_in_their_models_only(row):
     assert dataclasses.replace(long_range.get_config(f"delay16_{row}"), **same) == reference
 
 
-def test_rows_on_objects_ask_for_attention_where_steps_can_be_compared():
-    names = ("objects", "objects_lags", "lstm")
-    experiment, with_lags, reference = (long_range.get_config(f"delay16_{row}") for row in names)
-    assert experiment.model.rstg.objects == experiment.data.num_object_classes == 4
-    assert experiment.model.rstg.cell == reference.model.rstg.cell
-    assert experiment.loss.attention_start == 17  # one step after the delay of 16 frames
-    loss = dataclasses.replace(experiment.loss, attention_weight=0.0, attention_start=1)
+def test_taught_rows_ask_for_attention_where_steps_can_be_compared():
+    reference, objects, objects_lags, regions_lags = (
+        long_range.get_config(f"delay16_{row}")
+        for row in ("lstm", "objects", "objects_lags", "regions_lags")
+    )
+    assert objects.model.rstg.objects == objects.data.num_object_classes == 4
+    assert objects.model.rstg.cell == reference.model.rstg.cell
+    assert objects.loss.attention_start == 17  # one step after the delay of 16 frames
+    loss = dataclasses.replace(objects.loss, attention_weight=0.0, attention_start=1)
     fields = {"name": reference.name, "model": reference.model, "loss": loss}
-    assert dataclasses.replace(experiment, **fields) == reference
+    assert dataclasses.replace(objects, **fields) == reference
     assert "cups5_objects" not in long_range.VARIANTS
-    fields = {"name": experiment.name, "model": experiment.model, "optim": experiment.optim}
-    assert dataclasses.replace(with_lags, **fields) == experiment
-    assert max(with_lags.model.rstg.lags) == max(long_range.DELAYS)
+
+    fields = {"name": objects.name, "model": objects.model, "optim": objects.optim}
+    assert dataclasses.replace(objects_lags, **fields) == objects
+    assert max(objects_lags.model.rstg.lags) == max(long_range.DELAYS)
+    loss = dataclasses.replace(regions_lags.loss, region_weight=0.0)
+    fields = {"name": objects_lags.name, "model": objects_lags.model, "loss": loss}
+    assert dataclasses.replace(regions_lags, **fields) == objects_lags
+    assert regions_lags.model.rstg.scales == reference.model.rstg.scales
+
+
+@pytest.mark.parametrize("row", long_range.TAUGHT)
+def test_taught_rows_have_as_many_parameters_as_the_others(row):
+    sizes = []
+    for name in (row, "lstm"):
+        experiment = long_range.get_config(f"delay16_{name}")
+        module = classifier.build(experiment.model, experiment.data.num_classes)
+        video = jax.ShapeDtypeStruct((1, 4, *experiment.data.clip_shape[1:]), np.uint8)
+        shapes = jax.eval_shape(module.init, jax.random.key(0), video)["params"]
+        sizes.append(sum(leaf.size for leaf in jax.tree.leaves(shapes)))
+    assert sizes[0] == pytest.approx(sizes[1], rel=0.05)
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,7 @@ def test_long_delays_begin_with_a_short_one():
         first, second = long_range.phases(row, 3)
         assert (first.variant, second.variant) == (lesson, row)
         assert first.flags == ("--config.train.seed=3",) and second.flags == (*first.flags, *fresh)
-    for row in ("delay0_lstm", "delay64_lstm_lags", "delay128_objects_lags"):
+    for row in ("delay0_lstm", "delay64_regions_lags", "delay128_objects_lags"):
         assert len(long_range.phases(row, 0)) == 1
 
 
