@@ -9,12 +9,11 @@ from rstg_jax import files
 from rstg_jax.data.video.json_parts import json_parts
 from rstg_jax.data.video.listing import Video, files_below
 from rstg_jax.data.video.lists import Lists
-from rstg_jax.errors import UserError, reason
+from rstg_jax.errors import UserError, named, reason
 
 SPLITS = {"train": "train", "test": "valid"}  # the answers of the real test split are hidden
 QUESTION = "where is the hidden object at the end of the game"
 _MAX_LABELS = 10_000  # a label of each number up to the largest is made
-_MAX_NAMED = 5
 _KEYS = ("metadata", "action_localisation", "mc_question")
 
 Annotation = tuple[str, str, Any]  # where it is, for messages; video; content
@@ -83,7 +82,7 @@ def cups(videos: Path, lists: Path, split: str, fold: int) -> Lists:
         else:
             uncut.append(video)
     if uncut:
-        names = ", ".join(uncut[:_MAX_NAMED]) + (" ..." if len(uncut) > _MAX_NAMED else "")
+        names = named(uncut, ", ")
         _log.warning("%s: no cut for %d cup games (%s): left out", lists, len(uncut), names)
     return Lists(sorted(known), found)
 
