@@ -158,3 +158,18 @@ def test_cups_of_four_times_as_many_swaps_as_were_trained():
     assert (classify(batch["video"]) == batch["label"]).all()
     without_ball = batch["video"] * np.array([0, 1], np.uint8)
     assert (classify(without_ball) == batch["label"]).mean() < 0.5
+
+
+def test_steps_are_compared_with_those_of_64_frames_before_and_no_others():
+    model, variables, _ = rstg_jax.load("long_range/delay64")
+    data = find("long_range/delay64").experiment.data
+    assert (data.delay, data.num_frames) == (64, 128)
+    classify = jax.jit(lambda video: model.apply(variables, video)[0].argmax(-1))
+
+    def right(delay):
+        videos = dataclasses.replace(data, delay=delay, num_frames=256).open("test")
+        batch = videos.batch(np.arange(50))
+        return (classify(batch["video"]) == batch["label"]).mean()
+
+    assert right(64) >= 0.98  # 99.9% of 2,000
+    assert right(48) < 0.5
