@@ -95,6 +95,7 @@ def block_parts(config: RSTGConfig, features: tuple[int, ...]) -> dict[str, int]
     time = b * t * config.stages.count("time")
     space = b * t * len(config.stages) - time
     positions = 2 * n * graph.position_maps.shape[1] * d if config.positions else 0
+    inputs, late = d * (1 + config.differences), len(config.lags) * (d // max(len(config.lags), 1))
     attend = 2 * n * d * d + edges * d if config.attention == "dot" else 2 * n * d
     return {
         "pooling": b * t * int(np.count_nonzero(graph.pool)) * channels,
@@ -104,7 +105,7 @@ def block_parts(config: RSTGConfig, features: tuple[int, ...]) -> dict[str, int]
         "attention": space * attend,
         "weighted sum": space * edges * d,
         "update": space * n * 3 * d * d,
-        "LSTM": time * n * 8 * d * d,
+        "LSTM": time * n * (inputs * late + 4 * d * (inputs + late + d)),
     }
 
 

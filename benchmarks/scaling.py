@@ -8,8 +8,9 @@ frames, nodes, features, iterations, clips
             forward and backward (gradients to weights and features) of the modern block on maps of
             6x6 with d channels; one of these varies, the others are those of `BASE`. The exponent
             is that of a power law through the last two rows: 1 is linear.
-cells       forward and backward of short and of very long clips with every recurrent cell; 1.1
-            behind the time of a frame says that it is 1.1 times that of the shortest clip
+cells       forward and backward of short and of very long clips with every recurrent cell, and an
+            LSTM that also reads differences and lags of up to 128 frames; 1.1 behind the time of a
+            frame says that it is 1.1 times that of the shortest clip
 schedules   "stage" against "wavefront", forward alone and with backward
 stream      `RSTG.stream` frame by frame, after few frames and after many; the memory of the process
 compile     seconds of lowering and compilation, for short and long clips, few and many iterations

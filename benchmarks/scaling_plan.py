@@ -12,7 +12,10 @@ from rstg_jax.rstg.region_graph import RegionGraph
 SIDE = 6  # rows and columns of the feature map
 FACTORS = ("frames", "nodes", "features", "iterations", "clips")
 PARTS = (*FACTORS, "cells", "schedules", "stream", "compile")
-CELLS: tuple[Cell, ...] = get_args(Cell)
+LAGS = tuple(1 << k for k in range(8))
+# What the time stages of a point are, by the name that tables have for it.
+CELLS: dict[str, dict[str, Any]] = {cell: {"cell": cell} for cell in get_args(Cell)}
+CELLS["lstm, lags"] = {"cell": "lstm", "differences": True, "lags": LAGS}
 SCHEDULES = ("stage", "wavefront")
 
 
@@ -26,12 +29,12 @@ class Point:
     iterations: int = 3
     clips: int = 4
     schedule: str = "stage"
-    cell: Cell = "lstm"
+    cell: str = "lstm"
 
     @property
     def config(self) -> RSTGConfig:
         """The block."""
-        choices = {"scales": self.scales, "schedule": self.schedule, "cell": self.cell}
+        choices = {"scales": self.scales, "schedule": self.schedule, **CELLS[self.cell]}
         return presets.modern(self.iterations, dim=self.features, **choices)
 
     @property
@@ -118,7 +121,7 @@ QUICK = plan_of(
         "iterations": (1, 2),
         "clips": (1, 2),
     },
-    cells=Point(2, (1,), 4, 1, 1),
+    cells=Point(2, (1,), 8, 1, 1),
     long=(2, 4),
     schedules=[(1, 2, 4)],
     stream={4: (1, 3)},

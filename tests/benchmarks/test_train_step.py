@@ -37,7 +37,13 @@ def test_needed_operations_by_hand():
 
 
 @pytest.mark.parametrize(
-    "config", [presets.official("sync_mnist"), presets.modern(dim=512)], ids=["official", "modern"]
+    "config",
+    [
+        presets.official("sync_mnist"),
+        presets.modern(dim=512),
+        presets.modern(dim=512, differences=True, lags=(1, 2, 4)),
+    ],
+    ids=["official", "modern", "lags"],
 )
 def test_we_compute_little_more_than_is_needed(config):
     module, shape = RSTG(config), (2, 10, 6, 6, 512)
