@@ -12,7 +12,7 @@ VIDEOS := predict-demo
 .DEFAULT_GOAL := .usage
 
 .usage:
-	@echo "make demo        install, train on moving digits for about five minutes, write $(WORKDIR)/report.html"
+	@echo "make demo        install, train on moving digits for about six minutes, write $(WORKDIR)/report.html"
 	@echo "make smt-demo    the same for drawn Something-Something clips, about 9 minutes, $(CLIPS)/run/report.html"
 	@echo "make predict-demo  label real videos with published Kinetics weights, two minutes, $(VIDEOS)/index.html"
 	@echo "make test        install, check style and types, run the tests"
