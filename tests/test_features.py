@@ -266,6 +266,7 @@ def test_command_line_killed_and_resumed(root, monkeypatch):
     assert not (root / "killed/train.json").exists()
     with pytest.raises(UserError, match=r"has no split 'train'; there are: none that is finished"):
         FeaturesConfig(str(root / "killed")).open("train")
+    (root / "killed/.part1-train.json.unfinished").touch()  # killed while it was written
     store(root, "killed")
     assert contents(root / "killed") == contents(root / "whole")
     assert (first.read_bytes(), first.stat().st_mtime_ns) == made  # and was not made again
@@ -413,6 +414,8 @@ def test_paths_and_splits_that_are_not_there(root, tmp_path):
         FeaturesConfig().open("train")
     with pytest.raises(UserError, match="set test_split to the split to test on; there are: none"):
         FeaturesConfig(str(tmp_path)).open("test")
+    (tmp_path / ".part1-train.json").touch()
+    assert FeaturesConfig(str(tmp_path)).splits == ()
     data = FeaturesConfig(str(root / "maps"))
     assert data.with_split(None)[1:] == ("test", "test")
     assert data.with_split("train")[1:] == ("train", "train")

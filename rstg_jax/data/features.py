@@ -170,7 +170,7 @@ class FeaturesConfig(DataConfig):
     @property
     def splits(self) -> tuple[str, ...]:
         """Names of the splits that are there."""
-        return tuple(sorted(path.stem for path in self.directory.glob("*.json")))
+        return tuple(sorted(path.stem for path in self.directory.glob("[!.]*.json")))
 
     def described(self, split: str) -> StoredSplit:
         """Description of a split by its own name; raises `UserError` if it is not there."""

@@ -202,7 +202,8 @@ def check_claim(directory: storage.Path, stored: features.StoredSplit) -> bool:
       UserError: the directory has feature maps of another network or of other clips.
     """
     known = False
-    names = sorted(file.name for file in storage.files_below(directory))
+    there_now = (file.name for file in storage.files_below(directory))
+    names = sorted(name for name in there_now if not name.startswith("."))  # what a kill has left
     for name in names:
         if not name.removesuffix(UNFINISHED).endswith(".json") or name == lock.NAME:
             continue
