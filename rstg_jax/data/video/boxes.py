@@ -172,7 +172,7 @@ def moved(corners: np.ndarray, place: Place) -> np.ndarray:
 
 def _sources(path: Path) -> list[Path]:
     """The JSON files of a path."""
-    found = sorted(path.glob("*.json")) if path.is_dir() else [path]
+    found = sorted(path.glob("[!.]*.json")) if path.is_dir() else [path]
     if not found or not path.exists():
         raise UserError(f"boxes.path={path}: no such JSON file, or directory of JSON files")
     return found

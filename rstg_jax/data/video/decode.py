@@ -187,7 +187,9 @@ def _open(encoded: Encoded, stack: contextlib.ExitStack) -> Frames:
         return _of_file(encoded, stack)
     kind = encoded.suffix.lower()
     if encoded.is_dir():
-        stills = sorted(file for file in encoded.iterdir() if file.suffix.lower() in STILLS)
+        # macOS puts a hidden ._NAME beside each NAME on disks of others.
+        names = (file for file in encoded.iterdir() if not file.name.startswith("."))
+        stills = sorted(file for file in names if file.suffix.lower() in STILLS)
         if not stills:
             raise UserError(f"is a directory without images ({', '.join(STILLS)})")
         return Stills(stills)

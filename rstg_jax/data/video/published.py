@@ -162,7 +162,8 @@ def ucf101(videos: Path, lists: Path, split: str, fold: int) -> Lists:
 def hmdb51(videos: Path, lists: Path, split: str, fold: int) -> Lists:
     """A list for each class; every line has a name and a flag."""
     ending = f"_test_split{fold}.txt"
-    label_names = sorted(file.name.removesuffix(ending) for file in lists.glob(f"*{ending}"))
+    found_lists = lists.glob(f"[!.]*{ending}")  # none of macOS's hidden ._NAME
+    label_names = sorted(file.name.removesuffix(ending) for file in found_lists)
     if not label_names:
         raise UserError(f"{lists}: has no lists CLASS{ending}")
     found = []

@@ -211,6 +211,7 @@ def test_something_else(tmp_path, plain):
     parts.mkdir()
     written(parts / "part1.json", {"2": []})
     written(parts / "part2.json", {"video": entries})
+    (parts / "._part2.json").write_bytes(b"\xff of macOS")
     place = clip_transforms.Place(
         np.arange(LENGTH), LENGTH, (0.0, 0.0, WIDTH, HEIGHT), (WIDTH, HEIGHT)
     )

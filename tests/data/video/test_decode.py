@@ -117,6 +117,7 @@ def test_stills_in_memory_and_in_a_directory(tmp_path):
     for number, image in enumerate(images, 1):
         (tmp_path / f"{number:05d}.jpg").write_bytes(clip_files.jpeg(image))
     (tmp_path / "notes.txt").write_text("no frame")
+    (tmp_path / "._00001.jpg").write_text("of macOS")
     wanted = [np.asarray(Image.open(tmp_path / f"{n:05d}.jpg")) for n in (1, 3, 12)]
     in_memory = tuple(clip_files.jpeg(image) for image in images)
     for source in (tmp_path, in_memory):

@@ -107,6 +107,7 @@ def test_hmdb51(write, tmp_path):
         write(f"lists/{label}_test_split3.txt", "".join(f"{n} {flag} \n" for n, flag in listed))
         for name in some:
             write(f"videos/{label}/{name}")
+    write("lists/._wave_test_split3.txt", "of macOS")
     it = config(tmp_path, "hmdb51", fold=3)
     train = {"brush_hair/a_u_nm_le_goo_0.avi": "brush_hair", "wave/e.avi": "wave"}
     assert read(it.open("train")) == train
