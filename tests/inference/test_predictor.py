@@ -183,6 +183,9 @@ def test_a_directory_that_cannot_be_read_is_named(tmp_path, monkeypatch):
 
     monkeypatch.setattr(predictor.listing.os, "scandir", scandir)
     assert predictor.expand(str(tmp_path)) == [str(tmp_path / n) for n in ("a.npy", "closed")]
+    (tmp_path / "again").symlink_to("again")
+    names = ("a.npy", "again", "closed")
+    assert predictor.expand(str(tmp_path)) == [str(tmp_path / name) for name in names]
 
 
 def test_each_result_is_printed_as_it_comes(capsys):

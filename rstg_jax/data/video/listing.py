@@ -110,7 +110,7 @@ def files_below(
 
     Args:
       directory: where to begin.
-      unreadable: called with a directory that cannot be read; by default this is raised.
+      unreadable: called with a directory or link that cannot be read; by default this is raised.
       above: directories that are not entered again.
 
     Raises:
@@ -129,7 +129,14 @@ def files_below(
         return
     for entry in found:
         path = directory / entry.name
-        if entry.is_dir():
+        try:
+            is_directory = entry.is_dir()
+        except OSError:  # such as of a link to itself
+            if unreadable is None:
+                raise
+            unreadable(path)
+            continue
+        if is_directory:
             yield from files_below(path, unreadable, above | {real})
         else:
             yield path

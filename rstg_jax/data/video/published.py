@@ -129,7 +129,10 @@ class PublishedConfig(ClipDataConfig):
             if not getattr(self, key) or not Path(getattr(self, key)).expanduser().is_dir():
                 raise UserError(f"{key}={getattr(self, key)!r}: no such directory")
         videos, lists = (Path(place).expanduser() for place in (self.path, self.lists))
-        return READERS[self.dataset].read(videos, lists, split, self.fold)
+        try:
+            return READERS[self.dataset].read(videos, lists, split, self.fold)
+        except OSError as error:  # of a directory below one of them
+            raise UserError(f"{error.filename}: cannot be read: {error.strerror}") from error
 
 
 def ucf101(videos: Path, lists: Path, split: str, fold: int) -> Lists:

@@ -1,6 +1,7 @@
 """Public data sets, read from fabricated trees of exactly the published layout."""
 
 import json
+import os
 import shutil
 import typing
 
@@ -11,7 +12,7 @@ from PIL import Image
 from configs import folder
 from rstg_jax import data
 from rstg_jax.config import from_dict, to_dict
-from rstg_jax.data.video import label_flip, published
+from rstg_jax.data.video import label_flip, listing, published
 from rstg_jax.errors import UserError
 from rstg_jax.training.experiment import Experiment
 from tests import clip_files
@@ -333,6 +334,25 @@ def test_directories_that_do_not_exist_are_named(tmp_path):
         config(tmp_path, "ucf101").open("train")
     with pytest.raises(UserError, match="path='': no such directory"):
         data.PublishedConfig().num_classes  # noqa: B018
+
+
+@pytest.mark.parametrize("dataset", ["kinetics", "clevrer_collisions", "perception_test_actions"])
+def test_directories_below_that_cannot_be_read_are_named(dataset, write, tmp_path, monkeypatch):
+    write("lists/train.csv", "label,youtube_id,time_start,time_end\na,ccccccccccc,5,15\n")
+    write("lists/annotation_00000.json", "{}")
+    place = "lists" if dataset.startswith("perception") else "videos"
+    (tmp_path / place / "lost+found").mkdir(parents=True)
+    (tmp_path / "videos").mkdir(exist_ok=True)
+    scandir = os.scandir
+
+    def refuse(path):
+        if str(path).endswith("lost+found"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(listing.os, "scandir", refuse)
+    with pytest.raises(UserError, match=r"lost\+found: cannot be read: Permission denied"):
+        config(tmp_path, dataset).open("train")
 
 
 @pytest.mark.parametrize("dataset", typing.get_args(published.DataSet))
