@@ -257,14 +257,17 @@ def to_svg(figure: "Figure", title: str, tooltips: Tooltips, *, themed: bool = T
       themed: Replaces the colours by CSS variables of the page.
     """
     import matplotlib
+    from matplotlib.text import Text
 
     buffer = io.StringIO()
     options: Any = {
         "svg.fonttype": "none",
         "svg.hashsalt": title,
-        "text.parse_math": False,
+        "text.parse_math": False,  # of texts that are made while it is drawn
         "font.sans-serif": FONT,
     }
+    for label in figure.findobj(Text):  # names of classes: dollars in them are no formulas
+        label.set_parse_math(False)
     with matplotlib.rc_context(options), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from font")  # the browser has others
         nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))

@@ -94,6 +94,13 @@ def test_confusion_chart_shows_every_count_once():
     assert texts(svg).count("<b>") == 2
 
 
+def test_dollars_are_no_formulas():
+    names = ["from $10{ to $20", "$x_1$"]
+    assert set(names) <= set(texts(charts.confusion_chart(np.eye(2, dtype=int), names)))
+    lines = [charts.Line(name, "test", [1, 2], [0.5, 1.0]) for name in names]
+    assert {f"{name} 1" for name in names} <= set(texts(charts.line_chart(lines, title="")))
+
+
 def test_large_confusion_chart_has_no_numbers_in_its_cells():
     size = charts.NUMBERED_CLASSES + 1
     names = [f"{n}-{n + 1}" for n in range(size)]
