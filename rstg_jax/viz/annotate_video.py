@@ -11,6 +11,7 @@ is dimmed, and frames that are not sampled show the values of the nearest sample
 
 import fractions
 import functools
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -283,12 +284,12 @@ def paths_in(directory: Path, names: Sequence[str], flag: str, suffix: str) -> l
       UserError: It cannot be created; names the flag.
     """
     files.make_directory(directory, f"{flag}={directory}")
-    paths: list[Path] = []
+    taken: dict[str, None] = {}
     for name in names:
         stem = Path(name).stem.replace(":", "-") or "video"
-        same = sum(path.stem == stem or path.stem.startswith(f"{stem}~") for path in paths)
-        paths.append(directory / (f"{stem}~{same + 1}{suffix}" if same else f"{stem}{suffix}"))
-    return paths
+        numbered = (f"{stem}~{number}" for number in itertools.count(2))
+        taken[next(free for free in itertools.chain([stem], numbered) if free not in taken)] = None
+    return [directory / f"{stem}{suffix}" for stem in taken]
 
 
 def _not_among(paths: list[Path], names: Sequence[str]) -> list[Path]:

@@ -210,6 +210,8 @@ def test_several_videos_go_into_a_directory(tmp_path):
     paths = annotate_video.output_paths(out, ["a/x.webm", "b/x.webm", "test:3", "b/x.mp4"])
     assert [path.name for path in paths] == ["x.mp4", "x~2.mp4", "test-3.mp4", "x~3.mp4"]
     assert out.is_dir() and {path.parent for path in paths} == {out}
+    paths = annotate_video.output_paths(out, ["a/x~2.mp4", "b/x.mp4", "c/x.mp4"])
+    assert [path.name for path in paths] == ["x~2.mp4", "x.mp4", "x~3.mp4"]
     assert annotate_video.output_paths(tmp_path / "one.gif", ["a.webm"]) == [tmp_path / "one.gif"]
     with pytest.raises(UserError, match=r"one\.mp4 is one file for 2 videos; name a directory"):
         annotate_video.output_paths(tmp_path / "one.mp4", ["a.mp4", "b.mp4"])
