@@ -84,9 +84,15 @@ def write(frames: Iterable[Image.Image], path: Path, fps: int | Fraction) -> Non
 def encode_images(
     frames: Sequence[Image.Image], kind: str = "WEBP", fps: int | Fraction = FPS
 ) -> bytes:
-    """Encodes an endless animation as WebP or GIF; the last frame stays longer."""
+    """Encodes an endless animation as WebP or GIF; the last frame stays longer.
+
+    A GIF has at most 50 frames a second: browsers show a faster one with 10.
+    """
     buffer = io.BytesIO()
-    durations = [round(1000 / fps)] * (len(frames) - 1) + [LAST_FRAME_MS]
+    unit, least = (10, 20) if kind == "GIF" else (1, 1)  # of durations, ms
+    times = [unit * round(1000 * number / (unit * fps)) for number in range(len(frames))]
+    durations = [max(end - start, least) for start, end in itertools.pairwise(times)]
+    durations.append(LAST_FRAME_MS)
     options = {"quality": 80, "method": 4, "minimize_size": True} if kind == "WEBP" else {}
     first, *others = frames
     timing: dict[str, Any] = {"duration": durations, "loop": 0}
@@ -120,7 +126,9 @@ def encode_video(
     images: Iterator[Image.Image] = iter(frames)
     first = next(images)
     with av.open(str(path), "w", **container) as output:
-        stream: Any = output.add_stream(codec, rate=fps, options=dict(codec_options or {}))
+        # VP9 takes no numbers above 10**9, such as the mean rate of a long film may have.
+        rate = Fraction(fps).limit_denominator(10**6)
+        stream: Any = output.add_stream(codec, rate=rate, options=dict(codec_options or {}))
         # yuv420p, which every player can show, stores chroma at half the size: it must be even.
         stream.width, stream.height = (max(2, length // 2 * 2) for length in first.size)
         stream.pix_fmt = "yuv420p"

@@ -1,3 +1,5 @@
+from fractions import Fraction
+
 import av
 import numpy as np
 import pytest
@@ -36,6 +38,34 @@ def test_animation_shows_the_video(tmp_path, video, kind, size):
         expected = np.asarray(expected)[:side, :side]
         difference = np.abs(frame.mean(-1) - expected).mean()
         assert difference < 4  # of 255; compression
+
+
+@pytest.mark.parametrize(
+    ("fps", "gif"), [(5, 200), (Fraction(30000, 1001), 33.4), (60, 20), (Fraction(120), 20)]
+)
+def test_pace_of_animated_images(tmp_path, fps, gif):
+    """Mean duration of 100 frames that differ, but for the last one, in ms."""
+    frames = [Image.new("RGB", (8, 8), (200 * (number % 2), 0, 0)) for number in range(101)]
+    for kind, wanted in (("gif", gif), ("webp", 1000 / fps)):
+        video_writer.write(frames, tmp_path / f"x.{kind}", fps)
+        durations = []
+        with Image.open(tmp_path / f"x.{kind}") as image:
+            for frame in range(image.n_frames):
+                image.seek(frame)
+                image.load()
+                durations.append(image.info["duration"])
+        assert durations.pop() == video_writer.LAST_FRAME_MS
+        assert sum(durations) / 100 == pytest.approx(wanted, abs=0.1)
+
+
+@pytest.mark.parametrize("kind", ["mp4", "webm"])
+@pytest.mark.parametrize("fps", [Fraction(30000, 1001), Fraction(1253070000, 41769001)])
+def test_pace_of_encoded_videos(tmp_path, kind, fps):
+    """The second pace is a mean over a film of a phone, whose numbers VP9 does not take."""
+    frames = [Image.new("RGB", (16, 16), (number, 0, 0)) for number in range(12)]
+    video_writer.write(frames, tmp_path / f"x.{kind}", fps)
+    with av.open(str(tmp_path / f"x.{kind}")) as container:
+        assert float(container.streams.video[0].average_rate) == pytest.approx(float(fps), 1e-5)
 
 
 def test_boxes_are_drawn(tmp_path, video):
