@@ -1,6 +1,7 @@
 import gzip
 import io
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -221,6 +222,22 @@ def test_tfds_files_are_fetched_once_and_checked(tmp_path, monkeypatch):
     np.testing.assert_array_equal(first.images, expected.images)
     np.testing.assert_array_equal(again.images, expected.images)
     assert len(fetched) == 4
+
+
+def test_two_processes_may_fetch_at_once(tmp_path, monkeypatch):
+    write_idx(tmp_path, zipped=True)
+    directory = tmp_path / "data" / "mnist_idx"
+
+    def fetch(url, sha256):
+        if url.endswith(list(digits_lib._TFDS_FILES)[-1]):  # the other one is done before this one
+            shutil.copytree(tmp_path, directory, ignore=shutil.ignore_patterns("data"))
+        return (tmp_path / url.rsplit("/", 1)[-1]).read_bytes()
+
+    monkeypatch.setattr(digits_lib, "_fetch", fetch)
+    found = digits_lib.load("tfds", "train", data_dir=str(tmp_path / "data"))
+    expected = digits_lib.load("idx", "train", mnist_dir=str(tmp_path))
+    np.testing.assert_array_equal(found.images, expected.images)
+    assert [path.name for path in directory.parent.iterdir()] == ["mnist_idx"]
 
 
 # Fetches MNIST from files and is killed at the third.

@@ -191,7 +191,8 @@ def _load_tfds(data_dir: pathlib.Path, split: str) -> Digits:
                 for name, sha256 in _TFDS_FILES.items():
                     (part / name).write_bytes(_fetch(_TFDS_URL + name, sha256))
         except (OSError, http.client.HTTPException) as e:
-            raise UserError(f"MNIST cannot be fetched to {directory} ({e}); {CHOICES}") from e
+            if not directory.is_dir():  # else another process was faster
+                raise UserError(f"MNIST cannot be fetched to {directory} ({e}); {CHOICES}") from e
     return _load_idx(directory, split)
 
 
