@@ -24,7 +24,13 @@ import tqdm
 from tensorflow_datasets.proto import tf_example_pb2
 
 from rstg_jax import files
-from rstg_jax.data.array_records import OPTIONS, RESUME, check_shards, shard_writer
+from rstg_jax.data.array_records import (
+    OPTIONS,
+    RESUME,
+    check_shards,
+    one_process_at_a_time,
+    shard_writer,
+)
 from rstg_jax.errors import UserError
 from tfds_builders import processes as processes_lib
 
@@ -168,7 +174,7 @@ def prepare(
     processes: int = 1,
     check: Callable[[list[Skipped]], Metadata] = lambda skipped: {},
 ) -> pathlib.Path:
-    """Prepares a data set and returns its directory.
+    """Prepares a data set and returns its directory; a second process on the machine waits.
 
     Args:
       plan: The data set to prepare.
@@ -184,25 +190,41 @@ def prepare(
     if processes < 1:
         raise UserError(f"--processes={processes} must be at least 1")
     try:
-        plan.partial.mkdir(parents=True, exist_ok=True)
+        plan.target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as e:
         raise UserError(f"cannot make {plan.partial}: {e.strerror}; check --data_dir") from e
+    lock = plan.target.with_name(f".{plan.target.name}.lock")
     try:
-        _claim(plan)
-        shards = plan.shards()
-        for shard in shards:
-            if any(plan.state_of(skipped) != skipped.state for skipped in shard.skipped()):
-                shard.path.unlink(missing_ok=True)
-        missing = [shard for shard in shards if not shard.path.exists()]
-        if missing:
-            _check_disk_space(plan, missing)
-            _write_all(plan, shards, missing, processes)
-        more = check([skipped for shard in shards for skipped in shard.skipped()])
-        _finish(plan, builder, {**metadata, **more}, shards)
+        with one_process_at_a_time(lock):
+            if is_there(plan.target):  # another start has made it meanwhile
+                return plan.target
+            _make(plan, builder, metadata, processes, check)
     except OSError as e:
         raise UserError(f"{e.filename or plan.partial}: {e.strerror}; {RESUME}") from e
     print(f"{plan.target} is ready.")
     return plan.target
+
+
+def _make(
+    plan: Plan,
+    builder: tfds.core.DatasetBuilder,
+    metadata: Metadata,
+    processes: int,
+    check: Callable[[list[Skipped]], Metadata],
+) -> None:
+    """Makes what is missing of a data set; the arguments are those of `prepare`."""
+    plan.partial.mkdir(exist_ok=True)
+    _claim(plan)
+    shards = plan.shards()
+    for shard in shards:
+        if any(plan.state_of(skipped) != skipped.state for skipped in shard.skipped()):
+            shard.path.unlink(missing_ok=True)
+    missing = [shard for shard in shards if not shard.path.exists()]
+    if missing:
+        _check_disk_space(plan, missing)
+        _write_all(plan, shards, missing, processes)
+    more = check([skipped for shard in shards for skipped in shard.skipped()])
+    _finish(plan, builder, {**metadata, **more}, shards)
 
 
 def _claim(plan: Plan) -> None:

@@ -79,7 +79,11 @@ def one_process_at_a_time(lock: pathlib.Path) -> Iterator[None]:
     """Lets the processes of a machine run the body one after the other."""
     lock.parent.mkdir(parents=True, exist_ok=True)
     with lock.open("wb") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            _log.info("%s: another process is at work; this one waits for it", lock.parent)
+            fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 

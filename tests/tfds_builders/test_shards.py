@@ -1,11 +1,14 @@
 """A preparation that is killed anywhere is resumed, and gives the same as one that is not."""
 
+import concurrent.futures
 import contextlib
 import functools
 import json
 import os
 import pathlib
 import re
+import sys
+import threading
 
 import pytest
 import tensorflow_datasets as tfds
@@ -32,6 +35,9 @@ def examples(split, first, end):
             yield video | {"template": "", "placeholders": [], "caption": split}
 
 
+examples_of = examples
+
+
 def prepare(data_dir: pathlib.Path, **description) -> pathlib.Path:
     target = reader.prepared_dir(reader.SomethingSomethingConfig(CONFIG.name, str(data_dir)))
     if shards.is_there(target):
@@ -42,7 +48,7 @@ def prepare(data_dir: pathlib.Path, **description) -> pathlib.Path:
         name=builder.name,
         sizes=SIZES,
         shard_size=2,
-        examples=lambda *some: functools.partial(examples, *some),
+        examples=lambda *some: functools.partial(examples_of, *some),
         features=functools.partial(builder_module.features, CONFIG, LABELS),
         description=description,
     )
@@ -110,6 +116,25 @@ def test_killed_at_every_change_of_a_directory(tmp_path, whole, monkeypatch, cap
             break
         number += 1
     assert number > 15
+
+
+def test_a_second_start_waits_for_the_first(tmp_path, whole, monkeypatch):
+    writing, goes_on = threading.Event(), threading.Event()
+
+    def slow(*some):
+        writing.set()
+        goes_on.wait(60)
+        return examples(*some)
+
+    monkeypatch.setattr(sys.modules[__name__], "examples_of", slow)
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        first = pool.submit(prepare, tmp_path)
+        assert writing.wait(60)
+        second = pool.submit(prepare, tmp_path)
+        concurrent.futures.wait([second], 0.5)  # time to disturb the first one
+        assert not second.done()
+        goes_on.set()
+        assert contents(first.result(60))[1:] == contents(second.result(60))[1:] == whole[1:]
 
 
 def test_shards_of_unknown_origin_are_refused(tmp_path, monkeypatch):

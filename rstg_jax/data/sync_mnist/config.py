@@ -100,8 +100,8 @@ class SyncMNISTConfig(DataConfig):
             raise UserError(f"train_warps={self.train_warps} must lie in 0..{MAX_WARPS}")
         if self.train_warps and self.train_source == "tfds":
             raise UserError(
-                f"train_warps={self.train_warps} needs train_source=online or train_source=device: "
-                "prepared videos show their digits as they are"
+                f"train_warps={self.train_warps} needs train_source=online: prepared videos show "
+                "their digits as they are"
             )
         self.spec  # noqa: B018  its own checks
 
