@@ -110,7 +110,8 @@ def by_answer(subject: Subject) -> dict[str, Share]:
     """Share of videos by what the most likely label says about the digits that are there."""
     label, classes, found = subject.videos["label"], subject.videos["object_class"], subject.found
     answers: dict[int, set[int]] = {subject.none: set()}
-    for pair in itertools.combinations(range(classes.max() + 1), 2):
+    count = subject.weights.experiment.data.num_object_classes  # few videos may not have all
+    for pair in itertools.combinations(range(count), 2):
         answers[int(generator.pair_label(*pair))] = set(pair)
     there = np.array([answers[f] <= set(row) for f, row in zip(found, classes, strict=True)])
     good, says_none = found == label, found == subject.none

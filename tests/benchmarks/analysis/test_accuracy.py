@@ -109,6 +109,10 @@ def test_answers_are_sorted_by_their_digits(subject, monkeypatch):
     changed = answering(subject, monkeypatch, found, label=label, object_class=classes)
     assert accuracy.guessing(changed) == pytest.approx(1 / 3)
     assert means(accuracy.by_answer(changed)) == [16.7, 0.0, 16.7, 33.3, 33.3]
+    # A label of a digit that no video has.
+    classes, label = np.tile([0, 1], (6, 1)), np.full(6, names.index("0-1"))
+    changed = answering(subject, monkeypatch, found, label=label, object_class=classes)
+    assert means(accuracy.by_answer(changed)) == [33.3, 33.3, 0.0, 33.3, 0.0]
 
 
 def test_rule_reads_the_maps_of_the_network(subject, monkeypatch):
