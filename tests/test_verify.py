@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from rstg_jax import evaluate, verify
+from rstg_jax import data, evaluate, verify
 from rstg_jax.training import integrity, train_loop
 from tests import standins
 
@@ -109,6 +109,18 @@ def test_some_videos_are_predicted_again(workdir, capsys):
     (workdir / "evaluation-test-last.json").write_text("[]")
     with pytest.raises(verify.UserError, match=r"last\.json: is no evaluation"):
         run(capsys, workdir, *flags)
+
+
+def test_a_split_may_have_a_name_of_its_own(workdir, capsys, monkeypatch):
+    """As in Something-Something, where a run tests on the validation split."""
+
+    def with_split(config, split):
+        assert split is None
+        return config, "test", "validation"
+
+    monkeypatch.setattr(data.SyncMNISTConfig, "with_split", with_split)
+    status, lines = run(capsys, workdir, "--steps=0", "--test")
+    assert (status, lines) == (0, ["test of checkpoint 20: identical", "all: identical"])
 
 
 def test_other_weights_are_found(workdir, capsys, tmp_path):
