@@ -7,7 +7,7 @@
 The checkpoint alone gives model, weights, config and label names; only the data must be at hand
 (``--config.data.KEY=VALUE`` if it lies elsewhere now). Protocols are those of
 `rstg_jax.inference.protocols`. Prints a table and writes to DIR (or to --out, the only place for
---weights), NAME being SPLIT-STEP[-PROTOCOL]:
+--weights), NAME being SPLIT-STEP[-PROTOCOL], for --weights with their name in place of STEP:
 
     evaluation-NAME.json    the metrics that result.json has, metrics of every class, and all
                             confusions, the most frequent first (of videos with one label)

@@ -121,8 +121,8 @@ def write(
     """
     paths = []
     if "top1" in result:
-        base = directory / f"evaluation-{stem}"
-        paths += [base.with_suffix(".json"), base.with_suffix(".md")]
+        # Not `with_suffix`: NAME may contain dots, which begin no suffix.
+        paths += [directory / f"evaluation-{stem}{suffix}" for suffix in (".json", ".md")]
         files.write_json(paths[0], result)
         files.write_text(paths[1], class_metrics.markdown(result, title))
     records = {

@@ -329,6 +329,21 @@ def test_figures_of_every_class_are_those_counted_by_hand():
     assert text.splitlines()[-4:][0] == r"| 3 | lift | push\|pull |"
 
 
+def test_names_of_files_may_contain_dots(tmp_path):
+    """As those of weights such as model.v2.safetensors, of which the stem is a part."""
+    rows = class_metrics.per_class(CONFUSION, NAMES)
+    result = {"examples": 1, "loss": 1.5, "top1": 1.0, "classes": rows, "label_names": NAMES}
+    predictions = eval_loop.Predictions(["0"], np.zeros((1, 1), int), np.ones((1, 1)))
+    stems = ("test-model.v1-dense", "test-model.v2-dense")
+    for stem in stems:
+        evaluation.write(tmp_path, stem, stem, result, predictions)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
+        name
+        for stem in stems
+        for name in (f"evaluation-{stem}.json", f"evaluation-{stem}.md", f"predictions-{stem}.json")
+    )
+
+
 def test_submission_lines():
     labels = np.array([[3, 0, 1, 2, 4], [1, 4, 0, 2, 3]])
     names = ("b", "a; or not", "d", "c", "e")
