@@ -180,8 +180,9 @@ def _exists(pid: int) -> bool:
     except ProcessLookupError:
         return False
     except PermissionError:
-        return True
-    return True
+        pass
+    # One that has ended keeps its number until its parent asks, which not every container's does.
+    return _stat(pid)[:1] != ["Z"]
 
 
 def _start_time(pid: int) -> str:
@@ -189,11 +190,16 @@ def _start_time(pid: int) -> str:
 
     Empty on systems that do not tell.
     """
+    return "".join(_stat(pid)[19:20])
+
+
+def _stat(pid: int) -> list[str]:
+    """What /proc says of a process, from its state on; empty on systems that do not tell."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text("utf-8", errors="replace")
     except OSError:
-        return ""
-    return stat.rpartition(")")[2].split()[19]  # the name, in brackets, may contain spaces
+        return []
+    return stat.rpartition(")")[2].split()  # the name, in brackets, may contain spaces
 
 
 def _describe(owner: dict[str, Any]) -> str:

@@ -67,6 +67,22 @@ def test_a_later_process_of_the_same_number_is_not_the_owner(tmp_path):
         pass
 
 
+@pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="states are unknown here")
+def test_a_dead_process_whose_parent_does_not_ask_is_gone(tmp_path):
+    """In a container, the first process may never ask for those that were killed."""
+    dead = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    started = lock._start_time(dead.pid)
+    write(tmp_path, host=platform.node(), pid=dead.pid, started=started)
+    with pytest.raises(UserError, match="another run is in"), Lock(tmp_path):
+        pass
+    dead.stdin.close()
+    os.waitid(os.P_PID, dead.pid, os.WEXITED | os.WNOWAIT)  # it has ended, and is still listed
+    assert lock._start_time(dead.pid) == started
+    with Lock(tmp_path):
+        pass
+    dead.wait()
+
+
 @pytest.mark.parametrize("content", ["", "[]", '{"pid": "x"}'])
 def test_an_unreadable_lock_that_stands_still_is_taken_over(tmp_path, content):
     (tmp_path / lock.NAME).write_text(content)
