@@ -177,12 +177,12 @@ class Console:
         self._live = live
         self._total = total
 
-    def advance(self, loss: float, top1: float, rate: float) -> None:
-        """Advances the bar by one step and shows the averages of the current window."""
+    def advance(self, values: Mapping[str, float] | None, rate: float) -> None:
+        """Advances the bar by one step; shows the averages of the current window if it has some."""
         if self._live:
-            self._bar.set_postfix_str(
-                f"loss {loss:.4f}, top1 {top1:.1%}, {rate:.0f} videos/s", refresh=False
-            )
+            if values is not None:
+                averages = f"loss {values['loss']:.4f}, top1 {values['top1']:.1%}"
+                self._bar.set_postfix_str(f"{averages}, {rate:.0f} videos/s", refresh=False)
             self._bar.update()
 
     def go_back(self, step: int) -> None:

@@ -73,7 +73,9 @@ def log_window(run: Run, progress: Progress, context: LoopContext) -> None:
     totals, settings = dict(progress.window), run.experiment
     updates = totals.pop("updates")
     norms = {name: totals.pop(name) / updates for name in NORMS}
-    rate = optim.learning_rate(settings.optimizer, run.total_steps)(progress.step - 1)
+    # The optimiser does not count what was left out.
+    before = max(progress.step - progress.skipped - 1, 0)
+    rate = optim.learning_rate(settings.optimizer, run.total_steps)(before)
     values = metrics.means(totals) | norms
     values |= {
         "learning_rate": float(rate),

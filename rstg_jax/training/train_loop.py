@@ -210,10 +210,10 @@ def drain(run: Run, progress: Progress, context: LoopContext, allowed: int) -> N
                 f"the {error.what} at step {step}; the update is left out "
                 f"({progress.skipped} of {run.on_nan.limit})"
             )
-            continue
-        progress.window = metrics.add(progress.window, {**fetched, "updates": np.int32(1)})
-        so_far = metrics.means(progress.window)
-        context.console.advance(so_far["loss"], so_far["top1"], context.clock.rate())
+        else:
+            progress.window = metrics.add(progress.window, {**fetched, "updates": np.int32(1)})
+        so_far = metrics.means(progress.window) if progress.window else None
+        context.console.advance(so_far, context.clock.rate())
 
 
 def go_back(run: Run, progress: Progress, context: LoopContext, error: NotFinite) -> Progress:

@@ -4,6 +4,7 @@ One pixel of the poisoned batches makes the logits of the network undefined.
 """
 
 import dataclasses
+import io
 import os
 import signal
 
@@ -11,13 +12,16 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from rstg_jax import data
 from rstg_jax.errors import UserError
 from rstg_jax.models import classifier
 from rstg_jax.training import (
+    checkpoint,
     not_finite,
+    optim,
     run,
     steps,
     train_loop,
@@ -103,6 +107,34 @@ def test_an_update_is_left_out(tmp_path, poison, caplog):
     train_loop.train(experiment("stop", log_every=1), tmp_path / "three", until=3)
     third = standins.records(tmp_path / "three")[2]
     assert records[4]["grad_norm"] == pytest.approx(third["grad_norm"], rel=1e-5)
+
+
+def test_the_rate_that_is_logged_is_the_one_that_was_used(tmp_path, poison):
+    """The optimiser, and so the schedule, does not count an update that was left out."""
+    poison(3)
+    settings = experiment("skip:1")
+    train_loop.train(settings, tmp_path / "run")
+    records = [r for r in standins.records(tmp_path / "run") if r["split"] == "train"]
+    rate = optim.learning_rate(settings.optimizer, 10)
+    used = {2: 1, 4: 2, 6: 4, 8: 6, 10: 8}  # updates before the last one that was made
+    assert {r["step"]: r["learning_rate"] for r in records} == {
+        step: float(rate(before)) for step, before in used.items()
+    }
+    model = trained_model.load(tmp_path / "run")
+    with checkpoint.Checkpoints(tmp_path / "run", read_only=True) as checkpoints:
+        state = checkpoints.restore(model.step, model.abstract)
+    counts = optax.tree.get_all_with_path(state.opt_state, "count")
+    assert {int(count) for _, count in counts} == {9}
+
+
+def test_the_bar_counts_what_is_left_out(tmp_path, poison, monkeypatch):
+    terminal = io.StringIO()
+    terminal.isatty = lambda: True
+    monkeypatch.setattr("sys.stderr", terminal)
+    monkeypatch.setenv("COLUMNS", "120")
+    poison(0, 3)
+    train_loop.train(experiment("skip:2"), tmp_path)
+    assert "10/10 steps" in terminal.getvalue().split("\r")[-1]
 
 
 def test_a_window_without_an_update_has_no_record(tmp_path, poison):
