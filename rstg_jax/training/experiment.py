@@ -1,6 +1,8 @@
 """The configuration of an experiment; each section's class lies beside the code it configures."""
 
 import dataclasses
+import fractions
+import math
 
 from rstg_jax.data import ENDLESS, DataConfig, SyncMNISTConfig
 from rstg_jax.errors import UserError
@@ -82,8 +84,8 @@ class TrainConfig:
                 raise UserError(f"{name}={getattr(self, name)} cannot be negative")
         if self.max_seconds is not None and self.max_seconds <= 0:
             raise UserError(f"max_seconds={self.max_seconds} must be positive (or none)")
-        if next(total for total in totals.values() if total is not None) <= 0:
-            raise UserError("the length of training must be positive")
+        if not 0 < next(total for total in totals.values() if total is not None) < math.inf:
+            raise UserError("the length of training must be positive and finite")
         if not -(2**31) <= self.seed < 2**31:
             raise UserError(f"seed={self.seed} must lie in -2**31..2**31 - 1")
         not_finite.parse(self.on_nan)
@@ -116,7 +118,9 @@ class TrainConfig:
                 "config key 'train.total_epochs': the training source is endless, it has no "
                 "epochs; set train.total_steps or train.total_examples instead"
             )
-        return max(1, -int(-self.total_epochs * train_examples // self.batch_size))
+        # As it is written: in binary, 0.07 times 100 is more than 7.
+        epochs = fractions.Fraction(str(self.total_epochs))
+        return max(1, math.ceil(epochs * train_examples / self.batch_size))
 
 
 @dataclasses.dataclass(frozen=True)

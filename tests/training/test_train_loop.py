@@ -284,6 +284,11 @@ def test_length_in_steps_epochs_or_examples():
     assert TrainConfig(total_steps=7).steps(ENDLESS) == 7
     assert TrainConfig(total_examples=100, batch_size=32).steps(ENDLESS) == 4
     assert TrainConfig(total_epochs=1.5, batch_size=32).steps(100) == 5
+    assert TrainConfig(total_epochs=0.07, batch_size=1).steps(100) == 7
+    assert TrainConfig(total_epochs=1e-9, batch_size=1).steps(100) == 1
+    for endless in (float("inf"), float("nan")):
+        with pytest.raises(UserError, match="positive and finite"):
+            TrainConfig(total_epochs=endless)
     with pytest.raises(UserError, match=r"train\.total_epochs.*endless"):
         TrainConfig(total_epochs=1.0).steps(ENDLESS)
     for fields in ({}, {"total_steps": 1, "total_epochs": 1.0}):
