@@ -244,9 +244,13 @@ def _refuse_addresses(words: Sequence[str], buckets: Collection[str]) -> None:
     Values of the flags `buckets` may be in a bucket that `rstg_jax.storage` reads.
     """
     for before, word in zip(("", *words), words, strict=False):
-        flag, _, value = word.rpartition("=")
-        if found := storage.ADDRESS.match(value):
-            if found[0] == storage.SCHEME and (flag or before) in buckets:
+        is_flag = word.startswith("-")
+        flag, _, value = word.partition("=") if is_flag else (before, "", word)
+        # Also in a list of NAME=PATH.
+        found = storage.ADDRESS.match(value) or storage.ADDRESS.match(value.rpartition("=")[2])
+        if found:
+            # One dash of a config key is as good as two.
+            if found[0] == storage.SCHEME and {flag, f"-{flag}"} & {*buckets}:
                 continue
             raise UserError(
                 f"{word}: {found[0]} is not read or written here; copy it, or mount the bucket as "

@@ -215,14 +215,23 @@ def test_public_names():
 
 @pytest.mark.parametrize(
     "word",
-    ["--workdir=s3://b/run", "--manual_dir=gs://b", "--out=gs://b/out", "https://host/a.mp4"],
+    [
+        *("--workdir=s3://b/run", "--manual_dir=gs://b", "--out=gs://b/out", "https://host/a.mp4"),
+        *("--out=s3://b/day=1", "https://host/a.mp4?key=b", "--given=row=gs://b/run"),
+    ],
 )
 def test_buckets_are_no_directories(word, monkeypatch, capsys):
     """`Path("gs://b")` would be a new directory named "gs:"."""
     monkeypatch.setattr(sys, "argv", ["train.py", "--config=a.py", word])
     assert cli.run(lambda: pytest.fail("the command has begun")) == 2
     assert f"error: {word}: " in capsys.readouterr().err
-    for words in (["--workdir=runs/a:b//c"], ["--workdir=gs://b/run"], ["--workdir", "gs://b/run"]):
+    for words in (
+        ["--workdir=runs/a:b//c"],
+        ["--workdir=gs://b/run"],
+        ["--workdir", "gs://b/day=1"],
+        ["-config.data.path=gs://b/data"],
+        ["-config.data.path", "gs://b/data"],
+    ):
         monkeypatch.setattr(sys, "argv", ["train.py", *words])
         assert cli.run(lambda: 0) == 0
     monkeypatch.setattr(sys, "argv", ["evaluate.py", "--out=gs://b/out"])
