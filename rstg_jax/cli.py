@@ -9,6 +9,8 @@ import logging
 import os
 import platform
 import re
+import select
+import signal
 import sys
 import tempfile
 import warnings
@@ -299,7 +301,10 @@ def _run(main: Callable[[], int], bucket_flags: Collection[str]) -> int:
     try:
         _refuse_nothing(sys.argv[1:])
         _refuse_addresses(sys.argv[1:], bucket_flags)
-        return main()
+        status = main()
+        if sys.stdout is not None:  # None if it is closed
+            sys.stdout.flush()
+        return status
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -313,6 +318,21 @@ def _run(main: Callable[[], int], bucket_flags: Collection[str]) -> int:
             file=sys.stderr,
         )
         return 2
+    except BrokenPipeError:
+        if not _nobody_reads():
+            raise
+        # Otherwise Python complains when it writes the rest at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE  # as of other programs
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+
+
+def _nobody_reads() -> bool:
+    """Whether the reader of the output has ended, as `head` does after some lines."""
+    if not hasattr(select, "poll"):
+        return False
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))

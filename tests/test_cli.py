@@ -2,9 +2,11 @@
 
 import argparse
 import io
+import os
 import platform
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import jax
@@ -69,6 +71,30 @@ def test_names_that_the_terminal_cannot_show_are_escaped(monkeypatch):
     assert cli.run(lambda: print("caf\udce9 “ü”", end="") or 0) == 0
     terminal.flush()
     assert terminal.buffer.getvalue() == b"caf\\udce9 \\u201c\xfc\\u201d"
+
+
+@pytest.mark.parametrize("length", [10, 10**6])  # fails at the end, or at once
+def test_a_reader_that_has_enough_is_no_error(length):
+    """As `head` in `... | head -1`."""
+    code = f"from rstg_jax import cli; cli.sys.exit(cli.run(lambda: print('x' * {length}) or 0))"
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", code], cwd=ROOT, stdout=writer, stderr=subprocess.PIPE, text=True
+        )
+    finally:
+        os.close(writer)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_another_broken_pipe_is_not_hidden(monkeypatch):
+    def main():
+        raise BrokenPipeError("a worker's")
+
+    with tempfile.TemporaryFile("w") as output, pytest.raises(BrokenPipeError, match="a worker's"):
+        monkeypatch.setattr(sys, "stdout", output)
+        cli._run(main, ())
 
 
 def parser(*, files: bool = False) -> argparse.ArgumentParser:
