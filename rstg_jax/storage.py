@@ -142,6 +142,11 @@ def files_below(directory: Path) -> list[Path]:
         )
 
 
+def names_in(directory: Path) -> list[str]:
+    """Names of the files in a directory, sorted; none of directories below."""
+    return [path.name for path in files_below(directory) if path.parent == directory]
+
+
 def copy(file: Path, target: Path) -> None:
     """Copies a file, from or to a bucket; makes the directory of a local target."""
     if isinstance(target, pathlib.Path):

@@ -396,6 +396,33 @@ def test_other_maps_are_refused(root, monkeypatch, capsys):
     assert "choose another --out" in line
 
 
+def test_directories_below_are_of_others(root):
+    """Such as maps of another network, or a run that was trained on the maps."""
+    out = root / "outer"
+    (out / "run").mkdir(parents=True)
+    (out / "run/config.json").write_text("{}")
+    store(root, "outer/inner", "--dtype=bfloat16")
+    store(root, "outer", "--dtype=float32")
+    inner = {"run", "inner"}
+    found = {path.name for path in out.iterdir() if path.suffix != ".safetensors"}
+    assert found - inner == contents(root / "maps").keys()
+    for name, content in contents(root / "maps").items():
+        assert (out / name).read_bytes() == content
+
+
+@pytest.mark.parametrize("cut", [False, True])
+def test_a_description_that_was_never_finished_is_none(root, cut):
+    """Killed after the description was written beside its place, or while it was."""
+    out = root / f"part{cut}"
+    store(root, out.name, "--dtype=float32")
+    text = (out / "train.json").read_text()
+    for path in out.iterdir():
+        path.unlink()
+    (out / ".part0123abcd-train.json.unfinished").write_text(text[:50] if cut else text)
+    store(root, out.name, "--dtype=float32")
+    assert contents(out) == contents(root / "maps")
+
+
 def test_values_beyond_the_type_are_refused():
     stored = StoredSplit(
         *("train", (1, 1, 1, 2), "float16", 2, 2, True, ("a",), {}, "", {}, {}),

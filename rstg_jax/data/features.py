@@ -93,7 +93,7 @@ class StoredSplit:
 
     def missing(self, directory: storage.Path) -> list[int]:
         """Numbers of the shards that are not there."""
-        there = {file.name for file in storage.files_below(directory)}
+        there = {*storage.names_in(directory)}
         shards = range(self.num_shards)
         return [shard for shard in shards if self.path(directory, shard).name not in there]
 

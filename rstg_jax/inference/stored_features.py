@@ -202,10 +202,10 @@ def check_claim(directory: storage.Path, stored: features.StoredSplit) -> bool:
       UserError: the directory has feature maps of another network or of other clips.
     """
     known = False
-    there_now = (file.name for file in storage.files_below(directory))
-    names = sorted(name for name in there_now if not name.startswith("."))  # what a kill has left
+    # A name with a dot in front is a file that was never finished, see `files.replacing`.
+    names = [name for name in storage.names_in(directory) if not name.startswith(".")]
     for name in names:
-        if not name.removesuffix(UNFINISHED).endswith(".json") or name == lock.NAME:
+        if not name.removesuffix(UNFINISHED).endswith(".json"):
             continue
         there = features.read_description(directory / name)
         same_split = there.split == stored.split
