@@ -130,8 +130,19 @@ def build(config: OptimizerConfig, total_steps: int) -> optax.GradientTransforma
             lambda params: jax.tree.map(kinds.get, frozen(config.frozen, params)),
         )
     if config.rates:
-        rule = optax.chain(rule, optax.stateless(lambda updates, _: scaled(config.rates, updates)))
+        rule = optax.chain(rule, scaling(config.rates))
     return rule
+
+
+def scaling(rates: Sequence[tuple[str, float]]) -> optax.GradientTransformation:
+    """`scaled` as a transformation, which looks for the patterns when its state is initialised."""
+    scale = optax.stateless(lambda updates, _: scaled(rates, updates))
+
+    def init(params: Any) -> optax.OptState:
+        patterns.first_match([name for name, _ in rates], params, "optim.rates")
+        return scale.init(params)
+
+    return optax.GradientTransformation(init, scale.update)
 
 
 def frozen(names: Sequence[str], params: Any) -> Any:
