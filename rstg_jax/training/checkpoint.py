@@ -159,14 +159,15 @@ class Checkpoints:
     def add_score(self, step: int, score: Mapping[str, float]) -> None:
         """Gives a checkpoint that was saved without a score its own, as `save` does.
 
-        Only for a single process.
+        All processes must call it: a run of one process may be gone on with by several.
         """
         self.wait()
         handler = ocp.JsonCheckpointHandler(filename="metrics")
         directory = self.path / str(step)
         with self._explained(step), ocp.Checkpointer(handler) as writer:
             writer.save(directory / "metrics", args=ocp.args.JsonSave(dict(score)))
-            integrity.write_manifest(directory)
+            if jax.process_index() == 0:  # two would list each other's unfinished manifests
+                integrity.write_manifest(directory)
             self._manager.reload()
 
     def check(self) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -126,6 +127,17 @@ def test_a_score_that_is_added_later_is_listed(saved, tmp_path):
     assert integrity.damage(directory) is None
     flip(directory / "metrics/metrics")
     assert "metrics/metrics differs" in integrity.damage(directory)
+
+
+def test_only_the_first_process_lists_files(saved, tmp_path, monkeypatch):
+    """What another one is just writing would be listed, and then be missing for ever."""
+    monkeypatch.setattr(integrity, "write_manifest", lambda directory: calls.append(directory.name))
+    for number, expected in ((0, ["2"]), (1, [])):
+        workdir, calls = shutil.copytree(saved, tmp_path / str(number)), []
+        with checkpoint.Checkpoints(workdir) as checkpoints, monkeypatch.context() as patch:
+            patch.setattr(checkpoint, "jax", SimpleNamespace(process_index=lambda n=number: n))
+            checkpoints.add_score(2, {"top1": 0.75})
+        assert calls == expected
 
 
 def test_a_run_with_a_damaged_checkpoint_ends_as_without(tmp_path, monkeypatch):
