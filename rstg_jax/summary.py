@@ -198,16 +198,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     args, overrides = cli.parse(parser, argv)
     if args.depth < 0 or (args.classes is not None and args.classes < 1):
         parser.error("--depth is at least 0, --classes at least 1")
-    summary = summarise(config.override(config.load(args.config), overrides), args.classes)
+    experiment = config.override(config.load(args.config), overrides)
+    summary = summarise(experiment, args.classes)
     if args.json:
         print(json.dumps(summary, indent=1))
         return 0
-    size = summary["batch_size"]
-    batch = size * summary["modules"][""]["activation_bytes"] + summary["fixed_bytes"]
+    size, parts = summary["batch_size"], experiment.train.accumulate
+    clips = -(-size // parts)  # whose activations are there at the same time
+    batch = clips * summary["modules"][""]["activation_bytes"] + summary["fixed_bytes"]
+    cut = f" in {parts} parts, one after the other" if parts > 1 else ""
     print(
         f"{summary['name']}: clip {summary['clip']}, {summary['classes']} classes, "
         f"{summary['dtype']}\n\n{table(summary, args.depth)}\n\n"
-        f"Training with batches of {size}, all devices of the mesh together: "
+        f"Training with batches of {size}{cut}, all devices of the mesh together: "
         f"{number(summary['state_bytes'], 'B')} of weights, optimiser and averages;\n"
         f"{number(batch, 'B')} of activations for the backward pass, an upper estimate (before XLA "
         "fuses or recomputes any);\ngradients and temporary arrays come on top."

@@ -312,6 +312,16 @@ def test_table_and_json(monkeypatch, capsys):
     assert "input_kernel" in deep and "[16, 64]" in deep
 
 
+@pytest.mark.parametrize(("parts", "clips"), [(1, 8), (3, 3), (4, 2)])
+def test_parts_of_a_batch_share_the_memory(parts, clips, monkeypatch, capsys):
+    flags = ["--config=configs/sync_mnist.py:tiny", f"--config.train.accumulate={parts}"]
+    found = json.loads(run(monkeypatch, capsys, *flags, "--json")[1])
+    wanted = clips * found["modules"][""]["activation_bytes"] + found["fixed_bytes"]
+    _, text, _ = run(monkeypatch, capsys, *flags)
+    assert f"\n{summary.number(wanted, 'B')} of activations" in text
+    assert (f"batches of 8 in {parts} parts" in text) == (parts > 1)
+
+
 def test_modules_come_in_the_order_of_the_computation(monkeypatch, capsys):
     _, text, _ = run(monkeypatch, capsys, "--config=configs/sync_mnist.py:tiny", "--depth=1")
     first = [line.split()[0] for line in text.split("\n") if line[:1].isalpha()]
