@@ -84,6 +84,8 @@ def chosen(
 ) -> trained_model.TrainedModel:
     """The model that the flags of `add_flags` choose; for the others see `trained_model.load`."""
     if args.weights:
+        if args.step != "last":
+            raise UserError(f"--step={args.step} is for --workdir: --weights have no steps")
         model = find(args.weights).model(overrides, devices)
     else:
         model = trained_model.load(args.workdir, args.step, overrides, devices)

@@ -60,6 +60,11 @@ class OptimizerConfig:
     def __post_init__(self) -> None:
         if self.learning_rate < 0 or self.warmup_steps < 0 or self.weight_decay < 0:
             raise UserError("learning_rate, warmup_steps and weight_decay cannot be negative")
+        for key in ("momentum", "b1", "b2"):
+            if not 0 <= getattr(self, key) < 1:
+                raise UserError(f"{key}={getattr(self, key)} must be at least 0 and below 1")
+        if self.end_factor < 0 or self.eps < 0:
+            raise UserError("end_factor and eps cannot be negative")
         if self.clip_norm is not None and self.clip_norm <= 0:
             raise UserError(f"clip_norm={self.clip_norm} must be positive (or none)")
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:

@@ -48,7 +48,7 @@ def train(
       experiment: the configuration.
       workdir: receives config.json, metrics.jsonl, TensorBoard events, checkpoints/ and at the
         end result.json. If it holds a checkpoint of the same config the run is resumed.
-      until: a step to stop after, as if a signal had come then.
+      until: a step to stop after, as if a signal had come then; at once if it is over.
       profile: first and last update to trace, see `rstg_jax.training.profiling`.
 
     Returns:
@@ -108,13 +108,13 @@ def make_updates(run: Run, progress: Progress, context: LoopContext) -> None:
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
-    stopping = context.stop.agreed()
+    stopping = context.stop.agreed() or as_asked(progress, context)
     with contextlib.closing(batches):
         while progress.step < run.total_steps and not stopping:
             update(run, progress, context, batches)
             due = due_now(run, progress.step)
             drain(run, progress, context, 0 if due else settings.max_queued_steps)
-            stopping = context.stop.passed_on() or progress.step == context.until
+            stopping = context.stop.passed_on() or as_asked(progress, context)
             if stopping:
                 drain(run, progress, context, 0)
             if "log" in due:
@@ -278,6 +278,11 @@ def run_pending_eval(run: Run, progress: Progress, context: LoopContext) -> None
         progress.best = max(progress.best, *score.values())
 
 
+def as_asked(progress: Progress, context: LoopContext) -> bool:
+    """Whether the run has come to the step that its caller wants it to stop after."""
+    return context.until is not None and progress.step >= context.until
+
+
 def finish(run: Run, progress: Progress, context: LoopContext) -> dict[str, Any]:
     """Writes result.json from the evaluation of the last step, or reports the stop."""
     if (
@@ -289,7 +294,7 @@ def finish(run: Run, progress: Progress, context: LoopContext) -> dict[str, Any]
         with contextlib.closing(MetricLog(run.workdir, progress.step, enabled=False)) as silent:
             test(run, progress, dataclasses.replace(context, log=silent))
     if progress.step < run.total_steps or progress.test_metrics is None:
-        asked = "as asked" if progress.step == context.until else "signal to another process"
+        asked = "as asked" if as_asked(progress, context) else "signal to another process"
         why = context.stop.name or asked
         if progress.step:
             context.console.say(f"{why}: stopped after step {progress.step}, which is saved")

@@ -58,6 +58,8 @@ def test_what_cannot_be_evaluated_is_said(workdir, monkeypatch, capsys):
         evaluate.main([f"--workdir={workdir}", "--split=train"])
     with pytest.raises(UserError, match=r"no checkpoint '7' in .*; choose best, last, 10, 20"):
         evaluate.main([f"--workdir={workdir}", "--step=7"])
+    with pytest.raises(UserError, match=r"--step=best is for --workdir: --weights have no steps"):
+        evaluate.main(["--weights=sync_mnist/demo", "--step=best"])
     with pytest.raises(UserError, match=r"nowhere/x\.csv: there is no such directory"):
         evaluate.main([f"--workdir={workdir}", "--submission=nowhere/x.csv"])
     with pytest.raises(UserError, match=r"--out=.*config\.json: is a file, not"):

@@ -198,6 +198,9 @@ def test_a_run_goes_on_on_another_mesh(tmp_path, before, after):
     assert train_loop.train(standins.experiment(before, sgd), tmp_path / "cut", until=7) == {
         "stopped_at": 7
     }
+    for until in (5, 7):  # which is over
+        stopped = train_loop.train(standins.experiment(after, sgd), tmp_path / "cut", until=until)
+        assert stopped == {"stopped_at": 7}
     resumed = train_loop.train(standins.experiment(after, sgd), tmp_path / "cut")
     assert resumed["confusion"] == whole["confusion"]
     one, other = standins.records(tmp_path / "whole"), standins.records(tmp_path / "cut")

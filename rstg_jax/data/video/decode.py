@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import fractions
+import functools
 import io
 import threading
 from collections.abc import Iterator, Sequence
@@ -98,15 +99,24 @@ class Stills:
 
 
 class Animation:
-    """The frames of an animated image, decoded one after the other; satisfies `Frames`."""
+    """The frames of an animated image, decoded one after the other; satisfies `Frames`.
 
-    fps = None
+    Its pace is that of the first frame.
+    """
 
     def __init__(self, path: Path):
         self._path = path
         with Image.open(path) as image:
             limits.check_pixels(*image.size)
             self._length = getattr(image, "n_frames", 1)
+
+    @functools.cached_property
+    def fps(self) -> fractions.Fraction | None:
+        with Image.open(self._path) as image:
+            with reading(f"frame 0 of {len(self)} is damaged"):
+                image.load()  # WebP says only then how long a frame is shown
+            milliseconds = fractions.Fraction(image.info.get("duration", 0))
+        return 1000 / milliseconds.limit_denominator(1000) if milliseconds >= 1 else None
 
     def __len__(self) -> int:
         return self._length

@@ -375,3 +375,19 @@ def test_a_segment_is_some_frames_of_a_file(tmp_path):
         decode.opened(decode.Segment(file, range(8, 12))),
     ):
         pass
+
+
+@pytest.mark.parametrize(
+    ("name", "choices", "fps"),
+    [
+        ("a.gif", {"duration": 80}, 12.5),
+        ("a.webp", {"duration": 40}, 25),
+        ("a.png", {"duration": 100}, 10),
+        ("a.gif", {}, None),
+    ],
+)
+def test_animated_images_have_the_pace_that_they_say(tmp_path, name, choices, fps):
+    first, *others = (Image.fromarray(np.full((8, 9, 3), 50 * k, np.uint8)) for k in range(3))
+    first.save(tmp_path / name, save_all=True, append_images=others, **choices)
+    with decode.opened(tmp_path / name) as frames:
+        assert len(frames) == 3 and frames.fps == fps
