@@ -62,13 +62,19 @@ def compare_metrics(name: str, found: dict[str, Any], expected: dict[str, Any]) 
 def replay(
     model: trained_model.TrainedModel, workdir: storage.Path, start: int, until: int
 ) -> Iterator[Comparison]:
-    """Trains from checkpoint `start` to `until` and compares; `model` is of any checkpoint."""
+    """Trains from checkpoint `start` to `until` and compares; `model` is of any checkpoint.
+
+    Raises:
+      UserError: the training was stopped before.
+    """
     with tempfile.TemporaryDirectory() as temporary:
         again = Path(temporary)
         if start:
             integrity.verify(workdir / "checkpoints", start)
             storage.copy_tree(workdir / f"checkpoints/{start}", again / f"checkpoints/{start}")
-        train_loop.train(model.experiment, again, until)
+        reached = train_loop.train(model.experiment, again, until).get("stopped_at", until)
+        if reached < until:
+            raise UserError(f"stopped after step {reached}; step {until} was to be compared")
         there = logs.read(workdir / "metrics.jsonl")
         for (split, step), found in logs.read(again / "metrics.jsonl").items():
             if (split, step) in there:
@@ -167,6 +173,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     workdir = storage.path(args.workdir)
     model = trained_model.load(workdir, "last", overrides)
     start = start_of(integrity.steps(workdir / "checkpoints"), args.start)
+    if args.steps and start >= model.step:
+        raise UserError(f"--start={start}: the run ends at step {model.step}; give an earlier one")
     until = min(start + args.steps, model.step)
     found = []
     for comparison in replay(model, workdir, start, until) if until > start else ():

@@ -1,8 +1,10 @@
 """Replaying a run finds it as it was recorded, and finds what was changed."""
 
 import json
+import os
 import re
 import shutil
+import signal
 
 import pytest
 
@@ -139,7 +141,21 @@ def test_nothing_to_compare_is_an_error(workdir, capsys):
     for flags, message in [
         (["--steps=2"], "nothing was recorded from step 16 to 17"),
         (["--start=7"], "--start=7: choose one of 0, 15, 20"),
-        (["--start=20"], "nothing was recorded from step 21 to 20"),
+        (["--start=20"], "--start=20: the run ends at step 20; give an earlier one"),
     ]:
         with pytest.raises(verify.UserError, match=message):
             run(capsys, workdir, *flags)
+
+
+def test_a_replay_that_is_interrupted_verifies_nothing(workdir, capsys, monkeypatch):
+    original, calls = train_loop.update, []
+
+    def update(*args):
+        original(*args)
+        calls.append(0)
+        if len(calls) == 7:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(train_loop, "update", update)
+    with pytest.raises(verify.UserError, match="stopped after step 7; step 12 was to be compared"):
+        run(capsys, workdir, "--start=0", "--steps=12")
