@@ -13,11 +13,14 @@ from rstg_jax.rstg import RSTG, init_state, presets
 FEATURES = np.random.default_rng(0).normal(size=(4, 5, 4, 5, 7)).astype(np.float32)
 SCHEDULES = ["stage", "wavefront"]
 RUNS = [(schedule, "lstm") for schedule in SCHEDULES]
-RUNS += [("stage", cell) for cell in ("lru", "rg_lru", "min_gru", "window")]
+RUNS += [("stage", cell) for cell in ("lru", "rg_lru", "min_gru", "window", "lags")]
 
 
 def make_block(schedule, cell):
     plan = {"iterations": 2} if cell == "lstm" else {"stages": ("time",)}  # space stages: once
+    if cell == "lags":
+        plan |= {"differences": True, "lags": (1, 3)}
+        cell = "lstm"
     return RSTG(presets.modern(**plan, dim=8, scales=(2, 1), schedule=schedule, cell=cell))
 
 
