@@ -34,6 +34,7 @@ from rstg_jax.models import flops as costs
 from rstg_jax.models.config import ModelConfig
 from rstg_jax.rstg import presets
 from rstg_jax.rstg.block import RSTG, RSTGConfig
+from rstg_jax.rstg.time_inputs import width_of_lag
 
 CLASSES = 46
 RATE = 1e-9  # of gradient descent: no repetition changes what is computed
@@ -95,7 +96,7 @@ def block_parts(config: RSTGConfig, features: tuple[int, ...]) -> dict[str, int]
     time = b * t * config.stages.count("time")
     space = b * t * len(config.stages) - time
     positions = 2 * n * graph.position_maps.shape[1] * d if config.positions else 0
-    inputs, late = d * (1 + config.differences), len(config.lags) * (d // max(len(config.lags), 1))
+    inputs, late = d * (1 + config.differences), len(config.lags) * width_of_lag(d, config.lags)
     attend = 2 * n * d * d + edges * d if config.attention == "dot" else 2 * n * d
     return {
         "pooling": b * t * int(np.count_nonzero(graph.pool)) * channels,

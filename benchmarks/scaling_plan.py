@@ -7,15 +7,15 @@ from typing import Any, get_args
 from rstg_jax.rstg import presets
 from rstg_jax.rstg.block import RSTGConfig
 from rstg_jax.rstg.config import Cell
+from rstg_jax.rstg.frame_attention import lags_of
 from rstg_jax.rstg.region_graph import RegionGraph
 
 SIDE = 6  # rows and columns of the feature map
 FACTORS = ("frames", "nodes", "features", "iterations", "clips")
 PARTS = (*FACTORS, "cells", "schedules", "stream", "compile")
-LAGS = tuple(1 << k for k in range(8))
 # What the time stages of a point are, by the name that tables have for it.
 CELLS: dict[str, dict[str, Any]] = {cell: {"cell": cell} for cell in get_args(Cell)}
-CELLS["lstm, lags"] = {"cell": "lstm", "differences": True, "lags": LAGS}
+CELLS["lstm, lags"] = {"cell": "lstm", "differences": True, "lags": lags_of(128)[1:]}
 SCHEDULES = ("stage", "wavefront")
 
 

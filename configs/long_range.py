@@ -45,13 +45,14 @@ from rstg_jax.models.backbones import CoordinatesConfig
 from rstg_jax.models.config import ModelConfig
 from rstg_jax.models.heads import NodePooling, RNNHead, TransformerHead
 from rstg_jax.rstg import presets
+from rstg_jax.rstg.frame_attention import lags_of
 from rstg_jax.training.experiment import Experiment, TrainConfig
 from rstg_jax.training.losses import LossConfig
 from rstg_jax.training.optim import OptimizerConfig
 
 DELAYS = (0, 4, 16, 64, 128)
 LESSON = 4  # the delay that longer ones begin with, see `phases` in benchmarks/long_range.py
-LAGS = tuple(1 << k for k in range(8))  # 1 to 128 frames
+LAGS = lags_of(max(DELAYS))[1:]  # 1, 2, 4, ... 128 frames
 WITH_LAGS = ("regions_lags", "objects_lags")  # rows that learn every delay from the start
 SHOWN = 64  # frames of a clip that repeat what another digit did before
 SWAPS = {5: 32, 20: 128}  # with the frames of a clip
@@ -80,12 +81,6 @@ def block(cell: str, dim: int) -> ModelConfig:
         rstg=presets.modern(dim=dim, scales=(2, 1), cell=cell),
         head=NodePooling("mean"),
     )
-
-
-def reading_earlier_frames(model: ModelConfig, lags: tuple[int, ...] = LAGS) -> ModelConfig:
-    """A model whose time stages also read changes and so much earlier frames."""
-    block = dataclasses.replace(model.rstg, time_norm=False, differences=True, lags=lags)
-    return dataclasses.replace(model, rstg=block)
 
 
 def published() -> ModelConfig:
@@ -125,11 +120,13 @@ def taught(row: str, classes: int) -> ModelConfig:
     Regions are also asked which digits they hold.
     """
     dim, lags = (LAGS_DIM, LAGS) if row in WITH_LAGS else (OBJECTS_DIM, ())
-    model = reading_earlier_frames(block("lstm", dim), lags)
+    model = block("lstm", dim)
+    choices: dict[str, Any] = {"time_norm": False, "differences": True, "lags": lags}
     if row == "regions_lags":
-        return dataclasses.replace(model, region_classes=classes)
-    nodes = dataclasses.replace(model.rstg, scales=(), objects=classes, neighbours="all")
-    return dataclasses.replace(model, rstg=nodes)
+        model = dataclasses.replace(model, region_classes=classes)
+    else:
+        choices |= {"scales": (), "objects": classes, "neighbours": "all"}
+    return dataclasses.replace(model, rstg=dataclasses.replace(model.rstg, **choices))
 
 
 TAUGHT = ("objects", "objects_lags", "regions_lags")

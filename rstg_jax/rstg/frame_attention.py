@@ -80,7 +80,7 @@ def _cell(
         query, key, value = jnp.split(projected, 3, axis=-1)  # [t n ... d]
         frames: Parts = (key, value, jnp.ones_like(key[..., :1]))
         if kept is not None:
-            before = (_frames_first(part, memory_span) for part in kept)
+            before = (frames_first(part, memory_span) for part in kept)
             frames = tuple(
                 jnp.concatenate([old.astype(new.dtype), new])
                 for old, new in zip(before, frames, strict=True)
@@ -89,7 +89,7 @@ def _cell(
         keys, values, present = frames
         mixed = attend(_heads(query), _heads(keys), _heads(values), present, bias)
         outputs = linear(mixed.reshape(query.shape), output_kernel)
-        return tuple(_features_last(part, memory_span) for part in frames), outputs
+        return tuple(features_last(part, memory_span) for part in frames), outputs
 
     return run, input_kernel, None
 
@@ -179,12 +179,12 @@ def _heads(x: Array) -> Array:
     return x.reshape(*x.shape[:-1], FRAME_HEADS, -1)
 
 
-def _frames_first(kept: Array, span: int) -> Array:
+def frames_first(kept: Array, span: int) -> Array:
     """Part of a state `[n ... span*d]` -> `[span n ... d]`."""
     return jnp.moveaxis(kept.reshape(*kept.shape[:-1], span, -1), -2, 0)
 
 
-def _features_last(frames: Array, span: int) -> Array:
+def features_last(frames: Array, span: int) -> Array:
     """The last `span` of frames `[t n ... d]` -> part of a state `[n ... span*d]`."""
     frames = _pad(frames, max(0, span - len(frames)), 0)[-span:]
     return jnp.moveaxis(frames, 0, -2).reshape(*frames.shape[1:-1], -1)

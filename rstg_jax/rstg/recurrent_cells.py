@@ -9,7 +9,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
 
 from rstg_jax.layers.array_types import Array, Float
@@ -191,9 +190,9 @@ class FrameRNN(nn.Module):
         Returns:
           Outputs of all frames, and the carry after the last one.
         """
-        nodes, carry, kept = self._with_earlier_frames(nodes, carry)
         frames = jnp.swapaxes(nodes, 0, 1)  # [t n *batch c]: the scan wants frames first
-        run, input_kernel, bias = self._weights(nodes.shape[-1], nodes.dtype)
+        frames, carry, kept = self._with_earlier_frames(frames, carry)
+        run, input_kernel, bias = self._weights(frames.shape[-1], nodes.dtype)
         projected = linear(frames, input_kernel, bias)
         if carry is None and self.cell not in frame_attention.CELLS:
             # Of an array that lies where the outputs will, as a scan on Explicit axes wants it.
@@ -216,30 +215,28 @@ class FrameRNN(nn.Module):
         """The part of the carry that the cell itself has."""
         if self.cell in frame_attention.CELLS:
             widths = frame_attention.kept_widths(self.dim, self.memory_span)
-            zero = jnp.zeros_like(like[..., :1])
-            return tuple(zero * np.zeros(size, like.dtype) for size in widths)
+            return tuple(time_inputs.wide_zeros(like, width) for width in widths)
         zero = jnp.zeros_like(like, carry_dtype(self.cell, like.dtype))
         return (zero,) * STATES[self.cell]
 
     def _with_earlier_frames(
-        self, nodes: Array, carry: Carry | None
+        self, frames: Array, carry: Carry | None
     ) -> tuple[Array, Carry | None, Carry]:
         """Longer nodes, the carry of the cell itself, and what is kept for later frames."""
         if carry is None:
-            like = jnp.zeros_like(nodes[:, 0])
-            before = time_inputs.zeros(like, self.dim, self.differences, self.lags)
+            before = time_inputs.zeros(frames[0], self.dim, self.differences, self.lags)
         else:
             count = len(carry) - self.differences - len(self.lags)
             carry, before = carry[:count], carry[count:]
-        inputs = nodes
+        inputs = frames
         kept: Carry = ()
         if self.differences:
-            inputs = time_inputs.with_differences(nodes, before[0])
-            kept = (nodes[:, -1].astype(before[0].dtype),)
+            inputs = time_inputs.with_differences(frames, before[0])
+            kept = (frames[-1].astype(before[0].dtype),)
         if self.lags:
             width = time_inputs.width_of_lag(self.dim, self.lags) * len(self.lags)
             init = nn.initializers.lecun_normal()
-            kernel = self.param("lag_kernel", init, (inputs.shape[-1], width)).astype(nodes.dtype)
+            kernel = self.param("lag_kernel", init, (inputs.shape[-1], width)).astype(frames.dtype)
             inputs, late = time_inputs.with_lags(inputs, kernel, self.lags, before[len(kept) :])
             kept += late
         return inputs, carry, kept

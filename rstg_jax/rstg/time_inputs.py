@@ -14,13 +14,19 @@ import numpy as np
 
 from rstg_jax.layers.array_types import Array, Float
 from rstg_jax.layers.linear import linear
+from rstg_jax.rstg.frame_attention import features_last, frames_first
 
 DIFFERENCE_GAIN = 4.0  # changes from frame to frame are small beside what changes
 
 
 def width_of_lag(dim: int, lags: Sequence[int]) -> int:
-    """Features of the projection that is read of each earlier frame."""
-    return dim // len(lags)
+    """Features of the projection that is read of each earlier frame; 0 if there is none."""
+    return dim // len(lags) if lags else 0
+
+
+def wide_zeros(like: Float[Array, "*batch c"], width: int) -> Float[Array, "*batch width"]:
+    """Zeros with another number of features, on the devices where `like` lies."""
+    return jnp.zeros_like(like[..., :1]) * np.zeros(width, like.dtype)
 
 
 def zeros(
@@ -34,36 +40,34 @@ def zeros(
       differences: whether differences are read.
       lags: in frames.
     """
-    kept = [jnp.zeros_like(like)] * differences
-    for lag in lags:
-        width = lag * width_of_lag(dim, lags)
-        kept.append(jnp.zeros_like(like[..., :1]) * np.zeros(width, like.dtype))
-    return tuple(kept)
+    width = width_of_lag(dim, lags)
+    last_node = (jnp.zeros_like(like),) * differences
+    return (*last_node, *(wide_zeros(like, lag * width) for lag in lags))
 
 
 def with_differences(
-    nodes: Float[Array, "n t *batch c"], before: Float[Array, "n *batch c"]
-) -> Float[Array, "n t *batch 2*c"]:
+    frames: Float[Array, "t n *batch c"], before: Float[Array, "n *batch c"]
+) -> Float[Array, "t n *batch 2*c"]:
     """Appends to the nodes of every frame their change since the frame before.
 
     Args:
-      nodes: of all frames.
+      frames: nodes of all frames.
       before: of the frame before the first one.
     """
-    earlier = jnp.concatenate([before[:, None].astype(nodes.dtype), nodes[:, :-1]], axis=1)
-    return jnp.concatenate([nodes, DIFFERENCE_GAIN * (nodes - earlier)], axis=-1)
+    earlier = jnp.concatenate([before[None].astype(frames.dtype), frames[:-1]])
+    return jnp.concatenate([frames, DIFFERENCE_GAIN * (frames - earlier)], axis=-1)
 
 
 def with_lags(
-    nodes: Float[Array, "n t *batch c"],
+    frames: Float[Array, "t n *batch c"],
     kernel: Float[Array, "c l"],
     lags: Sequence[int],
     kept: Sequence[Array],
-) -> tuple[Float[Array, "n t *batch c+l"], tuple[Array, ...]]:
+) -> tuple[Float[Array, "t n *batch c+l"], tuple[Array, ...]]:
     """Appends to the nodes of every frame projections of earlier frames.
 
     Args:
-      nodes: of all frames.
+      frames: nodes of all frames.
       kernel: of the projections, which have `e = l / len(lags)` features each and lie side by side
         in the order of the lags.
       lags: in frames.
@@ -73,12 +77,10 @@ def with_lags(
     Returns:
       The longer nodes, and what is kept after the last frame.
     """
-    late, after = [nodes], []
-    for lag, new, old in zip(
-        lags, jnp.split(linear(nodes, kernel), len(lags), axis=-1), kept, strict=True
-    ):
-        earlier = jnp.moveaxis(old.reshape(*old.shape[:-1], lag, -1), -2, 1)  # [n lag *batch e]
-        frames = jnp.concatenate([earlier.astype(new.dtype), new], axis=1)
-        late.append(frames[:, :-lag])
-        after.append(jnp.moveaxis(frames[:, -lag:], 1, -2).reshape(old.shape).astype(old.dtype))
+    late, after = [frames], []
+    projected = jnp.split(linear(frames, kernel), len(lags), axis=-1)
+    for lag, new, old in zip(lags, projected, kept, strict=True):
+        known = jnp.concatenate([frames_first(old, lag).astype(new.dtype), new])
+        late.append(known[:-lag])
+        after.append(features_last(known, lag).astype(old.dtype))
     return jnp.concatenate(late, axis=-1), tuple(after)
