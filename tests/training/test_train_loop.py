@@ -77,15 +77,7 @@ def test_resuming_is_exact_even_in_the_middle_of_a_window(tmp_path, monkeypatch)
     whole = standins.experiment(total_steps=20, log_every=8, checkpoint_every=6, eval_every=9)
     train_loop.train(whole, tmp_path / "whole")
     # A signal arrives while step 11 is on its way; log_every and the rest do not divide 11.
-    original, calls = train_loop.update, []
-
-    def update(*args):
-        original(*args)
-        calls.append(0)
-        if len(calls) == 11:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    monkeypatch.setattr(train_loop, "update", update)
+    standins.stop_while_update(monkeypatch, 11)
     assert train_loop.train(whole, tmp_path / "cut") == {"stopped_at": 11}
     assert not (tmp_path / "cut" / "result.json").exists()
     # What a process that was killed later would have left behind.

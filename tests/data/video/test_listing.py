@@ -7,6 +7,7 @@ import pytest
 
 from rstg_jax.data.video import listing
 from rstg_jax.errors import UserError
+from tests import clip_files
 
 
 @pytest.fixture
@@ -51,14 +52,7 @@ def test_labels_that_cannot_be_read_are_named(root, monkeypatch):
     with pytest.raises(UserError, match=r"swim: a link to .*unmounted, which does not exist"):
         names(root)
     (root / "swim").unlink()
-    scandir = os.scandir
-
-    def refuse(path):
-        if str(path).endswith("run"):
-            raise PermissionError(13, "Permission denied", str(path))
-        return scandir(path)
-
-    monkeypatch.setattr(listing.os, "scandir", refuse)
+    clip_files.refuse_to_list(monkeypatch, "run")
     with pytest.raises(UserError, match=r"VIDEOS/run: cannot be read: Permission denied"):
         names(root)
 

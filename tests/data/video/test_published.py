@@ -1,7 +1,6 @@
 """Public data sets, read from fabricated trees of exactly the published layout."""
 
 import json
-import os
 import shutil
 import typing
 
@@ -12,7 +11,7 @@ from PIL import Image
 from configs import folder
 from rstg_jax import data
 from rstg_jax.config import from_dict, to_dict
-from rstg_jax.data.video import label_flip, listing, published
+from rstg_jax.data.video import label_flip, published
 from rstg_jax.errors import UserError
 from rstg_jax.training.experiment import Experiment
 from tests import clip_files
@@ -343,14 +342,7 @@ def test_directories_below_that_cannot_be_read_are_named(dataset, write, tmp_pat
     place = "lists" if dataset.startswith("perception") else "videos"
     (tmp_path / place / "lost+found").mkdir(parents=True)
     (tmp_path / "videos").mkdir(exist_ok=True)
-    scandir = os.scandir
-
-    def refuse(path):
-        if str(path).endswith("lost+found"):
-            raise PermissionError(13, "Permission denied", str(path))
-        return scandir(path)
-
-    monkeypatch.setattr(listing.os, "scandir", refuse)
+    clip_files.refuse_to_list(monkeypatch, "lost+found")
     with pytest.raises(UserError, match=r"lost\+found: cannot be read: Permission denied"):
         config(tmp_path, dataset).open("train")
 
