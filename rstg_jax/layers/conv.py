@@ -1,15 +1,17 @@
-"""Convolution and pooling of frames and clips, with a faster lowering on CPUs."""
+"""Convolution and pooling of frames and clips, with faster gradients and lowering on CPUs."""
 
+import functools
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.custom_derivatives import SymbolicZero
 
 from rstg_jax.errors import UserError
 from rstg_jax.layers.array_types import Array, Float, Shaped
-from rstg_jax.layers.linear import linear
+from rstg_jax.layers.linear import flattens, linear
 
 Lowering = Literal["auto", "xla", "matmul"]
 Padding = Literal["SAME", "VALID"]
@@ -31,10 +33,9 @@ class Conv2D(nn.Module):
       kernel: rows and columns of the kernel.
       stride: step along rows and columns.
       padding: "SAME" or "VALID".
-      lowering: "xla" is XLA's convolution. "matmul" concatenates shifted slices of the map and
-        multiplies once. On CPUs this is several times faster, because XLA's convolution of few
-        channels and its gradients run far below the peak of matrix products; it needs `kernel**2`
-        times the memory of the input. "auto" is "matmul" on CPUs and "xla" elsewhere.
+      lowering: "xla" is XLA's convolution. "matmul" differs in the gradient of the kernel, which is
+        a sum over frames of matrix products, see `conv_for_cpus`. "auto" is "matmul" on a single
+        CPU device and "xla" elsewhere: on several, each has some of the frames.
     """
 
     features: int
@@ -49,9 +50,9 @@ class Conv2D(nn.Module):
         shape = (self.kernel, self.kernel, x.shape[-1], self.features)
         kernel = self.param("kernel", nn.initializers.he_normal(), shape).astype(x.dtype)
         bias = self.param("bias", nn.initializers.zeros, (self.features,)).astype(x.dtype)
-        if multiplies(self.lowering):
-            return conv_as_matmul(x, kernel, self.stride, self.padding) + bias
-        return conv(x, kernel, self.stride, self.padding) + bias
+        by_frames = self.lowering == "matmul" or (self.lowering == "auto" and flattens())
+        run = conv_for_cpus if by_frames else conv
+        return run(x, kernel, self.stride, self.padding) + bias
 
 
 class Conv3D(nn.Module):
@@ -139,20 +140,58 @@ def conv(
     )
 
 
-def conv_as_matmul(
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3))
+def conv_for_cpus(
     x: Float[Array, "b h w c"], kernel: Float[Array, "k k c f"], stride: int, padding: Padding
 ) -> Float[Array, "b h2 w2 f"]:
-    """The same result as `conv` from one product of shifted slices, concatenated by channels."""
+    """The same as `conv`, with a gradient of the kernel that is up to twice as fast on a CPU.
+
+    XLA computes that gradient as a convolution whose kernel is a whole map. Here it is the
+    transpose of `conv_frame_by_frame`. Forward and reverse mode work, of any order.
+    """
+    return conv(x, kernel, stride, padding)
+
+
+def _conv_jvp(
+    stride: int, padding: Padding, primals: tuple[Array, Array], tangents: tuple[Any, Any]
+) -> tuple[Array, Array]:
+    (x, kernel), (d_x, d_kernel) = primals, tangents
+    y = conv_for_cpus(x, kernel, stride, padding)
+    d_y = jnp.zeros_like(y)
+    if not isinstance(d_x, SymbolicZero):
+        d_y += conv(d_x, kernel, stride, padding)
+    if not isinstance(d_kernel, SymbolicZero):
+        d_y += conv_frame_by_frame(x, d_kernel, stride, padding)
+    return y, d_y
+
+
+conv_for_cpus.defjvp(_conv_jvp, symbolic_zeros=True)
+
+
+def conv_frame_by_frame(
+    x: Float[Array, "b h w c"], kernel: Float[Array, "k k c f"], stride: int, padding: Padding
+) -> Float[Array, "b h2 w2 f"]:
+    """The same as `conv` from one matrix product for each frame.
+
+    The pixels under the kernel are gathered for one frame at a time, also in the gradient, so that
+    they stay in the cache.
+    """
     size, _, _, features = kernel.shape
     pads = jax.lax.padtype_to_pads(x.shape[1:3], (size, size), (stride, stride), padding)
     x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
     height, width = ((side - size) // stride + 1 for side in x.shape[1:3])
-    slices = [
-        x[:, r : r + stride * height : stride, c : c + stride * width : stride]
-        for r in range(size)
-        for c in range(size)
-    ]
-    return linear(jnp.concatenate(slices, axis=-1), kernel.reshape(-1, features))
+
+    @jax.checkpoint
+    def one(frame: Array) -> Array:
+        under = [
+            frame[r : r + stride * height : stride, c : c + stride * width : stride]
+            for r in range(size)
+            for c in range(size)
+        ]
+        pixels = jnp.concatenate(under, axis=-1).reshape(height * width, -1)
+        return pixels @ kernel.reshape(-1, features)
+
+    return jax.lax.map(one, x).reshape(len(x), height, width, features)
 
 
 def max_pool3d(
