@@ -90,6 +90,16 @@ def test_what_calls_other_jaxprs():
         count(unknown, *shapes)
 
 
+@pytest.mark.parametrize("lowering", ["xla", "matmul"])
+def test_the_gradient_of_a_convolution_costs_twice_as_much(lowering):
+    """The one of its input is a convolution of a map with zeros between its pixels."""
+    layer, x = Conv2D(5, 2, 2, "VALID", lowering), jnp.ones((2, 12, 8, 3))
+    variables = jax.eval_shape(layer.init, jax.random.key(0), x)
+    gradient = jax.grad(lambda v, x: jnp.square(layer.apply(v, x)).sum(), (0, 1))
+    once = 2 * 6 * 4 * (2 * 2 * 3) * 5
+    assert costs.macs(jax.make_jaxpr(gradient)(variables, x).jaxpr).total() == 3 * once
+
+
 def test_scan_of_the_lstm_counts_every_frame():
     nodes, frames, clips, dim = 5, 7, 2, 6
     assert count_module(FrameRNN(dim), (nodes, frames, clips, dim)) == (

@@ -36,7 +36,7 @@ def products(jaxpr: Jaxpr, place: str = "", times: int = 1) -> Iterator[Product]
     """Yields all products and convolutions, nothing elementwise.
 
     A scan runs its body as often as it is long, a conditional its most expensive branch; taps of a
-    convolution that fall on padding count like the others.
+    convolution that fall on padding count like the others, those on zeros between pixels do not.
 
     Args:
       jaxpr: the program.
@@ -74,6 +74,7 @@ def macs(jaxpr: Jaxpr) -> Counter[str]:
 def _product(equation: Any) -> int:
     """Multiply-accumulates of one equation by itself."""
     name, params = equation.primitive.name, equation.params
+    zeros_between = 1
     if name == "dot_general":
         contracted = params["dimension_numbers"][0][0]
         shape = equation.invars[0].aval.shape
@@ -81,9 +82,10 @@ def _product(equation: Any) -> int:
     elif name == "conv_general_dilated":
         kernel = equation.invars[1].aval.shape
         factor = math.prod(kernel) // kernel[params["dimension_numbers"].rhs_spec[0]]
+        zeros_between = math.prod(params["lhs_dilation"])  # the gradient of a stride has them
     else:
         return 0
-    return factor * math.prod(equation.outvars[0].aval.shape)
+    return factor * math.prod(equation.outvars[0].aval.shape) // zeros_between
 
 
 def _inner(equation: Any) -> Iterator[Jaxpr]:
