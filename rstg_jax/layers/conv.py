@@ -17,6 +17,7 @@ Lowering = Literal["auto", "xla", "matmul"]
 Padding = Literal["SAME", "VALID"]
 Padding3D = Literal["half", "same"]
 Pads = Sequence[tuple[int, int]]
+WIDE = 128  # channels from which on matrix products are as fast on a CPU as XLA's convolution
 HE_FAN_OUT = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
@@ -33,9 +34,9 @@ class Conv2D(nn.Module):
       kernel: rows and columns of the kernel.
       stride: step along rows and columns.
       padding: "SAME" or "VALID".
-      lowering: "xla" is XLA's convolution. "matmul" differs in the gradient of the kernel, which is
-        a sum over frames of matrix products, see `conv_for_cpus`. "auto" is "matmul" on a single
-        CPU device and "xla" elsewhere: on several, each has some of the frames.
+      lowering: "xla" is XLA's convolution. "matmul" is `conv_for_cpus`, which takes matrix products
+        of single frames for some of it. "auto" is "matmul" on a single CPU device and "xla"
+        elsewhere: on several, each has some of the frames.
     """
 
     features: int
@@ -144,12 +145,14 @@ def conv(
 def conv_for_cpus(
     x: Float[Array, "b h w c"], kernel: Float[Array, "k k c f"], stride: int, padding: Padding
 ) -> Float[Array, "b h2 w2 f"]:
-    """The same as `conv`, with a gradient of the kernel that is up to twice as fast on a CPU.
+    """The same as `conv` in the way that is fastest on a CPU.
 
-    XLA computes that gradient as a convolution whose kernel is a whole map. Here it is the
-    transpose of `conv_frame_by_frame`. Forward and reverse mode work, of any order.
+    XLA computes the gradient of the kernel as a convolution whose kernel is a whole map. Here it is
+    the transpose of `conv_frame_by_frame`, which also is the faster one for wide maps, at 512
+    channels by 1.3 to 2.4 times. Forward and reverse mode work, of any order.
     """
-    return conv(x, kernel, stride, padding)
+    run = conv_frame_by_frame if x.shape[-1] >= WIDE else conv
+    return run(x, kernel, stride, padding)
 
 
 def _conv_jvp(

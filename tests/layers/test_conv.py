@@ -53,7 +53,17 @@ def loops(x, kernel, stride, padding, d_y=None):
 @pytest.mark.parametrize("run", RUNS.values(), ids=RUNS)
 @pytest.mark.parametrize(("size", "stride", "padding"), CASES)
 def test_values_and_gradients_are_those_of_plain_loops(run, size, stride, padding):
-    x, kernel = drawn(size)
+    agrees_with_loops(run, *drawn(size), stride, padding)
+
+
+def test_wide_maps(monkeypatch):
+    monkeypatch.setattr(conv, "WIDE", 3)
+    agrees_with_loops(conv.conv_for_cpus, *drawn(3), 2, "SAME")
+    program = str(jax.make_jaxpr(lambda *arrays: conv.conv_for_cpus(*arrays, 1, "SAME"))(*drawn(3)))
+    assert "conv_general" not in program
+
+
+def agrees_with_loops(run, x, kernel, stride, padding):
     expected = loops(x, kernel, stride, padding)
     d_y = np.random.default_rng(1).normal(size=expected.shape)
     with jax.enable_x64(True):
