@@ -9,6 +9,7 @@ While the server does not answer, or says that it is busy, whatever needs it wai
 
 import contextlib
 import functools
+import itertools
 import logging
 import os
 import pathlib
@@ -144,7 +145,11 @@ def files_below(directory: Path) -> list[Path]:
 
 def names_in(directory: Path) -> list[str]:
     """Names of the files in a directory, sorted; none of directories below."""
-    return [path.name for path in files_below(directory) if path.parent == directory]
+    if isinstance(directory, pathlib.Path):
+        return sorted(path.name for path in directory.glob("*") if path.is_file())
+    with errors(directory):
+        top = itertools.islice(directory.walk(), 1)  # what is below may be millions of files
+        return sorted(name for _, _, names in top for name in names)
 
 
 def copy(file: Path, target: Path) -> None:

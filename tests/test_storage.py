@@ -101,6 +101,9 @@ def test_files_of_a_bucket_are_those_of_a_directory(place, tmp_path):
         assert {name: path.read_bytes() for name, path in found.items()} == contents
         sizes = {name: storage.size(path) for name, path in found.items()}
         assert sizes == {name: len(content) for name, content in contents.items()}
+        assert storage.names_in(root) == ["a.txt"]
+        assert storage.names_in(root / "b") == ["e.txt"]
+        assert storage.names_in(root / "missing") == []
 
 
 def test_a_file_is_written_whole_or_not_at_all(place):
