@@ -160,7 +160,7 @@ def _add_import_flag(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="MODULE",
-        help="import a module that defines data sets or backbones; may be repeated",
+        help="import a module that defines data sets, backbones or heads; may be repeated",
     )
 
 

@@ -5,14 +5,18 @@ import json
 from collections.abc import Mapping
 from typing import ClassVar
 
+import jax
 import numpy as np
 import pytest
 from flax import linen as nn
 
+import rstg_jax
 import train
 from rstg_jax import evaluate, predict, report, summary
+from rstg_jax.convert import export
 from rstg_jax.data import DataConfig
 from rstg_jax.models.backbones import BackboneConfig
+from rstg_jax.training import weights_file
 
 NAMES = ("rows", "columns", "plain")
 CONFIG = """
@@ -40,10 +44,11 @@ def get_config(variant=""):
 class BarsConfig(DataConfig):
     """Frames with bright rows, with bright columns, or of one colour."""
 
-    may_differ: ClassVar[tuple[str, ...]] = ("where",)
+    may_differ: ClassVar[tuple[str, ...]] = ("where", "files")
 
     size: int = 16
     where: str = ""
+    files: tuple[str, ...] = dataclasses.field(default_factory=tuple)
     num_test: int = 12
 
     @property
@@ -168,6 +173,19 @@ def test_prediction_of_a_file_and_of_examples(run, capsys):
     assert len(drawings) == 5
     page = (drawn / "index.html").read_text()
     assert all(f'src="{name}"' in page for name in drawings)
+
+
+def test_exported_weights_have_no_places(run):
+    root, workdir, _ = run
+    out = root / "bars.safetensors"
+    argv = ["--import=tests.test_extension", f"--workdir={workdir}", f"--out={out}"]
+    assert export.main([*argv]) == 0
+    model, variables, labels = rstg_jax.load(out)
+    assert labels == NAMES
+    assert weights_file.read(out).experiment.data == BarsConfig()
+    batch = Bars(BarsConfig(), "test").batch(np.arange(12))
+    logits = jax.jit(model.apply)(variables, batch["video"])[0]
+    np.testing.assert_array_equal(logits.argmax(-1), batch["label"])
 
 
 def test_report_and_summary(run, capsys):

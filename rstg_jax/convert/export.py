@@ -30,11 +30,20 @@ if TYPE_CHECKING:  # they load JAX
 def portable(experiment: Experiment) -> Experiment:
     """The experiment without places on the machine where it ran."""
     data = experiment.data
-    places = {f.name: f.default for f in dataclasses.fields(data) if f.name in data.may_differ}
+    fields = (field for field in dataclasses.fields(data) if field.name in data.may_differ)
+    # A field without a default keeps its value: nothing else is known to be valid.
+    places = {f.name: _default(f, getattr(data, f.name)) for f in fields}
     if boxes := getattr(data, "boxes", None):
         places["boxes"] = dataclasses.replace(boxes, path="")
     train = dataclasses.replace(experiment.train, init_from="", init_fresh=(), init_ignore=())
     return dataclasses.replace(experiment, data=dataclasses.replace(data, **places), train=train)
+
+
+def _default(field: dataclasses.Field[Any], value: Any) -> Any:
+    """The default of a field, or `value` if there is none."""
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return value if field.default is dataclasses.MISSING else field.default
 
 
 def behind_its_network(
@@ -85,7 +94,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--step", default="last", help="last (default), best, or a number")
     parser.add_argument("--out", required=True, type=Path, metavar="FILE.safetensors")
     parser.add_argument("--half", action="store_true", help="store float16, half the size")
-    args = parser.parse_args(argv)
+    args, overrides = cli.parse(parser, argv)
+    if overrides:
+        parser.error(f"--config.{next(iter(overrides))}: the config is that of the run")
     from rstg_jax.data.features import FeaturesConfig
     from rstg_jax.training import trained_model, weights_file  # they load JAX
     from rstg_jax.training.weights import Weights

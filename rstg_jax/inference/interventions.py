@@ -7,7 +7,8 @@ it is:
         logits, _ = module.apply(variables, video)
 
 Regions are numbers of nodes, as in `rstg_jax.rstg.region_graph.RegionGraph`; they may be traced
-arrays, so that `jax.vmap` tries all regions at once. With schedule "stage" only.
+arrays, so that `jax.vmap` tries all regions at once. `cut` in one frame and `forget` need the
+schedule "stage": in a wavefront a stage does not see the frames of a clip in their order.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +19,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax.linen.module import InterceptorContext
 
+from rstg_jax.errors import UserError
 from rstg_jax.rstg.block import RSTG
 from rstg_jax.rstg.stages import SpaceStage, TimeStage
 
@@ -43,6 +45,14 @@ def _on(
         return change(out, context.module, args)
 
     return intercept
+
+
+def _check_schedule(stage: nn.Module) -> None:
+    assert isinstance(stage, SpaceStage | TimeStage)
+    if stage.config.schedule != "stage":
+        raise UserError(
+            f"this intervention needs model.rstg.schedule=stage, not {stage.config.schedule}"
+        )
 
 
 def silence(region: int | jax.Array, frame: int | jax.Array | None = None) -> Interceptor:
@@ -75,13 +85,14 @@ def cut(
       frame: in this frame only; None for all frames.
     """
 
-    def without(attention: jax.Array, *_: Any) -> jax.Array:
+    def without(attention: jax.Array, stage: nn.Module, _: Any) -> jax.Array:
         n, m, t = attention.shape[:3]  # [i j t b h]
         edge = jnp.broadcast_to(jnp.arange(m) == sender, (n, m))
         if receiver is not None:
             edge &= jnp.arange(n)[:, None] == receiver
         edge = edge[:, :, None]
         if frame is not None:
+            _check_schedule(stage)
             edge &= jnp.arange(t) == frame  # [i j t]
         return jnp.where(edge[..., None, None], 0, attention)
 
@@ -103,6 +114,7 @@ def forget(region: int | jax.Array, frame: int | None = None) -> Interceptor:
         if busy:
             return out
         assert isinstance(stage, TimeStage)
+        _check_schedule(stage)
         nodes, (remembered, carry) = args[0], out
         n, t, b, d = nodes.shape
         late = nodes.reshape(n, 1, t * b, d) if frame is None else nodes[:, frame:]

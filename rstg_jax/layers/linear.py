@@ -74,7 +74,7 @@ def pool_frames(
     if not flattens():
         return jnp.einsum("nm,...mc->n...c", constant, frames)
     pixels = frames.reshape(-1, *frames.shape[-2:])
-    each = jnp.broadcast_to(constant, (len(pixels), *constant.shape))
+    each = jnp.broadcast_to(constant, (pixels.shape[0], *constant.shape))
     rows = jnp.einsum("fnm,fmc->fnc", each, pixels)
     rows = rows.reshape(*frames.shape[:-2], len(constant), frames.shape[-1])
     return jnp.moveaxis(rows, -2, 0)

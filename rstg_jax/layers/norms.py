@@ -1,4 +1,4 @@
-"""Norms with statistics over chosen axes, always computed in float32."""
+"""Norms with statistics over chosen axes, computed in float32 at least."""
 
 import functools
 
@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from rstg_jax.layers.array_types import Array, Float, Float32
+from rstg_jax.layers.array_types import Array, Float
 
 # TensorFlow 1's `contrib.layers.layer_norm` and `tf.layers.batch_normalization` defaults.
 OFFICIAL_LAYER_NORM_EPSILON = 1e-12
@@ -32,7 +32,7 @@ class LayerNorm(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "*batch d"]) -> Float[Array, "*batch d"]:
         """Normalises `x`, in its dtype."""
-        y = standardise(x.astype(jnp.float32), self.axes, self.epsilon)
+        y = standardise(widened(x), self.axes, self.epsilon)
         return _affine(self, y, nn.initializers.ones if self.gain else None).astype(x.dtype)
 
 
@@ -85,17 +85,22 @@ class BatchNorm(nn.Module):
         moving.value = self.momentum**steps * moving.value + weights @ rows
 
 
+def widened(x: Array) -> Array:
+    """`x` in float32, or in float64 if it is."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
 def _moments(x: Array, axes: tuple[int, ...]) -> tuple[Array, Array]:
-    """Mean and biased variance in float32, with the reduced axes as 1."""
-    x = x.astype(jnp.float32)
+    """Mean and biased variance in float32 at least, with the reduced axes as 1."""
+    x = widened(x)
     mean = x.mean(axes, keepdims=True)
     return mean, jnp.square(x - mean).mean(axes, keepdims=True)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2))
 def standardise(
-    x: Float32[Array, "*batch d"], axes: tuple[int, ...], epsilon: float
-) -> Float32[Array, "*batch d"]:
+    x: Float[Array, "*batch d"], axes: tuple[int, ...], epsilon: float
+) -> Float[Array, "*batch d"]:
     """Subtracts the mean over `axes` and divides by the standard deviation.
 
     The derivative is written out, because it passes over the large arrays fewer times than JAX's
@@ -117,8 +122,8 @@ def _standardise_jvp(
 
 
 def _scaled(x: Array, mean: Array, variance: Array, epsilon: float) -> Array:
-    """Applies statistics, in float32."""
-    return (x.astype(jnp.float32) - mean) * jax.lax.rsqrt(variance + epsilon)
+    """Applies statistics, in float32 at least."""
+    return (widened(x) - mean) * jax.lax.rsqrt(variance + epsilon)
 
 
 def _affine(module: nn.Module, y: Array, gain_init: nn.initializers.Initializer | None) -> Array:

@@ -230,12 +230,18 @@ def clips_first(nodes: Float[Array, "n t b d"]) -> Float[Array, "b t n d"]:
 def init_state(config: RSTGConfig, batch: int, dtype: Any = jnp.float32) -> State:
     """Returns the state before the first frame of `batch` videos.
 
-    On a mesh with Explicit axes, put its axis of videos, the second, where that of the features is.
+    Args:
+      config: of the block.
+      batch: number of videos.
+      dtype: of the features. Another one is accepted, but a jitted step then compiles twice.
+
+    On a mesh with Explicit axes, put its axis of videos, the second, where that of the features is;
+    inside `jax.shard_map` make it vary as they do (`jax.lax.pcast`).
     """
     shape = (config.graph().num_nodes, batch, config.dim)
-    like = jnp.zeros(shape, dtype)
-    carry = zero_carry(config, like)
-    return tuple(carry for stage in config.stages if stage == "time")
+    like = jnp.zeros(shape, carry_dtype(config.cell, dtype))
+    state = tuple(zero_carry(config, like) for stage in config.stages if stage == "time")
+    return jax.tree.map(jnp.copy, state)  # buffers of their own, so that a step may donate them
 
 
 def to_vec(nodes: Float[Array, "b t n d"]) -> Float[Array, "b d"]:

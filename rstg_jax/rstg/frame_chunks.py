@@ -5,6 +5,7 @@ them fit into a CPU's cache; those of a whole clip would pass through main memor
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,16 +17,18 @@ CACHED_BYTES = 3_500_000  # of one array in a chunk; measured best from 1.5 to 3
 RECOMPUTED_BELOW = 256  # features; narrower products are cheaper to recompute than to store
 
 
-def frames_at_once(wanted: int, frames: int, frame_bytes: int) -> int:
+def frames_at_once(wanted: int, frames: int, frame_bytes: Any) -> int:
     """Returns the frames per chunk: the largest divisor of `frames` that is at most `wanted`.
 
     Args:
       wanted: 0 chooses by device: as many as fit into the cache of a CPU, all on other devices.
       frames: length of the clip.
-      frame_bytes: size of the largest array of one frame.
+      frame_bytes: size of the largest array of one frame, an integer; or a symbol of `jax.export`,
+        of which nothing is known.
     """
     if not wanted:
-        wanted = max(1, CACHED_BYTES // max(frame_bytes, 1)) if flattens() else frames
+        cached = flattens() and isinstance(frame_bytes, int)
+        wanted = max(1, CACHED_BYTES // max(frame_bytes, 1)) if cached else frames
     return max(count for count in range(1, min(wanted, frames) + 1) if frames % count == 0)
 
 

@@ -17,8 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from rstg_jax.layers.array_types import Array, Bool, Float, Float32
+from rstg_jax.layers.array_types import Array, Bool, Float
 from rstg_jax.layers.linear import Dense, constant_product, linear
+from rstg_jax.layers.norms import widened
 from rstg_jax.rstg.config import Attention, Masking
 
 LEAKY_SLOPE = 0.2
@@ -139,7 +140,7 @@ def attention_weights(
     neighbours: Float[Array, "j #t"],
     kind: Attention,
     masking: Masking,
-) -> Float32[Array, "j t b h"]:
+) -> Float[Array, "j t b h"]:
     """Weights of all senders for ONE receiver: a softmax over j.
 
     Args:
@@ -152,10 +153,10 @@ def attention_weights(
     """
     mask = neighbours[..., None, None]  # [j t 1 1]
     score = additive_logits if kind == "additive" else dot_logits
-    logits = score(receiver, senders, mask, masking).astype(jnp.float32)
+    logits = widened(score(receiver, senders, mask, masking))
     if masking == "multiply":
         return nn.softmax(logits, axis=0)
-    mask = mask.astype(jnp.float32)
+    mask = mask.astype(logits.dtype)
     return nn.softmax(jnp.where(mask > 0, logits, MASKED_LOGIT), axis=0) * mask
 
 
@@ -204,7 +205,7 @@ def attend(
     kind: Attention,
     masking: Masking,
     num_heads: int,
-) -> Float32[Array, "n n t b h"]:
+) -> Float[Array, "n n t b h"]:
     """Attention of receiver i to sender j in every frame, `[i j t b h]`."""
     receivers, senders = endpoints(weights, nodes, kind, num_heads)
     neighbours = jnp.asarray(adjacency, nodes.dtype)[..., None]  # [i j 1]

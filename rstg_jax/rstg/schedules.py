@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rstg_jax.layers.array_types import Array, Float, Float32
+from rstg_jax.layers.array_types import Array, Float
 from rstg_jax.rstg.config import RSTGConfig
 from rstg_jax.rstg.recurrent_cells import Carry
 from rstg_jax.rstg.region_graph import Graph
@@ -153,8 +153,8 @@ def _attention_by_round(attention: Array, rounds: int, t: int) -> list[Array]:
 
 
 def mean_attention(
-    attention: Sequence[Float32[Array, "n n t b h"]],
-) -> Float32[Array, "k b t n n"] | None:
+    attention: Sequence[Float[Array, "n n t b h"]],
+) -> Float[Array, "k b t n n"] | None:
     """Stacks the attention of all space stages, mean over heads; None without space stages."""
     if not attention:
         return None

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rstg_jax.layers.array_types import Array, Bool, Float, Float32, Shaped
+from rstg_jax.layers.array_types import Array, Bool, Float, Shaped
 from rstg_jax.rstg.config import Attention
 from rstg_jax.rstg.message_passing import (
     AttentionWeights,
@@ -50,7 +50,7 @@ def attend_across_frames(
     adjacency: Bool[np.ndarray, "n n"],
     kind: Attention,
     num_heads: int,
-) -> Float32[Array, "n j t b h"]:
+) -> Float[Array, "n j t b h"]:
     """Attention of each node to the nodes of its frame, then to itself before and after.
 
     Returns:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from rstg_jax.layers.array_types import Array, Float, Float32
+from rstg_jax.layers.array_types import Array, Float
 from rstg_jax.layers.linear import Dense, DenseGroup
 from rstg_jax.layers.norms import OFFICIAL_LAYER_NORM_EPSILON, BatchNorm, LayerNorm
 from rstg_jax.rstg import message_passing, spacetime
@@ -107,7 +107,7 @@ class SpaceStage(nn.Module):
     @nn.compact
     def __call__(
         self, nodes: Float[Array, "n t b d"], train: bool
-    ) -> tuple[Float[Array, "n t b d"], Float32[Array, "n n t b h"]]:
+    ) -> tuple[Float[Array, "n t b d"], Float[Array, "n n t b h"]]:
         """Returns new nodes, and the attention `[i j t b h]` of receiver i to sender j."""
         config = self.config
         w = self._weights(nodes.dtype)

@@ -154,6 +154,12 @@ def test_no_place_of_the_machine_is_exported():
     assert export.portable(moved) == sync_mnist.tiny()
 
 
+def test_the_config_of_an_export_is_that_of_the_run(capsys):
+    with pytest.raises(SystemExit):
+        export.main(["--workdir=a", "--out=b.safetensors", "--config.data.num_test=3"])
+    assert "--config.data.num_test: the config is that of the run" in capsys.readouterr().err
+
+
 def test_evaluation_is_that_of_the_run(run, tmp_path, capsys):
     workdir, path, _ = run
     found = []

@@ -1,10 +1,13 @@
 """Interventions on the graph, each against another way to the same network."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
 from flax import linen as nn
 
+from rstg_jax.errors import UserError
 from rstg_jax.inference import interventions
 from rstg_jax.rstg import RSTG, presets
 from rstg_jax.rstg.region_graph import RegionGraph
@@ -106,6 +109,24 @@ def test_a_region_that_forgets(features):
     np.testing.assert_allclose(found[:, :, 2], single[:, :, 2], atol=1e-6)
     np.testing.assert_array_equal(found[:, :, [0, 1, 3, 4]], plain[:, :, [0, 1, 3, 4]])
     assert np.abs(single - plain)[:, 1:].max() > 1e-2
+
+
+@pytest.mark.parametrize(
+    "intervention",
+    [interventions.cut(3, 4, frame=1), interventions.forget(2)],
+    ids=["cut", "forget"],
+)
+def test_a_wavefront_is_refused_where_frames_count(features, intervention):
+    """Its stages see the rounds of different frames side by side."""
+    config = presets.modern(2, dim=8, scales=SCALES)
+    _, variables = run(config, features)
+    wavefront = dataclasses.replace(config, schedule="wavefront")
+    with pytest.raises(UserError, match=r"needs model\.rstg\.schedule=stage, not wavefront"):
+        run(wavefront, features, variables, intervention)
+    for allowed in (interventions.cut(3, 4), interventions.silence(2, frame=1)):
+        expected, _ = run(config, features, variables, allowed)
+        found, _ = run(wavefront, features, variables, allowed)
+        np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 def test_a_region_that_forgets_once(features):

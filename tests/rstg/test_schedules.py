@@ -164,6 +164,69 @@ def test_a_step_of_the_stream_is_one_program():
     assert step._cache_size() == 1
 
 
+@pytest.mark.parametrize("cell", ["lstm", "gru", "lru", "window"])
+def test_the_state_of_a_stream_may_be_donated(cell):
+    """Every part has a buffer of its own, also before the first frame."""
+    block = other(BLOCKS["modern"], cell=cell)
+    variables, state = drawn(block), init_state(block.config, 2)
+    step = jax.jit(lambda x, s: block.apply(variables, x, s, method="stream"), donate_argnums=1)
+    nodes = []
+    for frame in range(FEATURES.shape[1]):
+        out, state = step(FEATURES[:, frame : frame + 1], state)
+        nodes.append(out.nodes)
+    assert_same(np.concatenate(nodes, 1), jax.jit(block.apply)(variables, FEATURES).nodes)
+
+
+@pytest.mark.parametrize("cell", ["lstm", "lru", "min_gru"])
+def test_a_state_in_bfloat16_is_a_carry(cell):
+    """`lax.scan` refuses a carry whose types change, as parts of linear recurrences would."""
+    block = other(BLOCKS["modern"], cell=cell, differences=True, lags=(1, 2))
+    variables, low = drawn(block), FEATURES.astype(jnp.bfloat16)
+
+    def step(state, frame):
+        out, state = block.apply(variables, frame[:, None], state, method="stream")
+        return state, out.nodes[:, 0]
+
+    start = init_state(block.config, 2, jnp.bfloat16)
+    _, nodes = jax.jit(lambda s, x: jax.lax.scan(step, s, x))(start, jnp.moveaxis(low, 1, 0))
+    expected = jax.jit(block.apply)(variables, low).nodes.astype(jnp.float32)
+    np.testing.assert_allclose(jnp.moveaxis(nodes, 0, 1).astype(jnp.float32), expected, atol=0.03)
+
+
+@pytest.mark.parametrize("cell", ["lstm", "lru", "window"])
+def test_an_exported_block_takes_any_number_of_clips(cell):
+    block = other(BLOCKS["modern"], cell=cell)
+    variables = drawn(block)
+    (clips,) = jax.export.symbolic_shape("clips")
+    spec = jax.ShapeDtypeStruct((clips, *FEATURES.shape[1:]), jnp.float32)
+    program = jax.export.export(jax.jit(lambda x: block.apply(variables, x).nodes))(spec)
+    expected = jax.jit(block.apply)(variables, FEATURES).nodes
+    assert_same(program.call(FEATURES), expected)
+    assert_same(program.call(FEATURES[:1]), expected[:1])
+
+
+def test_a_block_in_float64_computes_in_float64():
+    """Its gradient along a direction is that of differences, which float32 could not show."""
+    block = RSTG(BLOCKS["modern"])
+    variables = drawn(block)
+    with jax.enable_x64(True):
+        wide = jax.tree.map(
+            lambda leaf: leaf.astype(np.float64), jax.tree.map(np.asarray, variables)
+        )
+        x = FEATURES.astype(np.float64)
+        along = np.random.default_rng(5).normal(size=x.shape)
+
+        def objective(step):
+            return jnp.sin(block.apply(wide, x + step * along).nodes).sum()
+
+        objective = jax.jit(objective)
+        slope = float(jax.grad(objective)(0.0))
+        step = 1e-6
+        difference = float(objective(step) - objective(-step)) / (2 * step)
+    assert abs(slope) > 0.01
+    assert slope == pytest.approx(difference, rel=1e-7)
+
+
 def test_blocks_that_look_ahead_do_not_stream():
     for block, reason in (
         (BLOCKS["official smt"], "statistics of the whole clip"),
