@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from rstg_jax.layers.array_types import Array, Float
+from rstg_jax.layers.precision import widened
 
 # TensorFlow 1's `contrib.layers.layer_norm` and `tf.layers.batch_normalization` defaults.
 OFFICIAL_LAYER_NORM_EPSILON = 1e-12
@@ -83,11 +84,6 @@ class BatchNorm(nn.Module):
         steps = len(rows)
         weights = (1 - self.momentum) * self.momentum ** jnp.arange(steps - 1, -1, -1.0)
         moving.value = self.momentum**steps * moving.value + weights @ rows
-
-
-def widened(x: Array) -> Array:
-    """`x` in float32, or in float64 if it is."""
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def _moments(x: Array, axes: tuple[int, ...]) -> tuple[Array, Array]:

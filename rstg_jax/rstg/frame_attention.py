@@ -24,8 +24,9 @@ from flax import linen as nn
 
 from rstg_jax.layers.array_types import Array
 from rstg_jax.layers.linear import linear
+from rstg_jax.layers.precision import wide_dtype
 from rstg_jax.rstg.config import FRAME_HEADS
-from rstg_jax.rstg.linear_recurrences import Cell, Declare, Parts, state_dtype, time_constants
+from rstg_jax.rstg.linear_recurrences import Cell, Declare, Parts, time_constants
 
 
 def kept_widths(dim: int, memory_span: int) -> tuple[int, ...]:
@@ -85,7 +86,7 @@ def _cell(
                 jnp.concatenate([old.astype(new.dtype), new])
                 for old, new in zip(before, frames, strict=True)
             )
-        bias = lag_bias.astype(state_dtype(dtype))
+        bias = lag_bias.astype(wide_dtype(dtype))
         keys, values, present = frames
         mixed = attend(_heads(query), _heads(keys), _heads(values), present, bias)
         outputs = linear(mixed.reshape(query.shape), output_kernel)

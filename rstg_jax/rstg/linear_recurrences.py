@@ -29,6 +29,7 @@ from flax import linen as nn
 
 from rstg_jax.layers.array_types import Array, Float, Shaped
 from rstg_jax.layers.linear import linear
+from rstg_jax.layers.precision import wide_dtype
 
 Parts = tuple[Array, ...]  # a real array, or real and imaginary part
 Declare = Callable[..., Array]  # name, init, shape -> a float32 weight
@@ -136,7 +137,7 @@ def lru(declare: Declare, width: int, dim: int, memory_span: int, dtype: Any) ->
         del key, shape
         return jnp.asarray(np.sqrt(-np.expm1(-2 * rates)), jnp.float32)
 
-    wide = state_dtype(dtype)
+    wide = wide_dtype(dtype)
     log_rate = declare("log_rate", log_rates, dim).astype(wide)
     phase = declare("phase", nn.initializers.uniform(np.pi), dim).astype(wide)
     gain = declare("gain", gains, dim).astype(wide)
@@ -168,7 +169,7 @@ def rg_lru(declare: Declare, width: int, dim: int, memory_span: int, dtype: Any)
         decays = 2 / RG_LRU_POWER / time_constants(dim, memory_span)
         return jnp.asarray(np.log(np.expm1(decays)), jnp.float32)
 
-    wide = state_dtype(dtype)
+    wide = wide_dtype(dtype)
     rate = declare("rate", rates, dim).astype(wide)
     kernel_init, zeros = nn.initializers.lecun_normal(), nn.initializers.zeros
     input_kernel = declare("input_kernel", kernel_init, width, 2 * dim).astype(dtype)
@@ -197,7 +198,7 @@ def min_gru(declare: Declare, width: int, dim: int, memory_span: int, dtype: Any
         update = np.log(np.expm1(1 / time_constants(dim, memory_span)))
         return jnp.zeros(shape).at[:dim].set(jnp.asarray(update, jnp.float32))
 
-    wide = state_dtype(dtype)
+    wide = wide_dtype(dtype)
     kernel_init = nn.initializers.lecun_normal()
     input_kernel = declare("input_kernel", kernel_init, width, 2 * dim).astype(dtype)
     bias = declare("bias", biases, 2 * dim).astype(wide)
@@ -212,11 +213,6 @@ def min_gru(declare: Declare, width: int, dim: int, memory_span: int, dtype: Any
 
 
 CELLS = {"lru": lru, "rg_lru": rg_lru, "min_gru": min_gru}
-
-
-def state_dtype(dtype: Any) -> Any:
-    """Type of the state in a network that computes in `dtype`: float32 at least."""
-    return jnp.promote_types(dtype, jnp.float32)
 
 
 def time_constants(dim: int, memory_span: int) -> np.ndarray:

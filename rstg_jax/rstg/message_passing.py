@@ -19,7 +19,7 @@ from flax import linen as nn
 
 from rstg_jax.layers.array_types import Array, Bool, Float
 from rstg_jax.layers.linear import Dense, constant_product, linear
-from rstg_jax.layers.norms import widened
+from rstg_jax.layers.precision import widened
 from rstg_jax.rstg.config import Attention, Masking
 
 LEAKY_SLOPE = 0.2

@@ -13,6 +13,7 @@ from flax import linen as nn
 
 from rstg_jax.layers.array_types import Array, Float
 from rstg_jax.layers.linear import linear
+from rstg_jax.layers.precision import wide_dtype
 from rstg_jax.rstg import frame_attention, linear_recurrences, time_inputs
 from rstg_jax.rstg.config import Cell
 
@@ -28,7 +29,7 @@ OTHERS = {**linear_recurrences.CELLS, **frame_attention.CELLS}  # without recurr
 
 def carry_dtype(cell: Cell, dtype: Any) -> Any:
     """Type of the carry in a network that computes in `dtype`."""
-    return linear_recurrences.state_dtype(dtype) if cell in linear_recurrences.CELLS else dtype
+    return wide_dtype(dtype) if cell in linear_recurrences.CELLS else dtype
 
 
 def lstm_cell(
