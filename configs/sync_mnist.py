@@ -268,7 +268,7 @@ def lite(num_digits: int, row: str = "objects") -> Experiment:
         ),
         optim=dataclasses.replace(MUON, learning_rate=4e-3),  # more would undo earlier phases
         train=TrainConfig(
-            total_examples=64_000,
+            total_examples=16_000,
             batch_size=16,
             eval_batch_size=100,
             log_every=100,
