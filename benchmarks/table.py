@@ -42,45 +42,40 @@ GRACE_SECONDS = 600  # to save and leave after the signal
 # What the backbone's phase teaches, and all the rest.
 STEM_PHASE = "lite_backbone"
 STEM = "params/backbone,params/object_map"
-REST = "params/(?!backbone|object_map)"
+REST = "^(?!params/(?:backbone|object_map)/)"
 FIRST = {  # rate and videos of the first phase with so many digits
     "lite3": (0.02, 24_000),
     "lite5": (0.004, 64_000),
 }
 OBJECTS_FIRST = (0.02, 64_000)  # likewise, of the row on objects, with any number of digits
-OWN_STEM = ("i3d", "nl_i3d")  # rows with another backbone
 
 
 def phases(row: str, seed: int) -> list[Phase]:
     """The phases of a row's training, the last one last.
 
     The backbone on single frames; behind it, while it stays as it is, three digits, then five if
-    there are as many; at last everything together. Rows with another backbone begin with three
-    digits, and nothing of them ever stays as it is. The row on objects begins with five if there
-    are as many.
+    there are as many; at last everything together. The row on objects begins with five if there are
+    as many.
     """
     digits, name = row.split("_", maxsplit=1)
     run = (f"--config.train.seed={seed}",)
-    shared = name not in OWN_STEM
-    frozen = (f"--config.optim.frozen={STEM}",) if shared else ()
-    fresh = (f"--config.train.init_fresh={REST}",) if shared else ()
-
     lessons = FIRST if name != "objects" else {digits: OBJECTS_FIRST}
 
     def first(lite: str) -> Phase:
         rate, videos = lessons[lite]
         flags = (
+            f"--config.optim.frozen={STEM}",
             f"--config.optim.learning_rate={rate}",
             "--config.optim.end_factor=0.1",
             f"--config.train.total_examples={videos}",
             "--config.data.num_test=1000",  # the full test is for the last phase
         )
-        begin = fresh if lite == min(lessons) else ()
+        begin = (f"--config.train.init_fresh={REST}",) if lite == min(lessons) else ()
         variant = f"{lite}_{name}"
-        return Phase(f"{variant}-first-seed{seed}", variant, (*run, *frozen, *begin, *flags))
+        return Phase(f"{variant}-first-seed{seed}", variant, (*run, *begin, *flags))
 
     return [
-        *([Phase(STEM_PHASE, STEM_PHASE)] if shared else []),
+        Phase(STEM_PHASE, STEM_PHASE),
         *(first(lite) for lite in lessons if lite <= digits),
         Phase(f"{row}-seed{seed}", row, run),
     ]

@@ -46,7 +46,7 @@ from rstg_jax.models.backbones import resnet3d
 from rstg_jax.models.backbones.resnet3d import ResNet3DConfig
 from rstg_jax.models.backbones.simple_cnn import SimpleCNNConfig
 from rstg_jax.models.config import ModelConfig
-from rstg_jax.models.heads import GlobalPooling, NodePooling, RNNHead
+from rstg_jax.models.heads import GlobalPooling, NodePooling, ResNet3DHead, RNNHead
 from rstg_jax.rstg import presets
 from rstg_jax.training.experiment import Experiment, TrainConfig
 from rstg_jax.training.losses import LossConfig
@@ -230,10 +230,9 @@ def lite(num_digits: int, row: str = "objects") -> Experiment:
     """The full task at a fraction of the paper's compute; `row` is one of `LITE_ROWS`.
 
     The same auxiliary tasks teach every row. One teaches the backbone, frame by frame, where the
-    digits are; what is behind reads these maps (the 3D networks read their features). The others
-    ask the regions, or the whole frame of rows without regions, what is in them and how it moves;
-    and rows in which stages follow the first time stage also there, so that these can compare
-    motions.
+    digits are; what is behind reads these maps. The others ask the regions, or the whole frame of
+    rows without regions, what is in them and how it moves; and rows in which stages follow the
+    first time stage also there, so that these can compare motions.
     Any two regions are neighbours, since the two digits may be anywhere. Regions that hold the pair
     are taught to attend to each other, in rows that have attention. The row on objects
     has no tasks for regions: each of its nodes is one digit.
@@ -295,33 +294,12 @@ def lite_backbone() -> Experiment:
     )
 
 
-def lite_resnet(non_local: tuple[str, ...] = ()) -> ResNet3DConfig:
-    """A narrow 3D ResNet of four blocks; its maps have sides of 32, 16, 8 and 8. 0.15 GMAC."""
-    return dataclasses.replace(
-        resnet("i3d"),
-        width=8,
-        depths=(1, 1, 1, 1),
-        temporal_kernels=((3,),) * 4,
-        non_local=non_local,
-    )
-
-
-def lite_i3d(non_local: tuple[str, ...] = ()) -> dict[str, Any]:
-    """Sections of a model that is a 3D ResNet; its last map is not all that it knows."""
-    return {
-        "backbone": lite_resnet(non_local),
-        "head": GlobalPooling(),
-        "map_channels": False,
-        "map_pool": "area",
-    }
-
-
 LITE_ROWS: dict[str, Callable[[ModelConfig], ModelConfig]] = {
     "positional": lambda model: model,
     "objects": on_objects,
     **{name: functools.partial(ablated, **choices) for name, choices in ABLATIONS.items()},
-    "nl_i3d": functools.partial(without_block, **lite_i3d(("res3.0", "res4.0"))),
-    "i3d": functools.partial(without_block, **lite_i3d()),
+    "nl_i3d": functools.partial(without_block, head=ResNet3DHead(6, non_local=(1, 3))),
+    "i3d": functools.partial(without_block, head=ResNet3DHead(6)),
     "conv_lstm": functools.partial(
         without_block, head=RNNHead("conv", dim=96, norm=True, differences=True), readout="last"
     ),

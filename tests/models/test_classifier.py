@@ -12,7 +12,7 @@ from rstg_jax.models import classifier as models
 from rstg_jax.models.backbones.resnet3d import ResNet3DConfig
 from rstg_jax.models.backbones.simple_cnn import SimpleCNN, SimpleCNNConfig
 from rstg_jax.models.config import ModelConfig
-from rstg_jax.models.heads import GlobalPooling, NodePooling, RNNHead
+from rstg_jax.models.heads import GlobalPooling, NodePooling, ResNet3DHead, RNNHead
 from rstg_jax.rstg import presets
 from rstg_jax.rstg.block import RSTG, to_map
 from rstg_jax.rstg.recurrent_cells import FrameRNN
@@ -173,6 +173,24 @@ def test_mean_and_lstm():
     assert "nodes" not in out
     with pytest.raises(UserError, match="dim 7 is no multiple of 4, the heads of cell 'window'"):
         RNNHead("mean", "window", 7)
+
+
+@pytest.mark.parametrize(("non_local", "reach"), [((), 2), ((0,), 4)])
+def test_residual_convolutions_over_space_and_time(non_local, reach):
+    """Each block looks one frame farther, a non-local block at all of them."""
+    rng = np.random.default_rng(0)
+    maps = rng.normal(size=(1, 9, 9, 9, 3)).astype(np.float32)
+    module = ResNet3DHead(2, 4, non_local).build("head")
+    shapes = jax.eval_shape(module.init, jax.random.key(0), maps)
+    variables = jax.tree.map(lambda leaf: np.abs(0.1 * rng.normal(size=leaf.shape)), shapes)
+    gradient = jax.jit(jax.grad(lambda maps: module.apply(variables, maps)[0, 4].sum()))(maps)
+    frames = np.flatnonzero(np.abs(gradient).sum((0, 2, 3, 4)))
+    assert frames.tolist() == list(range(4 - reach, 4 + reach + 1))
+
+
+def test_non_local_blocks_that_are_not_there():
+    with pytest.raises(UserError, match="non_local=2: the head has blocks 0 to 1"):
+        ResNet3DHead(2, 4, (2,))
 
 
 @pytest.mark.parametrize("norm", [False, True])

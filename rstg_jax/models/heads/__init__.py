@@ -12,6 +12,7 @@ from rstg_jax.models.heads.pooling import (
 from rstg_jax.models.heads.recurrent import RNNHead
 from rstg_jax.models.heads.region_gcn import RegionGCNHead
 from rstg_jax.models.heads.relations import RelationHead
+from rstg_jax.models.heads.resnet3d import ResNet3DHead
 from rstg_jax.models.heads.transformer import TransformerHead
 
 __all__ = [
@@ -25,5 +26,6 @@ __all__ = [
     "RNNHead",
     "RegionGCNHead",
     "RelationHead",
+    "ResNet3DHead",
     "TransformerHead",
 ]
