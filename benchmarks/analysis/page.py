@@ -104,24 +104,23 @@ def _what_decides(subject: Subject, folder: Path) -> list[str]:
             what_decides.score(values[chosen], deciding),
         ]
         rows.append(("most attention" if paid else f"largest effect if it {name}", *scores))
-    columns = (
-        f"{subject.node}s",
-        f"{'hold' if subject.node == 'region' else 'are'} a digit of the pair, trained",
-        "the same, random weights",
-        f"have the largest effect if it {what_decides.SILENCE}, trained",
-    )
     top = what_decides.TOP
+    columns = (
+        f"the {top} {subject.node}s with the",
+        f"{'hold' if subject.node == 'region' else 'are'} digits of the pair",
+        "the same with random weights",
+        f"are those with the largest effect if it {what_decides.SILENCE}",
+    )
     without = list(accuracy.without_parts(subject).items())
     node, scale = subject.node, " of the finest scale" if subject.node == "region" else ""
     return [
         table("Without parts of the graph", ("change", "accuracy"), without),
         table("What decides", columns, rows)
-        + f"\nThe {top} {node}s{scale} with the largest values in the middle frame, "
-        "on the videos with a pair, in %. An effect is what the true label loses in log odds if, "
+        + f"\nHow many of the {top} {node}s{scale} with the largest values in the middle frame, in %, "
+        "on the videos with a pair. An effect is what the true label loses in log odds if, "
         f"in this frame, the {node} sees nothing, has lost the memory of all frames before, or "
         f"sends no messages. Attention is the share of it that all {node}s pay to the {node} in "
-        "all space stages, as the dots in the pictures of `rstg_jax/report.py` show it. The last "
-        f"column says how often the {top} {node}s are those that decide.\n",
+        "all space stages, as the dots in the pictures of `rstg_jax/report.py` show it.\n",
         _picture(subject, frame, trained, folder),
     ]
 
