@@ -17,6 +17,7 @@ from rstg_jax.convert import export
 from rstg_jax.data import DataConfig
 from rstg_jax.models.backbones import BackboneConfig
 from rstg_jax.training import weights_file
+from rstg_jax.viz import output_files
 
 NAMES = ("rows", "columns", "plain")
 CONFIG = """
@@ -169,7 +170,7 @@ def test_prediction_of_a_file_and_of_examples(run, capsys):
     assert [r["truth"] for r in records[1:]] == ["rows", "columns", "plain", "rows"]
     assert records[0]["predictions"] == records[2]["predictions"]  # the same video
     assert records[0]["predictions"][0]["label"] == "columns"
-    drawings = {file.name for file in drawn.iterdir()} - {"index.html"}
+    drawings = {file.name for file in drawn.iterdir()} - {"index.html", output_files.INDEX}
     assert len(drawings) == 5
     page = (drawn / "index.html").read_text()
     assert all(f'src="{name}"' in page for name in drawings)

@@ -11,7 +11,6 @@ is dimmed, and frames that are not sampled show the values of the nearest sample
 
 import fractions
 import functools
-import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,13 +20,12 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image, ImageDraw, ImageEnhance, ImageFont
 
-from rstg_jax import files
 from rstg_jax.data import Placement
 from rstg_jax.data.video import decode
 from rstg_jax.errors import UserError
 from rstg_jax.rstg.region_graph import Graph
 from rstg_jax.training import losses, trained_model
-from rstg_jax.viz import draw_graph, panels, video_writer
+from rstg_jax.viz import draw_graph, output_files, panels, prediction_page, video_writer
 
 SIDE = 480  # height of the drawn frames in pixels
 WIDEST = 854  # largest width; wider frames are lower
@@ -263,7 +261,8 @@ def output_paths(out: Path, names: Sequence[str]) -> list[Path]:
     """Returns the file for each annotated video: `out` itself, or files in the directory `out`.
 
     Raises:
-      UserError: `out` is one file but there are several videos, or it cannot be created.
+      UserError: `out` is one file but there are several videos, it cannot be created, or it has
+        somebody else's file of such a name.
     """
     if out.suffix and not out.is_dir():
         video_writer.check_suffix(out)
@@ -274,22 +273,8 @@ def output_paths(out: Path, names: Sequence[str]) -> list[Path]:
         if not out.absolute().parent.is_dir():
             raise UserError(f"--visualise={out}: there is no such directory")
         return _not_among([out], names)
-    return _not_among(paths_in(out, names, "--visualise", ".mp4"), names)
-
-
-def paths_in(directory: Path, names: Sequence[str], flag: str, suffix: str) -> list[Path]:
-    """Returns a file for each video in a directory, which is created; no two are the same.
-
-    Raises:
-      UserError: It cannot be created; names the flag.
-    """
-    files.make_directory(directory, f"{flag}={directory}")
-    taken: dict[str, None] = {}
-    for name in names:
-        stem = Path(name).stem.replace(":", "-") or "video"
-        numbered = (f"{stem}~{number}" for number in itertools.count(2))
-        taken[next(free for free in itertools.chain([stem], numbered) if free not in taken)] = None
-    return [directory / f"{stem}{suffix}" for stem in taken]
+    paths = output_files.paths_in(out, names, "--visualise", [".mp4"], prediction_page.NAME)
+    return _not_among(paths, names)
 
 
 def _not_among(paths: list[Path], names: Sequence[str]) -> list[Path]:

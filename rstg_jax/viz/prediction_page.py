@@ -7,6 +7,8 @@ from typing import Any
 from rstg_jax import files
 from rstg_jax.viz import html_page
 
+NAME = "index.html"
+
 
 def write(directory: Path, model: str, labels: int, records: Sequence[Mapping[str, Any]]) -> Path:
     """Writes `directory`/index.html and returns its path.
@@ -31,6 +33,6 @@ def write(directory: Path, model: str, labels: int, records: Sequence[Mapping[st
     ]
     template = html_page.environment().get_template("predictions.html")
     page = template.render(model=model, labels=labels, records=shown)
-    path = directory / "index.html"
+    path = directory / NAME
     files.write_text(path, page)
     return path

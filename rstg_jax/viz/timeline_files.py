@@ -17,7 +17,7 @@ from rstg_jax.inference import predictor, timeline
 from rstg_jax.inference.evaluation import as_records
 from rstg_jax.inference.timeline import Timeline
 from rstg_jax.training import trained_model
-from rstg_jax.viz import annotate_video, charts, panels
+from rstg_jax.viz import charts, output_files, panels
 
 SUFFIXES = (".json", ".csv", ".vtt", ".svg")
 ROWS = 8  # labels in the picture
@@ -47,7 +47,7 @@ def predict(
     """
     make = timeline.maker(model, cut)
     names = [request.name for request in requests]
-    paths = annotate_video.paths_in(out, names, "--timeline", SUFFIXES[0])
+    paths = output_files.paths_in(out, names, "--timeline", SUFFIXES)
     for request, path in zip(requests, paths, strict=True):
         with predictor.recording(request) as record:
             found = make(videos.encoded(request))

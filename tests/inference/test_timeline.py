@@ -7,6 +7,7 @@ import json
 import tracemalloc
 import weakref
 from fractions import Fraction
+from pathlib import Path
 from xml.etree import ElementTree
 
 import jax
@@ -24,7 +25,7 @@ from rstg_jax.models import classifier, heads
 from rstg_jax.rstg import presets
 from rstg_jax.training import trained_model
 from rstg_jax.training.weights import Weights
-from rstg_jax.viz import timeline_files
+from rstg_jax.viz import output_files, timeline_files
 from tests import clip_files
 
 CUT = timeline.Cut(0.5, 0.25)
@@ -321,6 +322,29 @@ def test_all_files_are_written_or_none(tmp_path, monkeypatch):
         timeline_files.write(tmp_path / "nowhere" / "a.json", "a.mp4", FOUND, LABELS)
 
 
+def test_results_of_another_video_are_kept(tmp_path):
+    """Of another call, too; the same video has the same names again."""
+    videos = [str(tmp_path / folder / "clip.mp4") for folder in "ab"]
+    for video in videos:
+        Path(video).parent.mkdir()
+        Path(video).touch()
+    out = tmp_path / "out"
+
+    def named(*videos):
+        paths = output_files.paths_in(out, videos, "--timeline", timeline_files.SUFFIXES)
+        for path in paths:
+            timeline_files.write(path, "", FOUND, LABELS)
+        return [path.name for path in paths]
+
+    assert named(videos[0]) == ["clip.json"]
+    assert named(videos[1]) == ["clip~2.json"]
+    assert named(*videos) == named(*videos[::-1])[::-1] == ["clip.json", "clip~2.json"]
+    (out / "other.csv").write_text("own")
+    with pytest.raises(UserError, match=r"--timeline=.*out: other.csv is there, and was not wr"):
+        named("other.mp4")
+    assert (out / "other.csv").read_text() == "own" and not (out / "other.json").exists()
+
+
 def test_command(run, film, tmp_path, capsys):
     bad = tmp_path / "bad.mp4"
     bad.write_bytes(b"no film")
@@ -329,7 +353,7 @@ def test_command(run, film, tmp_path, capsys):
     out, err = capsys.readouterr()
     assert out == f"{film}: 8 parts, {tmp_path / 'out' / 'film.json'}, .csv, .vtt, .svg\n"
     assert [line.split(": ")[1] for line in err.splitlines()] == [str(bad), f"{tmp_path}/no.mp4"]
-    assert len(list((tmp_path / "out").iterdir())) == 4
+    assert len(list((tmp_path / "out").glob("film.*"))) == 4
     assert predict.main([*flags, "--stream", "--json", str(film)]) == 0
     (record,) = json.loads(capsys.readouterr().out)
     assert (record["frames"], record["parts"]) == (26, 5)

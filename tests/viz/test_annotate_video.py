@@ -223,6 +223,17 @@ def test_several_videos_go_into_a_directory(tmp_path):
         annotate_video.output_paths(out, [str(out / "x.mp4")])
 
 
+@pytest.mark.parametrize("name", ["x.mp4", "index.html"])
+def test_files_of_the_user_are_not_overwritten(name, tmp_path):
+    (tmp_path / name).write_text("own")
+    with pytest.raises(UserError, match=f"--visualise=.*: {name} is there, and was not written"):
+        annotate_video.output_paths(tmp_path, ["a/x.webm"])
+    (tmp_path / name).unlink()
+    annotate_video.output_paths(tmp_path, ["a/x.webm"])
+    (tmp_path / name).write_text("written by the command")
+    assert annotate_video.output_paths(tmp_path, ["a/x.webm"]) == [tmp_path / "x.mp4"]
+
+
 def test_nothing_is_left_of_a_film_whose_frames_break_off(tmp_path):
     def frames():
         yield Image.new("RGB", (32, 32))
