@@ -5,6 +5,7 @@ import dataclasses
 
 import jax
 
+from rstg_jax import data
 from rstg_jax.training import metrics, optim, profiling, steps
 from rstg_jax.training.logs import Clock, Console, MetricLog
 from rstg_jax.training.run import Progress, Run
@@ -50,9 +51,11 @@ def announce(run: Run, progress: Progress, context: LoopContext) -> None:
         f"{devices.size} x {devices.flat[0].device_kind}, {run.total_steps} steps of "
         f"{run.experiment.train.batch_size} videos {list(run.video_shape)}, in {run.workdir}"
     )
+    count = len(run.train_source)
+    number = "videos without end" if count == data.ENDLESS else f"{count} videos"
     context.console.say(
-        f"trains on {run.train_source.name}, tests on all {len(run.test_source)} videos of "
-        f"{run.test_source.name}"
+        f"trains on {number} of {run.train_source.name}, "
+        f"tests on all {len(run.test_source)} videos of {run.test_source.name}"
     )
     rate, settings = run.experiment.optimizer.learning_rate, run.experiment.optim
     if settings.reference_batch is not None:

@@ -145,6 +145,7 @@ def test_a_signal_before_the_first_step_saves_nothing_and_says_so(tmp_path, monk
 
     monkeypatch.setattr(loop_log, "announce", announce)
     assert train_loop.train(standins.experiment(), tmp_path) == {"stopped_at": 0}
+    assert "trains on videos without end of stripes train, tests on all 37 videos" in caplog.text
     assert "SIGTERM: stopped before the first step; there is nothing to save" in caplog.text
     assert not os.listdir(tmp_path / "checkpoints")
 

@@ -13,8 +13,8 @@ from rstg_jax.data.video.broken_videos import without_broken
 from rstg_jax.data.video.clip_dataset import ClipDataConfig
 from rstg_jax.data.video.clip_source import ClipSource
 from rstg_jax.data.video.listed_source import source_of
-from rstg_jax.data.video.listing import Video, listed, without_video
-from rstg_jax.errors import UserError
+from rstg_jax.data.video.listing import Video, listed, not_taken, without_video
+from rstg_jax.errors import UserError, named
 
 EXTENSIONS = (*decode.VIDEO_EXTENSIONS, ".gif")
 
@@ -32,7 +32,7 @@ class FolderConfig(ClipDataConfig):
       test_share: Share of the videos that is for testing. Which ones depends on the names of the
         files alone, so that added videos never move others; except that one video of every label
         is always for training.
-      extensions: Extensions of videos; other files are skipped.
+      extensions: Extensions of videos; a line says how many other files there are.
       max_broken: Largest share of videos that cannot be opened; they are named and left out.
     """
 
@@ -77,6 +77,13 @@ def open_folder(config: FolderConfig, split: str) -> ClipSource:
     chosen = listed(root, config.extensions)
     if empty := without_video(root, chosen):
         _log.warning("%s: no video in %s", root, ", ".join(empty))
+    # Once, though both splits may be of the same directory.
+    if (split == "train" or config.test_path) and (others := not_taken(root, chosen)):
+        _log.warning(
+            "%s: files that are not used: %s. Videos have one of data.extensions and lie in a "
+            "directory per label; directories of images must be listed in a csv file",
+            *(root, named(others, ", ")),
+        )
     if not config.test_path:
         testing = _for_testing(chosen, config.test_share)
         chosen = [video for video in chosen if (video in testing) == (split == "test")]

@@ -1,5 +1,6 @@
 """Lists videos and their labels: files below a directory, or lines of a csv file."""
 
+import collections
 import csv
 import os
 import unicodedata
@@ -97,6 +98,23 @@ def without_video(path: str, videos: Sequence[Video]) -> list[str]:
     labels = {video.label for video in videos}
     names = [_text(name) for name in there if not name.startswith(".")]
     return sorted(name for name in names if _label(name) not in labels)
+
+
+def not_taken(path: str, videos: Sequence[Video]) -> list[str]:
+    """Numbers and kinds of the files below a directory that are not among its videos.
+
+    Such as ["3 .avi", "1 .mp4 directly in it"], the most frequent first; none for a csv file.
+    """
+    root = Path(path).expanduser()
+    if not root.is_dir():
+        return []
+    taken = {video.path for video in videos}
+    kinds: collections.Counter[str] = collections.Counter()
+    for file in files_below(root):
+        if file not in taken:
+            kind = _text(file.suffix.lower()) or "without extension"
+            kinds[f"{kind} directly in it" if file.parent == root else kind] += 1
+    return [f"{count} {kind}" for kind, count in sorted(kinds.items(), key=lambda k: (-k[1], k[0]))]
 
 
 def files_below(

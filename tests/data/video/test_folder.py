@@ -276,6 +276,16 @@ def test_every_label_is_trained_on(root, encoded, caplog):
     assert "train split has no" not in caplog.text
 
 
+def test_files_that_are_not_taken_are_counted_once(root, caplog):
+    (root / "run" / "b.txt").touch()
+    (root / "run" / "frame.JPG").touch()
+    for split in ("train", "test"):
+        config(root).open(split)
+    (said,) = [line for line in caplog.messages if "not used" in line]
+    kinds = "2 .txt, 1 .jpg, 1 .txt directly in it, 1 .webm directly in it"
+    assert said.startswith(f"{root}: files that are not used: {kinds}. Videos have one of data.ext")
+
+
 def test_directory_that_cannot_be_written(root, monkeypatch, caplog):
     def refuse(self, *args):
         raise PermissionError(13, "Permission denied", str(self))
