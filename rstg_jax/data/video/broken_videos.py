@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import logging
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from rstg_jax.errors import UserError, named
 from rstg_jax.machine import num_cores
 
 _INDEX = ".rstg_jax_index.json"
+_SAVE_SECONDS = 30  # between two times that the index is written
 _MAX_NAMED = 5  # broken videos that a message names
 
 _log = logging.getLogger(__name__)
@@ -23,8 +25,8 @@ def without_broken(videos: Sequence[Video], root: str, max_broken: float) -> lis
     """Opens each video that has changed since it was last read, and leaves out the broken ones.
 
     To check a video, all of its frames are decoded, so that no damaged one stops training later.
-    Which ones could be read is cached in a hidden file beside the videos, if that can be written;
-    the others are tried again each time.
+    Which ones could be read is cached in a hidden file beside the videos, if that can be written,
+    also when this is interrupted; the others are tried again each time.
 
     Raises:
       UserError: If more than the share `max_broken` is broken; names the first of them.
@@ -35,18 +37,26 @@ def without_broken(videos: Sequence[Video], root: str, max_broken: float) -> lis
     stamps = {video.key: stamp(video.path) for video in videos}
     new = [video for video in videos if known.get(video.key) != stamps[video.key]]
     reasons: dict[str, str] = {}  # why videos cannot be used
+    found, due = 0, time.monotonic() + _SAVE_SECONDS
     with (
         concurrent.futures.ThreadPoolExecutor(num_cores()) as pool,
         tqdm.tqdm(total=len(new), unit=" videos", desc=f"opening {root}", disable=None) as bar,
     ):
-        for video, reason in zip(new, pool.map(_check, new), strict=True):
-            if reason:
-                reasons[video.name] = reason
-            else:
-                known[video.key] = stamps[video.key]
-            bar.update()
-    if len(new) > len(reasons):
-        _write_index(index, known)
+        try:
+            for video, reason in zip(new, pool.map(_check, new), strict=True):
+                if reason:
+                    reasons[video.name] = reason
+                else:
+                    known[video.key] = stamps[video.key]
+                    found += 1
+                bar.update()
+                if time.monotonic() > due:
+                    written = _write_index(index, known)
+                    due = time.monotonic() + _SAVE_SECONDS if written else float("inf")
+        finally:
+            pool.shutdown(cancel_futures=True)  # or an interrupt would wait for all videos
+            if found and due < float("inf"):
+                _write_index(index, known)
     if not reasons:
         return list(videos)
     names = named([f"{name}: {why}" for name, why in reasons.items()], most=_MAX_NAMED)
@@ -80,8 +90,11 @@ def _read_index(file: Path) -> dict[str, str]:
     return {name: seen for name, seen in content if isinstance(seen, str)}
 
 
-def _write_index(file: Path, known: dict[str, str]) -> None:
+def _write_index(file: Path, known: dict[str, str]) -> bool:
+    """Whether it could be written; a line says if not."""
     try:
         files.write_json(file, known)
     except UserError as error:
         _log.warning("%s; the videos are opened anew each time", error)
+        return False
+    return True

@@ -242,6 +242,40 @@ def test_failures_are_tried_again(root, monkeypatch):
     assert len(settings.open("train")) == 12
 
 
+@pytest.mark.parametrize("killed", [False, True])
+def test_an_interrupted_check_goes_on_where_it_was(killed, tmp_path, monkeypatch):
+    """Killed: at once, so that only what was written on the way is left."""
+    names = [str(number) for number in range(100)]
+    videos = [listing.Video(tmp_path / name, name, ("label",)) for name in names]
+    for video in videos:
+        video.path.touch()
+    checked = []
+
+    def check(video):
+        checked.append(video.name)
+        if video.name == "5":
+            raise KeyboardInterrupt
+        return ""
+
+    monkeypatch.setattr(broken_videos, "num_cores", lambda: 1)
+    monkeypatch.setattr(broken_videos, "_check", check)
+    if killed:
+        written = []
+        monkeypatch.setattr(broken_videos, "_SAVE_SECONDS", 0)
+        monkeypatch.setattr(broken_videos.files, "write_json", lambda _, x: written.append(len(x)))
+    with pytest.raises(KeyboardInterrupt):
+        broken_videos.without_broken(videos, str(tmp_path), 0.0)
+    if killed:
+        assert written == [1, 2, 3, 4, 5, 5]
+        return
+    before = set(checked)
+    assert len(before) < 100  # the others were not waited for
+    checked.clear()
+    monkeypatch.setattr(broken_videos, "_check", lambda video: checked.append(video.name) or "")
+    assert broken_videos.without_broken(videos, str(tmp_path), 0.0) == videos
+    assert checked == names[5:]
+
+
 def test_index_moves_with_the_videos(root, monkeypatch):
     config(root, test_path=str(root)).open("train")
     moved = root.rename(root.with_name("moved"))
