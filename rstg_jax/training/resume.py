@@ -105,14 +105,31 @@ def check_same(
         for line in config.diff(there, config.to_dict(experiment))
         if not line.startswith(may_differ)
     ]
-    # Data may have moved, but not changed.
-    differences += [
-        line for line in config.diff(meta["data"], dict(provenance)) if "sha256" in line
-    ]
-    if differences:
-        names = there.get("name"), experiment.name
-        other = "another config" if names[0] == names[1] else "{!r}, not {!r}".format(*names)
-        raise UserError(
-            f"{workdir} holds a checkpoint of {other} (there != here): "
-            f"{'; '.join(differences)}; use another --workdir, or the same config"
+    changed = _changed_data(meta["data"], provenance)
+    if not differences and not changed:
+        return
+    names = there.get("name"), experiment.name
+    what, hint = "another config", "use another --workdir, or the same config"
+    if names[0] != names[1]:
+        what = "{!r}, not {!r}".format(*names)
+    elif not differences:
+        what = "other data"
+        hint = (
+            "a run goes on with the data that it began with: take away what was added or repaired, "
+            f"or begin another --workdir with its weights: --config.train.init_from={workdir}"
         )
+    raise UserError(
+        f"{workdir} holds a checkpoint of {what} (there != here): "
+        f"{'; '.join([*differences, *changed])}; {hint}"
+    )
+
+
+def _changed_data(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
+    """How data have changed, by their checksums; they may have moved."""
+    lines = [line for line in config.diff(dict(there), dict(here)) if "sha256" in line]
+    for number, line in enumerate(lines):
+        split, _, sums = line.partition(".files_sha256: ")
+        if sums:
+            before, now = (data.get(split, {}).get("examples") for data in (there, here))
+            lines[number] = f"the set of {split} videos, {before} before and {now} now ({line})"
+    return lines

@@ -189,6 +189,20 @@ def test_a_run_resumes_with_another_limit_as_long_as_the_same_videos_are_used():
         resume.check_same(experiment(0.2), {"train": {"files_sha256": "b"}}, there, "run")
 
 
+def test_a_run_says_that_videos_were_added():
+    settings = data.FolderConfig(path="videos")
+    experiment = Experiment("x", TrainConfig(total_steps=1), data=settings)
+    before, now = ({"train": {"files_sha256": s, "examples": n}} for s, n in (("a", 12), ("b", 13)))
+    there = {"config": to_dict(experiment), "data": before}
+    with pytest.raises(UserError) as error:
+        resume.check_same(experiment, now, there, "run")
+    said = str(error.value)
+    assert said.startswith("run holds a checkpoint of other data (there != here): the set of train")
+    assert "12 before and 13 now (train.files" in said and said.endswith(
+        "weights: --config.train.init_from=run"
+    )
+
+
 def test_missing_files_of_a_csv_are_broken(root):
     (root / "all.csv").write_text("jump/0.webm;jump\nrun/77.webm;run\n")
     with pytest.raises(
