@@ -17,9 +17,10 @@ Any key of the config can be changed:
 Several machines: start the same command on each, with --coordinator, --num_processes and
 --process_id, or with --cluster where JAX finds these itself (TPU pods, Slurm, Open MPI).
 
-SIGINT (Ctrl-C) or SIGTERM finishes the step, saves and exits with status 0; a second Ctrl-C
-stops at once. The workdir receives config.json, metrics.jsonl, TensorBoard events, checkpoints/
-and, at the end, result.json. If the run has finished, the command only evaluates it again.
+SIGINT (Ctrl-C), SIGTERM or SIGHUP finishes the step, saves and exits with status 0; a second
+Ctrl-C stops at once. The workdir receives config.json, metrics.jsonl, TensorBoard events,
+checkpoints/ and, at the end, result.json. If the run has finished, the command only evaluates it
+again.
 """
 
 
@@ -49,7 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args, overrides = cli.parse(parser, argv)
     profile = cli.number_range(parser, "--profile", args.profile) if args.profile else None
     # Late, because it loads JAX: --help and mistyped flags should answer at once.
-    from rstg_jax.training import logs, train_loop
+    with cli.loading():
+        from rstg_jax.training import logs, train_loop
 
     experiment = config.override(config.load(args.config), overrides)
     workdir = args.workdir

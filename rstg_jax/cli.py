@@ -4,6 +4,7 @@ Commands end with ``sys.exit(cli.run(main))`` where ``main(argv=None)`` returns 
 """
 
 import argparse
+import contextlib
 import io
 import logging
 import os
@@ -13,8 +14,9 @@ import select
 import signal
 import sys
 import tempfile
+import threading
 import warnings
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 
 from rstg_jax import config, machine, processes, storage
@@ -26,6 +28,13 @@ BUCKET_FLAGS = (
 )
 CONFIG_FLAG = re.compile(r"--?(no)?config\.([^=]*)(=.*)?", re.DOTALL)
 BOOLEANS = ("true", "false", "1", "0")
+# That tell a process to end: Ctrl-C, queues and `kill`, a terminal that is closed.
+SIGNALS = tuple(
+    getattr(signal, name)
+    for name in ("SIGINT", "SIGTERM", "SIGHUP")
+    if hasattr(signal, name)  # Windows has no SIGHUP
+)
+_UNTOUCHED = (signal.SIG_DFL, signal.default_int_handler)  # handlers as Python begins
 _DEVICE_FULL = "RESOURCE_EXHAUSTED"  # how JAX's errors of a device's memory begin
 
 _log = logging.getLogger(__name__)
@@ -191,6 +200,29 @@ def join_processes(args: argparse.Namespace) -> None:
         processes.join(*several)
     except (RuntimeError, ValueError) as error:
         raise UserError(f"cannot join the other processes: {error}") from error
+
+
+@contextlib.contextmanager
+def loading() -> Iterator[None]:
+    """Loads modules in its body; a signal meanwhile ends the process at once, and says so.
+
+    An exception amid an import would become an ImportError, or a crash of compiled code. Afterwards
+    each of `SIGNALS` raises KeyboardInterrupt, as only SIGINT does otherwise; `run` reports it.
+    """
+
+    def end(number: int, _: object) -> None:
+        print("interrupted", file=sys.stderr, flush=True)
+        os._exit(128 + number)
+
+    own = threading.current_thread() is threading.main_thread()  # others may not set handlers
+    caught = [s for s in SIGNALS if own and signal.getsignal(s) in _UNTOUCHED]
+    for number in caught:
+        signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number in caught:
+            signal.signal(number, signal.default_int_handler)
 
 
 def keep_compiled_programs() -> None:

@@ -273,3 +273,19 @@ def test_a_variable_that_is_not_set_is_not_the_current_directory(words, monkeypa
     emptied = ["--config.data.path=", "--config.train.init_from", "", "-config.name=", "--json"]
     monkeypatch.setattr(sys, "argv", ["train.py", *emptied])
     assert cli.run(lambda: 0) == 0
+
+
+@pytest.mark.parametrize(
+    ("code", "status"),
+    [
+        ("with cli.loading(): kill(signal.SIGINT), time.sleep(9)", 130),
+        ("with cli.loading(): kill(signal.SIGHUP), time.sleep(9)", 129),
+        ("with cli.loading(): pass\nsys.exit(cli.run(lambda: kill(signal.SIGTERM)))", 130),
+    ],
+)
+def test_signals_before_training_end_it_in_one_line(code, status):
+    first = "import functools, os, signal, sys, time\nfrom rstg_jax import cli\n"
+    first += "kill = functools.partial(os.kill, os.getpid())\n"
+    command = [sys.executable, "-c", first + code]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (status, "interrupted\n")

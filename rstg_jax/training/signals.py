@@ -1,6 +1,7 @@
 """Ends from outside: a clean stop on a signal or when the time is over, and lost processes."""
 
 import contextlib
+import os
 import signal
 import threading
 import time
@@ -11,17 +12,17 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from rstg_jax import processes
+from rstg_jax import cli, processes
 from rstg_jax.errors import UserError
 
 CARRIED = "stop"  # in a batch and in the sums of its update
 
 
 class StopSignal:
-    """Records the first SIGINT or SIGTERM, or that a time is over; a second SIGINT interrupts.
+    """Records the first of `cli.SIGNALS`, or that a time is over; a SIGINT after it interrupts.
 
     Use as a context manager around the work that asks it. Outside the main thread, where Python
-    allows no handlers, it records nothing.
+    allows no handlers, it records nothing. A SIGHUP that nohup lets be ignored stays so.
     """
 
     def __init__(self, max_seconds: float | None = None):
@@ -30,11 +31,14 @@ class StopSignal:
         self._passed_on = False
         self._end = None if max_seconds is None else time.monotonic() + max_seconds
         self._previous: dict[int, Any] = {}
+        self._terminals = [number for number in (1, 2) if os.isatty(number)]  # stdout and stderr
 
     def __enter__(self) -> "StopSignal":
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._previous[number] = signal.signal(number, self._handle)
+            for number in cli.SIGNALS:
+                ignored = signal.getsignal(number) == signal.SIG_IGN
+                if not ignored or number in (signal.SIGINT, signal.SIGTERM):
+                    self._previous[number] = signal.signal(number, self._handle)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -44,6 +48,9 @@ class StopSignal:
     def _handle(self, number: int, _: object) -> None:
         self.name = signal.Signals(number).name
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        if self.name == "SIGHUP":  # the terminal is gone: to write to it would stop the saving
+            for number in self._terminals:
+                os.dup2(os.open(os.devnull, os.O_WRONLY), number)
 
     def local(self) -> bool:
         """Whether this process was told to stop, or its time is over."""

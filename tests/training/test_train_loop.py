@@ -150,6 +150,26 @@ def test_a_signal_before_the_first_step_saves_nothing_and_says_so(tmp_path, monk
     assert not os.listdir(tmp_path / "checkpoints")
 
 
+def test_a_closed_terminal_stops_as_other_signals_do():
+    """Unless the run was started with nohup, which ignores the signal."""
+    before = signal.getsignal(signal.SIGHUP)
+    terminal, other = os.openpty()
+    try:
+        with signals.StopSignal() as stop:
+            stop._terminals = [other]
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert stop.local() and stop.name == "SIGHUP"
+        assert not os.isatty(other)  # what is written to it goes nowhere
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        with signals.StopSignal() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not stop.local()
+    finally:
+        signal.signal(signal.SIGHUP, before)
+        os.close(terminal)
+        os.close(other)
+
+
 def test_a_run_whose_time_is_over_resumes_exactly(tmp_path, monkeypatch, caplog):
     """The clock of the first process jumps by an hour at the seventh update."""
     caplog.set_level("INFO", "rstg_jax")
