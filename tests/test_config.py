@@ -164,6 +164,13 @@ def test_wrong_type_names_key_value_and_type(key, value, wanted):
         config.override(Root(), {key: value})
 
 
+@pytest.mark.parametrize("value", ["nan", "-inf", "1e999"])
+def test_numbers_that_are_not_finite(value):
+    for key in ("train.learning_rate", "model.dropout"):
+        with pytest.raises(UserError, match=f"config key '{key}': {value} is no finite number"):
+            config.override(Root(), {key: value})
+
+
 def test_the_nearest_of_a_very_long_key_is_found_soon():
     key = "train.batchsize" + 30_000 * "(["
     start = time.process_time()

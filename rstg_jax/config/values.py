@@ -6,6 +6,7 @@ Everything here works on one field or one class at a time.
 import ast
 import dataclasses
 import inspect
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -111,9 +112,13 @@ def _parse_one(text: str, hint: Any, key: str) -> Any:
         return {"true": True, "1": True, "false": False, "0": False}.get(text.lower(), _NO)
     if hint in (int, float):
         try:
-            return hint(text.replace("_", ""))
+            number = hint(text.replace("_", ""))
         except ValueError:
             return _NO
+        # Most bounds let NaN pass, as nothing is below it.
+        if hint is float and not math.isfinite(number):
+            raise UserError(f"config key {key!r}: {text} is no finite number")
+        return number
     if hint is str:
         return text
     if hint is Any:

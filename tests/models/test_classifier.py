@@ -236,6 +236,22 @@ def test_what_cannot_be_is_said(choices, complaint):
         ModelConfig(**settings | choices)
 
 
+@pytest.mark.parametrize(
+    ("backbone", "field"),
+    [
+        *((CNN, name) for name in ("features", "kernels", "strides")),
+        *((RESNET, name) for name in ("stem_kernel", "stem_stride", "spatial_strides")),
+        *((RESNET, name) for name in ("temporal_kernels", "temporal_strides", "pool1_padding")),
+    ],
+)
+def test_sizes_below_one_are_refused(backbone, field):
+    def negative(value):
+        return tuple(map(negative, value)) if isinstance(value, tuple) else -1
+
+    with pytest.raises(UserError, match=r"must be at least 1|cannot be negative"):
+        dataclasses.replace(backbone, **{field: negative(getattr(backbone, field))})
+
+
 @pytest.mark.parametrize("average", ["logits", "softmax", "max"])
 def test_views_become_one_as_in_a_plain_loop(average):
     """And not as by either of the other two ways, however many views are computed at once."""

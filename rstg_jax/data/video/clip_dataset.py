@@ -24,7 +24,7 @@ class ClipDataConfig(DataConfig):
     Attributes:
       clip: Frames, crops and augmentation.
       workers: Threads that decode in each process; if None, as many as there are cores for it, but
-        no more than 16.
+        no more than 16. With 0 or 1 no thread is started.
       processes: Worker processes that load clips, for a machine with many cores; 0 loads in this
         one. Batches are the same.
       broken: What training does with a clip that cannot be decoded any more: "stop" is an error
@@ -49,6 +49,11 @@ class ClipDataConfig(DataConfig):
     processes: int = 0
     broken: Literal["stop", "replace"] = "stop"
     boxes: BoxesConfig = dataclasses.field(default_factory=BoxesConfig)
+
+    def __post_init__(self) -> None:
+        for key in ("workers", "processes"):
+            if (getattr(self, key) or 0) < 0:
+                raise UserError(f"{key}={getattr(self, key)} cannot be negative")
 
     @property
     def clip_shape(self) -> tuple[int, int, int, int]:

@@ -61,6 +61,8 @@ class ClipConfig:
         for key in ("frames", "stride", "resize", "crop", "spatial_views", "temporal_views"):
             if getattr(self, key) < 1:
                 raise UserError(f"{key}={getattr(self, key)} must be at least 1")
+        if self.view_size is not None and self.view_size < 1:
+            raise UserError(f"view_size={self.view_size} must be at least 1 (or none)")
         for key in ("crop", "view_size"):
             if (getattr(self, key) or 1) > self.resize:
                 raise UserError(f"{key}={getattr(self, key)} is larger than resize={self.resize}")

@@ -49,6 +49,7 @@ class FolderConfig(ClipDataConfig):
     max_broken: float = 0.001
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.test_path and not 0 < self.test_share < 1:
             raise UserError(
                 f"test_share={self.test_share} must be between 0 and 1 without test_path"

@@ -90,6 +90,7 @@ class PublishedConfig(ClipDataConfig):
     max_broken: float = 0.001
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.dataset not in get_args(DataSet):
             known = ", ".join(get_args(DataSet))
             raise UserError(f"dataset={self.dataset!r} is not one of {known}")

@@ -40,6 +40,7 @@ class SomethingSomethingConfig(ClipDataConfig):
     label_order: Literal["file", "sorted"] = "file"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.version.split("-")[0] not in (*OFFICIAL, DEMO):
             raise UserError(
                 f"version={self.version!r} must be v1, v2 or v2_demo, or one of these with "

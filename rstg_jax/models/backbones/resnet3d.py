@@ -107,6 +107,11 @@ class ResNet3DConfig(BackboneConfig):
             raise UserError("kernels must have odd sizes")
         if min((*self.depths, self.width, self.pool2, self.shift_every)) < 1:
             raise UserError("depths, width, pool2 and shift_every must be at least 1")
+        sizes = (*self.stem_kernel, *self.stem_stride, *sum(self.temporal_kernels, ()))
+        if min(*sizes, *self.spatial_strides, *self.temporal_strides) < 1:
+            raise UserError("kernels and strides must be at least 1")
+        if min(self.pool1_stride, self.pool1_padding) < 0:
+            raise UserError("pool1_stride and pool1_padding cannot be negative")
         if self.shift < 0 or self.shift == 1:
             raise UserError(f"shift={self.shift} must be 0 (none) or at least 2")
         check_scale(*self.input_scale)

@@ -53,6 +53,8 @@ class SimpleCNNConfig(BackboneConfig):
                 "features, kernels and strides need one entry for each convolution; they "
                 f"have {len(self.features)}, {len(self.kernels)} and {len(self.strides)}"
             )
+        if min(*self.features, *self.kernels, *self.strides) < 1:
+            raise UserError("features, kernels and strides must be at least 1")
         check_scale(self.input_scale)
 
     @property

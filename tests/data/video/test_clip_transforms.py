@@ -259,6 +259,7 @@ def test_frames_that_many_crops_would_make_huge():
         ({"frames": 0}, "frames=0 must be at least 1"),
         ({"crop": 300}, "crop=300 is larger than resize=256"),
         ({"view_size": 257}, "view_size=257 is larger"),
+        ({"view_size": -1}, "view_size=-1 must be at least 1"),
         ({"crop_scales": (1.0, 1.5)}, "crop_scales="),
         ({"brightness": -0.1}, "brightness=-0.1"),
         ({"temporal_views": 0}, "temporal_views=0"),

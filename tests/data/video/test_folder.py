@@ -189,6 +189,12 @@ def test_a_run_resumes_with_another_limit_as_long_as_the_same_videos_are_used():
         resume.check_same(experiment(0.2), {"train": {"files_sha256": "b"}}, there, "run")
 
 
+@pytest.mark.parametrize("key", ["workers", "processes"])
+def test_numbers_of_workers(key):
+    with pytest.raises(UserError, match=f"{key}=-1 cannot be negative"):
+        data.FolderConfig(**{key: -1})
+
+
 def test_a_run_says_that_videos_were_added():
     settings = data.FolderConfig(path="videos")
     experiment = Experiment("x", TrainConfig(total_steps=1), data=settings)
