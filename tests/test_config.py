@@ -207,7 +207,7 @@ def test_hash_and_diff():
     }
 
 
-def test_load_lists_the_choices(tmp_path):
+def test_load_lists_the_choices(tmp_path, monkeypatch):
     path = tmp_path / "a.py"
     path.write_text(
         "from rstg_jax import config\n"
@@ -222,6 +222,10 @@ def test_load_lists_the_choices(tmp_path):
         config.load(f"{path}:tow")
     with pytest.raises(UserError, match=r"no config file .*b\.py'; choose one of: .*a\.py"):
         config.load(str(tmp_path / "b.py"))
+    monkeypatch.chdir(tmp_path)
+    missing = f"{tmp_path}/configs/sync_mnist.py"
+    with pytest.raises(UserError, match=f"no config file '{missing}'; those that come with"):
+        config.load("configs/sync_mnist.py:demo")
 
 
 class Shape(abc.ABC):

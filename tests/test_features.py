@@ -194,6 +194,7 @@ def test_commands_on_a_run_on_stored_maps(root, runs, capsys):
     assert predict.main([workdir, *files]) == 1
     err = capsys.readouterr().err
     assert "video.npy: the model reads stored feature maps" in err
+    assert "rstg_jax.convert.export --workdir=RUN" in err and "predict with --weights=FILE" in err
     assert "test:0 is no video that could be drawn" in err
 
 

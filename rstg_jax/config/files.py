@@ -47,8 +47,12 @@ def _get_config(name: str) -> Callable[..., Any]:
     path = Path(name)
     if not path.is_file():
         folder = path.parent if path.parent.name and path.parent.is_dir() else Path("configs")
-        files = ", ".join(sorted(map(str, folder.glob("*.py")))) or "none here"
-        raise UserError(f"no config file {name!r}; choose one of: {files}")
+        if files := ", ".join(sorted(map(str, folder.glob("*.py")))):
+            raise UserError(f"no config file {name!r}; choose one of: {files}")
+        raise UserError(
+            f"no config file {str(path.absolute())!r}; those that come with rstg_jax are in "
+            "configs/ of its repository: start there, or give the path of a file"
+        )
     module = _module(path.resolve(), path.stat().st_mtime_ns)
     if not hasattr(module, "get_config"):
         raise UserError(f"{name!r} does not define get_config(variant)")

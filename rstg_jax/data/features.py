@@ -228,7 +228,9 @@ class FeaturesConfig(DataConfig):
 
     def read_video(self, frames: decode.Frames) -> np.ndarray:
         raise UserError(
-            "the model reads stored feature maps: a video cannot be turned into them here"
+            "the model reads stored feature maps: give their network to it with python -m "
+            "rstg_jax.convert.export --workdir=RUN --out=FILE.safetensors, and predict with "
+            "--weights=FILE.safetensors"
         )
 
     def describe(

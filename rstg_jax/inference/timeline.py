@@ -70,7 +70,7 @@ class Cut:
         for key in ("window", "every"):
             value = getattr(self, key)
             if value is not None and not 0 < value < 1e6:
-                raise UserError(f"{key}={value:g} must be above 0")
+                raise UserError(f"{key}={value:g} must be above 0 and below 1e6 seconds")
         if self.stream and self.every is not None:
             raise UserError("every is for windows: the parts of a stream follow one another")
 

@@ -127,6 +127,8 @@ def test_impossible_parts_are_refused():
     for fields in ({"window": 0.0}, {"every": -1.0}, {"window": float("nan")}):
         with pytest.raises(UserError, match="must be above 0"):
             timeline.Cut(**fields)
+    with pytest.raises(UserError, match=r"window=1e\+09 must be above 0 and below 1e6 seconds"):
+        timeline.Cut(1e9)
     with pytest.raises(UserError, match="parts of a stream follow one another"):
         timeline.Cut(every=1.0, stream=True)
 

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import os
 
 import av
 import jax
@@ -143,6 +144,7 @@ def test_real_films_of_any_length(tmp_path):
     ("name", "message"),
     [
         ("no.webm", "no such file"),
+        ("pipe.webm", "is a pipe or a device; save it as a file first"),
         ("a.webm", "cannot be read as a video"),
         ("b.doc", "unknown kind"),
     ],
@@ -150,5 +152,6 @@ def test_real_films_of_any_length(tmp_path):
 def test_files_are_named(tmp_path, name, message):
     for bad in ("a.webm", "b.doc"):
         (tmp_path / bad).write_bytes(b"this is no film")
+    os.mkfifo(tmp_path / "pipe.webm")
     with pytest.raises(UserError, match=f"{name}: {message}"):
         video_input.read(tmp_path / name, CLIPS)

@@ -204,6 +204,8 @@ def _open(encoded: Encoded, stack: contextlib.ExitStack) -> Frames:
             raise UserError(f"is a directory without images ({', '.join(STILLS)})")
         return Stills(stills)
     if not encoded.is_file():
+        if encoded.exists():
+            raise UserError("is a pipe or a device; save it as a file first")
         raise UserError("no such file")
     if kind == ".npy":
         return _of_array(encoded)

@@ -54,6 +54,8 @@ class FolderConfig(ClipDataConfig):
             raise UserError(
                 f"test_share={self.test_share} must be between 0 and 1 without test_path"
             )
+        if wrong := [ending for ending in self.extensions if not ending.startswith(".")]:
+            raise UserError(f"extensions: {wrong[0]!r} does not begin with a dot, as .mp4 does")
         if not 0 <= self.max_broken < 1:
             raise UserError(f"max_broken={self.max_broken} must be in [0, 1)")
 

@@ -60,13 +60,18 @@ def listed(path: str, extensions: Sequence[str]) -> list[Video]:
       UserError: If there are none, a line cannot be understood, or a directory cannot be read.
     """
     if not path:
-        raise UserError("set path to a directory of videos or a csv file of path;label lines")
+        raise UserError(
+            "set path to a directory of videos or a csv file of path;label lines: "
+            "--config.data.path=DIR"
+        )
     if storage.ADDRESS.match(path):
         raise UserError(f"{path}: videos are read from directories only; copy them, or mount it")
     root = Path(path).expanduser()
     if root.is_dir():
         videos = _of_directory(root, extensions)
         wanted = f"sub-directories, one per label, with files of {', '.join(extensions)}"
+    elif root.is_file() and root.suffix.lower() in (*decode.VIDEO_EXTENSIONS, *decode.IMAGES):
+        raise UserError(f"{path}: is no directory with one sub-directory per label, nor a csv file")
     elif root.is_file():
         videos, wanted = _of_csv(root), "lines of `path;label`"
     else:

@@ -134,6 +134,10 @@ def test_where_nothing_is(root, tmp_path):
         config(root, test_path=str(other)).open("test")
     with pytest.raises(UserError, match=r"test_share=0 must be between 0 and 1"):
         data.FolderConfig(test_share=0)
+    with pytest.raises(UserError, match=r"0\.webm: is no directory with one sub-directory per l"):
+        config(root / "jump" / "0.webm").open("train")
+    with pytest.raises(UserError, match=r"extensions: 'mp4' does not begin with a dot"):
+        data.FolderConfig(extensions=(".gif", "mp4"))
     with pytest.raises(UserError, match=r"max_broken=1 "):
         data.FolderConfig(max_broken=1)
 
