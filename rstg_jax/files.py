@@ -30,8 +30,9 @@ def replacing(path: storage.Path) -> Iterator[Path]:
             storage.copy(local, path)
         return
     # Starts with a dot, so that nobody lists it, and ends as `path`, for writers that go by it.
-    # Random, as other threads, processes and machines may write the same file.
-    part = path.with_name(f".part{secrets.token_hex(4)}-{path.name}")
+    # Random, as other threads, processes and machines may write the same file. Of the name only the
+    # end, as `path` may have the longest one that a file system takes.
+    part = path.with_name(f".part{secrets.token_hex(4)}-{path.name[-50:]}")
     try:
         yield part
         part.replace(path)

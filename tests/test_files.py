@@ -6,6 +6,12 @@ from rstg_jax import files
 from rstg_jax.errors import UserError
 
 
+def test_the_longest_names_can_be_written(tmp_path):
+    for name in ("n" * 250 + ".json", "\u4e2d" * 83 + ".json"):
+        files.write_json(tmp_path / name, 1)
+        assert files.read_json(tmp_path / name) == 1
+
+
 def test_writers_of_the_same_file_do_not_meet(tmp_path):
     """They may be threads, or processes of equal number on two machines."""
     path = tmp_path / "index.json"

@@ -10,6 +10,8 @@ from rstg_jax.errors import UserError
 
 INDEX = ".rstg_jax_outputs.json"  # name of a file beside it -> the video that it was made of
 
+_LONGEST = 240  # bytes of a name without number and suffix; file systems take 255
+
 
 def paths_in(
     directory: Path, names: Sequence[str], flag: str, suffixes: Sequence[str], page: str = ""
@@ -39,6 +41,8 @@ def paths_in(
         # The same name in another directory is another video. An example of a split is no path.
         video = str(Path(name).resolve()) if os.path.exists(name) else name
         stem = Path(name).stem.replace(":", "-") or "video"
+        while len(os.fsencode(stem)) > _LONGEST:
+            stem = stem[:-1]
         numbered = (f"{stem}~{number}" for number in itertools.count(2))
         for free in itertools.chain([stem], numbered):
             outputs = [f"{free}{suffix}" for suffix in suffixes]

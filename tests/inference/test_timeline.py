@@ -340,6 +340,8 @@ def test_results_of_another_video_are_kept(tmp_path):
 
     assert named(videos[0]) == ["clip.json"]
     assert named(videos[1]) == ["clip~2.json"]
+    long = ["a" * 251 + ".mp4", "a" * 251 + ".avi"]
+    assert named(*long) == ["a" * 240 + ".json", "a" * 240 + "~2.json"]
     assert named(*videos) == named(*videos[::-1])[::-1] == ["clip.json", "clip~2.json"]
     (out / "other.csv").write_text("own")
     with pytest.raises(UserError, match=r"--timeline=.*out: other.csv is there, and was not wr"):
