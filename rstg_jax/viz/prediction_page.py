@@ -1,8 +1,10 @@
 """The HTML page beside annotated videos: each with its most likely labels."""
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from rstg_jax import files
 from rstg_jax.viz import html_page
@@ -25,7 +27,7 @@ def write(directory: Path, model: str, labels: int, records: Sequence[Mapping[st
     shown = [
         {
             "name": Path(record["video"]).name,
-            "drawn": Path(record["drawn"]).name if "drawn" in record else "",
+            "drawn": quote(os.fsencode(Path(record.get("drawn", "")).name)),
             "predictions": record.get("predictions", ()),
             "error": record.get("error", ""),
         }
@@ -34,5 +36,6 @@ def write(directory: Path, model: str, labels: int, records: Sequence[Mapping[st
     template = html_page.environment().get_template("predictions.html")
     page = template.render(model=model, labels=labels, records=shown)
     path = directory / NAME
-    files.write_text(path, page)
+    # Bytes of names that are not UTF-8 are shown as they are on a terminal.
+    files.write_bytes(path, page.encode("utf-8", "backslashreplace"))
     return path

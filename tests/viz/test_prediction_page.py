@@ -1,6 +1,7 @@
 """The page beside annotated videos."""
 
 import html.parser
+import os
 
 import pytest
 
@@ -46,5 +47,12 @@ def test_page(tmp_path):
         *("a & b #1.mp4", "87.5%", "<i>jumping</i>", "6.2%", "diving"),
         *("c.webm", "c.webm: broken", "d.gif", "100.0%", "x"),
     ]
+    name = os.fsdecode(b"caf\xe9.mp4")
+    record = {"video": name, "predictions": RECORDS[2]["predictions"], "drawn": f"out/{name}"}
+    failed = {"video": name, "error": f"{name}: broken"}
+    path = prediction_page.write(tmp_path, "I3D", 400, [record, failed])
+    found = Reader(path.read_text("utf-8"))
+    assert found.sources == [("video", "caf%E9.mp4")]
+    assert r"caf\udce9.mp4" in found.texts and r"caf\udce9.mp4: broken" in found.texts
     with pytest.raises(UserError, match="cannot write"):
         prediction_page.write(tmp_path / "none", "I3D", 400, RECORDS)
