@@ -219,5 +219,7 @@ def recording(request: VideoRequest) -> Iterator[dict[str, Any]]:
     try:
         yield record
     except (UserError, jax.errors.JaxRuntimeError) as error:  # such as a lack of memory
-        text = first_line(error)
-        record["error"] = text if request.name in text else f"{request.name}: {text}"
+        # A user's error is one line, unless the name of a file has several.
+        text = str(error) if isinstance(error, UserError) else first_line(error)
+        text = text if request.name in text else f"{request.name}: {text}"
+        record["error"] = " ".join(text.splitlines())

@@ -188,6 +188,16 @@ def test_a_directory_that_cannot_be_read_is_named(tmp_path, monkeypatch):
     assert predictor.expand(str(tmp_path)) == [str(tmp_path / name) for name in names]
 
 
+def test_a_name_with_a_line_break_keeps_the_reason():
+    request = predictor.VideoRequest("a\nb.mp4")
+    with predictor.recording(request) as record:
+        raise UserError("a\nb.mp4: no such file")
+    assert record["error"] == "a b.mp4: no such file"
+    with predictor.recording(request) as record:
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: no memory\nat all")
+    assert record["error"] == "a b.mp4: RESOURCE_EXHAUSTED: no memory"
+
+
 def test_each_result_is_printed_as_it_comes(capsys):
     best = [{"label": "a", "probability": 0.75}]
 
