@@ -12,9 +12,11 @@ that takes hours, --test_videos=M compares the predictions of the first M videos
 Prints what is identical and how far the rest differs, relative to the largest value of an array.
 On the machine and devices of the run all is identical. Elsewhere sums have another order, so that
 figures agree to rounding, which grows with the number of updates. The exit status is 1 if anything
-differs by more than --tolerance. The run itself stays as it is.
+differs by more than --tolerance. The run itself stays as it is. Updates that were made before a run
+was resumed with another length cannot be checked where that changed their learning rate.
 """
 
+import math
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,7 +29,7 @@ import numpy as np
 from rstg_jax import cli, files, storage
 from rstg_jax.errors import UserError, reason, translated
 from rstg_jax.inference import evaluation
-from rstg_jax.training import checkpoint, integrity, logs, train_loop, trained_model
+from rstg_jax.training import checkpoint, integrity, logs, optim, train_loop, trained_model
 
 
 class Comparison(NamedTuple):
@@ -88,6 +90,35 @@ def replay(
                 states = [jax.device_get(c.restore(step, model.abstract)) for c in (ours, theirs)]
                 differences = jax.tree.leaves(jax.tree.map(difference, *states))
                 yield Comparison(f"checkpoint {step}", max(differences))
+
+
+def check_schedule(
+    model: trained_model.TrainedModel, workdir: storage.Path, start: int, until: int
+) -> None:
+    """Refuses to replay updates that were made with another schedule than that of `model`.
+
+    A run may be resumed with another length, which changes a cosine. Checkpoints hold the config of
+    their own time, but those of updates long ago are gone; what is left are the logged rates.
+
+    Raises:
+      UserError: the logged learning rates from `start` to `until` are not those of the config.
+    """
+    if model.meta.get("skipped"):  # the rate is then behind, no one knows since which step
+        return
+    rate = optim.learning_rate(model.experiment.optimizer, model.meta["total_steps"])
+    logged = logs.read(workdir / "metrics.jsonl")
+    other = [
+        step
+        for (split, step), row in logged.items()
+        if split == "train" and "learning_rate" in row
+        if not math.isclose(row["learning_rate"], float(rate(step - 1)), rel_tol=1e-3)
+    ]
+    if any(start < step <= until for step in other):
+        raise UserError(
+            f"{workdir} was resumed with another length: the learning rates that were logged up to "
+            f"step {max(other)} are not those of its config, so that these updates cannot be "
+            "checked; give a later --start"
+        )
 
 
 def evaluate_again(workdir: storage.Path, overrides: Mapping[str, str]) -> Comparison:
@@ -176,6 +207,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.steps and start >= model.step:
         raise UserError(f"--start={start}: the run ends at step {model.step}; give an earlier one")
     until = min(start + args.steps, model.step)
+    check_schedule(model, workdir, start, until)
     found = []
     for comparison in replay(model, workdir, start, until) if until > start else ():
         print(comparison, flush=True)

@@ -135,6 +135,14 @@ def test_other_weights_are_found(workdir, capsys, tmp_path):
     assert float(re.fullmatch(r"checkpoint 20: within (.*)", lines[2])[1]) > 0.1
 
 
+def test_what_was_trained_before_a_run_was_extended_is_not_called_wrong(workdir, capsys):
+    train_loop.train(standins.experiment(checkpoint_every=5, total_steps=30), workdir)
+    status, lines = run(capsys, workdir)
+    assert (status, lines[-1]) == (0, "all: identical")
+    with pytest.raises(verify.UserError, match="logged up to step 20 are not those of"):
+        run(capsys, workdir, "--start=0", "--steps=12")
+
+
 def test_nothing_to_compare_is_an_error(workdir, capsys):
     for flags, message in [
         (["--steps=2"], "nothing was recorded from step 16 to 17"),
