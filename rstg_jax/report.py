@@ -15,6 +15,7 @@ from collections.abc import Sequence
 
 from rstg_jax import cli, config, files, storage
 from rstg_jax.errors import UserError
+from rstg_jax.training import integrity
 from rstg_jax.training.experiment import Experiment
 from rstg_jax.viz import html_report, panels
 from rstg_jax.viz.examples import load_examples
@@ -33,14 +34,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     experiment = config.from_dict(Experiment, record.config)
     if args.picture and not experiment.data.pictures:
         raise UserError(f"--picture={args.picture}: the data of this run are no pictures")
-    step = str(record.result["steps"])  # the metrics are those of the last step
+    workdir, last = storage.path(args.workdir), record.result["steps"]
+    newest = max(integrity.steps(workdir / "checkpoints"), default=last)
+    if newest > last:
+        raise UserError(
+            f"{workdir}: its result is that of step {last}, but training went on to step {newest}: "
+            f"finish it first (train.py --workdir={workdir})"
+        )
     count = args.examples if experiment.data.pictures else 0
-    examples, graph = load_examples(args.workdir, step, count, overrides)
+    examples, graph = load_examples(args.workdir, str(last), count, overrides)
     if args.picture:
         panels.write_picture(args.picture, examples, graph, record.label_names)
         print(f"picture: {args.picture}")
     description = experiment.data.describe(record.label_names, record.result["data"])
-    path = storage.path(args.workdir) / "report.html"
+    path = workdir / "report.html"
     files.write_text(path, html_report.render(record, examples, graph, description))
     print(f"report: {path}")
     return 0

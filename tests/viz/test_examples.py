@@ -18,6 +18,7 @@ from rstg_jax.training.experiment import Experiment, TrainConfig
 from rstg_jax.training.sharding import MeshConfig
 from rstg_jax.viz import examples as examples_lib
 from rstg_jax.viz import html_report, panels
+from tests import standins
 
 GRAPH = RegionGraph((3, 2, 1))
 NAMES = ("0-1", "0-2", "1-2", "none")
@@ -74,6 +75,12 @@ def test_read_record_sorts_rows_and_keeps_the_last_of_a_repeated_step(tmp_path):
     assert [row["loss"] for row in record.metrics["train"]] == [2.9, 2.0]
     assert [row["loss"] for row in record.metrics["test"]] == [2.5]
     assert record.result == {"top1": 0.5}
+
+
+def test_a_run_that_goes_on_is_to_be_finished_first(workdir):
+    train_loop.train(standins.experiment(total_steps=30), workdir, until=25)
+    with pytest.raises(UserError, match="of step 20, but training went on to step 25: finish"):
+        report.main([f"--workdir={workdir}"])
 
 
 @pytest.mark.parametrize("name", ["result.json", "config.json", "metrics.jsonl"])
