@@ -84,7 +84,8 @@ def start(count: int, command: Sequence[str]) -> list[subprocess.Popen[str]]:
             stderr=subprocess.PIPE,
             text=True,
             errors="replace",
-            env=os.environ | {"JAX_PLATFORMS": "cpu"},
+            env=os.environ
+            | {"JAX_PLATFORMS": "cpu", processes.LAUNCHER: processes.resume_command()},
             start_new_session=True,  # Ctrl-C reaches them through this process, once
         )
         for i in range(count)

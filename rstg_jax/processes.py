@@ -21,6 +21,7 @@ LEAVE_SECONDS = 60  # that processes wait for the others at their end, and after
 LEAVE_SECONDS_AFTER_ERROR = 5
 LOST = 3  # exit status of the others
 MILLISECONDS_OF_A_MONTH = 30 * 24 * 3600 * 1000
+LAUNCHER = "RSTG_JAX_LAUNCHER"  # variable in which `rstg_jax.launch` gives on its command line
 
 _over = threading.Event()
 _meetings = itertools.count()  # all processes come to the same ones
@@ -93,7 +94,9 @@ def wait_for_all() -> None:
 
 
 def resume_command() -> str:
-    """The command line of this process."""
+    """The command line of this process, or of the launcher that started it."""
+    if launcher := os.environ.get(LAUNCHER):
+        return launcher
     spec = getattr(sys.modules["__main__"], "__spec__", None)  # None for a script
     program = ["-m", spec.name.removesuffix(".__main__")] if spec else sys.argv[:1]
     return shlex.join([os.path.basename(sys.executable), *program, *sys.argv[1:]])

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
-from rstg_jax import cli, config, limits
+from rstg_jax import cli, config, launch, limits, processes
 from rstg_jax.errors import UserError
 from rstg_jax.training.experiment import Experiment, TrainConfig
 
@@ -203,6 +203,12 @@ def test_a_module_can_raise_limits(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(tmp_path))
     cli.parse(parser(), ["--import=roomy"])
     limits.check_pixels(16384, 16384)
+
+
+def test_launched_processes_resume_by_the_command_of_the_launcher():
+    code = "from rstg_jax import processes; print(processes.resume_command())"
+    (job,) = launch.start(1, ["-c", code])
+    assert job.communicate()[0].strip() == processes.resume_command()
 
 
 @pytest.mark.parametrize(
