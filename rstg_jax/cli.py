@@ -28,12 +28,6 @@ BUCKET_FLAGS = (
 )
 CONFIG_FLAG = re.compile(r"--?(no)?config\.([^=]*)(=.*)?", re.DOTALL)
 BOOLEANS = ("true", "false", "1", "0")
-# That tell a process to end: Ctrl-C, queues and `kill`, a terminal that is closed.
-SIGNALS = tuple(
-    getattr(signal, name)
-    for name in ("SIGINT", "SIGTERM", "SIGHUP")
-    if hasattr(signal, name)  # Windows has no SIGHUP
-)
 _UNTOUCHED = (signal.SIG_DFL, signal.default_int_handler)  # handlers as Python begins
 _DEVICE_FULL = "RESOURCE_EXHAUSTED"  # how JAX's errors of a device's memory begin
 
@@ -207,7 +201,8 @@ def loading() -> Iterator[None]:
     """Loads modules in its body; a signal meanwhile ends the process at once, and says so.
 
     An exception amid an import would become an ImportError, or a crash of compiled code. Afterwards
-    each of `SIGNALS` raises KeyboardInterrupt, as only SIGINT does otherwise; `run` reports it.
+    each of `processes.SIGNALS` raises KeyboardInterrupt, as only SIGINT does otherwise; `run`
+    reports it.
     """
 
     def end(number: int, _: object) -> None:
@@ -215,7 +210,7 @@ def loading() -> Iterator[None]:
         os._exit(128 + number)
 
     own = threading.current_thread() is threading.main_thread()  # others may not set handlers
-    caught = [s for s in SIGNALS if own and signal.getsignal(s) in _UNTOUCHED]
+    caught = [s for s in processes.SIGNALS if own and signal.getsignal(s) in _UNTOUCHED]
     for number in caught:
         signal.signal(number, end)
     try:

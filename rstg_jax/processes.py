@@ -9,11 +9,18 @@ the others at once in its own words.
 import itertools
 import os
 import shlex
+import signal
 import sys
 import threading
 from collections.abc import Collection
 from typing import Any
 
+# That tell a process to end: Ctrl-C, queues and `kill`, a terminal that is closed.
+SIGNALS = tuple(
+    getattr(signal, name)
+    for name in ("SIGINT", "SIGTERM", "SIGHUP")
+    if hasattr(signal, name)  # Windows has no SIGHUP
+)
 HEARTBEAT_SECONDS = 20  # a process that is silent for so long is gone
 ASK_SECONDS = 2.0
 SILENT_SECONDS = 10  # that a process waits for the others before it says so

@@ -116,8 +116,8 @@ def _what_decides(subject: Subject, folder: Path) -> list[str]:
     return [
         table("Without parts of the graph", ("change", "accuracy"), without),
         table("What decides", columns, rows)
-        + f"\nHow many of the {top} {node}s{scale} with the largest values in the middle frame, in %, "
-        "on the videos with a pair. An effect is what the true label loses in log odds if, "
+        + f"\nHow many of the {top} {node}s{scale} with the largest values in the middle frame, in "
+        "%, on the videos with a pair. An effect is what the true label loses in log odds if, "
         f"in this frame, the {node} sees nothing, has lost the memory of all frames before, or "
         f"sends no messages. Attention is the share of it that all {node}s pay to the {node} in "
         "all space stages, as the dots in the pictures of `rstg_jax/report.py` show it.\n",

@@ -12,14 +12,14 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from rstg_jax import cli, processes
+from rstg_jax import processes
 from rstg_jax.errors import UserError
 
 CARRIED = "stop"  # in a batch and in the sums of its update
 
 
 class StopSignal:
-    """Records the first of `cli.SIGNALS`, or that a time is over; a SIGINT after it interrupts.
+    """Records the first of `processes.SIGNALS`, or that a time is over; then SIGINT interrupts.
 
     Use as a context manager around the work that asks it. Outside the main thread, where Python
     allows no handlers, it records nothing. A SIGHUP that nohup lets be ignored stays so.
@@ -35,7 +35,7 @@ class StopSignal:
 
     def __enter__(self) -> "StopSignal":
         if threading.current_thread() is threading.main_thread():
-            for number in cli.SIGNALS:
+            for number in processes.SIGNALS:
                 ignored = signal.getsignal(number) == signal.SIG_IGN
                 if not ignored or number in (signal.SIGINT, signal.SIGTERM):
                     self._previous[number] = signal.signal(number, self._handle)
