@@ -66,8 +66,8 @@ class RSTG(nn.Module):
     Attributes:
       config: see `RSTGConfig`.
       project_back: project the nodes back to the width of the features if it differs from `dim`.
-      pool: makes one vector of every region, before it is projected to `dim`. Objects have theirs
-        already.
+      pool: makes one vector of every region, `[n t b c]` with any c, before it is projected to
+        `dim`. Objects have theirs already.
     """
 
     config: RSTGConfig
@@ -83,7 +83,8 @@ class RSTG(nn.Module):
           train: batch norm uses and updates statistics of the batch.
 
         Raises:
-          UserError: the features have other axes, are integers or empty, or of other objects.
+          UserError: the features have other axes, are integers or empty, or of other objects; or
+            `pool` returned something else than it should.
         """
         output, _, _ = self._encode_process_decode(features, None, train)
         return output
@@ -158,6 +159,7 @@ class RSTG(nn.Module):
             nodes = jnp.einsum("btnc->ntbc", features)
         else:
             nodes = self.pool(features, graph)  # [n t b c]
+            check_pooled(features, graph, nodes)
         if nodes.shape[-1] != config.dim:
             nodes = nn.Dense(config.dim, dtype=nodes.dtype, name="project_in")(nodes)
         if config.input_batch_norm:
@@ -209,6 +211,16 @@ def check_features(config: RSTGConfig, features: Array) -> None:
         raise UserError(f"features are {dtype}: convert them to a floating-point type")
     if 0 in shape:
         raise UserError(f"features {shape} are empty")
+
+
+def check_pooled(features: Array, graph: RegionGraph, nodes: Array) -> None:
+    """Raises `UserError` unless a `Pool` made one vector of each region in each frame."""
+    found, wanted = jnp.shape(nodes), (graph.num_nodes, features.shape[1], features.shape[0])
+    if len(found) != 4 or found[:3] != wanted:
+        raise UserError(
+            f"pool returned {list(found)}: it must return [node, frame, batch, channel], here "
+            f"{list(wanted)} and any number of channels"
+        )
 
 
 def check_state(config: RSTGConfig, batch: int, state: State) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import re
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ import pytest
 
 from rstg_jax.errors import UserError
 from rstg_jax.rstg import RSTG, RSTGConfig, init_state, presets, stage_plan, to_map, to_vec
-from rstg_jax.rstg.block import check_features
+from rstg_jax.rstg.block import check_features, region_means
 
 FEATURES = np.random.default_rng(0).normal(size=(2, 4, 6, 5, 7)).astype(np.float32)
 
@@ -155,6 +156,22 @@ def test_to_map_sums_the_resized_scales():
 def test_features_that_no_block_can_read_are_refused_in_one_sentence(features, sentence):
     with pytest.raises(UserError, match=sentence):  # of the block, annotations refuse most here
         check_features(RSTGConfig(), features)
+
+
+@pytest.mark.parametrize(
+    ("pool", "found"),
+    [
+        (lambda x, graph: jnp.swapaxes(region_means(x, graph), 1, 2), "[5, 2, 4, 7]"),
+        (lambda x, graph: region_means(x, graph)[:, :1], "[5, 1, 2, 7]"),  # would be broadcast
+        (lambda x, graph: x.mean((2, 3)), "[2, 4, 7]"),
+    ],
+    ids=["axes", "frames", "rank"],
+)
+def test_what_a_pool_returns_is_checked(pool, found):
+    module = RSTG(presets.modern(iterations=1, dim=8, scales=(2, 1)), pool=pool)
+    message = f"pool returned {found}: it must return [node, frame, batch, channel], here [5, 4, 2]"
+    with pytest.raises(UserError, match=re.escape(message)):
+        jax.eval_shape(module.init, jax.random.key(0), FEATURES)
 
 
 def test_objects_are_regions_that_all_are_neighbours():
