@@ -264,6 +264,21 @@ def to_vec(nodes: Float[Array, "b t n d"]) -> Float[Array, "b d"]:
 def to_map(
     nodes: Float[Array, "b t n d"], scales: tuple[int, ...], map_size: tuple[int, int]
 ) -> Float[Array, "b t h w d"]:
-    """Feature map: the grid of each scale, resized by area to the map and summed over scales."""
-    unpool = RegionGraph(scales, map_size).unpool
+    """Feature map: the grid of each scale, resized by area to the map and summed over scales.
+
+    Args:
+      nodes: of a block.
+      scales: `scales` of its config, in the same order, which is that of the nodes.
+      map_size: height and width of the map.
+
+    Raises:
+      UserError: these scales have another number of nodes.
+    """
+    graph = RegionGraph(scales, map_size)
+    if nodes.shape[2] != graph.num_nodes:
+        raise UserError(
+            f"nodes {list(nodes.shape)} are not the {graph.num_nodes} of scales {scales}: give the "
+            "scales of the block's config"
+        )
+    unpool = graph.unpool
     return jnp.einsum("hwn,btnd->bthwd", unpool.astype(nodes.dtype), nodes)

@@ -1,6 +1,8 @@
 """All choices of a block, above all its plan: which stages run in which order."""
 
 import dataclasses
+import numbers
+from collections.abc import Iterable
 from typing import Literal, get_args, get_origin, get_type_hints
 
 from rstg_jax.errors import UserError
@@ -112,12 +114,26 @@ class RSTGConfig:
 
     def __post_init__(self) -> None:
         for name in ("scales", "stages", "lags", "remat"):  # of lists a block would have no hash
-            object.__setattr__(self, name, tuple(getattr(self, name)))
+            value = getattr(self, name)
+            if isinstance(value, str) or not isinstance(value, Iterable):
+                raise UserError(f"{name} {value!r} must be a tuple, such as ({value!r},)")
+            object.__setattr__(self, name, tuple(value))
+        self._check_integers()  # before they are compared
         for conditions in (self._unknown_choices, self._bad_values, self._bad_combinations):
             for wrong, message in conditions():
                 if wrong:
                     raise UserError(message)
         self.graph()  # checks the scales
+
+    def _check_integers(self) -> None:
+        """Raises `UserError` for a size or number that is no int, such as 8.0."""
+        hints = get_type_hints(type(self)).items()
+        single = {name: (getattr(self, name),) for name, hint in hints if hint is int}
+        for name, values in {**single, "scales": self.scales, "lags": self.lags}.items():
+            for value in values:
+                if not isinstance(value, numbers.Integral):
+                    where = name if name in single else f"{name} {values}:"
+                    raise UserError(f"{where} {value!r} must be an int")
 
     def _unknown_choices(self) -> list[tuple[bool, str]]:
         """One condition for each field that takes one of a few words, with its error message."""

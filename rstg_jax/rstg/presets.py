@@ -6,28 +6,37 @@ per token (so that no output depends on future frames), pre-norm skip connection
 bias of 1.
 """
 
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 from rstg_jax.errors import UserError
 from rstg_jax.rstg.config import RSTGConfig, stage_plan
 
+ITERATIONS = 3  # of the paper
 # The released graph has three inner time stages, whatever the number of iterations.
 OFFICIAL_INNER_TIME_STAGES = 3
 
 
 def official(
-    dataset: Literal["sync_mnist", "something_something"], iterations: int = 3, **fields: Any
+    dataset: Literal["sync_mnist", "something_something"],
+    iterations: int | None = None,
+    **fields: Any,
 ) -> RSTGConfig:
     """Returns the released settings for a data set of the paper; `fields` replace single ones.
 
+    Args:
+      dataset: Of the paper.
+      iterations: K of `official_stages`, 3 by default; not together with `stages`.
+      **fields: Of `RSTGConfig`.
+
     Raises:
-      UserError: There is no such data set.
+      UserError: There is no such data set, or the fields do not go together.
     """
     if dataset not in ("sync_mnist", "something_something"):
         raise UserError(f"no data set {dataset!r} in the paper: sync_mnist or something_something")
     settings: dict[str, Any] = {
         "dim": 512,
-        "stages": official_stages(iterations),
+        **_plan(iterations, fields, official_stages),
         "masking": "multiply",
         "residual": False,
         "forget_bias": 0.0,
@@ -49,6 +58,29 @@ def official_stages(iterations: int) -> tuple[str, ...]:
     return plan[:start] + late + plan[-1:] if iterations > OFFICIAL_INNER_TIME_STAGES else plan
 
 
-def modern(iterations: int = 3, **fields: Any) -> RSTGConfig:
-    """Returns the recommended configuration; `fields` replace single ones."""
-    return RSTGConfig(**{"stages": stage_plan(iterations)} | fields)
+def modern(iterations: int | None = None, **fields: Any) -> RSTGConfig:
+    """Returns the recommended configuration; `fields` replace single ones.
+
+    Args:
+      iterations: K of `stage_plan`, 3 by default; not together with `stages`.
+      **fields: Of `RSTGConfig`.
+
+    Raises:
+      UserError: The fields do not go together.
+    """
+    return RSTGConfig(**_plan(iterations, fields, stage_plan) | fields)
+
+
+def _plan(
+    iterations: int | None,
+    fields: Mapping[str, Any],
+    plan: Callable[[int], tuple[str, ...]],
+) -> dict[str, Any]:
+    """The field `stages` of a preset, unless it is given."""
+    if "stages" not in fields:
+        return {"stages": plan(ITERATIONS if iterations is None else iterations)}
+    if iterations is not None:
+        raise UserError(
+            f"iterations={iterations} and stages {fields['stages']} are two plans: give one of them"
+        )
+    return {}

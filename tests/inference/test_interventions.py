@@ -81,7 +81,7 @@ def test_cut_edges_carry_nothing(features):
 
 def test_all_messages_of_a_region_in_a_frame(features):
     """It is as if every edge were cut by itself in this frame, and others are as before."""
-    config = presets.modern(2, dim=8, scales=SCALES, stages=("space", "space"))  # frames apart
+    config = presets.modern(dim=8, scales=SCALES, stages=("space", "space"))  # frames apart
     plain, variables = run(config, features)
 
     def one_by_one(call, args, kwargs, context):

@@ -179,7 +179,7 @@ def test_a_block_inside_and_one_behind():
     """The token of the clip is none of their business; at first they change nothing."""
     config = MViTConfig(depths=(1, 1), width=4, kv_stride=2, clip=(4, 16))
     assert config.places == ("block0", "block1")
-    block = presets.modern(dim=4, scales=(1,), stages=("time",), iterations=1)
+    block = presets.modern(dim=4, scales=(1,), stages=("time",))
     model = ModelConfig(config, rstg=block, rstg_at=("block0", "final"), head=ClassToken())
     alone = dataclasses.replace(model, rstg_at=())
     video = clips((1, 4, 16, 16, 3))

@@ -1,6 +1,7 @@
 """The block as users meet it: plans, refusals, transforms, causality."""
 
 import dataclasses
+import functools
 import inspect
 import re
 
@@ -18,7 +19,8 @@ FEATURES = np.random.default_rng(0).normal(size=(2, 4, 6, 5, 7)).astype(np.float
 
 def block(**choices):
     """The jitted block and its fresh variables."""
-    module = RSTG(presets.modern(**{"iterations": 2, "dim": 8, "scales": (2, 1)} | choices))
+    plan = {} if "stages" in choices else {"iterations": 2}
+    module = RSTG(presets.modern(**plan | {"dim": 8, "scales": (2, 1)} | choices))
     return jax.jit(module.apply), jax.jit(module.init)(jax.random.key(0), FEATURES)
 
 
@@ -46,6 +48,10 @@ def test_plans():
         ({"memory_span": 0}, "memory_span 0 must be at least 1"),
         ({"cell": "lru", "two_biases": True}, "two_biases needs cell 'lstm'"),
         ({"post_norm": "layer"}, "residual has its own norms"),
+        ({"scales": 3}, r"scales 3 must be a tuple, such as \(3,\)"),
+        ({"stages": "time"}, r"stages 'time' must be a tuple, such as \('time',\)"),
+        ({"scales": (3, 2.0)}, r"scales \(3, 2\.0\): 2\.0 must be an int"),
+        ({"dim": 8.0}, r"^dim 8\.0 must be an int"),
     ],
 )
 def test_impossible_configurations_are_refused_in_one_sentence(choices, sentence):
@@ -58,6 +64,16 @@ def test_impossible_configurations_are_refused_in_one_sentence(choices, sentence
 def test_no_iterations_are_refused():
     with pytest.raises(UserError, match="K = 0 iterations"):
         presets.modern(iterations=0)
+
+
+@pytest.mark.parametrize(
+    "preset", [presets.modern, functools.partial(presets.official, "sync_mnist")]
+)
+def test_two_plans_are_refused(preset):
+    assert preset(stages=("time",)).stages == ("time",)
+    assert preset().stages == preset(iterations=3).stages == stage_plan(3)
+    with pytest.raises(UserError, match=r"iterations=3 and stages .* are two plans: give one"):
+        preset(iterations=3, stages=("time",))
 
 
 def test_stages_without_a_kind_have_no_weights_of_it():
@@ -142,6 +158,13 @@ def test_to_map_sums_the_resized_scales():
     fine = nodes[:, :, :4].reshape(1, 2, 2, 2, 3).repeat(2, axis=2).repeat(2, axis=3)
     expected = fine + nodes[:, :, 4][:, :, None, None]
     np.testing.assert_allclose(to_map(jnp.asarray(nodes), (2, 1), (4, 4)), expected, atol=1e-6)
+
+
+def test_nodes_of_other_scales_are_no_map():
+    with pytest.raises(
+        UserError, match=r"nodes \[1, 1, 5, 2\] are not the 14 of scales \(3, 2, 1\)"
+    ):
+        to_map(jnp.ones((1, 1, 5, 2)), (3, 2, 1), (4, 4))
 
 
 @pytest.mark.parametrize(
