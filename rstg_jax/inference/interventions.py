@@ -7,7 +7,8 @@ it is:
         logits, _ = module.apply(variables, video)
 
 Regions are numbers of nodes, as in `rstg_jax.rstg.region_graph.RegionGraph`; they may be traced
-arrays, so that `jax.vmap` tries all regions at once. `cut` in one frame and `forget` need the
+arrays, so that `jax.vmap` tries all regions at once. A region or frame that is not there is an
+error when the model is called, unless it is traced. `cut` in one frame and `forget` need the
 schedule "stage": in a wavefront a stage does not see the frames of a clip in their order.
 """
 
@@ -55,6 +56,14 @@ def _check_schedule(stage: nn.Module) -> None:
         )
 
 
+def _check_number(what: str, number: int | jax.Array | None, count: int) -> None:
+    """Raises `UserError` for a region or frame that is not there, if its number is known."""
+    if number is None or isinstance(number, jax.core.Tracer):
+        return
+    if not 0 <= int(number) < count:
+        raise UserError(f"there is no {what} {number}: give one of 0 to {count - 1}")
+
+
 def silence(region: int | jax.Array, frame: int | jax.Array | None = None) -> Interceptor:
     """The region sees nothing: its features are 0 when they enter the graph.
 
@@ -64,6 +73,8 @@ def silence(region: int | jax.Array, frame: int | jax.Array | None = None) -> In
     """
 
     def without(nodes: jax.Array, *_: Any) -> jax.Array:
+        _check_number("region", region, nodes.shape[0])
+        _check_number("frame", frame, nodes.shape[1])
         chosen = jnp.arange(nodes.shape[0])[:, None] == region  # [n 1]
         if frame is not None:
             chosen &= jnp.arange(nodes.shape[1]) == frame  # [n t]
@@ -87,12 +98,15 @@ def cut(
 
     def without(attention: jax.Array, stage: nn.Module, _: Any) -> jax.Array:
         n, m, t = attention.shape[:3]  # [i j t b h]
+        for region in (receiver, sender):
+            _check_number("region", region, n)
         edge = jnp.broadcast_to(jnp.arange(m) == sender, (n, m))
         if receiver is not None:
             edge &= jnp.arange(n)[:, None] == receiver
         edge = edge[:, :, None]
         if frame is not None:
             _check_schedule(stage)
+            _check_number("frame", frame, t)
             edge &= jnp.arange(t) == frame  # [i j t]
         return jnp.where(edge[..., None, None], 0, attention)
 
@@ -117,6 +131,8 @@ def forget(region: int | jax.Array, frame: int | None = None) -> Interceptor:
         _check_schedule(stage)
         nodes, (remembered, carry) = args[0], out
         n, t, b, d = nodes.shape
+        _check_number("region", region, n)
+        _check_number("frame", frame, t)
         late = nodes.reshape(n, 1, t * b, d) if frame is None else nodes[:, frame:]
         busy = True
         fresh, _ = TimeStage(stage.config, parent=None).apply(stage.variables, late, None)

@@ -3,6 +3,7 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
@@ -127,6 +128,27 @@ def test_a_wavefront_is_refused_where_frames_count(features, intervention):
         expected, _ = run(config, features, variables, allowed)
         found, _ = run(wavefront, features, variables, allowed)
         np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("intervention", "what"),
+    [
+        (interventions.silence(5), "region 5: give one of 0 to 4"),
+        (interventions.silence(2, frame=5), "frame 5: give one of 0 to 4"),
+        (interventions.cut(5, 0), "region 5"),
+        (interventions.cut(None, jnp.int32(-1)), "region -1"),
+        (interventions.cut(3, 4, frame=-1), "frame -1"),
+        (interventions.forget(np.int64(5)), "region 5"),
+        (interventions.forget(2, frame=5), "frame 5"),
+    ],
+)
+def test_regions_and_frames_that_are_not_there_are_refused(features, intervention, what):
+    block = RSTG(presets.modern(1, dim=8, scales=SCALES))
+    with (
+        nn.intercept_methods(intervention),
+        pytest.raises(UserError, match=f"there is no {what}"),
+    ):
+        jax.eval_shape(block.init, jax.random.key(0), features)
 
 
 def test_a_region_that_forgets_once(features):
