@@ -42,15 +42,19 @@ BLOCKS = {
     "minGRU": functools.partial(MODERN, cell="min_gru", residual=False),
     "window": functools.partial(MODERN, cell="window", memory_span=2),
     "dilated": functools.partial(MODERN, cell="dilated", memory_span=2),
-    "space only": functools.partial(MODERN, stages=("space", "space")),
-    "time only": functools.partial(MODERN, stages=("time",)),
-    "one time stage": functools.partial(MODERN, stages=("space", "space", "time")),
-    "homogeneous": functools.partial(MODERN, stages=ONE_GRAPH),
+    "space only": functools.partial(presets.modern, stages=("space", "space")),
+    "time only": functools.partial(presets.modern, stages=("time",)),
+    "one time stage": functools.partial(presets.modern, stages=("space", "space", "time")),
+    "homogeneous": functools.partial(presets.modern, stages=ONE_GRAPH),
     "homogeneous, additive attention, per scale": functools.partial(
-        MODERN, stages=ONE_GRAPH, attention="additive", residual=False, update_per_scale=True
+        presets.modern,
+        stages=ONE_GRAPH,
+        attention="additive",
+        residual=False,
+        update_per_scale=True,
     ),
     "homogeneous, heads and time": functools.partial(
-        MODERN, stages=("time", "spacetime"), num_heads=2, positions=False
+        presets.modern, stages=("time", "spacetime"), num_heads=2, positions=False
     ),
 }
 BFLOAT16_ERROR = 0.03  # root mean square, of the outputs' spread; measured: up to 0.012
