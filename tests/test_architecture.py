@@ -89,3 +89,11 @@ def test_no_module_imports_relatively():
     for path in MODULES.values():
         nodes = ast.walk(ast.parse(path.read_text()))
         assert not any(isinstance(node, ast.ImportFrom) and node.level for node in nodes), path
+
+
+def test_weights_are_float32_whatever_jax_says():
+    """Initialisers that get no type make float64 with jax_enable_x64."""
+    for name, path in modules().items():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(".param"):
+                assert "jnp.float32" in ast.unparse(node), f"{name}: {ast.unparse(node)}"

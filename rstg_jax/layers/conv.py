@@ -49,8 +49,12 @@ class Conv2D(nn.Module):
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 f"]:
         """Convolves every frame."""
         shape = (self.kernel, self.kernel, x.shape[-1], self.features)
-        kernel = self.param("kernel", nn.initializers.he_normal(), shape).astype(x.dtype)
-        bias = self.param("bias", nn.initializers.zeros, (self.features,)).astype(x.dtype)
+        kernel = self.param("kernel", nn.initializers.he_normal(), shape, jnp.float32).astype(
+            x.dtype
+        )
+        bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32).astype(
+            x.dtype
+        )
         by_frames = self.lowering == "matmul" or (self.lowering == "auto" and flattens())
         run = conv_for_cpus if by_frames else conv
         return run(x, kernel, self.stride, self.padding) + bias
@@ -85,7 +89,7 @@ class Conv3D(nn.Module):
     def __call__(self, x: Float[Array, "b t h w c"]) -> Float[Array, "b t2 h2 w2 f"]:
         """Convolves clips."""
         shape = (*self.kernel, x.shape[-1], self.features)
-        kernel = self.param("kernel", self.kernel_init, shape).astype(x.dtype)
+        kernel = self.param("kernel", self.kernel_init, shape, jnp.float32).astype(x.dtype)
         run = conv3d_by_frames if multiplies(self.lowering) else conv3d
         if self.padding == "half":
             pads: Pads = [((size - 1) // 2, size // 2) for size in self.kernel]
@@ -94,7 +98,9 @@ class Conv3D(nn.Module):
         x = run(x, kernel, self.stride, pads)
         if not self.bias:
             return x
-        return x + self.param("bias", nn.initializers.zeros, (self.features,)).astype(x.dtype)
+        return x + self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32).astype(
+            x.dtype
+        )
 
 
 def conv3d(

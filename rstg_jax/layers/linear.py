@@ -87,8 +87,9 @@ class DenseWeights(nn.Module):
 
     @nn.compact
     def __call__(self) -> Dense:
-        kernel = self.param("kernel", kernel_init, self.shape)
-        return Dense(kernel, self.param("bias", nn.initializers.zeros, self.shape[1:]))
+        kernel = self.param("kernel", kernel_init, self.shape, jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, self.shape[1:], jnp.float32)
+        return Dense(kernel, bias)
 
 
 class DenseGroup(nn.Module):

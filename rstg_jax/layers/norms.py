@@ -82,7 +82,7 @@ class BatchNorm(nn.Module):
         """Applies one exponential moving update per row (frame) of `batch`."""
         rows = batch.reshape(-1, batch.shape[-1])
         steps = len(rows)
-        weights = (1 - self.momentum) * self.momentum ** jnp.arange(steps - 1, -1, -1.0)
+        weights = (1 - self.momentum) * self.momentum ** jnp.arange(steps - 1, -1, -1.0, rows.dtype)
         moving.value = self.momentum**steps * moving.value + weights @ rows
 
 

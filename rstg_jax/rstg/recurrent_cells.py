@@ -237,18 +237,20 @@ class FrameRNN(nn.Module):
         if self.lags:
             width = time_inputs.width_of_lag(self.dim, self.lags) * len(self.lags)
             init = nn.initializers.lecun_normal()
-            kernel = self.param("lag_kernel", init, (inputs.shape[-1], width)).astype(frames.dtype)
+            kernel = self.param("lag_kernel", init, (inputs.shape[-1], width), jnp.float32)
+            kernel = kernel.astype(frames.dtype)
             inputs, late = time_inputs.with_lags(inputs, kernel, self.lags, before[len(kept) :])
             kept += late
         return inputs, carry, kept
 
     def _weights(self, width: int, dtype: Any) -> tuple[Callable[..., Any], Array, Array | None]:
         """The scan `(carry, projected) -> (carry, y)`; kernel and bias of the input product."""
+
+        def declare(name: str, init: Callable[..., Array], *shape: int) -> Array:
+            # Converted, as not all of these take a dtype: those of JAX follow jax_enable_x64.
+            return self.param(name, lambda *args: init(*args).astype(jnp.float32), shape)
+
         if (make := OTHERS.get(self.cell)) is not None:
-
-            def declare(name: str, init: Callable[..., Array], *shape: int) -> Array:
-                return self.param(name, init, shape)
-
             return make(declare, width, self.dim, self.memory_span, dtype)
         gates = GATES[self.cell]
         keep = 2 if self.cell == "lstm" else 1  # position of the gate that keeps the state: f, z
@@ -258,7 +260,7 @@ class FrameRNN(nn.Module):
             return jnp.zeros(shape).at[gate].set(self.forget_bias)
 
         def param(name: str, init: Callable[..., Array], *shape: int) -> Array:
-            return self.param(name, init, shape).astype(dtype)
+            return declare(name, init, *shape).astype(dtype)
 
         kernel_init = functools.partial(glorot_per_gate, gates=gates)
         zeros = nn.initializers.zeros

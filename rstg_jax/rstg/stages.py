@@ -155,7 +155,7 @@ class SpaceStage(nn.Module):
         if config.num_heads > 1:
             shapes["project"] = (d, d)
         gather = DenseGroup(shapes, name="gather")(dtype)
-        gather_bias = self.param("gather_bias", nn.initializers.zeros, (d,))
+        gather_bias = self.param("gather_bias", nn.initializers.zeros, (d,), jnp.float32)
 
         slices = self.graph.scale_slices if config.update_per_scale else (slice(None),)
         layers = {"first": (2 * d, d), "second": (d, d)}

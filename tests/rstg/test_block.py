@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import inspect
 import re
+from typing import get_args
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,7 @@ import pytest
 from rstg_jax.errors import UserError
 from rstg_jax.rstg import RSTG, RSTGConfig, init_state, presets, stage_plan, to_map, to_vec
 from rstg_jax.rstg.block import check_features, region_means
+from rstg_jax.rstg.config import Cell
 
 FEATURES = np.random.default_rng(0).normal(size=(2, 4, 6, 5, 7)).astype(np.float32)
 
@@ -83,6 +85,14 @@ def test_stages_without_a_kind_have_no_weights_of_it():
     apply, variables = block(stages=("time",))
     assert "space" not in variables["params"]
     assert apply(variables, FEATURES).attention is None
+
+
+@pytest.mark.parametrize("cell", get_args(Cell))
+def test_weights_are_float32_also_with_x64(cell):
+    config = presets.modern(1, dim=8, scales=(1,), cell=cell, memory_span=2, lags=(1,))
+    with jax.enable_x64(True):
+        variables = jax.eval_shape(RSTG(config).init, jax.random.key(0), FEATURES)
+    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype(jnp.float32)}
 
 
 def test_modern_preset_never_looks_at_later_frames():

@@ -146,7 +146,7 @@ class MViT(Backbone):
         x = Conv3D(config.width, EMBED_KERNEL, EMBED_STRIDE, bias=True, name="embed")(x)
         b, *grid, width = x.shape
         shape: Grid = (grid[0], grid[1], grid[2])
-        token = self.param("class_token", TABLE_INIT, (width,)).astype(x.dtype)
+        token = self.param("class_token", TABLE_INIT, (width,), jnp.float32).astype(x.dtype)
         x = jnp.concatenate(
             [jnp.broadcast_to(token, (b, 1, width)), x.reshape(b, -1, width)], axis=1
         )
@@ -231,7 +231,9 @@ class PoolingAttention(nn.Module):
         b, n, heads, d = q.shape
         q = q.reshape(b, *q_grid, heads, d)
         entries = [
-            entries_of(self.param(name, TABLE_INIT, (length, d)), queries, keys).astype(q.dtype)
+            entries_of(
+                self.param(name, TABLE_INIT, (length, d), jnp.float32), queries, keys
+            ).astype(q.dtype)
             for name, length, queries, keys in zip(
                 ("frames", "rows", "columns"),
                 (self.size.frames, self.size.side, self.size.side),

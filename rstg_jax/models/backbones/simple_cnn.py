@@ -101,7 +101,7 @@ class SimpleCNN(Backbone):
                 x = volume.reshape(x.shape)
         if config.position_embedding:
             init = nn.initializers.normal(0.3)
-            x += self.param("position_embedding", init, x.shape[1:]).astype(x.dtype)
+            x += self.param("position_embedding", init, x.shape[1:], jnp.float32).astype(x.dtype)
             mix = dense_weights(self, "mix", (x.shape[-1], x.shape[-1]), x.dtype)
             x = nn.relu(linear(x, *mix))
             x = LayerNorm(name="mix_norm")(x) if config.norm else x

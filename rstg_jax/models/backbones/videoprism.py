@@ -136,7 +136,7 @@ class VideoPrism(Backbone):
         """A learned table of positions on a grid, resampled: `[*size width]`."""
         width = self.config.width
         tokens = grid[0] if len(grid) == 1 else grid[0] * grid[1]
-        rows = self.param(name, nn.initializers.normal(0.02), (tokens, width))
+        rows = self.param(name, nn.initializers.normal(0.02), (tokens, width), jnp.float32)
         return jax.image.resize(rows.reshape(*grid, width), (*size, width), "bilinear")
 
 

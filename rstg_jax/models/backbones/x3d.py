@@ -148,7 +148,7 @@ class Depthwise(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """`[b t h w c]` -> `[b t' h' w' c]`."""
         shape = (*self.kernel, 1, x.shape[-1])
-        kernel = self.param("kernel", HE_FAN_OUT, shape).astype(x.dtype)
+        kernel = self.param("kernel", HE_FAN_OUT, shape, jnp.float32).astype(x.dtype)
         return jax.lax.conv_general_dilated(
             x,
             kernel,

@@ -53,7 +53,7 @@ class AttentivePool(nn.Module):
             block = Block(config.num_heads, mlp_dim, config.epsilon, name=f"block{number}")
             x = block(x)
         init = nn.initializers.truncated_normal(0.02)  # as released
-        query = self.param("query", init, (width,)).astype(x.dtype)
+        query = self.param("query", init, (width,), jnp.float32).astype(x.dtype)
         queries = jnp.broadcast_to(query, (b, 1, width))
         cross = CrossBlock(config.num_heads, mlp_dim, config.epsilon, name="cross")
         return cross(queries, x).astype(jnp.float32)
