@@ -93,6 +93,7 @@ def install(monkeypatch, train=None, test=None):
     train = Source(size=data.ENDLESS) if train is None else train
     sources = {"train": train, "test": Source("test") if test is None else test}
     monkeypatch.setattr(classifier, "build", lambda config, classes: Model(classes))
+    monkeypatch.setattr(data.SyncMNISTConfig, "num_classes", len(train.label_names))
     monkeypatch.setattr(data.SyncMNISTConfig, "open", lambda config, split: sources[split])
 
 

@@ -1,14 +1,18 @@
 """Wrong input to training: one clear line that says what and what to do, status 2, no traceback."""
 
+import dataclasses
 import json
 import os
 import sys
+from collections.abc import Callable
 
+import numpy as np
 import pytest
 
 import train
-from rstg_jax import cli, config
+from rstg_jax import cli, config, data, storage
 from rstg_jax.errors import UserError
+from rstg_jax.training import run as run_lib
 from rstg_jax.training import train_loop
 from rstg_jax.training.sharding import MeshConfig
 from tests import standins
@@ -109,6 +113,48 @@ def test_splits_with_different_labels(monkeypatch, capsys, tmp_path):
     standins.install(monkeypatch, test=standins.Source("test", classes=5))
     error = only_error(*run(monkeypatch, capsys, tmp_path))
     assert "different labels" in error
+
+
+@dataclasses.dataclass
+class Changed(standins.Source):
+    """Gives one array of its batches as `change` makes it."""
+
+    key: str = "label"
+    change: Callable[[np.ndarray], np.ndarray] = np.asarray
+
+    def batch(self, indices):
+        batch = super().batch(indices)
+        return batch | {self.key: self.change(batch[self.key])}
+
+
+@pytest.mark.parametrize(
+    ("key", "change", "message"),
+    [
+        ("label", np.eye(7, dtype=np.int32).__getitem__, "is int32 [1, 7], but multi_label=False"),
+        ("label", np.float32, "label of one example is float32 [1], but multi_label=False"),
+        ("video", lambda v: v[:, :, :16], "a video is [3, 16, 32, 1], but clip_shape is [3, 32, "),
+    ],
+)
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_examples_that_are_not_as_the_config_says(monkeypatch, split, key, change, message):
+    standins.install(monkeypatch, **{split: Changed(split, key=key, change=change)})
+    experiment = standins.experiment()
+    with pytest.raises(UserError) as error:
+        run_lib.set_up(experiment, storage.path("nowhere"))
+    message = message.replace("clip_shape", "clip_shape" if split == "train" else "test_clip_shape")
+    assert message in str(error.value) and str(error.value).startswith(f"stripes {split}: ")
+
+
+def test_other_labels_than_the_config_says(monkeypatch):
+    monkeypatch.setattr(data.SyncMNISTConfig, "num_classes", 5)
+    with pytest.raises(
+        UserError, match=r"has 7 label_names, but SyncMNISTConfig\.num_classes is 5"
+    ):
+        data.check_source(standins.experiment().data, standins.Source(), "train")
+    monkeypatch.setattr(data.SyncMNISTConfig, "num_classes", 7)
+    monkeypatch.setattr(data.SyncMNISTConfig, "multi_label", True)
+    with pytest.raises(UserError, match=r"int32 \[1\], but multi_label=True .* \[batch, 7\]"):
+        data.check_source(data.SyncMNISTConfig(), standins.Source(), "train")
 
 
 def test_workdir_with_another_config(monkeypatch, capsys, tmp_path):

@@ -17,7 +17,7 @@ from rstg_jax.data.batches import (
 )
 from rstg_jax.data.collisions import CollisionsConfig
 from rstg_jax.data.cups import CupsConfig
-from rstg_jax.data.dataset import DataConfig, Placement
+from rstg_jax.data.dataset import DataConfig, Placement, check_source
 from rstg_jax.data.features import FeaturesConfig
 from rstg_jax.data.sync_mnist.config import SyncMNISTConfig
 from rstg_jax.data.sync_mnist.online import OnlineSyncMNIST
@@ -47,6 +47,7 @@ __all__ = [
     "SomethingSomethingConfig",
     "Source",
     "SyncMNISTConfig",
+    "check_source",
     "checked_batch",
     "eval_batches",
     "labels_of",

@@ -3,6 +3,7 @@
 A new data set is one file under `data/` with a frozen dataclass that derives from `DataConfig`, and
 an import of it in `rstg_jax.data`. It must say the shape of a clip, the number of its classes and
 how a split is opened; the other methods have defaults for videos that are seen once and whole.
+Training checks the first example of each split against all that, see `check_source`.
 """
 
 import abc
@@ -14,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from rstg_jax import limits
-from rstg_jax.data.batches import Source
+from rstg_jax.data.batches import Source, checked_batch, train_examples
 from rstg_jax.data.video import decode
 from rstg_jax.errors import UserError
 
@@ -246,3 +247,45 @@ def check_split(split: str) -> None:
     """Raises `UserError` unless a split is one that `DataConfig.open` knows."""
     if split not in SPLITS:
         raise UserError(f"unknown split {split!r}: one of {', '.join(SPLITS)}")
+
+
+def check_source(config: DataConfig, source: Source, split: str) -> tuple[int, ...]:
+    """Checks the label names and the first example of a source against its configuration.
+
+    Args:
+      config: Of the data.
+      source: What it opened.
+      split: "train" or "test".
+
+    Returns:
+      Shape of the video, `(t, h, w, c)`, or `(v, t, h, w, c)` with several views.
+
+    Raises:
+      UserError: They do not fit; names the source and the field.
+    """
+    classes, views = config.num_classes, config.views if split == "test" else 1
+    if len(source.label_names) != classes:
+        raise UserError(
+            f"{source.name}: has {len(source.label_names)} label_names, but "
+            f"{type(config).__name__}.num_classes is {classes}"
+        )
+    first, shape, field = np.zeros(1, np.int64), config.clip_shape, "clip_shape"
+    if split == "train":
+        batch = train_examples(source, first, 0)
+    else:
+        batch, shape = checked_batch(source, first), config.test_clip_shape
+        field = f"test_clip_shape (of {views} views)" if views > 1 else "test_clip_shape"
+    label, video = batch["label"], batch["video"].shape[1:]
+    axes = (classes,) if config.multi_label else ()
+    if label.shape[1:] != axes or not np.issubdtype(label.dtype, np.integer):
+        wanted = f"0 or 1 in integers [batch, {classes}]" if axes else "integers [batch]"
+        raise UserError(
+            f"{source.name}: label of one example is {label.dtype} {list(label.shape)}, but "
+            f"multi_label={config.multi_label} in {type(config).__name__} needs {wanted}"
+        )
+    if video != (views,) * (views > 1) + shape:
+        raise UserError(
+            f"{source.name}: a video is {list(video)}, but {field} is {list(shape)} in "
+            f"{type(config).__name__}"
+        )
+    return video

@@ -122,7 +122,7 @@ def set_up(experiment: Experiment, workdir: storage.Path) -> Run:
     mesh = sharding.make_mesh(experiment.mesh)
     settings = experiment.train
     sharding.check_batch_size(settings.batch_size, mesh, "train.batch_size", settings.accumulate)
-    train_source, test_source = _open_splits(experiment)
+    train_source, test_source, video_shape = _open_splits(experiment)
     total_steps = settings.steps(len(train_source))
     module = classifier.build(experiment.model, len(train_source.label_names))
     on_nan = not_finite.parse(settings.on_nan)
@@ -134,7 +134,6 @@ def set_up(experiment: Experiment, workdir: storage.Path) -> Run:
         on_nan.action == "skip",
         settings.accumulate,
     )
-    video_shape = data.video_shape(train_source)
     abstract = train_state.abstract_state(setup, video_shape, mesh)
     fed, make_batch = experiment.batch_keys, None
     if isinstance(train_source, data.OnDevice):
@@ -167,8 +166,11 @@ def set_up(experiment: Experiment, workdir: storage.Path) -> Run:
     )
 
 
-def _open_splits(experiment: Experiment) -> tuple[data.Source, data.Source]:
-    """Opens what is trained and tested on, and checks that both suit the config and each other."""
+def _open_splits(experiment: Experiment) -> tuple[data.Source, data.Source, tuple[int, ...]]:
+    """Opens what is trained and tested on, and checks that both suit the config and each other.
+
+    Returns both, and the shape of a training clip.
+    """
     train_source = eval_loop.open_split(experiment.data, "train")
     test_source = eval_loop.open_split(experiment.data, "test")
     data.refuse_endless(test_source)
@@ -179,12 +181,14 @@ def _open_splits(experiment: Experiment) -> tuple[data.Source, data.Source]:
         )
     if train_source.label_names != test_source.label_names:
         raise UserError(f"{train_source.name} and {test_source.name} have different labels")
-    frames, loss = data.video_shape(train_source)[0], experiment.loss
+    video_shape = data.check_source(experiment.data, train_source, "train")
+    data.check_source(experiment.data, test_source, "test")
+    frames, loss = video_shape[0], experiment.loss
     if loss.frame_weight and loss.frame_start >= frames:
         raise UserError(
             f"loss.frame_start={loss.frame_start} leaves no frame of a clip of {frames}"
         )
-    return train_source, test_source
+    return train_source, test_source, video_shape
 
 
 def batches_of(
