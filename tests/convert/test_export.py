@@ -143,6 +143,10 @@ def test_what_is_no_such_file(run, tmp_path):
             rstg_jax.load(str(tmp_path / f"{name}.safetensors"))
     with pytest.raises(UserError, match=r"no weights 'lite9': give one of .*kinetics/i3d"):
         rstg_jax.load("lite9")
+    with pytest.raises(
+        UserError, match=r"is a directory: .*convert\.export --workdir=.* makes a file"
+    ):
+        rstg_jax.load(workdir)
     with pytest.raises(UserError, match=r"must end in \.safetensors"):
         export.main([f"--workdir={workdir}", f"--out={tmp_path / 'a.npz'}"])
 

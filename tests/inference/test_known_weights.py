@@ -67,6 +67,14 @@ def test_a_path_is_as_good_as_its_text():
     assert rstg_jax.load(path).label_names == rstg_jax.load(str(path)).label_names
 
 
+def test_what_a_model_reads_is_known():
+    model, variables, labels = rstg_jax.load("sync_mnist/demo")
+    data = rstg_jax.load_experiment("sync_mnist/demo").data
+    assert data.clip_shape == (10, 32, 32, 1) and data.num_classes == len(labels)
+    video = np.zeros((1, *data.clip_shape), np.uint8)
+    assert jax.eval_shape(model.apply, variables, video)[0].shape == (1, len(labels))
+
+
 def test_flags(capsys):
     for words, message in (
         (["a.mp4"], "one of the arguments --workdir --weights is required"),
