@@ -148,6 +148,18 @@ def test_misspelt_key_names_the_nearest(key, near):
 
 
 @pytest.mark.parametrize(
+    ("text", "values"),
+    [
+        ("conv{1,2}", ("conv{1,2}",)),
+        ("conv{1,2}/[a,b],head", ("conv{1,2}/[a,b]", "head")),
+        ("(conv{1,},(a|b,c))", ("conv{1,}", "(a|b,c)")),
+    ],
+)
+def test_commas_inside_a_regular_expression_do_not_split_it(text, values):
+    assert config.override(Root(), {"model.plan": text}).model.plan == values
+
+
+@pytest.mark.parametrize(
     ("key", "value", "wanted"),
     [
         ("train.batch_size", "8.5", "int"),

@@ -136,13 +136,13 @@ def _parse_one(text: str, hint: Any, key: str) -> Any:
 
 
 def _split(text: str) -> list[str]:
-    """Splits ``(a, (b, c), d)`` at the commas of the outermost level."""
+    """Splits ``(a, (b, c), d{1,2})`` at the commas of the outermost level."""
     text = text.strip()
     if text[:1] + text[-1:] in ("()", "[]") and not _closes_early(text):
         text = text[1:-1]
     parts, depth, start = [], 0, 0
     for i, c in enumerate(text + ","):
-        depth += (c in "([") - (c in ")]")
+        depth += (c in "([{") - (c in ")]}")
         if c == "," and depth == 0:
             parts.append(text[start:i].strip())
             start = i + 1
