@@ -163,6 +163,16 @@ def test_examples():
     np.testing.assert_allclose(names["out"].nodes[:, 0], names["nodes"][:, -1], atol=1e-5)
 
 
+def test_example_of_data_made_on_the_device():
+    names = {}
+    for code in re.findall(r"```python\n(.*?)```", (ROOT / "docs/data.md").read_text(), re.DOTALL):
+        exec(code, names)
+    video, source = names["video"], names["source"]
+    assert (video.shape, video.dtype) == ((8, 10, 64, 64, 1), np.uint8)
+    assert len(names["names"]) == 8 and {*names["names"]} <= {*source.label_names}
+    assert {"coords", "digits"} <= set(names["batch"])
+
+
 def test_named_places_exist():
     places = [
         place
