@@ -97,7 +97,8 @@ class VideoClassifier(nn.Module):
             head = object_map.ObjectMap(config.map_classes, name="object_map")
             out["object_map"] = head(features)
             if config.map_channels:
-                features = object_map.channels(out["object_map"]).astype(features.dtype)
+                channels = object_map.channels(out["object_map"], not config.head.convolves)
+                features = channels.astype(features.dtype)
         if config.rstg_at and config.rstg.objects:
             if config.map_classes:
                 out["objects"] = object_map.find_objects(out["object_map"])

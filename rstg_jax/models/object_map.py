@@ -53,7 +53,7 @@ class ObjectMap(nn.Module):
         return jnp.concatenate([presence.reshape(*shape, 1), place.reshape(*shape, 2)], axis=-1)
 
 
-def channels(predicted: jax.Array) -> jax.Array:
+def channels(predicted: jax.Array, for_means: bool = True) -> jax.Array:
     """Turns predictions into channels of the feature map.
 
     The mean of presence and of presence times place over a region says which objects are in it and
@@ -63,14 +63,17 @@ def channels(predicted: jax.Array) -> jax.Array:
 
     Args:
       predicted: of `ObjectMap`, `[b t h w classes 3]`.
+      for_means: for means over regions. Convolutions read single pixels, and saturate cells at
+        values that suit means.
 
     Returns:
       float32 `[b t h w 3 * (classes + 1)]`: for each class, and last for twice the sum of all,
       probability of presence times `PRESENCE_GAIN`, and probability times place in the FRAME, `y x`
-      from -1 to 1, times `PLACE_GAIN`.
+      from -1 to 1, times `PLACE_GAIN`; or, if not for means, times 1 and `MEAN_PLACE_GAIN`.
     """
     presence, place = jax.nn.sigmoid(predicted[..., :1]), _places(predicted)
-    parts = [presence * PRESENCE_GAIN, presence * place * PLACE_GAIN]
+    gains = (PRESENCE_GAIN, PLACE_GAIN) if for_means else (1.0, MEAN_PLACE_GAIN)
+    parts = [presence * gains[0], presence * place * gains[1]]
     values = jnp.concatenate(parts, axis=-1)  # [b t h w classes 3]
     values = jnp.concatenate([values, 2 * values.sum(axis=-2, keepdims=True)], axis=-2)
     return values.reshape(*predicted.shape[:4], -1)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
 from configs import sync_mnist
 from rstg_jax.data import object_maps
@@ -13,7 +14,7 @@ from rstg_jax.errors import UserError
 from rstg_jax.models import classifier, object_map
 from rstg_jax.models.backbones import CoordinatesConfig
 from rstg_jax.models.backbones.resnet3d import ResNet3DConfig
-from rstg_jax.models.heads import GlobalPooling, RNNHead
+from rstg_jax.models.heads import GlobalPooling, ResNet3DHead, RNNHead
 from rstg_jax.rstg.block import RSTG, init_state, region_means
 from rstg_jax.rstg.region_graph import RegionGraph
 from rstg_jax.training import losses
@@ -29,11 +30,18 @@ def test_head_starts_with_its_prior():
     np.testing.assert_allclose(jax.nn.sigmoid(predicted[..., 0]), object_map.PRIOR, rtol=1e-5)
 
 
-def test_channels():
+@pytest.mark.parametrize(
+    ("for_means", "gains"),
+    [
+        (True, (object_map.PRESENCE_GAIN, object_map.PLACE_GAIN)),
+        (False, (1, object_map.MEAN_PLACE_GAIN)),
+    ],
+)
+def test_channels(for_means, gains):
     predicted = np.random.default_rng(2).normal(size=(2, 3, ROWS, COLUMNS, CLASSES, 3))
-    got = object_map.channels(jnp.asarray(predicted, jnp.float32))
+    got = object_map.channels(jnp.asarray(predicted, jnp.float32), for_means)
     got = got.reshape(*predicted.shape[:4], CLASSES + 1, 3)
-    got = got / np.array([object_map.PRESENCE_GAIN, *[object_map.PLACE_GAIN] * 2])
+    got = got / np.array([gains[0], *[gains[1]] * 2])
     np.testing.assert_allclose(got[..., -1, :], 2 * got[..., :-1, :].sum(-2), rtol=1e-4, atol=1e-5)
     for clip, frame, row, column, one in np.ndindex(predicted.shape[:-1]):
         logit, y, x = predicted[clip, frame, row, column, one]
@@ -230,6 +238,33 @@ def test_every_kind_of_model_has_the_task(parts):
 
     video = jax.ShapeDtypeStruct((2, 4, 32, 32, 1), np.uint8)
     assert jax.eval_shape(loss, video).shape == ()
+
+
+@pytest.mark.parametrize(
+    ("head", "for_means"),
+    [(RNNHead("mean", dim=8), True), (RNNHead("conv", dim=8), False), (ResNet3DHead(1, 4), False)],
+)
+def test_heads_that_convolve_the_channels_read_others(head, for_means):
+    without = {"rstg_at": (), "dropout_rate": 0.0, "map_classes": 3, "map_channels": True}
+    model = dataclasses.replace(sync_mnist.tiny().model, head=head, **without)
+    seen = []
+
+    def read(call, args, kwargs, context):
+        if context.module.name == "head" and context.method_name == "__call__":
+            seen.append(args[0])
+        return call(*args, **kwargs)
+
+    def classify(video):
+        with nn.intercept_methods(read):
+            return classifier.build(model, 4).init_with_output(jax.random.key(0), video)[0][1]
+
+    def gain(video):
+        out = classify(video)
+        wanted = object_map.channels(out["object_map"], for_means)
+        return jnp.abs(seen.pop() - wanted).max(), jnp.abs(wanted).max()
+
+    difference, largest = jax.jit(gain)(np.zeros((1, 2, 8, 8, 1), np.uint8))
+    assert difference == 0 < largest
 
 
 def test_channels_need_the_head():

@@ -39,6 +39,11 @@ class HeadConfig(abc.ABC):
         return False
 
     @property
+    def convolves(self) -> bool:
+        """Whether it convolves the map."""
+        return False
+
+    @property
     def reads_boxes(self) -> bool:
         """Whether it reads boxes of objects, `[b t n 4]`, see `VideoClassifier.__call__`."""
         return False

@@ -44,6 +44,10 @@ class RNNHead(HeadConfig):
     def reads_mean(self) -> bool:
         return self.vector == "mean"
 
+    @property
+    def convolves(self) -> bool:
+        return self.vector == "conv"
+
     def build(self, name: str) -> "VectorRNN":
         return VectorRNN(self, name=name)
 

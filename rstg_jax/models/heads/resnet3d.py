@@ -36,6 +36,10 @@ class ResNet3DHead(HeadConfig):
         if missing := [block for block in self.non_local if not 0 <= block < self.blocks]:
             raise UserError(f"non_local={missing[0]}: the head has blocks 0 to {self.blocks - 1}")
 
+    @property
+    def convolves(self) -> bool:
+        return True
+
     def build(self, name: str) -> "ResNet3DLayers":
         return ResNet3DLayers(self, name=name)
 
