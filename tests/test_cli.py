@@ -292,6 +292,9 @@ def test_a_variable_that_is_not_set_is_not_the_current_directory(words, monkeypa
 def test_signals_before_training_end_it_in_one_line(code, status):
     first = "import functools, os, signal, sys, time\nfrom rstg_jax import cli\n"
     first += "kill = functools.partial(os.kill, os.getpid())\n"
+    # The suite itself may run in the background or under nohup, where signals are ignored.
+    first += "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    first += "signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"
     command = [sys.executable, "-c", first + code]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (status, "interrupted\n")

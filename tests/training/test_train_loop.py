@@ -152,7 +152,7 @@ def test_a_signal_before_the_first_step_saves_nothing_and_says_so(tmp_path, monk
 
 def test_a_closed_terminal_stops_as_other_signals_do():
     """Unless the run was started with nohup, which ignores the signal."""
-    before = signal.getsignal(signal.SIGHUP)
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
     terminal, other = os.openpty()
     try:
         with signals.StopSignal() as stop:
