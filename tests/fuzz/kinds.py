@@ -5,6 +5,7 @@ Whatever a kind needs that is slow to import is imported by its functions.
 
 import gzip
 import hashlib
+import importlib.util
 import io
 import json
 import pickle
@@ -536,7 +537,6 @@ KINDS = {
     "features": Kind(stored_features, read_features, exact=True, harm=("-of-00001",)),
     "features_json": Kind(stored_features, read_features, text=True, harm=("json",)),
     "safetensors": Kind(safetensors, read_torch, text=True),
-    "pth": Kind(pth, read_torch),
     "pickle": Kind(pickled, read_pickled),
     "tensorflow": Kind(tensorflow, read_tensorflow, exact=True),
     "tf_forged": Kind(tensorflow, read_tensorflow, repair=table_sums),
@@ -544,3 +544,5 @@ KINDS = {
     "old_checkpoint": Kind(old_checkpoints, read_checkpoint, text=True, harm=META),
     "overrides": Kind(overrides, read_overrides, text=True),
 }
+if importlib.util.find_spec("torch"):  # it writes these files
+    KINDS["pth"] = Kind(pth, read_torch)
