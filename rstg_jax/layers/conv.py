@@ -49,15 +49,12 @@ class Conv2D(nn.Module):
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 f"]:
         """Convolves every frame."""
         shape = (self.kernel, self.kernel, x.shape[-1], self.features)
-        kernel = self.param("kernel", nn.initializers.he_normal(), shape, jnp.float32).astype(
-            x.dtype
-        )
-        bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32).astype(
-            x.dtype
-        )
+        kernel = self.param("kernel", nn.initializers.he_normal(), shape, jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
         by_frames = self.lowering == "matmul" or (self.lowering == "auto" and flattens())
         run = conv_for_cpus if by_frames else conv
-        return run(x, kernel, self.stride, self.padding) + bias
+        y = run(x, kernel.astype(x.dtype), self.stride, self.padding)
+        return y + bias.astype(x.dtype)
 
 
 class Conv3D(nn.Module):
@@ -98,9 +95,8 @@ class Conv3D(nn.Module):
         x = run(x, kernel, self.stride, pads)
         if not self.bias:
             return x
-        return x + self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32).astype(
-            x.dtype
-        )
+        bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
+        return x + bias.astype(x.dtype)
 
 
 def conv3d(

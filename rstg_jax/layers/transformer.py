@@ -37,9 +37,8 @@ class Linear(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "*batch c"]) -> Float[Array, "*batch f"]:
-        kernel = self.param(
-            "kernel", kernel_init, (x.shape[-1], self.features), jnp.float32
-        ).astype(x.dtype)
+        kernel = self.param("kernel", kernel_init, (x.shape[-1], self.features), jnp.float32)
+        kernel = kernel.astype(x.dtype)
         if not self.bias:
             return linear(x, kernel)
         bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
