@@ -173,6 +173,13 @@ def oriented(content: bytes, orientation: str) -> bytes:
     return content[:place] + matrix + content[place + len(matrix) :]
 
 
+def stored_last(content: bytes) -> int:
+    """Number, in the order in which frames are shown, of the one that is stored last."""
+    with av.open(io.BytesIO(content), metadata_errors="replace") as file:
+        times = [packet.pts for packet in file.demux(video=0) if packet.size]
+    return sorted(times).index(times[-1])
+
+
 def plain(content: bytes) -> list[np.ndarray]:
     """All frames, uint8 [h w c], of a whole file or one that is cut off at either end."""
     frames = []
