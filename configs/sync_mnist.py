@@ -301,7 +301,7 @@ LITE_ROWS: dict[str, Callable[[ModelConfig], ModelConfig]] = {
     "nl_i3d": functools.partial(without_block, head=ResNet3DHead(6, non_local=(1, 3))),
     "i3d": functools.partial(without_block, head=ResNet3DHead(6)),
     "conv_lstm": functools.partial(
-        without_block, head=RNNHead("conv", dim=96, differences=True), readout="last"
+        without_block, head=RNNHead("conv", dim=128, kernel=8, differences=True), readout="last"
     ),
     "mean_lstm": functools.partial(
         without_block, head=RNNHead("mean", dim=128, differences=True), readout="last"

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 
+import numpy as np
 import pytest
 
 from rstg_jax import data, evaluate, verify
@@ -30,6 +31,13 @@ def workdir(tmp_path, trained, monkeypatch):
 def run(capsys, workdir, *flags):
     status = verify.main([f"--workdir={workdir}", *flags])
     return status, capsys.readouterr().out.splitlines()
+
+
+@pytest.mark.parametrize("other", [np.nan, np.inf])
+def test_values_that_are_not_finite_differ(other):
+    worst = [verify.difference(x, 1.0) for x in (1.0, other, 2.0)]
+    assert worst == [0.0, np.inf, 1.0] and max(worst) == np.inf
+    assert verify.difference(np.float32(2), np.float32(np.inf)) == np.inf
 
 
 def test_a_run_is_identical(workdir, capsys):

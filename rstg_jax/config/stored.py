@@ -49,6 +49,26 @@ def from_dict(cls: type[T], plain: Mapping[str, Any], prefix: str = "") -> T:
     return construct(cls, values, prefix.rstrip("."))
 
 
+def check(config: Any, prefix: str = "") -> None:
+    """Raises `UserError` for a field that is not of its annotated type, such as a misspelt choice.
+
+    Python checks no annotations, so that a configuration that code makes may hold anything.
+
+    Args:
+      config: the configuration, all of whose sections are checked.
+      prefix: of the keys in messages.
+    """
+    hints = typing.get_type_hints(type(config))
+    for field in dataclasses.fields(config):
+        value, hint, key = getattr(config, field.name), hints[field.name], prefix + field.name
+        if not dataclasses.is_dataclass(value):
+            _check(_plain(value), hint, key)
+        elif isinstance(value, tuple(classes(hint).values())):
+            check(value, f"{key}.")
+        else:
+            raise wrong_type(key, value, hint)
+
+
 def config_hash(config: Any) -> str:
     """Returns the first 12 hexadecimal digits of the SHA-256 of the canonical JSON."""
     canonical = json.dumps(to_dict(config), sort_keys=True, separators=(",", ":"))

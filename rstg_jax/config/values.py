@@ -79,6 +79,9 @@ def unknown_class(key: str, name: Any, choices: Mapping[str, type]) -> UserError
 
 def wrong_type(key: str, value: Any, hint: Any) -> UserError:
     """Returns the error for a value that is not of the annotated type."""
+    if typing.get_origin(hint) is Literal:
+        words = ", ".join(map(str, typing.get_args(hint)))
+        return UserError(f"config key {key!r}: {value!r} is not one of {words}")
     name = getattr(hint, "__name__", "") if isinstance(hint, type) else ""
     wanted = name or str(hint).replace("typing.", "")
     return UserError(f"config key {key!r}: {value!r} is not of type {wanted}")

@@ -58,9 +58,8 @@ class CollisionsConfig(DataConfig):
     seed: int = 0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         generator.check_seed(self.seed)
-        if self.question not in ("first", "touch"):
-            raise UserError(f"question={self.question!r} must be 'first' or 'touch'")
         least = {"num_discs": 2, "num_frames": 3, "num_test": 1, "frame_size": 4}
         for key, value in least.items():
             if getattr(self, key) < value:

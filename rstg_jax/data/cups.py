@@ -53,6 +53,7 @@ class CupsConfig(DataConfig):
     seed: int = 0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         generator.check_seed(self.seed)
         least = {"num_swaps": 1, "num_test": 1, "swap_frames": 2, "frame_size": 4}
         for key, value in least.items():

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, NamedTuple, Self
 import numpy as np
 from PIL import Image
 
-from rstg_jax import limits
+from rstg_jax import config, limits
 from rstg_jax.data.batches import Source, checked_batch, train_examples
 from rstg_jax.data.video import decode
 from rstg_jax.errors import UserError
@@ -58,6 +58,9 @@ class DataConfig(abc.ABC):
     fps: ClassVar[int] = 12
     pictures: ClassVar[bool] = True
     may_differ: ClassVar[tuple[str, ...]] = ()
+
+    def __post_init__(self) -> None:
+        config.check(self)
 
     @property
     @abc.abstractmethod

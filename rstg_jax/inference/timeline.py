@@ -15,13 +15,14 @@ from fractions import Fraction
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from rstg_jax.data.video import decode, parts
 from rstg_jax.errors import UserError
 from rstg_jax.inference.predictor import Predictor
 from rstg_jax.rstg.block import State, init_state
-from rstg_jax.training import steps, trained_model
+from rstg_jax.training import sharding, steps, trained_model
 
 
 class Timeline(NamedTuple):
@@ -109,7 +110,10 @@ class StreamPredictor:
     def __init__(self, model: trained_model.TrainedModel, top: int):
         if reason := model.experiment.model.no_stream:
             raise UserError(f"{model.experiment.name} cannot stream: {reason}; leave out --stream")
-        self._variables, self._block = model.variables, model.experiment.model.rstg
+        # Of the type and on the devices of the states that follow, so that steps compile once.
+        start = init_state(model.experiment.model.rstg, 1, jnp.dtype(model.experiment.model.dtype))
+        self._start = jax.device_put(start, sharding.replicated(model.mesh))
+        self._variables = model.variables
         kind = model.experiment.loss.kind
         self._state: State = ()
 
@@ -124,7 +128,7 @@ class StreamPredictor:
 
     def begin(self) -> None:
         """Forgets the video before."""
-        self._state = init_state(self._block, batch=1)
+        self._state = self._start
 
     def best(self, video: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Labels and probabilities of the next part, uint8 `[t h w c]`, see `Predictor.best`."""

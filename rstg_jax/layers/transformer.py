@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from rstg_jax.errors import UserError
 from rstg_jax.layers.array_types import Array, Float
 from rstg_jax.layers.linear import kernel_init, linear
 from rstg_jax.layers.norms import LayerNorm
@@ -76,6 +77,8 @@ class Attention(nn.Module):
           context: tokens, which may be the same.
           rotary: of both, if they are the same.
         """
+        if self.logit_cap and self.causal:
+            raise UserError("attention with logit_cap cannot be causal")
         width = queries.shape[-1]
 
         def heads(x: Array, name: str, bias: bool = True) -> Array:

@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Literal
 
+from rstg_jax import config
 from rstg_jax.errors import UserError
 from rstg_jax.models.backbones import BackboneConfig, CoordinatesConfig, SimpleCNNConfig
 from rstg_jax.models.heads import HeadConfig, NodePooling
@@ -71,6 +72,7 @@ class ModelConfig:
     dtype: Literal["float32", "bfloat16"] = "float32"
 
     def __post_init__(self) -> None:
+        config.check(self)
         if not 0 <= self.dropout_rate < 1:
             raise UserError(f"dropout_rate={self.dropout_rate} must be in [0, 1)")
         for key in ("region_classes", "map_classes"):
@@ -78,8 +80,6 @@ class ModelConfig:
                 raise UserError(f"{key}={getattr(self, key)} cannot be negative")
         if self.map_channels and not self.map_classes:
             raise UserError("map_channels needs map_classes above 0")
-        if self.map_pool not in ("area", "presence"):
-            raise UserError(f"map_pool {self.map_pool!r} is not one of area, presence")
         if self.map_pool == "presence" and not self.map_channels:
             raise UserError("map_pool 'presence' needs map_channels")
         names = list(self.resolved)

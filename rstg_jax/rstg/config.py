@@ -20,11 +20,18 @@ FRAME_HEADS = 4  # of the cells "window" and "dilated"
 ROUND: tuple[Stage, ...] = ("time", "space")  # one iteration of the paper's plan
 
 
-def heads_misfit(cell: Cell, dim: int) -> str:
-    """Why a cell cannot have so many features; empty if it can."""
-    if cell not in ("window", "dilated") or dim % FRAME_HEADS == 0:
-        return ""
-    return f"dim {dim} is no multiple of {FRAME_HEADS}, the heads of cell {cell!r}"
+def check_recurrence(cell: Cell, dim: int, lags: tuple[int, ...], memory_span: int) -> None:
+    """Raises `UserError` if a time stage cannot be like this; see `RSTGConfig` for the fields."""
+    if dim < 1:
+        raise UserError(f"dim {dim} must be at least 1")
+    if cell in ("window", "dilated") and dim % FRAME_HEADS:
+        raise UserError(f"dim {dim} is no multiple of {FRAME_HEADS}, the heads of cell {cell!r}")
+    if lags and (min(lags) < 1 or len(set(lags)) < len(lags)):
+        raise UserError(f"lags {lags} must be different numbers of frames, 1 or more")
+    if len(lags) > dim:
+        raise UserError(f"{len(lags)} lags are more than the {dim} features that they share")
+    if memory_span < 1:
+        raise UserError(f"memory_span {memory_span} must be at least 1")
 
 
 def stage_plan(iterations: int) -> tuple[Stage, ...]:
@@ -119,6 +126,7 @@ class RSTGConfig:
                 raise UserError(f"{name} {value!r} must be a tuple, such as ({value!r},)")
             object.__setattr__(self, name, tuple(value))
         self._check_integers()  # before they are compared
+        check_recurrence(self.cell, self.dim, self.lags, self.memory_span)
         for conditions in (self._unknown_choices, self._bad_values, self._bad_combinations):
             for wrong, message in conditions():
                 if wrong:
@@ -155,24 +163,17 @@ class RSTGConfig:
         undivided = self.num_heads < 1 or self.dim % self.num_heads != 0
         return [
             (self.objects < 0, f"objects {self.objects} is negative"),
-            (self.dim < 1, f"dim {self.dim} must be at least 1"),
             (not self.stages, f"stages is empty: give at least one of {names}"),
             (bool(unknown), f"unknown stage {unknown[:1]} in stages; use {names}"),
             (undivided, f"num_heads {self.num_heads} does not divide dim {self.dim}"),
-            (
-                bool(self.lags) and (min(self.lags) < 1 or len(set(self.lags)) < len(self.lags)),
-                f"lags {self.lags} must be different numbers of frames, 1 or more",
-            ),
             (self.update_layers not in (1, 2), f"update_layers {self.update_layers} is not 1 or 2"),
             (bool(set(self.remat) - set(REMAT)), f"remat takes {', '.join(REMAT)}"),
             (self.message_frames < 0, f"message_frames {self.message_frames} is negative"),
-            (self.memory_span < 1, f"memory_span {self.memory_span} must be at least 1"),
         ]
 
     def _bad_combinations(self) -> list[tuple[bool, str]]:
         """Conditions on several fields, each with its error message."""
         normed = self.post_norm != "none"
-        misfit = heads_misfit(self.cell, self.dim)
         chunked = self.message_frames > 0 or "messages" in self.remat
         return [
             (
@@ -193,11 +194,6 @@ class RSTGConfig:
                 "the stage 'spacetime' needs masking 'exclude' and post_norm 'none'",
             ),
             (self.cell != "lstm" and self.two_biases, "two_biases needs cell 'lstm'"),
-            (bool(misfit), misfit),
-            (
-                len(self.lags) > self.dim,
-                f"{len(self.lags)} lags are more than the {self.dim} features that they share",
-            ),
             (chunked and normed, "message_frames and remat 'messages' need post_norm 'none'"),
             (
                 self.schedule == "wavefront" and not self.rounds,

@@ -4,6 +4,7 @@ import dataclasses
 import fractions
 import math
 
+from rstg_jax import config
 from rstg_jax.data import ENDLESS, DataConfig, SyncMNISTConfig
 from rstg_jax.errors import UserError
 from rstg_jax.models.config import ModelConfig
@@ -156,6 +157,7 @@ class Experiment:
         return (*self.loss.batch_keys, *(("boxes",) if self.model.head.reads_boxes else ()))
 
     def __post_init__(self) -> None:
+        config.check(self)
         if (self.loss.kind == "sigmoid") != self.data.multi_label:
             kind, count = (
                 ("sigmoid", "any number of labels")

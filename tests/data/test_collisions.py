@@ -183,7 +183,7 @@ def test_examples_are_functions_of_their_index():
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"question": "last"}, "question='last' must be 'first' or 'touch'"),
+        ({"question": "last"}, "'question': 'last' is not one of first, touch"),
         ({"num_discs": 1}, "num_discs=1 must be at least 2"),
         (
             {"radius": 2.0},

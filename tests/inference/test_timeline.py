@@ -4,6 +4,7 @@ import contextlib
 import csv
 import dataclasses
 import json
+import logging
 import tracemalloc
 import weakref
 from fractions import Fraction
@@ -245,6 +246,14 @@ def test_a_stream_knows_all_frames_before(model, film, seconds):
     if len(found.bounds) > 1:
         alone = timeline.maker(model, timeline.Cut(seconds, seconds), top=7)(film)
         assert np.abs(alone.probabilities[1:] - found.probabilities[1:]).max() > 1e-3
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_stream_compiles_once(run, film, dtype, caplog):
+    model = trained_model.load(run, overrides={"model.dtype": dtype}, devices=jax.devices()[:1])
+    with jax.log_compiles(), caplog.at_level(logging.WARNING, "jax"):
+        timeline.maker(model, timeline.Cut(0.5, stream=True))(film)
+    assert caplog.text.count("Compiling jit(step)") == 2  # parts of 6 frames, the last of 2
 
 
 def test_a_second_film_begins_anew(model, film):

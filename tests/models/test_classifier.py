@@ -171,8 +171,30 @@ def test_mean_and_lstm():
     expected = outputs @ classifier["kernel"] + classifier["bias"]
     np.testing.assert_allclose(logits, expected, rtol=1e-5)
     assert "nodes" not in out
-    with pytest.raises(UserError, match="dim 7 is no multiple of 4, the heads of cell 'window'"):
-        RNNHead("mean", "window", 7)
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"cell": "window", "dim": 7}, "dim 7 is no multiple of 4, the heads of cell 'window'"),
+        ({"dim": 0}, "dim 0 must be at least 1"),
+        ({"lags": (0, 1)}, r"lags \(0, 1\) must be different numbers of frames, 1 or more"),
+        ({"lags": (1, 2, 3), "dim": 2}, "3 lags are more than the 2 features"),
+        ({"memory_span": 0}, "memory_span 0 must be at least 1"),
+        ({"kernel": 1}, "kernel=1 must be at least 2"),
+    ],
+)
+def test_impossible_recurrent_heads_are_refused(fields, sentence):
+    with pytest.raises(UserError, match=sentence):
+        RNNHead(**fields)
+
+
+def test_a_recurrent_head_looks_back_as_far_as_it_is_told():
+    maps = np.random.default_rng(0).normal(size=(1, 6, 2, 2, 4)).astype(np.float32)
+    module = RNNHead("mean", "window", 8, memory_span=2).build("head")
+    variables = jax.jit(module.init)(jax.random.key(0), maps)
+    gradient = jax.jit(jax.grad(lambda maps: module.apply(variables, maps)[0, 4].sum()))(maps)
+    assert np.flatnonzero(np.abs(gradient).sum((0, 2, 3, 4))).tolist() == [2, 3, 4]
 
 
 @pytest.mark.parametrize(("non_local", "reach"), [((), 2), ((0,), 4)])
@@ -191,6 +213,18 @@ def test_residual_convolutions_over_space_and_time(non_local, reach):
 def test_non_local_blocks_that_are_not_there():
     with pytest.raises(UserError, match="non_local=2: the head has blocks 0 to 1"):
         ResNet3DHead(2, 4, (2,))
+
+
+def test_a_convolution_of_the_whole_map():
+    maps = np.random.default_rng(0).normal(size=(2, 3, 5, 4, 6)).astype(np.float32)
+    head = RNNHead("conv", "gru", 7, kernel=8).build("head")
+    params = jax.jit(head.init)(jax.random.key(0), maps)["params"]
+    assert params["conv0"]["kernel"].shape == (5, 4, 6, 7) and "conv1" not in params
+    vectors = np.maximum(np.einsum("bthwc,hwcd->tbd", maps, params["conv0"]["kernel"]), 0)
+    cell = FrameRNN(7, "gru", 1.0)
+    wanted = jax.jit(cell.apply)({"params": params["gru"]}, vectors[None])[0][0]
+    found = jax.jit(head.apply)({"params": params}, maps)
+    np.testing.assert_allclose(np.swapaxes(found, 0, 1), wanted, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("norm", [False, True])

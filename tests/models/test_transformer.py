@@ -99,6 +99,14 @@ def test_a_causal_frame_does_not_see_later_ones(params, causal):
     assert change[:, 6].max() > 1e-2
 
 
+def test_capped_attention_is_not_causal():
+    tokens = np.zeros((1, 3, 4), np.float32)
+    with pytest.raises(UserError, match="attention with logit_cap cannot be causal"):
+        transformer.Attention(2, logit_cap=50.0, causal=True).init(
+            jax.random.key(0), tokens, tokens
+        )
+
+
 def test_clips_of_any_length_have_positions_of_their_own(params):
     longer = np.tile(FEATURES[:, :1], (1, 1024, 1, 1, 1))  # the same frame all the time
     assert run(params, HEAD, longer[:, :300]).shape == (2, 300, 12)

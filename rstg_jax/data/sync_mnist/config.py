@@ -79,14 +79,7 @@ class SyncMNISTConfig(DataConfig):
     def __post_init__(self) -> None:
         if self.digits_from not in digits_lib.SOURCES:
             raise UserError(f"digits_from={self.digits_from!r}: {digits_lib.CHOICES}")
-        if self.train_source not in ("online", "device", "tfds"):
-            raise UserError(
-                f"train_source={self.train_source!r} must be 'online', 'device' or 'tfds'"
-            )
-        if self.test_source not in ("online", "tfds"):
-            raise UserError(f"test_source={self.test_source!r} must be 'online' or 'tfds'")
-        if self.frames not in ("pictures", "maps"):
-            raise UserError(f"frames={self.frames!r} must be 'pictures' or 'maps'")
+        super().__post_init__()
         smallest = MIN_MAP if self.frames == "maps" else 1
         if self.frame_size < smallest:
             raise UserError(

@@ -28,7 +28,7 @@ CELLS = tuple(f"x={x} y={y}" for y in range(-3, 3) for x in range(-3, 3))  # low
 LABELS = {"actions_present": ACTIONS, "actions_order_uniq": ORDERS, "localize": CELLS}
 
 
-def cater(task: str, videos: Path, lists: Path, split: str, fold: int) -> Lists:
+def cater(task: str, videos: Path, lists: Path, split: str) -> Lists:
     """Lines of `FILE LABEL,LABEL`; only the base name of the file counts.
 
     Args:
@@ -37,9 +37,7 @@ def cater(task: str, videos: Path, lists: Path, split: str, fold: int) -> Lists:
       videos: See `PublishedConfig.path`.
       lists: See `PublishedConfig.lists`.
       split: "train" or "test".
-      fold: Unused.
     """
-    del fold
     label_names = LABELS[task]
     numbered = {str(number): name for number, name in enumerate(label_names)}
     file = lists / task / ("train.txt" if split == "train" else "val.txt")

@@ -28,9 +28,8 @@ _FOLDER = 1000  # videos of a folder
 _log = logging.getLogger(__name__)
 
 
-def clevrer(videos: Path, lists: Path, split: str, fold: int) -> Lists:
+def clevrer(videos: Path, lists: Path, split: str) -> Lists:
     """No list: the numbers of the annotations, in folders of any depth, decide."""
-    del fold
     numbers = SPLITS[split]
     annotations: dict[int, Path] = {}
     for file in files_below(lists):

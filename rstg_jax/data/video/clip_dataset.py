@@ -51,6 +51,7 @@ class ClipDataConfig(DataConfig):
     boxes: BoxesConfig = dataclasses.field(default_factory=BoxesConfig)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for key in ("workers", "processes"):
             if (getattr(self, key) or 0) < 0:
                 raise UserError(f"{key}={getattr(self, key)} cannot be negative")

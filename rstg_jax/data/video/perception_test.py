@@ -21,12 +21,11 @@ Annotation = tuple[str, str, Any]  # where it is, for messages; video; content
 _log = logging.getLogger(__name__)
 
 
-def actions(videos: Path, lists: Path, split: str, fold: int) -> Lists:
+def actions(videos: Path, lists: Path, split: str) -> Lists:
     """The set of actions that are annotated in a video; videos without any are left out.
 
     `label_id` numbers the labels, those of the training split are all.
     """
-    del fold
     annotations = _annotations(lists)
     annotated = {each: list(_actions(lists, annotations, each)) for each in {"train", split}}
     names: dict[int, str] = {}
@@ -60,12 +59,11 @@ def _actions(
             yield where, video, name, number
 
 
-def cups(videos: Path, lists: Path, split: str, fold: int) -> Lists:
+def cups(videos: Path, lists: Path, split: str) -> Lists:
     """Cup games: where the hidden object is at the end, as the right option says it.
 
     A game is cut before its end, which shows the answer.
     """
-    del fold
     annotations = _annotations(lists)
     games = {each: list(_games(lists, annotations, each)) for each in {"train", split}}
     known = {option for _, _, options, _ in games["train"] for option in options}

@@ -10,7 +10,7 @@ import functools
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import ClassVar, Literal, NamedTuple, get_args
+from typing import ClassVar, Literal, NamedTuple
 
 from rstg_jax.data.dataset import check_split
 from rstg_jax.data.video import cater, clevrer, decode, perception_test
@@ -91,11 +91,10 @@ class PublishedConfig(ClipDataConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.dataset not in get_args(DataSet):
-            known = ", ".join(get_args(DataSet))
-            raise UserError(f"dataset={self.dataset!r} is not one of {known}")
         if self.fold not in (1, 2, 3):
             raise UserError(f"fold={self.fold} must be 1, 2 or 3")
+        if self.fold != 1 and not READERS[self.dataset].folds:
+            raise UserError(f"fold={self.fold}: {self.dataset} has one split only; leave it at 1")
         if not 0 <= self.max_broken < 1:
             raise UserError(f"max_broken={self.max_broken} must be in [0, 1)")
         if not READERS[self.dataset].mirrors and (self.clip.flip or any(self.clip.mirrored_views)):
@@ -131,7 +130,8 @@ class PublishedConfig(ClipDataConfig):
                 raise UserError(f"{key}={getattr(self, key)!r}: no such directory")
         videos, lists = (Path(place).expanduser() for place in (self.path, self.lists))
         try:
-            return READERS[self.dataset].read(videos, lists, split, self.fold)
+            reader = READERS[self.dataset]
+            return reader.read(videos, lists, split, *([self.fold] if reader.folds else []))
         except OSError as error:  # of a directory below one of them
             raise UserError(f"{error.filename}: cannot be read: {error.strerror}") from error
 
@@ -182,9 +182,8 @@ def hmdb51(videos: Path, lists: Path, split: str, fold: int) -> Lists:
     return Lists(label_names, found)
 
 
-def kinetics(videos: Path, lists: Path, split: str, fold: int) -> Lists:
+def kinetics(videos: Path, lists: Path, split: str) -> Lists:
     """Clips lie flat or in folders of any spelling; names are `ID_000010_000020.mp4`."""
-    del fold
     label_names = sorted({row["label"] for row in _kinetics_rows(lists / "train.csv")})
     where: dict[str, Path] = {}
     replaced: dict[str, Path] = {}
@@ -216,9 +215,8 @@ def _kinetics_rows(file: Path) -> Iterator[dict[str, str]]:
         yield row
 
 
-def diving48(videos: Path, lists: Path, split: str, fold: int) -> Lists:
+def diving48(videos: Path, lists: Path, split: str) -> Lists:
     """The second version of the labels; a label has four parts."""
-    del fold
     label_names = ["+".join(parts) for parts in json_list(lists / "Diving48_vocab.json")]
     file = lists / f"Diving48_V2_{split}.json"
     found = []
@@ -231,9 +229,8 @@ def diving48(videos: Path, lists: Path, split: str, fold: int) -> Lists:
     return Lists(label_names, found)
 
 
-def jester(videos: Path, lists: Path, split: str, fold: int) -> Lists:
+def jester(videos: Path, lists: Path, split: str) -> Lists:
     """Directories of numbered images; lists of `ID;LABEL` without a header."""
-    del fold
     label_names = [text for _, text in lines(lists / "jester-v1-labels.csv")]
     known = set(label_names)
     file = lists / f"jester-v1-{'train' if split == 'train' else 'validation'}.csv"
@@ -246,7 +243,7 @@ def jester(videos: Path, lists: Path, split: str, fold: int) -> Lists:
     return Lists(label_names, found)
 
 
-def epic_kitchens(kind: str, videos: Path, lists: Path, split: str, fold: int) -> Lists:
+def epic_kitchens(kind: str, videos: Path, lists: Path, split: str) -> Lists:
     """Segments of long videos, by the numbers of frames as they are published.
 
     Args:
@@ -254,9 +251,7 @@ def epic_kitchens(kind: str, videos: Path, lists: Path, split: str, fold: int) -
       videos: See `PublishedConfig.path`.
       lists: See `PublishedConfig.lists`.
       split: "train" or "test".
-      fold: Unused.
     """
-    del fold
     file = lists / f"EPIC_100_{kind}_classes.csv"
     label_names: list[str] = []
     for line, row in rows(file, ("id", "key")):
@@ -283,18 +278,21 @@ class Reader(NamedTuple):
     """How a data set is read.
 
     Attributes:
-      read: Makes the lists of videos, lists, split and fold, see `PublishedConfig`.
+      read: Makes the lists of videos, lists and split, and of the fold if there are `folds`, see
+        `PublishedConfig`.
       multi_label: Whether a video has any number of labels.
       mirrors: Whether mirrored videos have labels, see `rstg_jax.data.video.label_flip`.
       label_names: Where they are known without lists.
       label_noun: What a label names.
+      folds: Whether there are several splits.
     """
 
-    read: Callable[[Path, Path, str, int], Lists]
+    read: Callable[..., Lists]
     multi_label: bool = False
     mirrors: bool = True
     label_names: tuple[str, ...] = ()
     label_noun: str = "action"
+    folds: bool = False
 
 
 def _cater(task: str, noun: str, *, multi_label: bool) -> Reader:
@@ -303,8 +301,8 @@ def _cater(task: str, noun: str, *, multi_label: bool) -> Reader:
 
 
 READERS: dict[str, Reader] = {
-    "ucf101": Reader(ucf101),
-    "hmdb51": Reader(hmdb51),
+    "ucf101": Reader(ucf101, folds=True),
+    "hmdb51": Reader(hmdb51, folds=True),
     "kinetics": Reader(kinetics),
     "diving48": Reader(diving48, label_noun="dive"),
     "jester": Reader(jester, label_noun="gesture"),

@@ -10,7 +10,7 @@ from flax import linen as nn
 from rstg_jax.errors import UserError
 from rstg_jax.layers.norms import LayerNorm
 from rstg_jax.models.heads.base import FinalBlock, HeadConfig
-from rstg_jax.rstg.config import Cell, heads_misfit
+from rstg_jax.rstg.config import Cell, check_recurrence
 from rstg_jax.rstg.recurrent_cells import FrameRNN
 
 
@@ -19,12 +19,13 @@ class RNNHead(HeadConfig):
     """The poster's baselines without a graph: one vector per frame, then a recurrent cell.
 
     Attributes:
-      vector: how a map becomes a vector: its "mean" (Mean + LSTM), or 3x3 convolutions until one
-        cell is left (Conv + LSTM).
+      vector: how a map becomes a vector: its "mean" (Mean + LSTM), or convolutions until one cell
+        is left (Conv + LSTM).
       cell: that of the time stages of a block, see `RSTGConfig`.
       dim: features of the cell, and channels of the convolutions.
       norm: layer norm over channels after the ReLU of each convolution.
-      differences, lags: those of the time stages of a block, see `RSTGConfig`.
+      kernel: side of the convolutions, or that of the map where it is smaller.
+      differences, lags, memory_span: those of the time stages of a block, see `RSTGConfig`.
     """
 
     final_block: ClassVar[FinalBlock] = "unused"
@@ -33,12 +34,15 @@ class RNNHead(HeadConfig):
     cell: Cell = "lstm"
     dim: int = 512
     norm: bool = False
+    kernel: int = 3
     differences: bool = False
     lags: tuple[int, ...] = ()
+    memory_span: int = 256
 
     def __post_init__(self) -> None:
-        if misfit := heads_misfit(self.cell, self.dim):
-            raise UserError(misfit)
+        check_recurrence(self.cell, self.dim, self.lags, self.memory_span)
+        if self.kernel < 2:
+            raise UserError(f"kernel={self.kernel} must be at least 2: it makes the map smaller")
 
     @property
     def reads_mean(self) -> bool:
@@ -65,9 +69,9 @@ class VectorRNN(nn.Module):
             x = features.mean(axis=(2, 3))  # [b t c]
         else:
             x = features.reshape(b * t, *features.shape[2:])
-            number = 0
+            number, side = 0, self.config.kernel
             while x.shape[1:3] != (1, 1):
-                kernel = (min(3, x.shape[1]), min(3, x.shape[2]))
+                kernel = (min(side, x.shape[1]), min(side, x.shape[2]))
                 init = nn.initializers.he_normal()
                 conv = nn.Conv(
                     self.config.dim,
@@ -86,6 +90,7 @@ class VectorRNN(nn.Module):
             config.dim,
             config.cell,
             forget_bias=1.0,
+            memory_span=config.memory_span,
             differences=config.differences,
             lags=config.lags,
             name=config.cell,

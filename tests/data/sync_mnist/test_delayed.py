@@ -142,7 +142,7 @@ def test_the_delay_is_part_of_what_is_recorded():
     [
         ({"delay": 32}, r"delay=32 must lie in 0\.\.31"),
         ({"delay": -1}, "delay=-1 must lie in"),
-        ({"frames": "map"}, "frames='map' must be 'pictures' or 'maps'"),
+        ({"frames": "map"}, "'frames': 'map' is not one of pictures, maps"),
         ({"frame_size": 3}, "frame_size=3 must be at least 4 for maps"),
     ],
 )

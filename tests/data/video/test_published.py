@@ -318,8 +318,9 @@ def test_lists_of_epic_kitchens_that_do_not_fit_are_refused(
 @pytest.mark.parametrize(
     ("fields", "sentence"),
     [
-        ({"dataset": "ucf100"}, "dataset='ucf100' is not one of ucf101, hmdb51"),
+        ({"dataset": "ucf100"}, "'dataset': 'ucf100' is not one of ucf101, hmdb51"),
         ({"fold": 4}, "fold=4 must be 1, 2 or 3"),
+        ({"dataset": "kinetics", "fold": 3}, "fold=3: kinetics has one split only"),
         ({"max_broken": 1.0}, r"max_broken=1.0 must be in \[0, 1\)"),
     ],
 )
