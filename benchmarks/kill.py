@@ -72,7 +72,7 @@ def training(out: Path) -> dict[str, Any]:
     del result["wall_time_seconds"]
     model = trained_model.load(out)
     with checkpoint.Checkpoints(out, read_only=True) as checkpoints:
-        state = checkpoints.restore(model.step, model.abstract)
+        state = checkpoints.restore(model.step, model.abstract_state())
     digest = hashlib.sha256()
     for leaf in jax.tree.leaves(state):
         digest.update(np.asarray(leaf).tobytes())

@@ -44,13 +44,18 @@ class Comparison(NamedTuple):
 
 
 def difference(found: Any, expected: Any) -> float:
-    """The largest difference of two arrays over the largest value; infinite for other shapes."""
+    """The largest difference of two arrays over the largest value.
+
+    Infinite for other shapes and where one has values that are not finite.
+    """
     found, expected = np.asarray(found), np.asarray(expected)
     if found.shape != expected.shape:
         return float("inf")
     if np.array_equal(found, expected):
         return 0.0
     found, expected = found.astype(np.float64), expected.astype(np.float64)
+    if not (np.isfinite(found).all() and np.isfinite(expected).all()):
+        return float("inf")  # and not NaN, which is larger than nothing
     return float(np.abs(found - expected).max() / np.abs(expected).max(initial=1e-30))
 
 
@@ -85,9 +90,10 @@ def replay(
             checkpoint.Checkpoints(again, read_only=True) as ours,
             checkpoint.Checkpoints(workdir, read_only=True) as theirs,
         ):
+            abstract = model.abstract_state()
             both = set(integrity.steps(ours.path)) & set(integrity.steps(theirs.path))
             for step in sorted(both - {start}):
-                states = [jax.device_get(c.restore(step, model.abstract)) for c in (ours, theirs)]
+                states = [jax.device_get(c.restore(step, abstract)) for c in (ours, theirs)]
                 differences = jax.tree.leaves(jax.tree.map(difference, *states))
                 yield Comparison(f"checkpoint {step}", max(differences))
 

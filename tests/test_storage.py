@@ -155,7 +155,7 @@ def test_a_run_is_that_of_a_directory(run, tmp_path, monkeypatch):
         with checkpoint.Checkpoints(place, read_only=True) as checkpoints:
             assert integrity.steps(checkpoints.path) == [10, 20]
             model = trained_model.load(place, "last")
-            states.append(jax.device_get(checkpoints.restore(20, model.abstract)))
+            states.append(jax.device_get(checkpoints.restore(20, model.abstract_state())))
     jax.tree.map(np.testing.assert_array_equal, *states)
     events = [p for p in storage.files_below(run) if p.name.startswith("events.out")]
     assert len(events) == 1 and storage.size(events[0]) > 500

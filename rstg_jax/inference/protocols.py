@@ -48,7 +48,7 @@ def check_fits(model: trained_model.TrainedModel) -> None:
     try:
         jax.eval_shape(
             lambda variables, clips: model.module.apply(variables, **clips, train=False),
-            model.abstract.variables,
+            model.abstract,
             clips,
         )
     except (flax.errors.FlaxError, TypeError, ValueError) as error:

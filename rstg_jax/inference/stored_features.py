@@ -140,7 +140,7 @@ def jit_feature_maps(
         return maps.astype(features.DTYPES[dtype])
 
     rows = sharding.batch_sharding(model.mesh)
-    given = (train_state.shardings_of(model.abstract.variables), rows)
+    given = (train_state.shardings_of(model.abstract), rows)
     return jax.jit(feature_maps, in_shardings=given, out_shardings=rows)
 
 
@@ -161,7 +161,7 @@ def description(
     clip = data.video_shape(data.Chosen(source, np.zeros(1, np.int64)))
     shape = jax.eval_shape(
         lambda variables, video: model.module.apply(variables, video, train=False)[1]["features"],
-        model.abstract.variables,
+        model.abstract,
         jax.ShapeDtypeStruct((1, *clip), np.uint8),
     ).shape[1:]
     clip_bytes = int(np.prod(shape)) * features.DTYPES[dtype].itemsize

@@ -21,6 +21,7 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from flax import traverse_util
 from jax.experimental import multihost_utils
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
@@ -201,22 +202,42 @@ class Checkpoints:
                 step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
             )["state"]
 
-    def shapes(self, step: int) -> dict[str, Any]:
-        """Shapes of the arrays of a state, as nested dicts whose leaves have a `shape`."""
+    def variable_shapes(self, step: int) -> dict[str, Any]:
+        """The variables for evaluation: path, such as ``params/head/bias`` -> its `shape`."""
         with self._readable(step):
-            stored = ocp.PyTreeCheckpointer().metadata(self.path / str(step) / "state")
-            return stored.item_metadata.tree
+            return {path: leaf for path, (_, leaf) in self._stored_variables(step).items()}
 
-    def restore_part(self, step: int, abstract: Mapping[str, Any]) -> dict[str, Any]:
-        """Reads only the arrays that `abstract` names, nested dicts, as `restore` does."""
+    def restore_variables(self, step: int, abstract: Mapping[str, Any]) -> dict[str, jax.Array]:
+        """Reads variables for evaluation, and nothing else of the state.
+
+        Args:
+          step: of the checkpoint.
+          abstract: path -> shape, type and sharding, of those that are wanted.
+        """
         with self._readable(step):
+            stored = self._stored_variables(step)
+            nested = traverse_util.unflatten_dict(
+                {stored[path][0]: leaf for path, leaf in abstract.items()}
+            )
             options = ocp.args.PyTreeRestore(
-                item=abstract,
-                restore_args=ocp.checkpoint_utils.construct_restore_args(abstract),
+                item=nested,
+                restore_args=ocp.checkpoint_utils.construct_restore_args(nested),
                 partial_restore=True,
             )
             path = self.path / str(step) / "state"
-            return ocp.PyTreeCheckpointer().restore(path, args=options)
+            read = traverse_util.flatten_dict(ocp.PyTreeCheckpointer().restore(path, args=options))
+            return {path: read[stored[path][0]] for path in abstract}
+
+    def _stored_variables(self, step: int) -> dict[str, tuple[tuple[str, ...], Any]]:
+        """Path of each variable -> its keys in the stored state, and its metadata there."""
+        metadata = ocp.PyTreeCheckpointer().metadata(self.path / str(step) / "state")
+        state = metadata.item_metadata.tree
+        average = "ema_params" if state.get("ema_params") else "params"
+        found = {}
+        for name, key in (("params", average), ("batch_stats", "batch_stats")):
+            for keys, leaf in traverse_util.flatten_dict(state.get(key) or {}).items():
+                found["/".join((name, *keys))] = ((key, *keys), leaf)
+        return found
 
     def resolve(self, which: str) -> int:
         """Returns the step that ``best``, ``last`` or a number means."""

@@ -8,9 +8,9 @@ The classifier starts fresh when the number of classes differs. Everything else 
 must be allowed by name, ``train.init_fresh`` and ``train.init_ignore``.
 """
 
+import functools
 import logging
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -27,8 +27,6 @@ from rstg_jax.training.experiment import Experiment, TrainConfig
 from rstg_jax.training.trained_model import TrainedModel
 
 CLASSIFIER = "params/classifier/"
-WEIGHTS = ("params", "batch_stats")
-
 _log = logging.getLogger(__name__)
 Shaped = Mapping[str, Any]  # path -> anything with a shape
 
@@ -50,28 +48,24 @@ def model(experiment: Experiment, label_names: Sequence[str]) -> TrainedModel:
     """
     mesh = sharding.make_mesh(experiment.mesh, or_data_parallel=True)
     module = build(experiment.model, len(label_names))
-    setup = train_state.make_setup(module, experiment.loss, experiment.optim, 1)
     shape, settings = experiment.data.clip_shape, experiment.train
-    abstract = train_state.abstract_state(setup, shape, mesh)
+    abstract = train_state.abstract_variables(module, shape, mesh)
     pretrained = weights(settings, abstract, label_names)[0] if settings.init_from else {}
-
-    def begin(seed: jax.Array, pretrained: Mapping[str, jax.Array]) -> dict[str, Any]:
-        return train_state.init_state(setup, shape, seed, pretrained).variables
-
-    placed = jax.jit(begin, out_shardings=train_state.shardings_of(abstract.variables))
+    begin = functools.partial(train_state.init_variables, module, shape)
+    placed = jax.jit(begin, out_shardings=train_state.shardings_of(abstract))
     variables = placed(jnp.int32(settings.seed), pretrained)
     meta = {"video_shape": list(shape)}
     return TrainedModel(experiment, module, variables, abstract, mesh, tuple(label_names), 0, meta)
 
 
 def weights(
-    settings: TrainConfig, abstract: train_state.TrainState, label_names: Sequence[str]
+    settings: TrainConfig, abstract: Mapping[str, Any], label_names: Sequence[str]
 ) -> tuple[dict[str, jax.Array], dict[str, Any]]:
     """Reads the weights of `settings.init_from` for a model.
 
     Args:
       settings: the checkpoint, and the differences that are allowed.
-      abstract: shapes, types and shardings of the state to begin with.
+      abstract: shapes, types and shardings of the variables to begin with.
       label_names: of the data to train on.
 
     Returns:
@@ -89,14 +83,11 @@ def weights(
     directory, which = split(settings.init_from)
     with Checkpoints(directory, read_only=True) as checkpoints:
         step = checkpoints.resolve(which)
-        there, path_there = stored(checkpoints.shapes(step))
-        here = flat({name: getattr(abstract, name) for name in WEIGHTS})
+        there, here = checkpoints.variable_shapes(step), flat(abstract)
         found = match(settings, here, there, f"{directory} step {step}")
-        wanted = {path_there(path): here[path] for path in found.pretrained}
-        nested = traverse_util.unflatten_dict(wanted, sep="/")
-        restored = flat(checkpoints.restore_part(step, nested)) if wanted else {}
+        wanted = {path: here[path] for path in found.pretrained}
+        pretrained = checkpoints.restore_variables(step, wanted) if wanted else {}
         names = checkpoints.meta(step).get("label_names", label_names)
-    pretrained = {path: restored[path_there(path)] for path in found.pretrained}
     pretrained |= classifier(pretrained, names, label_names)
     return pretrained, {
         "directory": directory,
@@ -108,13 +99,12 @@ def weights(
 def of_file(
     path: storage.Path,
     settings: TrainConfig,
-    abstract: train_state.TrainState,
+    abstract: Mapping[str, Any],
     label_names: Sequence[str],
 ) -> tuple[dict[str, jax.Array], dict[str, Any]]:
     """The same as `weights` for a .safetensors file."""
     given = weights_file.read(path)
-    there = weights_file.flat(given)
-    here = flat({name: getattr(abstract, name) for name in WEIGHTS})
+    there, here = weights_file.flat(given), flat(abstract)
     found = match(settings, here, there, settings.init_from)
     pretrained = {
         path: jax.device_put(there[path].astype(here[path].dtype), here[path].sharding)
@@ -140,13 +130,6 @@ def split(init_from: str) -> tuple[str, str]:
     if not directory or not (which in ("best", "last") or which.isdecimal()):
         directory, which = init_from, "last"
     return str(storage.path(directory)), which
-
-
-def stored(state: Mapping[str, Any]) -> tuple[Shaped, Callable[[str], str]]:
-    """The weights of a stored state by their paths in the model, and path -> path in the state."""
-    parameters = "ema_params" if state.get("ema_params") else "params"
-    found = flat({"params": state[parameters], "batch_stats": state.get("batch_stats") or {}})
-    return found, lambda path: re.sub("^params/", f"{parameters}/", path)
 
 
 def flat(nested: Mapping[str, Any]) -> dict[str, Any]:

@@ -56,7 +56,7 @@ def _begin(run: Run) -> Progress:
     pretrained, init_source = None, None
     if settings.init_from:
         labels = run.train_source.label_names
-        pretrained, init_source = init_from.weights(settings, run.abstract, labels)
+        pretrained, init_source = init_from.weights(settings, run.abstract.variables, labels)
     state = train_state.create_state(
         run.setup, run.video_shape, settings.seed, run.mesh, pretrained
     )

@@ -157,7 +157,7 @@ def set_up(experiment: Experiment, workdir: storage.Path) -> Run:
         eval_step=steps.jit_eval_step(
             module,
             mesh,
-            abstract,
+            abstract.variables,
             settings.for_evaluation,
             experiment.loss.kind,
             experiment.data.logit_places(train_source.label_names),

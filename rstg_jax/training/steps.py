@@ -258,7 +258,7 @@ def jit_eval_step(
     kind: losses.Kind = "softmax",
     places: np.ndarray | None = None,
 ) -> Callable[[Mapping[str, Any], Batch], tuple[Sums, dict[str, jax.Array]]]:
-    """`eval_step` compiled for the mesh, for the variables of such a state."""
+    """`eval_step` compiled for the mesh, for such variables."""
     return jax.jit(
         functools.partial(
             eval_step,
@@ -268,6 +268,6 @@ def jit_eval_step(
             gather=functools.partial(sharding.gather_weights, mesh=mesh),
             places=places,
         ),
-        in_shardings=(shardings_of(abstract.variables), sharding.batch_sharding(mesh)),
+        in_shardings=(shardings_of(abstract), sharding.batch_sharding(mesh)),
         out_shardings=sharding.replicated(mesh),
     )

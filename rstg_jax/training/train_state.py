@@ -6,7 +6,7 @@ never exists whole on one device.
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -84,6 +84,19 @@ def make_setup(
     )
 
 
+def init_variables(
+    module: nn.Module,
+    video_shape: tuple[int, ...],
+    seed: jax.Array,
+    pretrained: Mapping[str, jax.Array] | None = None,
+) -> dict[str, Any]:
+    """Initializes weights and running statistics; arguments are those of `init_state`."""
+    init_key = jax.random.split(jax.random.key(seed))[0]
+    video = jnp.zeros((1, *video_shape), jnp.uint8)
+    drawn = traverse_util.flatten_dict(module.init(init_key, video, train=False), sep="/")
+    return traverse_util.unflatten_dict(drawn | dict(pretrained or {}), sep="/")
+
+
 def init_state(
     setup: TrainSetup,
     video_shape: tuple[int, ...],
@@ -99,11 +112,8 @@ def init_state(
       pretrained: given weights and running statistics, by path such as
         ``params/classifier/bias``, see `rstg_jax.training.init_from`.
     """
-    init_key, run_key = jax.random.split(jax.random.key(seed))
-    video = jnp.zeros((1, *video_shape), jnp.uint8)
-    drawn = traverse_util.flatten_dict(setup.module.init(init_key, video, train=False), sep="/")
-    variables = traverse_util.unflatten_dict(drawn | dict(pretrained or {}), sep="/")
-    params = variables["params"]
+    variables = init_variables(setup.module, video_shape, seed, pretrained)
+    params, run_key = variables["params"], jax.random.split(jax.random.key(seed))[1]
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
@@ -116,7 +126,15 @@ def init_state(
 
 def abstract_state(setup: TrainSetup, video_shape: tuple[int, ...], mesh: Mesh) -> Any:
     """Shapes, types and shardings of the state, without computing it."""
-    init = functools.partial(init_state, setup, video_shape)
+    return _abstract(functools.partial(init_state, setup, video_shape), mesh)
+
+
+def abstract_variables(module: nn.Module, video_shape: tuple[int, ...], mesh: Mesh) -> Any:
+    """The same of weights and running statistics alone."""
+    return _abstract(functools.partial(init_variables, module, video_shape), mesh)
+
+
+def _abstract(init: Callable[[jax.Array], Any], mesh: Mesh) -> Any:
     shapes = jax.eval_shape(init, jax.ShapeDtypeStruct((), jnp.int32))
     return jax.tree.map(
         lambda s, sh: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sh),
@@ -126,7 +144,7 @@ def abstract_state(setup: TrainSetup, video_shape: tuple[int, ...], mesh: Mesh) 
 
 
 def shardings_of(abstract: Any) -> Any:
-    """The shardings of an abstract state."""
+    """The shardings of an abstract state, or of a part of it."""
     return jax.tree.map(lambda leaf: leaf.sharding, abstract)
 
 

@@ -27,7 +27,7 @@ class TrainedModel(NamedTuple):
       experiment: configuration of its run.
       module: the network.
       variables: its weights and statistics.
-      abstract: shapes, types and shardings of the whole training state.
+      abstract: shapes, types and shardings of the variables.
       mesh: devices that hold the variables.
       label_names: name of each class.
       step: of the checkpoint.
@@ -52,6 +52,14 @@ class TrainedModel(NamedTuple):
     def logit_places(self) -> np.ndarray | None:
         """For mirrored views, see `DataConfig.logit_places`."""
         return self.data.logit_places(self.label_names)
+
+    def abstract_state(self) -> Any:
+        """Shapes, types and shardings of the whole training state of its run."""
+        experiment = self.experiment
+        setup = train_state.make_setup(
+            self.module, experiment.loss, experiment.optimizer, self.meta["total_steps"]
+        )
+        return train_state.abstract_state(setup, tuple(self.meta["video_shape"]), self.mesh)
 
     def with_data(self, config: data_lib.DataConfig) -> "TrainedModel":
         """The same model for other data."""
@@ -89,19 +97,19 @@ def load(
             sharding.MeshConfig() if devices else experiment.mesh, devices, or_data_parallel=True
         )
         module = classifier.build(experiment.model, len(meta["label_names"]))
-        setup = train_state.make_setup(
-            module, experiment.loss, experiment.optim, meta["total_steps"]
-        )
-        abstract = train_state.abstract_state(setup, tuple(meta["video_shape"]), mesh)
-        state = checkpoints.restore(step, abstract)
-    names = tuple(meta["label_names"])
-    return TrainedModel(experiment, module, state.variables, abstract, mesh, names, step, meta)
+        abstract = train_state.abstract_variables(module, tuple(meta["video_shape"]), mesh)
+        there = traverse_util.unflatten_dict(checkpoints.variable_shapes(step), sep="/")
+        check_same(abstract, there)
+        wanted = traverse_util.flatten_dict(abstract, sep="/")
+        read = checkpoints.restore_variables(step, wanted)
+    names, variables = tuple(meta["label_names"]), traverse_util.unflatten_dict(read, sep="/")
+    return TrainedModel(experiment, module, variables, abstract, mesh, names, step, meta)
 
 
 def check_same(wanted: Any, found: Any) -> None:
     """Raises `UserError` unless two trees of variables have the same names and shapes."""
     shapes = [
-        {"/".join(path): tuple(np.shape(leaf)) for path, leaf in flat.items()}
+        {"/".join(path): tuple(leaf.shape) for path, leaf in flat.items()}
         for flat in map(traverse_util.flatten_dict, (wanted, found))
     ]
     problems = [f"missing {name}" for name in sorted(shapes[0].keys() - shapes[1].keys())]

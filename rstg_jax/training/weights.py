@@ -39,11 +39,10 @@ class Weights(NamedTuple):
         experiment = config.override(self.experiment, overrides or {})
         mesh = sharding.make_mesh(sharding.MeshConfig(), devices, or_data_parallel=True)
         module = classifier.build(experiment.model, len(self.label_names))
-        setup = train_state.make_setup(module, experiment.loss, experiment.optim, 1)
         shape = experiment.data.clip_shape
-        abstract = train_state.abstract_state(setup, shape, mesh)
-        trained_model.check_same(abstract.variables, self.variables)
-        variables = jax.device_put(self.variables, train_state.shardings_of(abstract.variables))
+        abstract = train_state.abstract_variables(module, shape, mesh)
+        trained_model.check_same(abstract, self.variables)
+        variables = jax.device_put(self.variables, train_state.shardings_of(abstract))
         meta = {"video_shape": list(shape), "data": {"weights": dict(self.source)}}
         return trained_model.TrainedModel(
             experiment, module, variables, abstract, mesh, self.label_names, 0, meta

@@ -81,7 +81,7 @@ class Visualiser:
         self._forward = jax.jit(forward)
         spec = jax.ShapeDtypeStruct(tuple(loaded.meta["video_shape"]), np.uint8)
         self._graph = None
-        if "activity" in jax.eval_shape(forward, loaded.abstract.variables, spec):
+        if "activity" in jax.eval_shape(forward, loaded.abstract, spec):
             self._graph = block.graph()
 
     @property

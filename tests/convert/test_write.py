@@ -24,7 +24,6 @@ from rstg_jax.models import classifier
 from rstg_jax.models.backbones.resnet3d import ResNet3DConfig
 from rstg_jax.training import init_from, sharding, train_state, trained_model
 from rstg_jax.training.experiment import TrainConfig
-from rstg_jax.training.losses import LossConfig
 from rstg_jax.training.optim import OptimizerConfig
 from tests import clip_files, standins
 
@@ -336,9 +335,8 @@ def test_converted_weights_begin_a_run_with_a_graph_inside(tmp_path, monkeypatch
     settings = TrainConfig(total_steps=1, init_from=str(out), init_fresh=("^params/rstg_res2_0/",))
     config = dataclasses.replace(convert_torch.model_config(TINY), rstg_at=("res2.0",))
     module = classifier.build(config, 5)
-    setup = train_state.make_setup(module, LossConfig(), OptimizerConfig(), 1)
     mesh = sharding.make_mesh(sharding.MeshConfig())
-    abstract = train_state.abstract_state(setup, (4, 32, 32, 3), mesh)
+    abstract = train_state.abstract_variables(module, (4, 32, 32, 3), mesh)
     pretrained, _ = init_from.weights(settings, abstract, "abcde")
     wanted = traverse_util.flatten_dict(convert_torch.convert(tiny_state(), TINY), sep="/")
     wanted = {path: value for path, value in wanted.items() if "/classifier/" not in path}

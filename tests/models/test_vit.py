@@ -25,8 +25,6 @@ from rstg_jax.models.heads import AttentivePooling, NormedPooling
 from rstg_jax.rstg import presets
 from rstg_jax.training import init_from, sharding, train_state
 from rstg_jax.training.experiment import TrainConfig
-from rstg_jax.training.losses import LossConfig
-from rstg_jax.training.optim import OptimizerConfig
 from rstg_jax.training.sharding import MeshConfig
 from tests import zoo
 
@@ -212,16 +210,8 @@ def test_a_run_starts_from_a_converted_encoder(tmp_path, monkeypatch):
         rstg=presets.modern(dim=8, scales=(2, 1)),
         head=HEADS["vjepa2"],
     )
-    setup = train_state.make_setup(
-        classifier.build(config, 7),
-        LossConfig(),
-        OptimizerConfig(frozen=("params/backbone",)),
-        total_steps=1,
-    )
-    video = zoo.video(kept)
-    abstract = train_state.abstract_state(
-        setup, video.shape[1:], sharding.make_mesh(MeshConfig(data=1))
-    )
+    video, mesh = zoo.video(kept), sharding.make_mesh(MeshConfig(data=1))
+    abstract = train_state.abstract_variables(classifier.build(config, 7), video.shape[1:], mesh)
     settings = TrainConfig(total_steps=1, init_from=out, init_fresh=("params/rstg", "params/head"))
     found, source = init_from.weights(settings, abstract, list("abcdefg"))
     assert not any(name.startswith(("params/classifier", "params/rstg")) for name in found)

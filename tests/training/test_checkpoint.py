@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import traverse_util
 
 from rstg_jax import config
 from rstg_jax.errors import UserError
@@ -86,6 +87,26 @@ def test_restores_bit_for_bit_on_any_mesh(tmp_path, state):
             restored = checkpoints.restore(7, abstract)
         chex.assert_trees_all_equal(jax.device_get(restored), jax.device_get(at(state, 7)))
         jax.tree.map(lambda x, a: chex.assert_equal(x.sharding, a.sharding), restored, abstract)
+
+
+@pytest.mark.parametrize("averaged", [True, False])
+def test_variables_alone_are_read(averaged, tmp_path, state):
+    average = jax.tree.map(lambda x: x + 1, state.params) if averaged else None
+    state = state.replace(ema_params=average)
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, state, {}, None)
+    mesh = sharding.make_mesh(MeshConfig(2, 2, 2))
+    abstract = train_state.abstract_variables(standins.Model(8), SHAPE, mesh)
+    wanted = traverse_util.flatten_dict(abstract, sep="/")
+    with Checkpoints(tmp_path, read_only=True) as checkpoints:
+        shapes = checkpoints.variable_shapes(1)
+        restored = checkpoints.restore_variables(1, wanted)
+    assert {path: leaf.shape for path, leaf in shapes.items()} == {
+        path: leaf.shape for path, leaf in wanted.items()
+    }
+    expected = traverse_util.flatten_dict(state.variables, sep="/")
+    chex.assert_trees_all_equal(jax.device_get(restored), jax.device_get(expected))
+    jax.tree.map(lambda x, a: chex.assert_equal(x.sharding, a.sharding), restored, wanted)
 
 
 def test_meta_keeps_every_digit(tmp_path, state):

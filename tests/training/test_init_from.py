@@ -192,13 +192,20 @@ def test_another_number_of_classes_gets_a_new_classifier(source, tmp_path, caplo
         chex.assert_trees_all_equal(weights[part], there[part])
 
 
+def test_a_model_that_a_checkpoint_is_not_of_is_refused(source):
+    with pytest.raises(
+        UserError, match=r"do not fit the model: .*/bias is \[\d+\], the model's is"
+    ):
+        trained_model.load(source, overrides={"model.rstg.dim": "12"})
+
+
 def test_the_same_labels_in_another_order_take_their_columns_along(source, caplog):
     run, _ = begin(source / "nothing")
     settings = TrainConfig(total_steps=1, init_from=str(source))
     names = run.train_source.label_names
-    plain, _ = init_from.weights(settings, run.abstract, names)
+    plain, _ = init_from.weights(settings, run.abstract.variables, names)
     with caplog.at_level(logging.INFO):
-        turned, _ = init_from.weights(settings, run.abstract, names[::-1])
+        turned, _ = init_from.weights(settings, run.abstract.variables, names[::-1])
     assert "the classifier's columns take the order" in caplog.text
     for path, value in plain.items():
         expected = value[..., ::-1] if path.startswith("params/classifier/") else value
@@ -211,9 +218,9 @@ def test_labels_of_other_names_keep_the_classifier_and_are_named(source, caplog)
     run, _ = begin(source / "nothing")
     settings = TrainConfig(total_steps=1, init_from=str(source))
     names = run.train_source.label_names
-    plain, _ = init_from.weights(settings, run.abstract, names)
+    plain, _ = init_from.weights(settings, run.abstract.variables, names)
     with caplog.at_level(logging.INFO):
-        other, _ = init_from.weights(settings, run.abstract, (*names[:-1], "nothing"))
+        other, _ = init_from.weights(settings, run.abstract.variables, (*names[:-1], "nothing"))
     chex.assert_trees_all_equal(plain, other)
     assert (
         "the classifier is kept although 1 of 4 labels have other names ('none' is 'nothing' "

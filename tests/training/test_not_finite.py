@@ -120,7 +120,7 @@ def test_the_rate_that_is_logged_is_the_one_that_was_used(tmp_path, poison):
     }
     model = trained_model.load(tmp_path / "run")
     with checkpoint.Checkpoints(tmp_path / "run", read_only=True) as checkpoints:
-        state = checkpoints.restore(model.step, model.abstract)
+        state = checkpoints.restore(model.step, model.abstract_state())
     counts = optax.tree.get_all_with_path(state.opt_state, "count")
     assert {int(count) for _, count in counts} == {9}
 

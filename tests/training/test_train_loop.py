@@ -282,7 +282,7 @@ def test_evaluation_counts_every_example_once_on_any_mesh(eval_batch_size):
         mesh = sharding.make_mesh(mesh_config)
         experiment = standins.experiment()
         setup = train_state.make_setup(module, experiment.loss, experiment.optim, 1)
-        abstract = train_state.abstract_state(setup, (3, 32, 32, 1), mesh)
+        abstract = train_state.abstract_variables(module, (3, 32, 32, 1), mesh)
         state = train_state.create_state(setup, (3, 32, 32, 1), 0, mesh)
         eval_step = steps.jit_eval_step(module, mesh, abstract)
         size = eval_loop.eval_batch_size(eval_batch_size, mesh)
@@ -351,7 +351,7 @@ def test_average_of_weights_is_what_gets_evaluated(tmp_path):
     source = standins.Source("test")
     batch = source.batch(np.arange(37))
     with checkpoint.Checkpoints(tmp_path, read_only=True) as checkpoints:
-        state = checkpoints.restore(5, loaded.abstract)
+        state = checkpoints.restore(5, loaded.abstract_state())
     logits, _ = loaded.module.apply(
         {"params": state.ema_params, "batch_stats": state.batch_stats}, batch["video"], train=False
     )

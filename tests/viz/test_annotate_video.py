@@ -33,9 +33,8 @@ def load(model, config, shape):
     experiment = dataclasses.replace(standins.experiment(), model=model, data=config)
     mesh = sharding.make_mesh(experiment.mesh)
     module = classifier.build(model, len(NAMES))
-    setup = train_state.make_setup(module, experiment.loss, experiment.optim, 1)
-    abstract = train_state.abstract_state(setup, shape, mesh)
-    variables = train_state.create_state(setup, shape, 0, mesh).variables
+    abstract = train_state.abstract_variables(module, shape, mesh)
+    variables = jax.jit(lambda seed: train_state.init_variables(module, shape, seed))(0)
     meta = {"video_shape": list(shape)}
     return trained_model.TrainedModel(experiment, module, variables, abstract, mesh, NAMES, 0, meta)
 
