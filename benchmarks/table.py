@@ -48,6 +48,9 @@ FIRST = {  # rate and videos of the first phase with so many digits
     "lite5": (0.004, 64_000),
 }
 OBJECTS_FIRST = (0.02, 64_000)  # likewise, of the row on objects, with any number of digits
+# Times as many videos for rows that learn slower: a step costs them a third (conv_lstm) or half as
+# much as one of the rows with regions.
+LONGER_FIRST = {"conv_lstm": 3, "i3d": 2, "nl_i3d": 2}
 
 
 def phases(row: str, seed: int) -> list[Phase]:
@@ -62,7 +65,7 @@ def phases(row: str, seed: int) -> list[Phase]:
     lessons = FIRST if name != "objects" else {digits: OBJECTS_FIRST}
 
     def first(lite: str) -> Phase:
-        rate, videos = lessons[lite]
+        rate, videos = lessons[lite][0], lessons[lite][1] * LONGER_FIRST.get(name, 1)
         flags = (
             f"--config.optim.frozen={STEM}",
             f"--config.optim.learning_rate={rate}",
