@@ -26,7 +26,7 @@ import numpy as np
 from benchmarks import block, machine, train_step
 from configs import sync_mnist
 from rstg_jax import cli, config, files
-from rstg_jax.data.sync_mnist import generator, generator_jax
+from rstg_jax.data.sync_mnist import canvas, generator, generator_jax
 from rstg_jax.errors import reason
 from rstg_jax.rstg import presets
 from rstg_jax.rstg.block import RSTG, RSTGConfig, init_state
@@ -240,7 +240,7 @@ def generation(sizes: Sizes) -> Iterator[Figures]:
 def generator_time(digits: int, videos: int, repeats: int) -> Row:
     """Videos a second of 10 frames of 64x64. The digit images are noise."""
     rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (1000, generator.SPRITE, generator.SPRITE)).astype(np.uint8)
+    images = rng.integers(0, 256, (1000, canvas.SPRITE, canvas.SPRITE)).astype(np.uint8)
     spec = generator.VideoSpec(num_digits=digits)
     sprites = generator_jax.sprites(spec, generator.Digits(images, np.arange(1000) % 10))
     frame_size = sync_mnist.PREPARED.frame_size

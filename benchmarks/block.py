@@ -43,7 +43,7 @@ Runs = dict[str, Callable[[], Any]]
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """What is measured: a block on maps of 6x6 pixels, or a whole model on frames of `side`."""
+    """A measured module: a block on maps of 6x6 pixels, or a whole model on frames of `side`."""
 
     name: str
     config: RSTGConfig | ModelConfig

@@ -1,4 +1,4 @@
-"""What benchmarks measure with: interleaved times, and what the machine at hand can do."""
+"""Tools of the benchmarks: interleaved times, and the peak of the machine at hand."""
 
 import os
 import platform
@@ -34,9 +34,9 @@ def best_seconds(runs: Mapping[str, Callable[[], Any]], repeats: int) -> dict[st
 
 
 def large_product(size: int = PEAK_SIZE, dtype: Any = jnp.float32) -> Callable[[], Any]:
-    """A float32 product of `PEAK_SIZE` square matrices, to be timed beside what it is compared to.
+    """A product of two square matrices of this size, to be timed beside what it is compared to.
 
-    `2 * PEAK_SIZE**3` floating-point operations; the speed is called the machine's peak.
+    `2 * size**3` floating-point operations; the speed is called the machine's peak.
     """
     matrix = jnp.ones((size, size), dtype)
     product = jax.jit(jnp.matmul)

@@ -1,4 +1,4 @@
-"""What a rule made by hand finds on the maps that a SyncMNIST model's graph reads.
+"""The answers of a rule made by hand on the maps that a SyncMNIST model's graph reads.
 
 The rule is a measure of the maps: where the graph is worse, it could do better with the same CNN.
 For each class of digits it takes the likeliest pixel of every frame, and compares the steps of any
@@ -8,7 +8,7 @@ not. Steps count as much as the digits were seen before and after them.
 
 import numpy as np
 
-from rstg_jax.data.sync_mnist import generator
+from rstg_jax.data.sync_mnist import canvas, generator
 
 ALIKE, APART = 2.0, 8.0  # canvas pixels: spread of the difference of steps, of a pair and of others
 WRONG = 0.1  # share of steps of a pair that are misread, and then differ like those of others
@@ -31,7 +31,7 @@ def places(object_map: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     logit, *place = (np.take_along_axis(pixels[..., k], best, axis=2)[:, :, 0] for k in range(3))
     corner = np.stack(np.divmod(best[:, :, 0], w), axis=-1)
     inside = (np.clip(np.stack(place, axis=-1), -1, 1) + 1) / 2
-    return (corner + inside) / (h, w) * generator.CANVAS, 1 / (1 + np.exp(-logit))
+    return (corner + inside) / (h, w) * canvas.CANVAS, 1 / (1 + np.exp(-logit))
 
 
 def choose(place: np.ndarray, presence: np.ndarray) -> np.ndarray:

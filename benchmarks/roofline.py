@@ -1,4 +1,4 @@
-"""What training would cost on accelerators that are not at hand: an ESTIMATE on paper.
+"""The cost of training on accelerators that are not at hand: an ESTIMATE on paper.
 
     python -m benchmarks.roofline [--batch=8] [--json=FILE]
 

@@ -231,7 +231,7 @@ def exponents(factor: str, rows: Sequence[Row]) -> dict[str, float]:
 
 
 def cells(part: str, row: Row) -> dict[str, str]:
-    """What is printed of a row, by the heads of the columns."""
+    """The printed cells of a row, by the heads of the columns."""
     if part in FACTORS:
         names = ("frames", "nodes", "edges", "features", "iterations", "clips")
         return {name: f"{row[name]}" for name in names} | {

@@ -1,4 +1,4 @@
-"""What `benchmarks.scaling` measures: blocks of all sizes, and where they begin."""
+"""The plan of `benchmarks.scaling`: blocks of all sizes, and where they begin."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -53,7 +53,7 @@ class Point:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What is measured: points of every factor, and sizes of the other parts.
+    """The measurements: points of every factor, and sizes of the other parts.
 
     Attributes:
       base: the point from which one factor at a time is changed.

@@ -72,7 +72,7 @@ cli.run(again)
 
 
 class Sample(NamedTuple):
-    """What a job holds after some seconds: bytes of memory and disk, open files, threads."""
+    """The resources of a job after some seconds: bytes of memory and disk, open files, threads."""
 
     seconds: float
     memory: int
@@ -185,7 +185,7 @@ def growth(samples: Sequence[Sample]) -> float:
 
 
 def problems(samples: Sequence[Sample]) -> list[str]:
-    """What has grown that should not."""
+    """Names of the resources that have grown and should not."""
     found = []
     if (share := growth(samples)) >= GROWTH:
         found.append(f"memory has grown by {share:.1%}")

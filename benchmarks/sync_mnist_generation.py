@@ -22,6 +22,7 @@ from benchmarks import machine
 from rstg_jax import cli
 from rstg_jax.data.sync_mnist import digits as digits_lib
 from rstg_jax.data.sync_mnist import generator, generator_jax, renderer
+from rstg_jax.data.sync_mnist.canvas import CANVAS, SPRITE, TRANSPARENT_BELOW
 
 
 def plain_videos(images: np.ndarray, coords: np.ndarray, frame_size: int = 64) -> np.ndarray:
@@ -30,13 +31,11 @@ def plain_videos(images: np.ndarray, coords: np.ndarray, frame_size: int = 64) -
     videos = np.empty((b, t, frame_size, frame_size), np.uint8)
     for i in range(b):
         for k in range(t):
-            canvas = np.zeros((generator.CANVAS, generator.CANVAS))
+            canvas = np.zeros((CANVAS, CANVAS))
             for j in range(n):
                 y, x = coords[i, k, j]
-                opaque = images[i, j] >= generator.TRANSPARENT_BELOW
-                canvas[y : y + generator.SPRITE, x : x + generator.SPRITE][opaque] = images[i, j][
-                    opaque
-                ]
+                opaque = images[i, j] >= TRANSPARENT_BELOW
+                canvas[y : y + SPRITE, x : x + SPRITE][opaque] = images[i, j][opaque]
             low, high = canvas.min(), canvas.max()
             stretched = (canvas - low) * (255.0 / ((high - low) or 1)) + 0.5
             frame = Image.fromarray(stretched.clip(0, 255).astype(np.uint8))
@@ -53,7 +52,7 @@ def seconds(run: Callable[[], object], repeats: int) -> float:
 def in_jax(
     spec: generator.VideoSpec, digits: generator.Digits, videos: int
 ) -> Callable[[], object]:
-    """What draws and renders so many videos in JAX."""
+    """A function that draws and renders so many videos in JAX."""
     sprites = generator_jax.sprites(spec, digits)
     make = jax.vmap(lambda key, sprites: generator_jax.make_video(key, sprites, spec), (0, None))
     compiled, keys = jax.jit(make), jax.random.split(jax.random.key(0), videos)

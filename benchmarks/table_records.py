@@ -1,4 +1,4 @@
-"""What the runs of a row of `benchmarks.table` have left: phases, figures, curve."""
+"""The record of a row of `benchmarks.table`, from its runs: phases, figures, curve."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -85,7 +85,7 @@ def record(
 def given_phases(
     workdirs: Path, row_phases: Sequence[Phase], results: Path
 ) -> tuple[int, list[dict[str, Any]]]:
-    """What is known of the phases that a file of weights stands for, see `--given`.
+    """Facts about the phases that a file of weights stands for, see `--given`.
 
     Returns:
       Their number, even if directories of some of them are there, which belong to other rows; and
@@ -108,7 +108,7 @@ def given_phases(
 
 
 def run_record(workdir: Path) -> dict[str, Any] | None:
-    """What one run of train.py has left; None if it has not logged anything yet."""
+    """The record of one run of train.py; None if it has not logged anything yet."""
     log, starts = workdir / "metrics.jsonl", workdir / STARTS
     rows = logs.read(log) if log.exists() else {}
     if not rows:

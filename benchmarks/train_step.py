@@ -25,7 +25,7 @@ from rstg_jax.training.experiment import Experiment
 
 
 def on_one_device(experiment: Experiment, classes: int) -> tuple[train_state.TrainSetup, Any, Any]:
-    """What a training step on one device consists of.
+    """The parts of a training step on one device.
 
     Args:
       experiment: with the size of the batch.

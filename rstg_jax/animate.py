@@ -12,8 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from rstg_jax import cli
-from rstg_jax.data import SyncMNISTConfig
-from rstg_jax.data.sync_mnist import generator
+from rstg_jax.data import SyncMNISTConfig, dataset
 from rstg_jax.errors import UserError
 from rstg_jax.viz import video_writer
 
@@ -25,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = cli.command_parser("rstg_jax.animate", __doc__)
     parser.add_argument("--out", type=Path, required=True, help=".gif, .webp, .mp4 or .webm")
     parser.add_argument("--index", type=int, default=0, help="of the example")
-    parser.add_argument("--split", choices=generator.SPLITS, default="test")
+    parser.add_argument("--split", choices=dataset.SPLITS, default="test")
     parser.add_argument("--boxes", action="store_true", help="around the synchronous pair")
     parser.add_argument("--size", type=int, default=256, help="height in pixels")
     parser.add_argument("--fps", type=int, default=video_writer.FPS, help="frames per second")

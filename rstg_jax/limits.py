@@ -1,4 +1,4 @@
-"""What files may claim: a small one cannot take the memory of the machine.
+"""Limits on what files may claim: a small one cannot take the memory of the machine.
 
 They belong to the machine, not to an experiment, so they are no keys of a config. A module that a
 command imports can raise them, say roomy.py with `limits.PIXELS = 1 << 28` after

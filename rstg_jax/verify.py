@@ -33,7 +33,7 @@ from rstg_jax.training import checkpoint, integrity, logs, optim, train_loop, tr
 
 
 class Comparison(NamedTuple):
-    """What was compared, and its largest relative difference."""
+    """The name of two compared values and their largest relative difference."""
 
     name: str
     difference: float

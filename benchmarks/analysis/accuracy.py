@@ -10,7 +10,7 @@ from flax import linen as nn
 
 from benchmarks import map_rule
 from benchmarks.analysis.subject import Share, Subject, batches
-from rstg_jax.data.sync_mnist import generator
+from rstg_jax.data.sync_mnist import canvas, generator
 from rstg_jax.errors import UserError
 from rstg_jax.inference import interventions
 from rstg_jax.rstg.region_graph import Graph, RegionGraph
@@ -71,7 +71,7 @@ def difficulty(coords: np.ndarray) -> dict[str, np.ndarray]:
     Args:
       coords: corners of the digits on the canvas, the pair first, int `[b t n 2]`.
     """
-    pair, size = coords[:, :, :2].astype(float), generator.SPRITE
+    pair, size = coords[:, :, :2].astype(float), canvas.SPRITE
     distance = np.linalg.norm(pair[:, :, 0] - pair[:, :, 1], axis=-1).mean(1)
     shared = np.maximum(size - np.abs(pair[:, :, :, None] - coords[:, :, None]), 0).prod(-1)
     shared[:, :, [0, 1], [0, 1]] = 0  # a digit does not hide itself

@@ -9,7 +9,7 @@ from PIL import Image
 
 from benchmarks.analysis import accuracy, what_decides
 from benchmarks.analysis.subject import Share, Subject
-from rstg_jax.data.sync_mnist import generator
+from rstg_jax.data.sync_mnist import canvas
 from rstg_jax.viz import charts, panels
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def nodes(
     names, boxes = subject.weights.label_names, what_decides.node_boxes(subject, frame)
     for row, video in zip(grid, chosen, strict=True):
         corners = subject.videos["coords"][video, frame, :2]
-        pair = generator.sprite_boxes(corners, 1)  # y0 x0 y1 x1, fractions
+        pair = canvas.sprite_boxes(corners, 1)  # y0 x0 y1 x1, fractions
         label = subject.videos["label"][video]
         share = np.exp(subject.log_likely[video, label])
         row[0].set_ylabel(f"{names[label]}, probability {share:.0%}", fontsize=9, color=INK)

@@ -15,7 +15,7 @@ import numpy as np
 from flax import linen as nn
 
 from benchmarks.analysis.subject import Share, Subject, batches
-from rstg_jax.data.sync_mnist import generator
+from rstg_jax.data.sync_mnist import canvas
 from rstg_jax.inference import interventions
 from rstg_jax.rstg.region_graph import RegionGraph
 from rstg_jax.training import region_loss
@@ -40,7 +40,7 @@ def node_boxes(subject: Subject, frame: int) -> np.ndarray:
     if isinstance(subject.graph, RegionGraph):
         boxes[:] = subject.graph.boxes[: subject.studied]
     else:
-        boxes[np.arange(len(classes))[:, None], classes] = generator.sprite_boxes(coords, 1)
+        boxes[np.arange(len(classes))[:, None], classes] = canvas.sprite_boxes(coords, 1)
     return boxes
 
 
@@ -51,7 +51,7 @@ def holders(subject: Subject, frame: int) -> np.ndarray:
         return (pair[:, :, None] == np.arange(subject.studied)).any(1)
     boxes = subject.graph.boxes[: subject.studied]  # [r 4], fractions of the frame
     corners = subject.videos["coords"][:, frame, :2]
-    centres = (corners + generator.SPRITE / 2) / generator.CANVAS  # [b 2 2]
+    centres = (corners + canvas.SPRITE / 2) / canvas.CANVAS  # [b 2 2]
     held = region_loss.inside(jnp.asarray(boxes), jnp.asarray(centres[:, None]))  # [b 1 r 2]
     return np.asarray(held.any(-1)[:, 0])
 

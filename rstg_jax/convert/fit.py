@@ -28,7 +28,7 @@ ABSENT = {"scale": np.ones, "bias": np.zeros, "kernel": np.zeros}
 
 
 class Names(abc.ABC):
-    """What a project calls our variables."""
+    """A project's names of our variables."""
 
     @abc.abstractmethod
     def of(self, backbone: Any, path: Path) -> str | None:
@@ -53,7 +53,7 @@ def fit(
     side: int = 224,
     turn: Callable[[np.ndarray], np.ndarray] = np.asarray,
 ) -> dict[str, Any]:
-    """Maps arrays to the variables of `models.build(config, classes)`.
+    """Maps arrays to the variables of `classifier.build(config, classes)`.
 
     Args:
       state: arrays by name. 2D kernels are inflated: repeated along the frames under the kernel and

@@ -1,4 +1,4 @@
-"""What other projects call the layers of our Inception networks."""
+"""Other projects' names of the layers of our Inception networks."""
 
 import dataclasses
 import re

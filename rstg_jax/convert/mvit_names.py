@@ -1,4 +1,4 @@
-"""What torchvision and PySlowFast call the layers of MViTv2.
+"""Names that torchvision and PySlowFast give the layers of MViTv2.
 
 Sources: torchvision's `mvit.py`; PySlowFast's `attention.py`, `video_model_builder.py` and
 `head_helper.py`.

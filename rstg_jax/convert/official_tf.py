@@ -43,7 +43,7 @@ ANY_SCOPE = r".*/"
 def convert_model(
     variables: Arrays, config: ModelConfig, num_classes: int, channels: int = 0
 ) -> dict:
-    """Maps the variables of a released model to those of `models.build(config, num_classes)`.
+    """Maps the variables of a released model to those of `classifier.build(config, num_classes)`.
 
     Args:
       variables: official names (without ":0") to arrays; constants, optimiser slots and counters

@@ -1,4 +1,4 @@
-"""What other projects call the layers of our ResNets."""
+"""Other projects' names of the layers of our ResNets."""
 
 import dataclasses
 import re
@@ -9,7 +9,7 @@ from rstg_jax.models.backbones.resnet3d import ResNet3DConfig
 
 @dataclasses.dataclass(frozen=True)
 class ResNetNames(Names):
-    """What a project calls our modules.
+    """A project's names of our modules.
 
     In the names `{stage}` counts from 2 (res2), `{layer}` from 1, and `{part}` is PyTorchVideo's
     position in the list of stem, stages, pool and head.

@@ -1,4 +1,4 @@
-"""What other projects call the layers of our SlowFast.
+"""Other projects' names of the layers of our SlowFast.
 
 mmaction2's SlowFast is not the others': no norm behind the convolutions between the pathways, other
 frames for the slow one, and a classifier that reads the fast map first.

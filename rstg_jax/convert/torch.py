@@ -64,7 +64,7 @@ def data_config(arch: Arch) -> FolderConfig:
 
 
 def convert(state: fit.Arrays, arch: Arch, *, channels: Channels | None = None) -> dict[str, Any]:
-    """Maps a state dict to the variables of `models.build(model_config(arch), classes)`.
+    """Maps a state dict to the variables of `classifier.build(model_config(arch), classes)`.
 
     Args:
       state: tensors by name, see `read`. 2D kernels are inflated: repeated along the frames under

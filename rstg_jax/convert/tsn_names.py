@@ -1,4 +1,4 @@
-"""What TRN and ECO call their layers, which are those of a network on frames and their own."""
+"""Names of the layers of TRN and ECO, which are those of a network on frames and their own."""
 
 import dataclasses
 import math

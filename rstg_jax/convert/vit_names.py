@@ -1,4 +1,4 @@
-"""What transformers calls the layers of VideoMAE, V-JEPA 2 and VideoPrism, and their authors do."""
+"""Names of the layers of VideoMAE, V-JEPA 2 and VideoPrism: transformers' and the authors'."""
 
 import dataclasses
 import re

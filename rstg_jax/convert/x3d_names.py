@@ -1,4 +1,4 @@
-"""What other projects call the layers of our X3D.
+"""Other projects' names of the layers of our X3D.
 
 Sources: PyTorchVideo 0.1.5, `x3d.py`; PySlowFast's `stem_helper.py`, `resnet_helper.py`,
 `operators.py` and `head_helper.py`; mmaction2 1.2.0, `x3d.py` and `x3d_head.py`.
@@ -15,7 +15,7 @@ from rstg_jax.models.backbones.x3d import X3DConfig
 
 @dataclasses.dataclass(frozen=True)
 class X3DNames(Names):
-    """What a project calls our modules.
+    """A project's names of our modules.
 
     Attributes:
       resnet: the project's names of residual blocks, which are the same here but for `inside`.

@@ -17,11 +17,10 @@ from typing import Any, Literal, NamedTuple
 import humanize
 import numpy as np
 
-from rstg_jax.data import object_maps
+from rstg_jax.data import object_maps, random_stream
 from rstg_jax.data.batches import Batch, Source
 from rstg_jax.data.dataset import DataConfig, check_split
 from rstg_jax.data.online import OnlineVideos
-from rstg_jax.data.sync_mnist import generator
 from rstg_jax.data.video import decode
 from rstg_jax.errors import UserError
 
@@ -59,7 +58,7 @@ class CollisionsConfig(DataConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        generator.check_seed(self.seed)
+        random_stream.check_seed(self.seed)
         least = {"num_discs": 2, "num_frames": 3, "num_test": 1, "frame_size": 4}
         for key, value in least.items():
             if getattr(self, key) < value:
@@ -138,7 +137,7 @@ class CollisionsConfig(DataConfig):
 
 
 class Scene(NamedTuple):
-    """What happens in some videos.
+    """The events of some videos.
 
     Attributes:
       places: Centres of the discs in every frame, int64 `[b t discs 2]`, (row, column) in units of
@@ -193,13 +192,13 @@ def start(config: CollisionsConfig, bits: np.ndarray) -> tuple[np.ndarray, np.nd
     n, squares = config.num_discs, config.blocks**2
     chosen = np.argsort(bits[:, :squares], axis=1, kind="stable")[:, :n]  # a block for each disc
     corner = np.stack(np.divmod(chosen, config.blocks), axis=-1) * config.block
-    slack = generator.below(
+    slack = random_stream.below(
         bits[:, squares : squares + 2 * n], int((config.block - 2 * config.radius) * CELL) + 1
     )
     corner = np.rint((corner + config.radius) * CELL).astype(np.int64)
     angle = 2 * np.pi * np.arange(DIRECTIONS) / DIRECTIONS
     unit = np.stack([np.sin(angle), np.cos(angle)], axis=-1) * config.speed * CELL / STEPS
-    direction = generator.below(bits[:, squares + 2 * n :], DIRECTIONS)
+    direction = random_stream.below(bits[:, squares + 2 * n :], DIRECTIONS)
     return corner + slack.reshape(-1, n, 2), np.rint(unit).astype(np.int64)[direction]
 
 

@@ -18,11 +18,10 @@ from typing import Any
 import humanize
 import numpy as np
 
-from rstg_jax.data import object_maps
+from rstg_jax.data import object_maps, random_stream
 from rstg_jax.data.batches import Batch, Source
 from rstg_jax.data.dataset import DataConfig, check_split
 from rstg_jax.data.online import OnlineVideos
-from rstg_jax.data.sync_mnist import generator
 from rstg_jax.data.video import decode
 from rstg_jax.errors import UserError
 
@@ -54,7 +53,7 @@ class CupsConfig(DataConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        generator.check_seed(self.seed)
+        random_stream.check_seed(self.seed)
         least = {"num_swaps": 1, "num_test": 1, "swap_frames": 2, "frame_size": 4}
         for key, value in least.items():
             if getattr(self, key) < value:
@@ -126,7 +125,7 @@ class CupsConfig(DataConfig):
 
 def on_the_host(config: CupsConfig, bits: np.ndarray) -> Batch:
     """`make_videos` with NumPy."""
-    made: Batch = make_videos(np, generator.below, config, bits)
+    made: Batch = make_videos(np, random_stream.below, config, bits)
     return made
 
 

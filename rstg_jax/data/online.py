@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from rstg_jax.data import random_stream
 from rstg_jax.data.batches import ENDLESS, Batch
-from rstg_jax.data.sync_mnist import generator
 
 
 class OnlineVideos:
@@ -44,5 +44,5 @@ class OnlineVideos:
     def batch(self, indices: np.ndarray) -> Batch:
         """Examples of some indices, int64 [b]."""
         config = self._config
-        bits = generator.random_bits(config.seed, self._split, indices, config.num_draws)
+        bits = random_stream.words(config.seed, self._split, indices, config.num_draws)
         return self._make(config, bits)

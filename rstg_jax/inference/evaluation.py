@@ -37,7 +37,7 @@ def evaluate_checkpoint(
     if count is not None:
         source = data.Chosen(source, np.arange(min(count, len(source))))
     protocols.check_fits(model)
-    max_clips = model.experiment.train.for_evaluation
+    max_clips = model.experiment.train.max_eval_clips
     kind = model.experiment.loss.kind
     eval_step = steps.jit_eval_step(
         model.module, model.mesh, model.abstract, max_clips, kind, model.logit_places

@@ -75,7 +75,7 @@ def store(
     model = on_own_devices(model)
     source, name = open_named(model.data.single_view(), split)
     data.refuse_endless(source)
-    batch_size = eval_loop.eval_batch_size(model.experiment.train.for_evaluation, model.mesh)
+    batch_size = eval_loop.eval_batch_size(model.experiment.train.max_eval_clips, model.mesh)
     feature_maps = jit_feature_maps(model, dtype)
     stored = description(model, weights_from, source, name, dtype, batch_size)
     first = jax.process_index() == 0

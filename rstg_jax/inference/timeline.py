@@ -108,7 +108,7 @@ class StreamPredictor:
     """
 
     def __init__(self, model: trained_model.TrainedModel, top: int):
-        if reason := model.experiment.model.no_stream:
+        if reason := model.experiment.model.cannot_stream_because:
             raise UserError(f"{model.experiment.name} cannot stream: {reason}; leave out --stream")
         # Of the type and on the devices of the states that follow, so that steps compile once.
         start = init_state(model.experiment.model.rstg, 1, jnp.dtype(model.experiment.model.dtype))

@@ -1,4 +1,4 @@
-"""What is computed in float32 at least, also in a network of bfloat16."""
+"""The precision of sums and statistics: float32 at least, also in a network of bfloat16."""
 
 from typing import Any
 

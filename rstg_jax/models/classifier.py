@@ -70,7 +70,7 @@ class VideoClassifier(nn.Module):
         Raises:
           UserError: the model needs its videos whole.
         """
-        if reason := self.config.no_stream:
+        if reason := self.config.cannot_stream_because:
             raise UserError(f"this model cannot stream: {reason}")
         logits, out, after = self._classify(video, state, False)
         assert after is not None
@@ -100,10 +100,10 @@ class VideoClassifier(nn.Module):
                 channels = object_map.channels(out["object_map"], not config.head.convolves)
                 features = channels.astype(features.dtype)
         if config.rstg_at and config.rstg.objects:
-            if config.map_classes:
-                out["objects"] = object_map.find_objects(out["object_map"])
-            else:
+            if config.backbone.gives_objects:
                 out["objects"] = object_map.given_objects(features)
+            else:
+                out["objects"] = object_map.find_objects(out["object_map"])
             features = object_map.of_objects(out["objects"]).astype(features.dtype)
         frames, early, state = self._read(features, token, graphs, state, train, boxes)
         if graphs:
@@ -171,7 +171,7 @@ class VideoClassifier(nn.Module):
         train: bool,
         boxes: jax.Array | None,
     ) -> tuple[jax.Array, jax.Array | None, State | None]:
-        """What the classifier reads, float32 `[b t d]`; early nodes; the block's new state.
+        """The inputs of the classifier, float32 `[b t d]`; early nodes; the block's new state.
 
         There are early nodes for `ModelConfig.early_heads` and whole clips only.
         """

@@ -5,7 +5,7 @@ from typing import Literal
 
 from rstg_jax import config
 from rstg_jax.errors import UserError
-from rstg_jax.models.backbones import BackboneConfig, CoordinatesConfig, SimpleCNNConfig
+from rstg_jax.models.backbones import BackboneConfig, SimpleCNNConfig
 from rstg_jax.models.heads import HeadConfig, NodePooling
 from rstg_jax.rstg import presets
 from rstg_jax.rstg.config import RSTGConfig
@@ -110,7 +110,7 @@ class ModelConfig:
 
     def _check_objects(self) -> None:
         """Raises `UserError` if the block's nodes are objects that this model does not find."""
-        objects, given = self.rstg.objects, isinstance(self.backbone, CoordinatesConfig)
+        objects, given = self.rstg.objects, self.backbone.gives_objects
         if self.map_classes != (0 if given else objects):
             name = type(self.backbone).__name__
             wanted = f"no map_classes with {name}" if given else f"map_classes={objects}"
@@ -136,10 +136,10 @@ class ModelConfig:
         return attends and (self.region_classes > 0 or self.lone_objects or self.rstg.objects > 0)
 
     @property
-    def no_stream(self) -> str:
+    def cannot_stream_because(self) -> str:
         """Why `VideoClassifier.stream` cannot be used; empty if it can."""
         if self.head.final_block != "nodes" or len(self.rstg_at) > 1:
             return "only a single block whose nodes the head reads carries its state on"
         if not self.backbone.per_frame:
             return "its backbone reads several frames together"
-        return self.rstg.looks_ahead
+        return self.rstg.looks_ahead_because

@@ -1,4 +1,4 @@
-"""What a jaxpr costs: multiply-accumulates of its products, bytes that a gradient keeps.
+"""The cost of a jaxpr: multiply-accumulates of its products, bytes that a gradient keeps.
 
 Both are counted by place: the name stack of an equation, in which every Linen module leaves its
 name. Nothing is compiled or run.

@@ -127,7 +127,7 @@ class RSTG(nn.Module):
           UserError: the output depends on later frames, or the state is that of another block or
             of another number of videos.
         """
-        if reason := self.config.looks_ahead:
+        if reason := self.config.looks_ahead_because:
             raise UserError(f"this block cannot stream: {reason}")
         check_features(self.config, features)
         check_state(self.config, len(features), state)

@@ -231,7 +231,7 @@ class RSTGConfig:
         return any(stage != "space" for stage in self.stages[:-1])
 
     @property
-    def looks_ahead(self) -> str:
+    def looks_ahead_because(self) -> str:
         """Why the output at a frame depends on later frames; empty if it does not."""
         if "spacetime" in self.stages:
             return "the stage 'spacetime' sends messages from the frame after"

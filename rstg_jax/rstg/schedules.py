@@ -25,7 +25,7 @@ from rstg_jax.rstg.stages import SpaceStage, State, TimeStage, make_stage, zero_
 
 
 class PlanOutput(NamedTuple):
-    """What the stages of a plan, or some of them, make of the nodes.
+    """The result of all stages of a plan, or of some of them.
 
     Attributes:
       nodes: after the last of these stages, `[n t b d]`.

@@ -1,4 +1,4 @@
-"""What a time stage reads of a node's earlier frames beside its state. Not in the paper.
+"""Inputs of a time stage from earlier frames of a node, beside its state. Not in the paper.
 
 differences   how the node has changed since the frame before
 lags          projections of the node as it was some frames ago, each of another number of frames
@@ -32,7 +32,7 @@ def wide_zeros(like: Float[Array, "*batch c"], width: int) -> Float[Array, "*bat
 def zeros(
     like: Float[Array, "*batch c"], dim: int, differences: bool, lags: Sequence[int]
 ) -> tuple[Array, ...]:
-    """What is kept before the first frame: the last node, and for each lag so many projections.
+    """The inputs before the first frame: the last node, and for each lag so many projections.
 
     Args:
       like: the nodes of a frame; what is kept lies on the devices where they do.

@@ -28,7 +28,8 @@ class TrainConfig:
       accumulate: parts of a batch that are computed one after the other, to need less memory; their
         gradients are summed. The same update as that of the whole batch, except that dropout draws
         other masks and batch norm with statistics of the batch normalises each part by itself.
-      eval_batch_size: the same for evaluation; `batch_size` if None.
+      eval_batch_size: GLOBAL number of clips in an evaluation batch, of all views of its videos;
+        `batch_size` if None.
       log_every: updates in a logged window; its metrics are averages over the window.
       eval_every: updates between evaluations on the whole test split; 0 for the end only.
       checkpoint_every: updates between checkpoints; 0 for evaluations with a new best only. The
@@ -96,8 +97,8 @@ class TrainConfig:
         patterns.check(allowed)
 
     @property
-    def for_evaluation(self) -> int:
-        """Number of videos in an evaluation batch."""
+    def max_eval_clips(self) -> int:
+        """Clips that an evaluation batch may have; see `eval_loop.eval_batch_size`."""
         return self.eval_batch_size or self.batch_size
 
     def steps(self, train_examples: int) -> int:

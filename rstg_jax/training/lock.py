@@ -194,7 +194,7 @@ def _start_time(pid: int) -> str:
 
 
 def _stat(pid: int) -> list[str]:
-    """What /proc says of a process, from its state on; empty on systems that do not tell."""
+    """The fields of /proc/PID/stat from the state on; empty on systems without it."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text("utf-8", errors="replace")
     except OSError:

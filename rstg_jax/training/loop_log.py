@@ -1,4 +1,4 @@
-"""What the training loop says and logs: devices and data at the start, then averages and speed."""
+"""Log lines of the training loop: devices and data at the start, then averages and speed."""
 
 import collections
 import dataclasses
@@ -16,7 +16,7 @@ NORMS = ("grad_norm", "param_norm")  # logged as averages over updates, the rest
 
 @dataclasses.dataclass
 class LoopContext:
-    """What the loop needs besides the run.
+    """The state of the loop besides that of the run.
 
     Attributes:
       log: receives metrics.

@@ -1,4 +1,4 @@
-"""What becomes of a run when an update is not finite.
+"""Options for updates that are not finite.
 
 `train.on_nan` chooses for an infinite or undefined loss, gradient, weight or running statistic:
 
@@ -28,7 +28,7 @@ QUANTITIES = {
 
 
 class Policy(NamedTuple):
-    """What to do ("stop", "skip" or "rollback"), and how many times in a run."""
+    """The action ("stop", "skip" or "rollback"), and how many times in a run."""
 
     action: str
     limit: int

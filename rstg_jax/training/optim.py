@@ -162,7 +162,7 @@ def scaled(rates: Sequence[tuple[str, float]], updates: Any) -> Any:
 
 
 def decayed(params: Any) -> Any:
-    """Marks the parameters that weight decay applies to: no bias, no gain, nothing of rank 1."""
+    """Marks the parameters that weight decay applies to: no bias, gain or embedding."""
 
     def wanted(path: tuple[Any, ...], value: Any) -> bool:
         name = jax.tree_util.keystr(path[-1:], simple=True)

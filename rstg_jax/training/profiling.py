@@ -1,4 +1,4 @@
-"""What an update costs, and a trace of chosen updates."""
+"""The cost of an update, and a trace of chosen updates."""
 
 import logging
 from contextlib import AbstractContextManager

@@ -68,7 +68,7 @@ class Run:
     @property
     def eval_batch_size(self) -> int:
         """Number of videos in an evaluation batch."""
-        max_clips, views = self.experiment.train.for_evaluation, self.experiment.data.views
+        max_clips, views = self.experiment.train.max_eval_clips, self.experiment.data.views
         return eval_loop.eval_batch_size(max_clips, self.mesh, views)
 
     @property
@@ -158,7 +158,7 @@ def set_up(experiment: Experiment, workdir: storage.Path) -> Run:
             module,
             mesh,
             abstract.variables,
-            settings.for_evaluation,
+            settings.max_eval_clips,
             experiment.loss.kind,
             experiment.data.logit_places(train_source.label_names),
         ),

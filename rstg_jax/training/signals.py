@@ -72,7 +72,7 @@ class StopSignal:
         return self._passed_on if jax.process_count() > 1 else self.local()
 
     def carried(self, rows: int) -> dict[str, np.ndarray]:
-        """What a batch of several processes carries besides its `rows` here: whether to stop."""
+        """The flag in a batch of several processes, beside its `rows` here: whether to stop."""
         return {CARRIED: np.full(rows, self.local(), np.float32)} if jax.process_count() > 1 else {}
 
     def fetched(self, sums: dict[str, np.ndarray]) -> None:

@@ -1,8 +1,8 @@
 """Draws the region graph over a frame: regions, their activity, and the messages between them.
 
 A region is a dot at the centre of its cell, coloured by scale or by activity. Its size shows the
-total attention that the region receives. A message is a line that widens from its source to its
-destination; its opacity shows the attention weight, relative to uniform attention. Each coarser
+total attention that the region receives. A message is a line that widens from its sender to its
+receiver; its opacity shows the attention weight, relative to uniform attention. Each coarser
 scale is shifted to the upper right, because centres of different scales may coincide. An object is
 drawn where it is in the frame, if it is there.
 """
@@ -38,15 +38,15 @@ SCALE_OFFSET = 0.045  # shift of each coarser scale, in fractions of the frame
 
 @dataclasses.dataclass(frozen=True)
 class Edge:
-    """One message of the graph, from node `source` to node `destination`.
+    """One message of the graph, from node `sender` to node `receiver`.
 
     `weight` is a multiple of uniform attention: 1 if the receiver attends to all its neighbours
     alike. A corner has 4 neighbours and the whole frame 13, so the largest raw attention weights
     would always be those of the corners.
     """
 
-    destination: int
-    source: int
+    receiver: int
+    sender: int
     weight: float
 
 
@@ -54,15 +54,15 @@ def strongest_edges(attention: np.ndarray, neighbours: np.ndarray, count: int) -
     """Returns the messages of one frame with the greatest weights, in decreasing order.
 
     Args:
-      attention: Weights `[i j]`, i destination, j source. Official masking also gives weight to
+      attention: Weights `[i j]`, i receiver, j sender. Official masking also gives weight to
         pairs that are not neighbours; these are left out.
       neighbours: bool `[i j]`.
       count: Maximum number of messages.
     """
-    destinations, sources = np.nonzero(neighbours)
-    weights = (attention * neighbours.sum(axis=1, keepdims=True))[destinations, sources]
+    receivers, senders = np.nonzero(neighbours)
+    weights = (attention * neighbours.sum(axis=1, keepdims=True))[receivers, senders]
     order = np.argsort(-weights, kind="stable")[:count]
-    return [Edge(int(destinations[e]), int(sources[e]), float(weights[e])) for e in order]
+    return [Edge(int(receivers[e]), int(senders[e]), float(weights[e])) for e in order]
 
 
 def scale_color(order: int) -> Color:
@@ -155,13 +155,13 @@ def graph_layer(
     there = ~np.isnan(places[:, 0])
     neighbours = graph.adjacency & there & there[:, None]
     unit = size[1] / 220  # line widths are given for a frame 220 pixels high
-    received = np.zeros(graph.num_nodes)  # [j]: total attention to source j
+    received = np.zeros(graph.num_nodes)  # [j]: total attention to sender j
     if attention is not None:
         received = np.where(neighbours, attention, 0).sum(axis=0)
         strongest = strongest_edges(attention, neighbours, edges)
         for edge in reversed(strongest):  # the strongest last, on top
             opacity = round(255 * min(1.0, 0.18 + 0.82 * edge.weight / FULL_WEIGHT))
-            corners = _taper(places[edge.source], places[edge.destination], unit)
+            corners = _taper(places[edge.sender], places[edge.receiver], unit)
             left, top = (max(0, math.floor(min(c)) - 1) for c in zip(*corners, strict=True))
             right, bottom = (math.ceil(max(c)) + 2 for c in zip(*corners, strict=True))
             stroke = Image.new("RGBA", (right - left, bottom - top), (255, 255, 255, 0))
@@ -208,16 +208,16 @@ def _draw_cells(
         )
 
 
-def _taper(source: np.ndarray, destination: np.ndarray, unit: float) -> list[tuple[float, float]]:
-    """Corners of a line from `source` to `destination` that widens towards its end.
+def _taper(sender: np.ndarray, receiver: np.ndarray, unit: float) -> list[tuple[float, float]]:
+    """Corners of a line from `sender` to `receiver` that widens towards its end.
 
     It runs beside the straight connection, so that the messages of both directions are visible.
     """
-    along = destination - source
+    along = receiver - sender
     along = along / max(float(np.hypot(*along)), 1e-9)
     across = np.array([-along[1], along[0]])
-    begin = source + unit * (1.6 * across + 3 * along)
-    end = destination + unit * (1.6 * across - 3 * along)
+    begin = sender + unit * (1.6 * across + 3 * along)
+    end = receiver + unit * (1.6 * across - 3 * along)
     corners = [
         begin - 0.4 * unit * across,
         begin + 0.4 * unit * across,

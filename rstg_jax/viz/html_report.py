@@ -158,7 +158,7 @@ def render(
 
 
 def _legend(graph: Graph | None) -> list[tuple[str, str]]:
-    """What the colours of the nodes stand for."""
+    """The legend of the colours of the nodes."""
     if graph is None:
         return []
     kinds = ["object that the network sees"]
@@ -207,7 +207,7 @@ def _curves(record: Record, key: str, title: str, *, percent: bool) -> str:
 
 
 def _video(example: panels.Example, graph: Graph | None, names: Sequence[str]) -> dict[str, Any]:
-    """What the page shows of one test video."""
+    """The part of the page about one test video."""
     frames = panels.panels(example, graph, side=PANEL_HEIGHT)
     return {
         "webp": base64.b64encode(video_writer.encode_images(frames)).decode(),

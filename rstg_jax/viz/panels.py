@@ -35,7 +35,7 @@ class Example:
       video: uint8 `[t h w c]`, c is 1 or 3.
       labels: Indices of the true classes: one, unless a video may have several.
       probabilities: Of all classes, float `[classes]`.
-      attention: Mean over rounds, float `[t i j]` (i destination, j source), or None for networks
+      attention: Mean over rounds, float `[t i j]` (i receiver, j sender), or None for networks
         without a space stage.
       pair_boxes: Boxes `y0 x0 y1 x1` of the synchronous pair in fractions of the frame, float
         `[t 2 4]`, or None.

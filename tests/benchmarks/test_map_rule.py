@@ -3,7 +3,7 @@
 import numpy as np
 
 from benchmarks import map_rule
-from rstg_jax.data.sync_mnist import generator
+from rstg_jax.data.sync_mnist import canvas, generator
 from rstg_jax.training import map_loss
 
 SPEC = generator.VideoSpec(num_digits=5, none_probability=0.0)
@@ -17,7 +17,7 @@ def trajectories():
 
 def perfect_maps(paths):
     """Maps that say where every digit is, with certainty."""
-    centres = (paths.coords + generator.SPRITE / 2) / generator.CANVAS
+    centres = (paths.coords + canvas.SPRITE / 2) / canvas.CANVAS
     target = map_loss.targets((8, 8), paths.digits, centres.astype(np.float32), 10)
     maps = np.array(target)
     maps[..., 0] = 40 * maps[..., 0] - 20  # logits

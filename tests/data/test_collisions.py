@@ -8,15 +8,14 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 from rstg_jax import data
-from rstg_jax.data import collisions
-from rstg_jax.data.sync_mnist import generator
+from rstg_jax.data import collisions, random_stream
 from rstg_jax.errors import UserError
 
 DISCS = data.CollisionsConfig(num_frames=64, num_test=60)
 
 
 def simulated(config, count):
-    bits = generator.random_bits(config.seed, "test", np.arange(count), config.num_draws)
+    bits = random_stream.words(config.seed, "test", np.arange(count), config.num_draws)
     return collisions.simulate(config, *collisions.start(config, bits))
 
 
@@ -52,7 +51,7 @@ def plain(config, places, velocities):
 
 def test_discs_move_as_in_a_plain_simulation():
     config = dataclasses.replace(DISCS, num_discs=4, radius=0.75)
-    bits = generator.random_bits(0, "test", np.arange(6), config.num_draws)
+    bits = random_stream.words(0, "test", np.arange(6), config.num_draws)
     places, velocities = collisions.start(config, bits)
     scene = collisions.simulate(config, places, velocities)
     for row in range(6):

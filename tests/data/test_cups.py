@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from rstg_jax import data
-from rstg_jax.data import cups
-from rstg_jax.data.sync_mnist import generator, generator_jax
+from rstg_jax.data import cups, random_stream
+from rstg_jax.data.sync_mnist import generator_jax
 from rstg_jax.errors import UserError
 
 GAME = data.CupsConfig(num_frames=64, num_swaps=10, num_test=600)
@@ -72,7 +72,7 @@ def test_the_ball_is_under_its_cup_all_along():
 
 def test_swaps_are_those_of_a_plain_simulation():
     config = dataclasses.replace(GAME, num_cups=4, num_swaps=7)
-    bits = generator.random_bits(config.seed, "test", np.arange(50), config.num_draws)
+    bits = random_stream.words(config.seed, "test", np.arange(50), config.num_draws)
     videos = config.open("test").batch(np.arange(50))
     for row, label in zip(bits, videos["label"], strict=True):
         place = int(row[0]) * 4 >> 32
@@ -85,7 +85,7 @@ def test_swaps_are_those_of_a_plain_simulation():
 def test_no_frame_alone_says_anything():
     """With three cups: the end does not depend on the ball's first place, nor on any one swap."""
     config = dataclasses.replace(GAME, num_frames=42, frame_size=4)
-    bits = generator.random_bits(config.seed, "test", np.arange(6000), config.num_draws)
+    bits = random_stream.words(config.seed, "test", np.arange(6000), config.num_draws)
     source = config.open("test")
     parts = [source.batch(np.arange(k, k + 500))["label"] for k in range(0, 6000, 500)]
     labels = np.concatenate(parts)
@@ -126,8 +126,8 @@ def test_a_bag_of_frames_stays_near_chance():
 
 def test_jax_makes_the_same_videos():
     config = dataclasses.replace(GAME, num_cups=4, num_swaps=3, num_frames=20)
-    bits = generator.random_bits(0, "train", np.arange(20), config.num_draws)
-    expected = cups.make_videos(np, generator.below, config, bits)
+    bits = random_stream.words(0, "train", np.arange(20), config.num_draws)
+    expected = cups.make_videos(np, random_stream.below, config, bits)
 
     def below(bits, bound):
         return generator_jax._below(bits, jnp.int32(bound))

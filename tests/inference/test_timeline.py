@@ -277,7 +277,7 @@ def test_models_that_cannot_stream_say_why(clip_model, model):
     assert "only a single block" in no_stream(model, rstg_at=("conv0", "final"))
     official = presets.official("sync_mnist", post_norm="layer")
     assert "statistics of the whole clip" in no_stream(model, rstg=official)
-    assert not clip_model.experiment.model.no_stream
+    assert not clip_model.experiment.model.cannot_stream_because
 
 
 # --- files ----------------------------------------------------------------------------------------

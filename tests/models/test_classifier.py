@@ -219,7 +219,10 @@ def test_a_convolution_of_the_whole_map():
     maps = np.random.default_rng(0).normal(size=(2, 3, 5, 4, 6)).astype(np.float32)
     head = RNNHead("conv", "gru", 7, kernel=8).build("head")
     params = jax.jit(head.init)(jax.random.key(0), maps)["params"]
-    assert params["conv0"]["kernel"].shape == (5, 4, 6, 7) and "conv1" not in params
+    kernel = params["conv0"]["kernel"]
+    assert kernel.shape == (5, 4, 6, 7) and "conv1" not in params
+    np.testing.assert_array_equal(kernel, np.broadcast_to(kernel[2, 3], kernel.shape))
+    params["conv0"]["kernel"] = kernel + maps[0, 0, ..., None]  # any other one
     vectors = np.maximum(np.einsum("bthwc,hwcd->tbd", maps, params["conv0"]["kernel"]), 0)
     cell = FrameRNN(7, "gru", 1.0)
     wanted = jax.jit(cell.apply)({"params": params["gru"]}, vectors[None])[0][0]

@@ -12,8 +12,8 @@ import tensorflow_datasets as tfds
 from array_record.python import array_record_module
 
 from rstg_jax import cli, data
+from rstg_jax.data.sync_mnist import canvas, generator, prepared, renderer
 from rstg_jax.data.sync_mnist import digits as digits_lib
-from rstg_jax.data.sync_mnist import generator, prepared, renderer
 from rstg_jax.errors import UserError
 from tfds_builders import shards as shards_lib
 from tfds_builders.sync_mnist import SyncMNIST as Builder
@@ -85,7 +85,7 @@ def test_tfds_reads_what_build_wrote(built):
     made = data.OnlineSyncMNIST(built, "test").batch(np.arange(20))
     example = examples[7]
     np.testing.assert_array_equal(example["video"], made["video"][7])
-    boxes = generator.sprite_boxes(made["coords"][7])
+    boxes = canvas.sprite_boxes(made["coords"][7])
     np.testing.assert_array_equal(example["boxes"], boxes)
     assert (
         builder.info.features["label"].int2str(int(example["label"]))

@@ -46,7 +46,7 @@ def test_strongest_edges_are_the_greatest_weights_in_order():
         reverse=True,
     )
     assert len(every) == 90
-    assert [(e.weight, e.destination, e.source) for e in found] == every[:9]
+    assert [(e.weight, e.receiver, e.sender) for e in found] == every[:9]
 
 
 def test_strongest_edges_leaves_out_pairs_that_are_no_neighbours():
@@ -54,7 +54,7 @@ def test_strongest_edges_leaves_out_pairs_that_are_no_neighbours():
     attention[0, 0] = attention[0, 8] = 1.0  # itself, and the opposite corner
     attention[0, 1] = 0.25  # an even share: a corner has four neighbours
     found = draw_graph.strongest_edges(attention, GRAPH.adjacency, 1)
-    assert found == [draw_graph.Edge(destination=0, source=1, weight=1.0)]
+    assert found == [draw_graph.Edge(receiver=0, sender=1, weight=1.0)]
 
 
 def test_nodes_of_all_scales_are_drawn_apart():

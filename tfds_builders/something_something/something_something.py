@@ -170,7 +170,7 @@ def features(
 
 
 def metadata(config: SomethingSomethingBuilderConfig, found: Annotations) -> Metadata:
-    """What results record about the data."""
+    """The facts about the data that results record."""
     result: Metadata = {"reads": config.reads, "store": config.store}
     if config.reads == "v2" and config.store == "frames":
         result |= {"short_side": config.short_side, "jpeg_quality": config.quality}

@@ -14,8 +14,8 @@ from collections.abc import Sequence
 
 from rstg_jax import cli
 from rstg_jax.data import SyncMNISTConfig
+from rstg_jax.data.dataset import SPLITS
 from rstg_jax.data.sync_mnist import digits as digits_lib
-from rstg_jax.data.sync_mnist.generator import SPLITS
 from rstg_jax.data.sync_mnist.prepared import prepared_dir
 from rstg_jax.errors import UserError
 from tfds_builders import processes as processes_lib

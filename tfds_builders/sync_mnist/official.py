@@ -19,8 +19,8 @@ import numpy as np
 import tqdm
 
 from rstg_jax import cli
+from rstg_jax.data.sync_mnist import canvas, generator, renderer
 from rstg_jax.data.sync_mnist import digits as digits_lib
-from rstg_jax.data.sync_mnist import generator, renderer
 from rstg_jax.errors import UserError, reason
 
 _CHUNK = 200  # videos rendered at a time
@@ -39,7 +39,7 @@ def render(paths_file: pathlib.Path, mnist_dir: str, out: pathlib.Path) -> None:
             f"{paths_file}: digit image {images.max()} is not among the {len(digits)} test images "
             f"of {mnist_dir}"
         )
-    if coords.size and coords.max() > generator.CANVAS - generator.SPRITE:
+    if coords.size and coords.max() > canvas.CANVAS - canvas.SPRITE:
         raise UserError(f"{paths_file}: a sprite at {coords.max()} leaves the canvas")
     pair = digits.classes[images[:, :2]]
     none = len(generator.VideoSpec().label_names) - 1

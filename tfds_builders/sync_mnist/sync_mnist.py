@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from rstg_jax.data import OnlineSyncMNIST, SyncMNISTConfig
-from rstg_jax.data.sync_mnist import generator
+from rstg_jax.data import OnlineSyncMNIST, SyncMNISTConfig, dataset
+from rstg_jax.data.sync_mnist import canvas
 from rstg_jax.data.sync_mnist.prepared import VERSION, prepared_name
 
 Example = dict[str, Any]
@@ -84,7 +84,7 @@ class SyncMNIST(tfds.core.GeneratorBasedBuilder):
         del dl_manager  # `rstg_jax.data.sync_mnist.digits` finds the digits
         data = dataclasses.replace(self.builder_config.data, data_dir=str(self._data_dir_root))
         self.info.metadata.update(metadata(data))
-        return {split: self._generate_examples(data, split) for split in generator.SPLITS}
+        return {split: self._generate_examples(data, split) for split in dataset.SPLITS}
 
     def _generate_examples(
         self, data: SyncMNISTConfig, split: str
@@ -127,7 +127,7 @@ def _source(data: SyncMNISTConfig, split: str) -> OnlineSyncMNIST:
 def metadata(data: SyncMNISTConfig) -> dict[str, str | int | float]:
     """Returns the description of the data that results record."""
     result: dict[str, str | int | float] = {}
-    for split in generator.SPLITS:
+    for split in dataset.SPLITS:
         provenance = dict(_source(data, split).provenance)
         result[f"{split}_digits"] = provenance.pop("digits")
         result[f"{split}_digits_sha256"] = provenance.pop("digits_sha256")
@@ -142,7 +142,7 @@ def examples(data: SyncMNISTConfig, split: str, first: int, end: int) -> Iterato
     source = _source(data, split)
     for start in range(first, end, _CHUNK):
         batch = source.batch(np.arange(start, min(start + _CHUNK, end)))
-        boxes = generator.sprite_boxes(batch["coords"], data.frame_size)
+        boxes = canvas.sprite_boxes(batch["coords"], data.frame_size)
         for i, label in enumerate(batch["label"]):
             yield {
                 "video": batch["video"][i],

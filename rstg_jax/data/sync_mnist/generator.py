@@ -4,9 +4,7 @@ The label names these two. The law of motion and the rendering are those of the 
 generator (arXiv 1904.05582, section 4.1); given the same digit images and positions, the videos are
 the same byte for byte.
 
-`sample` draws positions, `renderer.Renderer` draws pixels. Example i of (seed, split) is a function
-of those three alone: it owns a fixed stretch of one counter-based random stream, so no order, batch
-size or sharding changes a byte.
+`sample` draws positions from `rstg_jax.data.random_stream`, `renderer.Renderer` draws pixels.
 
 Axes: b video, t frame, n digit (the pair that may move together first), h w rows and columns.
 """
@@ -17,21 +15,16 @@ from typing import Any
 
 import numpy as np
 
-from rstg_jax.data import object_maps
+from rstg_jax.data import random_stream
+from rstg_jax.data.random_stream import below
 from rstg_jax.data.sync_mnist import delayed
+from rstg_jax.data.sync_mnist.canvas import MAX_CORNER, MAX_STEP, SPRITE
 from rstg_jax.errors import UserError
-
-CANVAS = 100  # pixels, square; rendered here, then resized
-SPRITE = 28
-MAX_CORNER = CANVAS - SPRITE - 1  # 71: the largest row or column of a sprite's top left corner
-MAX_STEP = 10  # pixels a frame and axis
-TRANSPARENT_BELOW = 10
-SPLITS = ("train", "test")
 
 
 @dataclasses.dataclass(frozen=True)
 class VideoSpec:
-    """What is random in a video, and how.
+    """The parameters of the random process that makes a video.
 
     Attributes:
       num_digits: Digits in a video, all of different classes.
@@ -131,52 +124,16 @@ class Trajectories:
     labels: np.ndarray
 
 
-def pair_label(i: np.ndarray | int, j: np.ndarray | int) -> np.ndarray:
-    """Label of the synchronous pair of positions i != j: `i * (i - 1) / 2 + j` for i > j."""
-    high, low = np.maximum(i, j), np.minimum(i, j)
+def pair_label(i: Any, j: Any, xp: Any = np) -> Any:
+    """Label of the synchronous pair of positions i != j: `i * (i - 1) / 2 + j` for i > j.
+
+    Args:
+      i: Integers, arrays of `xp`.
+      j: Likewise.
+      xp: `numpy` or `jax.numpy`.
+    """
+    high, low = xp.maximum(i, j), xp.minimum(i, j)
     return high * (high - 1) // 2 + low
-
-
-def map_places(coords: Any, size: int) -> Any:
-    """Corners on the canvas -> centres on a map, as `rstg_jax.data.object_maps` takes them.
-
-    The arithmetic of integers works for JAX arrays, too.
-    """
-    return (coords + SPRITE // 2) * (size * object_maps.CELL) // CANVAS - object_maps.CELL // 2
-
-
-def check_seed(seed: int) -> None:
-    """Raises `UserError` unless a seed is a key of the random stream."""
-    if not 0 <= seed < 1 << 64:
-        raise UserError(f"seed={seed} must lie in 0..2**64 - 1")
-
-
-def random_bits(seed: int, split: str, indices: np.ndarray, count: int) -> np.ndarray:
-    """The 32-bit random numbers of examples, uint64 [b count], each below 2**32.
-
-    Example i owns words [i * w, (i + 1) * w) of the Philox stream of (seed, split), where w is
-    `count / 2` rounded up to the four 64-bit words that one step of Philox's counter yields. A run
-    of indices is one call.
-    """
-    check_seed(seed)
-    if split not in SPLITS:
-        raise UserError(f"unknown split {split!r}: one of {', '.join(SPLITS)}")
-    blocks = -(-count // 8)
-    indices = np.asarray(indices, np.int64)
-    bits = np.empty((len(indices), 4 * blocks), np.uint64)
-    breaks = np.flatnonzero(np.diff(indices) != 1) + 1
-    for first, end in zip([0, *breaks], [*breaks, len(indices)], strict=True):
-        if end > first:
-            key = np.array([seed, SPLITS.index(split)], np.uint64)
-            stream = np.random.Philox(key=key, counter=int(indices[first]) * blocks)
-            bits[first:end] = stream.random_raw((end - first) * 4 * blocks).reshape(-1, 4 * blocks)
-    halves = bits.astype("<u8", copy=False).view("<u4").reshape(len(indices), 8 * blocks)
-    return halves[:, :count].astype(np.uint64)
-
-
-def below(bits: np.ndarray, bound: np.ndarray | int) -> np.ndarray:
-    """Random 32-bit words -> integers of 0..bound-1 (a bias of bound / 2**32 is left)."""
-    return ((bits * np.asarray(bound).astype(np.uint64)) >> np.uint64(32)).astype(np.int64)
 
 
 def sample(
@@ -206,7 +163,7 @@ def sample(
                 f"split {split!r} has no image of digit {c}: give other classes or other digits"
             )
     indices = np.asarray(indices, np.int64)
-    bits = random_bits(seed, split, indices, spec.num_draws)
+    bits = random_stream.words(seed, split, indices, spec.num_draws)
     n = spec.num_digits
     none, which_class, which_image, moves = np.split(bits, np.cumsum([1, n - 1, n - 1]), axis=1)
     moves = moves.reshape(len(indices), moves.shape[1] // (2 * n), n, 2)
@@ -278,17 +235,3 @@ def _move(start: np.ndarray, steps: np.ndarray, is_none: np.ndarray) -> np.ndarr
         position += np.where(span > 0, low + below(bits, np.maximum(span, 0)), 0)
         coords[:, t] = position
     return coords
-
-
-def sprite_boxes(coords: np.ndarray, frame_size: int = 64) -> np.ndarray:
-    """Boxes of the sprites in pixels of the resized frame.
-
-    Args:
-      coords: [... 2] corners (row, column) on the canvas.
-      frame_size: Rows and columns of a frame.
-
-    Returns:
-      float32 [... 4]: y0, x0, y1, x1, where a pixel's edges are integers.
-    """
-    corners = np.asarray(coords, np.float32)
-    return np.concatenate([corners, corners + SPRITE], axis=-1) * np.float32(frame_size / CANVAS)

@@ -21,7 +21,16 @@ import numpy as np
 
 from rstg_jax.data import object_maps
 from rstg_jax.data.sync_mnist import delayed, generator, pillow_resize, renderer
-from rstg_jax.data.sync_mnist.generator import CANVAS, MAX_CORNER, MAX_STEP, SPRITE, VideoSpec
+from rstg_jax.data.sync_mnist.canvas import (
+    CANVAS,
+    MAX_CORNER,
+    MAX_STEP,
+    SPRITE,
+    TRANSPARENT_BELOW,
+    map_places,
+)
+from rstg_jax.data.sync_mnist.generator import VideoSpec
+from rstg_jax.data.sync_mnist.objects import object_arrays
 from rstg_jax.errors import UserError
 
 MAX_IMAGES = (1 << 16) - 1  # `_below` splits its products at 16 bits
@@ -73,7 +82,7 @@ def sprites(spec: VideoSpec, digits: generator.Digits) -> Sprites:
     if len(source) > MAX_IMAGES:
         raise UserError(f"{len(source)} digit images are too many: at most {MAX_IMAGES}")
     images = digits.images[source]
-    visible = np.where(images >= generator.TRANSPARENT_BELOW, images, 0).astype(np.uint8)
+    visible = np.where(images >= TRANSPARENT_BELOW, images, 0).astype(np.uint8)
     arrays = (np.cumsum(count) - count, count, source)
     return Sprites(jnp.asarray(visible), *(jnp.asarray(a, jnp.int32) for a in arrays))
 
@@ -91,30 +100,20 @@ def make_video(
       maps: draw maps of classes, see `rstg_jax.data.object_maps`, instead of pictures.
 
     Returns:
-      video uint8 [t h w 1], of maps [t h w class], and label int32 []; digits int32 [n] (classes
-      0..9), coords int32 [t n 2], object_class int32 [n] (position in `spec.classes`),
-      object_center float32 [t n 2] (y, x in fractions of the frame) and object_in_pair bool [n].
+      video uint8 [t h w 1], of maps [t h w class], and label int32 []; and `object_arrays`.
     """
     bits = jax.random.bits(key, (1 + spec.num_draws,), jnp.uint32)
     lead = _below(bits[0], jnp.int32(len(sprites.images)))
     trajectories = draw(spec, sprites, lead, bits[1:])
-    has_pair = trajectories.label < len(spec.label_names) - 1
     if maps:
-        places = generator.map_places(trajectories.coords, frame_size)
+        places = map_places(trajectories.coords, frame_size)
         kinds = (trajectories.positions, len(spec.classes))
         video = object_maps.draw(jnp, places, *kinds, frame_size)
     else:
         video = render(sprites.images[trajectories.images], trajectories.coords, frame_size)
-    middle = (trajectories.coords.astype(jnp.float32) + SPRITE / 2) / CANVAS
-    return {
-        "video": video,
-        "label": trajectories.label,
-        "digits": jnp.asarray(spec.classes, jnp.int32)[trajectories.positions],
-        "coords": trajectories.coords,
-        "object_class": trajectories.positions,
-        "object_center": middle,
-        "object_in_pair": has_pair & (jnp.arange(spec.num_digits) < 2),
-    }
+    digits = jnp.asarray(spec.classes, jnp.int32)[trajectories.positions]
+    objects = object_arrays(jnp, spec, digits, trajectories.coords, trajectories.label)
+    return {"video": video, "label": trajectories.label, **objects}
 
 
 # --- drawing --------------------------------------------------------------------------------------
@@ -136,12 +135,12 @@ def draw(spec: VideoSpec, sprites: Sprites, lead: jax.Array, bits: jax.Array) ->
     positions = _positions(spec, sprites, lead, which_class)
     others = positions[1:]
     drawn = sprites.starts[others] + _below(which_image, sprites.counts[others])
-    high, low = jnp.maximum(*positions[:2]), jnp.minimum(*positions[:2])
+    pair = generator.pair_label(positions[0], positions[1], jnp)
     return Trajectories(
         images=jnp.concatenate([lead[None], drawn]),
         positions=positions,
         coords=_corners(spec, moves.reshape(-1, n, 2), is_none),
-        label=jnp.where(is_none, len(spec.label_names) - 1, high * (high - 1) // 2 + low),
+        label=jnp.where(is_none, len(spec.label_names) - 1, pair),
     )
 
 
@@ -201,7 +200,7 @@ def render(images: jax.Array, coords: jax.Array, frame_size: int = 64) -> jax.Ar
     """Draws sprites uint8 [n 28 28], transparent where 0, at corners int32 [t n 2].
 
     Returns:
-      uint8 [t h w 1], byte for byte what `sync_mnist.Renderer` draws.
+      uint8 [t h w 1], byte for byte what `renderer.Renderer` draws.
     """
     frame = functools.partial(_frame, images.astype(jnp.float32), frame_size)
     return jax.vmap(frame)(coords)[..., None]

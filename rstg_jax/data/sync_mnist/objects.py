@@ -1,17 +1,18 @@
-"""The digits of a video as objects: classes, centres and boxes."""
+"""The digits of a video as objects: classes, centres and partners."""
 
-import numpy as np
+from typing import Any
 
-from rstg_jax.data.batches import Batch
-from rstg_jax.data.sync_mnist import generator
+from rstg_jax.data.sync_mnist.canvas import CANVAS, SPRITE
+from rstg_jax.data.sync_mnist.generator import VideoSpec
 
 
 def object_arrays(
-    spec: generator.VideoSpec, digits: np.ndarray, coords: np.ndarray, labels: np.ndarray
-) -> Batch:
-    """Arrays of a batch that describe its digits.
+    xp: Any, spec: VideoSpec, digits: Any, coords: Any, labels: Any
+) -> dict[str, Any]:
+    """Arrays of a batch that describe its digits, or those of a single video without axis b.
 
     Args:
+      xp: `numpy` or `jax.numpy`.
       spec: Its `classes` number the classes of objects.
       digits: int [b n], classes 0..9, the pair first.
       coords: int [b t n 2], corners on the canvas.
@@ -23,11 +24,10 @@ def object_arrays(
       object_in_pair bool [b n] (moves together with another one).
     """
     has_pair = labels < len(spec.label_names) - 1
-    boxes = generator.sprite_boxes(coords, frame_size=1)
     return {
-        "digits": digits.astype(np.int32),
-        "coords": coords.astype(np.int32),
-        "object_class": spec.positions[digits].astype(np.int32),
-        "object_center": (boxes[..., :2] + boxes[..., 2:]) / 2,
-        "object_in_pair": has_pair[:, None] & (np.arange(digits.shape[1]) < 2),
+        "digits": digits.astype(xp.int32),
+        "coords": coords.astype(xp.int32),
+        "object_class": xp.asarray(spec.positions)[digits].astype(xp.int32),
+        "object_center": (coords.astype(xp.float32) + SPRITE / 2) / CANVAS,
+        "object_in_pair": has_pair[..., None] & (xp.arange(digits.shape[-1]) < 2),
     }

@@ -6,8 +6,8 @@ import numpy as np
 
 from rstg_jax.data import object_maps
 from rstg_jax.data.batches import ENDLESS, Batch
+from rstg_jax.data.sync_mnist import canvas, generator, renderer
 from rstg_jax.data.sync_mnist import digits as digits_lib
-from rstg_jax.data.sync_mnist import generator, renderer
 from rstg_jax.data.sync_mnist.objects import object_arrays
 
 if TYPE_CHECKING:
@@ -39,9 +39,9 @@ class OnlineSyncMNIST:
         paths = generator.sample(
             self.spec, self._digits, indices, seed=self._seed, split=self._split
         )
-        objects = object_arrays(self.spec, paths.digits, paths.coords, paths.labels)
+        objects = object_arrays(np, self.spec, paths.digits, paths.coords, paths.labels)
         if self._maps:
-            places = generator.map_places(paths.coords, self._frame_size)
+            places = canvas.map_places(paths.coords, self._frame_size)
             kinds = (objects["object_class"], len(self.spec.classes))
             video = object_maps.draw(np, places, *kinds, self._frame_size)
         else:

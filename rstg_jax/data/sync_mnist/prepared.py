@@ -106,7 +106,7 @@ class PreparedSyncMNIST:
             return {
                 "video": np.stack([e["video"] for e in examples]),
                 "label": label,
-                **object_arrays(self._spec, digits, coords, label),
+                **object_arrays(np, self._spec, digits, coords, label),
             }
 
 

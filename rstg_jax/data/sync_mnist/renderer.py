@@ -3,7 +3,7 @@
 import numpy as np
 
 from rstg_jax.data.sync_mnist import pillow_resize
-from rstg_jax.data.sync_mnist.generator import CANVAS, TRANSPARENT_BELOW
+from rstg_jax.data.sync_mnist.canvas import CANVAS, TRANSPARENT_BELOW
 
 # Each frame is stretched from 0..maximum to 0..255 like scipy.misc.bytescale does, in float64. The
 # minimum is always 0, for the ten sprites that a video can have do not cover the canvas.

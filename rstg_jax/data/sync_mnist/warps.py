@@ -7,7 +7,8 @@ paper.
 import numpy as np
 from scipy import ndimage
 
-from rstg_jax.data.sync_mnist.generator import SPRITE, Digits
+from rstg_jax.data.sync_mnist.canvas import SPRITE
+from rstg_jax.data.sync_mnist.generator import Digits
 
 LINEAR = 0.15  # largest entry of (matrix - identity): about 9 degrees, or 15% of the size
 BEND = 1.2  # largest displacement by each wave, in pixels

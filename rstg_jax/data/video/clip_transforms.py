@@ -126,7 +126,7 @@ class Place(NamedTuple):
 
 
 class Cut(NamedTuple):
-    """What was cut out of a video.
+    """The part that was cut out of a video.
 
     Attributes:
       pixels: A clip, uint8 `[t h w c]`, or several, `[v t h w c]`.

@@ -193,7 +193,7 @@ class VideoFrames:
 
 
 class _Packet(NamedTuple):
-    """What a container says about a packet."""
+    """A packet as its container describes it."""
 
     time: int | None
     key: bool

@@ -35,6 +35,14 @@ class BackboneConfig(abc.ABC):
         return False
 
     @property
+    def gives_objects(self) -> bool:
+        """Whether its features say by themselves where the object of each class is.
+
+        See `rstg_jax.models.object_map.given_objects`.
+        """
+        return False
+
+    @property
     def class_token(self) -> bool:
         """Whether it has a token of the whole clip beside the map, at the place `CLASS_TOKEN`."""
         return False

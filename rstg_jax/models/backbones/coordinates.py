@@ -24,6 +24,10 @@ class CoordinatesConfig(BackboneConfig):
     def per_frame(self) -> bool:
         return True
 
+    @property
+    def gives_objects(self) -> bool:
+        return True
+
     def build(self, dtype: jnp.dtype, name: str) -> "Coordinates":
         return Coordinates(self, dtype, name=name)
 

@@ -2,7 +2,7 @@
 
 Patches of 18x18 pixels and a learned table of places; behind the transformer on frames a norm and
 a learned table of frames. Logits of all attention are capped. Tables fit clips of other sizes by
-bilinear resampling. Input 0..1.
+bilinear resampling. It reads pixels divided by 255.
 
 Source: transformers' `VideoPrismVisionModel`, google-deepmind/videoprism (Zhao et al. 2024).
 """

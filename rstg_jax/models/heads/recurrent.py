@@ -1,7 +1,8 @@
 """The head of the poster's baselines without a graph: a recurrent cell over frames."""
 
 import dataclasses
-from typing import ClassVar, Literal
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -56,6 +57,15 @@ class RNNHead(HeadConfig):
         return VectorRNN(self, name=name)
 
 
+def _same_in_all_cells(key: jax.Array, shape: Sequence[int], dtype: Any) -> jax.Array:
+    """Initial kernel `[h w c d]` of a convolution of the whole map: features of its sum.
+
+    Places of objects are then one linear function of the vector, wherever they are.
+    """
+    cell = nn.initializers.he_normal()(key, (1, 1, *shape[2:]), dtype)
+    return jnp.broadcast_to(cell, shape)
+
+
 class VectorRNN(nn.Module):
     """The module of an `RNNHead`."""
 
@@ -72,7 +82,8 @@ class VectorRNN(nn.Module):
             number, side = 0, self.config.kernel
             while x.shape[1:3] != (1, 1):
                 kernel = (min(side, x.shape[1]), min(side, x.shape[2]))
-                init = nn.initializers.he_normal()
+                whole = kernel == x.shape[1:3]
+                init = _same_in_all_cells if whole else nn.initializers.he_normal()
                 conv = nn.Conv(
                     self.config.dim,
                     kernel,

@@ -11,7 +11,7 @@ from flax import linen as nn
 
 from benchmarks.analysis import accuracy
 from benchmarks.analysis.subject import Share, Subject
-from rstg_jax.data.sync_mnist import generator
+from rstg_jax.data.sync_mnist.canvas import CANVAS
 from rstg_jax.errors import UserError
 from rstg_jax.training import map_loss
 
@@ -44,7 +44,7 @@ def test_difficulty_as_a_loop_over_pixels():
         for t in range(4):
             distance.append(np.hypot(*(coords[b, t, 0] - coords[b, t, 1])))
             for digit in (0, 1):
-                canvas = np.zeros((generator.CANVAS, generator.CANVAS), int)
+                canvas = np.zeros((CANVAS, CANVAS), int)
                 for other in range(3):
                     if other != digit:
                         y, x = coords[b, t, other]

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from rstg_jax import data
-from rstg_jax.data import object_maps
-from rstg_jax.data.sync_mnist import delayed, generator, generator_jax
+from rstg_jax.data import object_maps, random_stream
+from rstg_jax.data.sync_mnist import canvas, delayed, generator, generator_jax
 from rstg_jax.errors import UserError
 
 MAPS = data.SyncMNISTConfig(
@@ -64,12 +64,12 @@ def test_one_digit_repeats_the_steps_of_the_other(delay):
 def test_all_digits_wander_alike():
     """Places, and sides of their squares, do not tell the pair from the others."""
     coords = batch(num_frames=200, delay=64)["coords"]  # [b t n 2]
-    assert coords.min() == 0 and coords.max() == delayed.MAX_CORNER
+    assert coords.min() == 0 and coords.max() == canvas.MAX_CORNER
     extent = coords.max(1) - coords.min(1)
     assert (extent <= delayed.BOX).all() and (extent >= delayed.BOX - 6).mean() > 0.99
     mean = coords.mean((0, 1, 3))
-    assert np.ptp(mean) < 1.5 and abs(mean.mean() - delayed.MAX_CORNER / 2) < 0.8
-    assert np.abs(np.diff(coords, axis=1)).max() == delayed.MAX_STEP
+    assert np.ptp(mean) < 1.5 and abs(mean.mean() - canvas.MAX_CORNER / 2) < 0.8
+    assert np.abs(np.diff(coords, axis=1)).max() == canvas.MAX_STEP
 
 
 def test_an_oracle_reads_the_label_from_the_maps_alone():
@@ -112,7 +112,7 @@ def test_jax_makes_the_same_videos_from_the_same_bits():
     spec, indices = config.spec, np.arange(40)
     digits = generator.Digits(np.zeros((8, 28, 28), np.uint8), np.arange(8) % 4)
     expected = generator.sample(spec, digits, indices, seed=3, split="test")
-    bits = generator.random_bits(3, "test", indices, spec.num_draws).astype(np.uint32)
+    bits = random_stream.words(3, "test", indices, spec.num_draws).astype(np.uint32)
     sprites = generator_jax.sprites(spec, digits)
     lead = np.argsort(sprites.source)[expected.images[:, 0]]
     draw = functools.partial(generator_jax.draw, spec, sprites)
@@ -123,7 +123,7 @@ def test_jax_makes_the_same_videos_from_the_same_bits():
     source = dataclasses.replace(config, train_source="device").open("train")
     made = source.batch(np.arange(6))
     kinds = (made["object_class"], 4, 8)
-    places = generator.map_places(made["coords"], 8)
+    places = canvas.map_places(made["coords"], 8)
     np.testing.assert_array_equal(made["video"], object_maps.draw(np, places, *kinds))
     assert made["video"].shape[1:] == config.clip_shape
 

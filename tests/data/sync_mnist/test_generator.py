@@ -7,7 +7,8 @@ import scipy.stats
 from PIL import Image
 
 from benchmarks.sync_mnist_generation import plain_videos
-from rstg_jax.data.sync_mnist import generator, pillow_resize, renderer
+from rstg_jax.data import random_stream
+from rstg_jax.data.sync_mnist import canvas, generator, pillow_resize, renderer
 from rstg_jax.errors import UserError
 
 GOLDEN = pathlib.Path(__file__).parents[2] / "golden"
@@ -254,7 +255,7 @@ def test_none_probability(digits, probability, none):
 
 def test_random_words_are_one_stream():
     count = 119  # of 32 bits: 60 words of 64 bits, a multiple of 4
-    bits = generator.random_bits(7, "test", np.arange(6), count)
+    bits = random_stream.words(7, "test", np.arange(6), count)
     stream = np.random.Philox(key=np.array([7, 1], np.uint64)).random_raw(6 * 60).reshape(6, 60)
     low, high = stream & 0xFFFFFFFF, stream >> 32
     np.testing.assert_array_equal(bits, np.stack([low, high], -1).reshape(6, 120)[:, :119])
@@ -303,7 +304,7 @@ def test_bytes_are_for_ever(digits):
 
 
 def test_boxes():
-    boxes = generator.sprite_boxes(np.array([[0, 50], [72, 25]]))
+    boxes = canvas.sprite_boxes(np.array([[0, 50], [72, 25]]))
     np.testing.assert_allclose(boxes, [[0, 32, 17.92, 49.92], [46.08, 16, 64, 33.92]], rtol=1e-6)
     assert boxes.dtype == np.float32
 

@@ -11,6 +11,7 @@ import scipy.stats
 
 from configs import sync_mnist as sync_mnist_config
 from rstg_jax import config, data
+from rstg_jax.data import random_stream
 from rstg_jax.data.sync_mnist import generator, generator_jax, renderer
 from rstg_jax.data.sync_mnist.objects import object_arrays
 from rstg_jax.errors import UserError
@@ -68,7 +69,7 @@ def many(request, digits):
 def test_the_same_words_are_the_same_paths(digits, spec):
     indices = np.arange(500)
     expected = generator.sample(spec, digits, indices, seed=3, split="train")
-    bits = generator.random_bits(3, "train", indices, spec.num_draws).astype(np.uint32)
+    bits = random_stream.words(3, "train", indices, spec.num_draws).astype(np.uint32)
     sprites = generator_jax.sprites(spec, digits)
     source = np.asarray(sprites.source)
     lead = np.argsort(source)[np.searchsorted(np.sort(source), expected.images[:, 0])]
@@ -203,7 +204,7 @@ def test_a_video_belongs_to_its_key_on_any_number_of_devices(digits):
         np.testing.assert_array_equal(value[5], alone[name], err_msg=name)
         np.testing.assert_array_equal(value, cut[name], err_msg=name)
     objects = object_arrays(
-        spec, *(np.asarray(together[name]) for name in ("digits", "coords", "label"))
+        np, spec, *(np.asarray(together[name]) for name in ("digits", "coords", "label"))
     )
     for name, value in objects.items():
         assert together[name].dtype == value.dtype
