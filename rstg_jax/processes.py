@@ -100,6 +100,32 @@ def wait_for_all() -> None:
         client.wait_at_barrier(f"meeting {next(_meetings)}", MILLISECONDS_OF_A_MONTH)
 
 
+def of_the_first(text: str) -> str:
+    """What process 0 says here; all come here, and each says something."""
+    if (client := _client()) is None:
+        return text
+    import jax
+
+    key = f"meeting {next(_meetings)}"
+    if jax.process_index() == 0:
+        client.key_value_set(key, text)
+    said: str = client.blocking_key_value_get(key, MILLISECONDS_OF_A_MONTH)
+    return said
+
+
+def of_all(text: str) -> list[str]:
+    """What the processes say here, in their order; all come here, and only some need to speak."""
+    if (client := _client()) is None:
+        return [text] if text else []
+    import jax
+
+    place = f"meeting {next(_meetings)}"
+    if text:
+        client.key_value_set(f"{place}/{jax.process_index():09}", text)
+    wait_for_all()
+    return [said for _, said in sorted(client.key_value_dir_get(place))]
+
+
 def resume_command() -> str:
     """The command line of this process, or of the launcher that started it."""
     if launcher := os.environ.get(LAUNCHER):

@@ -19,6 +19,7 @@ import train
 from rstg_jax import cli, config
 from tests import standins
 
+TEST_VIDEOS = "STANDIN_TEST_VIDEOS"  # variable with their number
 ROOT = Path(__file__).parents[1]
 LENGTH = ["--config.train.total_steps=60", "--config.train.checkpoint_every=7"]
 
@@ -71,8 +72,9 @@ def wait_for(condition, process, seconds=900):
 def main() -> int:
     workdir, seconds, *flags = sys.argv[1:]
     source = SlowSource(size=standins.data.ENDLESS, seconds=float(seconds))
+    test = standins.Source("test", size=int(os.environ.get(TEST_VIDEOS, 37)))
     with pytest.MonkeyPatch.context() as monkeypatch:
-        standins.install(monkeypatch, train=source)
+        standins.install(monkeypatch, train=source, test=test)
         monkeypatch.setattr(config, "load", lambda _: standins.experiment())
         return train.main(["--config=standin", workdir, *flags])
 

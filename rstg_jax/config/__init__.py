@@ -14,7 +14,14 @@ Every mistake in a key or a value raises `UserError`; the message contains the f
 
 from rstg_jax.config.files import choose, import_modules, load, run_name
 from rstg_jax.config.overrides import is_boolean, keys, nearest, override
-from rstg_jax.config.stored import check, config_hash, diff, from_dict, to_dict
+from rstg_jax.config.stored import (
+    check,
+    config_hash,
+    diff,
+    differing,
+    from_dict,
+    to_dict,
+)
 from rstg_jax.config.values import OFF, ON
 
 __all__ = [
@@ -24,6 +31,7 @@ __all__ = [
     "choose",
     "config_hash",
     "diff",
+    "differing",
     "from_dict",
     "import_modules",
     "is_boolean",

@@ -76,7 +76,12 @@ def config_hash(config: Any) -> str:
 
 
 def diff(a: Any, b: Any) -> list[str]:
-    """Returns one line per differing key, such as ``model.rstg.dim: 64 != 32``.
+    """Returns one line per differing key, such as ``model.rstg.dim: 64 != 32``; see `differing`."""
+    return [f"{key}: {left} != {right}" for key, left, right in differing(a, b)]
+
+
+def differing(a: Any, b: Any) -> list[tuple[str, Any, Any]]:
+    """Returns every differing key with both values.
 
     Where two sections are of different classes, keys that only one of these has are left out.
 
@@ -90,7 +95,7 @@ def diff(a: Any, b: Any) -> list[str]:
         if key.endswith(".class") and left[key] != right[key]
     )
     return [
-        f"{key}: {left.get(key, absent)} != {right.get(key, absent)}"
+        (key, left.get(key, absent), right.get(key, absent))
         for key in [*left, *(k for k in right if k not in left)]
         if left.get(key, absent) != right.get(key, absent)
         and not (key.startswith(other_class) and (key in left) != (key in right))

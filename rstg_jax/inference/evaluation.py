@@ -8,7 +8,7 @@ import numpy as np
 from rstg_jax import config, data, files, storage
 from rstg_jax.errors import UserError
 from rstg_jax.inference import class_metrics, protocols
-from rstg_jax.training import checkpoint, eval_loop, logs, metrics, steps, trained_model
+from rstg_jax.training import agreement, checkpoint, eval_loop, logs, metrics, steps, trained_model
 
 PRINTED_CONFUSIONS = 10
 
@@ -28,6 +28,8 @@ def evaluate_checkpoint(
       predictions.
     """
     source, split = open_named(model.data, split)
+    agreement.check(model.experiment, {split: source})
+    agreement.check_same({"the step of the checkpoint": model.step})
     if tuple(source.label_names) != model.label_names:
         raise UserError(
             f"{source.name} has {len(source.label_names)} labels, {source.label_names[:3]}...; "

@@ -25,6 +25,7 @@ from rstg_jax.inference.evaluation import open_named
 from rstg_jax.models import classifier
 from rstg_jax.models.config import FINAL
 from rstg_jax.training import (
+    agreement,
     checkpoint,
     eval_loop,
     lock,
@@ -72,12 +73,16 @@ def store(
         raise UserError(
             "stored features have one label each; videos of these data may have several"
         )
-    model = on_own_devices(model)
     source, name = open_named(model.data.single_view(), split)
+    agreement.check(model.experiment, {name: source})
+    model = on_own_devices(model)
     data.refuse_endless(source)
     batch_size = eval_loop.eval_batch_size(model.experiment.train.max_eval_clips, model.mesh)
     feature_maps = jit_feature_maps(model, dtype)
     stored = description(model, weights_from, source, name, dtype, batch_size)
+    agreement.check_same(
+        {"the checksum of the weights": stored.weights["sha256"], "--dtype": dtype}
+    )
     first = jax.process_index() == 0
     try:
         with storage.errors(directory), alone_in(directory) if first else contextlib.nullcontext():

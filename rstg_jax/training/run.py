@@ -14,7 +14,16 @@ from jax.sharding import Mesh
 from rstg_jax import config, data, storage
 from rstg_jax.errors import UserError
 from rstg_jax.models import classifier
-from rstg_jax.training import checkpoint, eval_loop, logs, not_finite, sharding, steps, train_state
+from rstg_jax.training import (
+    agreement,
+    checkpoint,
+    eval_loop,
+    logs,
+    not_finite,
+    sharding,
+    steps,
+    train_state,
+)
 from rstg_jax.training.experiment import Experiment
 
 COUNTS = ("skipped", "rollbacks", "batch_offset")  # of `Progress`, saved and reported
@@ -123,6 +132,7 @@ def set_up(experiment: Experiment, workdir: storage.Path) -> Run:
     settings = experiment.train
     sharding.check_batch_size(settings.batch_size, mesh, "train.batch_size", settings.accumulate)
     train_source, test_source, video_shape = _open_splits(experiment)
+    agreement.check(experiment, {"train": train_source, "test": test_source})
     total_steps = settings.steps(len(train_source))
     module = classifier.build(experiment.model, len(train_source.label_names))
     on_nan = not_finite.parse(settings.on_nan)

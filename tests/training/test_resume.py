@@ -10,7 +10,7 @@ import pytest
 
 from rstg_jax.processes import HEARTBEAT_SECONDS, LOST
 from tests import standins
-from tests.standin_train import finish, launch, wait_for
+from tests.standin_train import TEST_VIDEOS, finish, launch, wait_for
 from tests.standins import figures
 
 
@@ -50,15 +50,22 @@ def saved(workdir):
     return [int(name) for name in names if name.isdecimal()]
 
 
-def launch_two(workdir, *more, seconds=0.0):
+def launch_two(workdir, *more, seconds=0.0, of_the_second=(), before_the_second=""):
     """Two processes with two devices each, data and fsdp."""
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         address = f"localhost:{probe.getsockname()[1]}"
     flags = [f"--coordinator={address}", "--num_processes=2"]
     flags += ["--config.mesh.data=2", "--config.mesh.fsdp=2", *more]
+    own = [([], ""), (of_the_second, before_the_second)]
     return [
-        launch(workdir, *flags, f"--process_id={i}", seconds=seconds, devices=2) for i in range(2)
+        launch(
+            *(workdir, *flags, f"--process_id={i}", *own_flags),
+            seconds=seconds,
+            devices=2,
+            before=before,
+        )
+        for i, (own_flags, before) in enumerate(own)
     ]
 
 
@@ -84,6 +91,33 @@ def test_two_processes_train_as_one(tmp_path, whole):
     status, _, err = finish(launch(tmp_path))
     assert status == 0, err
     assert figures(tmp_path)["loss"] == pytest.approx(figures(whole)["loss"], rel=1e-4)
+
+
+def test_processes_that_were_given_different_things_all_end(tmp_path):
+    """Before anything is compiled or written; places on the machines may differ."""
+    processes = launch_two(
+        tmp_path,
+        of_the_second=["--config.optim.learning_rate=5", "--config.data.data_dir=/elsewhere"],
+        before_the_second=f"os.environ['{TEST_VIDEOS}'] = '36'",
+    )
+    ends = [finish(process) for process in processes]
+    assert [status for status, _, _ in ends] == [2, 2], ends
+    for _, _, err in ends:
+        assert err.splitlines()[-1] == (
+            "error: process 1: optim.learning_rate is 5.0, process 0 has 0.01; the number of test "
+            "videos is 36, process 0 has 37; give all processes the same code, flags and data"
+        )
+    assert not list(tmp_path.iterdir())
+
+
+def test_processes_with_workdirs_of_their_own_all_end(tmp_path, whole):
+    """One would begin while the other one goes on."""
+    processes = launch_two(whole, of_the_second=[f"--workdir={tmp_path / 'other'}"])
+    ends = [finish(process) for process in processes]
+    assert [status for status, _, _ in ends] == [2, 2], ends
+    for _, _, err in ends:
+        last = err.splitlines()[-1]
+        assert last.startswith("error: process 1: the newest checkpoint in --workdir is None, pro")
 
 
 @pytest.mark.slow
