@@ -22,7 +22,7 @@ from configs import features as configs
 from rstg_jax import cli, config, evaluate, features, predict, processes, report
 from rstg_jax.convert import export
 from rstg_jax.data import FeaturesConfig
-from rstg_jax.data.features import StoredSplit
+from rstg_jax.data.features import NETWORK, StoredSplit
 from rstg_jax.errors import UserError
 from rstg_jax.inference import stored_features
 from rstg_jax.models import classifier
@@ -213,8 +213,19 @@ def test_a_head_behind_its_network_labels_videos(root, runs, capsys):
     assert predict.main([f"--weights={out}", *words]) == 0
     of_file, of_split = json.loads(capsys.readouterr().out)
     assert of_file["predictions"] == of_split["predictions"]
-    # Maps of other weights in the place of those that the run was trained on.
+    # Maps of other weights in the place of those that the run was trained on, or their network.
     store(root, "others", "--dtype=float32", "--config.train.init_from=")
+    ours, theirs = (root / directory / NETWORK for directory in ("maps", "others"))
+    sums = [
+        FeaturesConfig(str(p.parent)).described("test").weights["sha256"] for p in (theirs, ours)
+    ]
+    own = ours.read_bytes()
+    ours.write_bytes(theirs.read_bytes())
+    with pytest.raises(
+        UserError, match=rf"{ours}: its weights have.* {sums[0]}, .* {sums[1]}; put"
+    ):
+        export.main([f"--workdir={root / 'on_maps'}", f"--out={out}"])
+    ours.write_bytes(own)
     (root / "maps").rename(root / "aside")
     (root / "others").rename(root / "maps")
     try:

@@ -62,17 +62,25 @@ def behind_its_network(
     """
     from rstg_jax.data.features import NETWORK
     from rstg_jax.models.config import FINAL
-    from rstg_jax.training import weights_file
+    from rstg_jax.training import weights, weights_file
 
-    stored = config.described(config.tested)
+    stored, path = config.described(config.tested), config.directory / NETWORK
     there, here = stored.weights.get("sha256"), model.meta["data"]["test"].get("weights_sha256")
     if there != here:
-        raise UserError(f"{config.directory}: its network is not the one of this run")
-    network = weights_file.read(config.directory / NETWORK)
+        raise UserError(
+            f"{config.directory}: its network is not the one of this run: its maps are of weights "
+            f"with the checksum {there}, the run's of {here}"
+        )
+    network = weights_file.read(path)
     experiment = network.experiment
+    if (found := weights.checksum(experiment, network.variables)) != there:
+        raise UserError(
+            f"{path}: its weights have the checksum {found}, those that made the maps beside it "
+            f"{there}; put the network that made them there"
+        )
     if set(experiment.model.rstg_at) - {FINAL}:
         raise UserError(
-            f"{config.directory / NETWORK}: has blocks inside (rstg_at={experiment.model.rstg_at}),"
+            f"{path}: has blocks inside (rstg_at={experiment.model.rstg_at}),"
             " which cannot be joined with those of the run"
         )
     joined = dataclasses.replace(model.experiment.model, backbone=experiment.model.backbone)

@@ -5,7 +5,6 @@ on their number nor on who makes it. The first one writes all other files.
 """
 
 import contextlib
-import hashlib
 import logging
 import pathlib
 import shutil
@@ -14,7 +13,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from flax import traverse_util
 from jax.experimental import multihost_utils
 
 from rstg_jax import config, data, files, processes, storage
@@ -22,8 +20,6 @@ from rstg_jax.convert.export import portable
 from rstg_jax.data import array_records, features
 from rstg_jax.errors import UserError, reason
 from rstg_jax.inference.evaluation import open_named
-from rstg_jax.models import classifier
-from rstg_jax.models.config import FINAL
 from rstg_jax.training import (
     agreement,
     checkpoint,
@@ -35,7 +31,7 @@ from rstg_jax.training import (
     trained_model,
     weights_file,
 )
-from rstg_jax.training.weights import Weights
+from rstg_jax.training import weights as weights_lib
 
 SHARD_BYTES, SHARD_CLIPS = 64 << 20, 1024  # the most that a killed run has to make again
 UNFINISHED = ".unfinished"  # ends the name of a description while shards are missing
@@ -183,21 +179,12 @@ def description(
         label_names=tuple(source.label_names),
         network={key: network[key] for key in ("name", "model", "data")},
         config_hash=config.config_hash(model.experiment),
-        weights={"sha256": checksum(model), "from": weights_from},
+        weights={
+            "sha256": weights_lib.checksum(model.experiment, model.variables),
+            "from": weights_from,
+        },
         videos=checkpoint.plain(eval_loop.provenance(source)),
     )
-
-
-def checksum(model: trained_model.TrainedModel) -> str:
-    """First 16 digits of the SHA-256 of the weights on which feature maps depend."""
-    places = [place for place in model.experiment.model.resolved if place != FINAL]
-    modules = {"backbone", *map(classifier.block_name, places)}
-    digest = hashlib.sha256()
-    for path, leaf in sorted(traverse_util.flatten_dict(dict(model.variables)).items()):
-        if path[1] in modules:
-            digest.update("/".join(path).encode())
-            digest.update(np.asarray(leaf).tobytes())
-    return digest.hexdigest()[:16]
 
 
 def check_claim(directory: storage.Path, stored: features.StoredSplit) -> bool:
@@ -264,7 +251,7 @@ def write_network(
     model: trained_model.TrainedModel, stored: features.StoredSplit, path: storage.Path
 ) -> None:
     """Writes the network, so that a head that was trained on its maps can be put behind it."""
-    whole = Weights(
+    whole = weights_lib.Weights(
         portable(model.experiment),
         model.variables,
         model.label_names,

@@ -1,12 +1,16 @@
 """Weights that did not come from a run here: a model without a checkpoint."""
 
+import hashlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
+from flax import traverse_util
 
 from rstg_jax import config
 from rstg_jax.models import classifier
+from rstg_jax.models.config import FINAL
 from rstg_jax.training import sharding, train_state, trained_model
 from rstg_jax.training.experiment import Experiment
 
@@ -47,3 +51,15 @@ class Weights(NamedTuple):
         return trained_model.TrainedModel(
             experiment, module, variables, abstract, mesh, self.label_names, 0, meta
         )
+
+
+def checksum(experiment: Experiment, variables: Mapping[str, Any]) -> str:
+    """First 16 digits of the SHA-256 of the weights on which feature maps depend."""
+    places = [place for place in experiment.model.resolved if place != FINAL]
+    modules = {"backbone", *map(classifier.block_name, places)}
+    digest = hashlib.sha256()
+    for path, leaf in sorted(traverse_util.flatten_dict(dict(variables)).items()):
+        if path[1] in modules:
+            digest.update("/".join(path).encode())
+            digest.update(np.asarray(leaf).tobytes())
+    return digest.hexdigest()[:16]
