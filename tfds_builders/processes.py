@@ -38,6 +38,12 @@ def stoppable(next_step: str = "run the same command again to resume") -> Iterat
         signal.signal(signal.SIGTERM, before)
 
 
+def check_number(processes: int) -> None:
+    """Raises `UserError` for a number of processes that cannot be."""
+    if processes < 1:
+        raise UserError(f"--processes={processes} must be at least 1")
+
+
 def in_processes(
     function: Callable[[Task], Result], tasks: Sequence[Task], processes: int
 ) -> Iterator[Result]:

@@ -187,8 +187,6 @@ def prepare(
     Raises:
       UserError: The disk is too small, or there is an interrupted run of other data.
     """
-    if processes < 1:
-        raise UserError(f"--processes={processes} must be at least 1")
     try:
         plan.target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as e:

@@ -272,11 +272,16 @@ def test_disk_too_small(downloads, tmp_path, monkeypatch, capsys):
     assert "48 clips to make: about" in capsys.readouterr().out
 
 
-def test_bad_command_line(downloads, tmp_path, capsys):
-    ours = [f"--manual_dir={downloads['v2']}", f"--data_dir={tmp_path}"]
+@pytest.mark.parametrize("finished", [False, True])
+def test_bad_command_line(downloads, built, tmp_path, capsys, finished):
+    data_dir = built.parents[2] if finished else tmp_path
+    ours = [f"--manual_dir={downloads['v2']}", f"--data_dir={data_dir}"]
     for flags in (["--config=v3"], ["--processes=0"], ["--tolerance=2"], ["--quality=0"]):
         assert cli.run(functools.partial(build.main, [*ours, *flags])) == 2
         assert capsys.readouterr().err.startswith(f"error: {flags[0]}")
+    ours[0] = f"--manual_dir={tmp_path / 'nowhere'}"
+    assert cli.run(functools.partial(build.main, ours)) == 2
+    assert "nowhere is not a directory" in capsys.readouterr().err
 
 
 # ---------------------------------------------------------------- clips that cannot be used
@@ -429,6 +434,23 @@ def test_broken_clips_are_counted_listed_and_tried_again(v2, built, tmp_path, ca
     ids = [e["id"].decode() for e in examples(target, "train")]
     assert ids == [e["id"] for e in entries if e["id"] not in (cut_id, lost_id, bare_id)]
     assert tfds.builder_from_directory(target).info.metadata["broken_clips"] == 3
+
+    # The same command on what is finished.
+    assert prepare(v2, tmp_path / "other", tolerance=0.1) == target
+    with pytest.raises(
+        UserError, match=r"3 of 48 clips .* 0\.10%.*listed in .*broken_clips\.jsonl"
+    ):
+        prepare(v2, tmp_path / "other")
+    cut_file.write_bytes(content)
+    with pytest.raises(
+        UserError, match=rf"{target} was made with 3 broken clips, 1 can be read no"
+    ):
+        prepare(v2, tmp_path / "other", tolerance=0.1)
+    (v2 / "labels/test-answers.csv").unlink()
+    with pytest.raises(
+        UserError, match=rf"{target} was made of other annotations than those of {v2}"
+    ):
+        prepare(v2, tmp_path / "other", tolerance=0.1)
 
 
 def test_nothing_readable_stops_at_once(v2, tmp_path):

@@ -5,7 +5,9 @@
 
 See `tfds_builders.shards` for how the data are written. Clips that cannot be used are listed, with
 the reason, in `broken_clips.jsonl` in the directory of the data set (in that of the unfinished one
-if there are too many). After clips have been repaired, the same command rewrites only their shards.
+if there are too many). After clips have been repaired, the same command rewrites only their shards
+of an unfinished data set. It does not change a finished one, but says if it was made of other
+annotations or without clips that can be read now.
 """
 
 import dataclasses
@@ -17,6 +19,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from rstg_jax import cli, files
+from rstg_jax.data import array_records
 from rstg_jax.data.video.something_something import SomethingSomethingConfig, prepared_dir
 from rstg_jax.errors import UserError
 from tfds_builders import processes as processes_lib
@@ -44,14 +47,16 @@ def build(
 
     Raises:
       UserError: The download is incomplete, an annotation is wrong, more clips than tolerated are
-        broken, the disk is too small, or there is an interrupted run of other data.
+        broken, the disk is too small, or there are finished data or an interrupted run of others.
     """
-    target = prepared_dir(SomethingSomethingConfig(config.name, str(data_dir)))
-    if shards.is_there(target):
-        return target
+    processes_lib.check_number(processes)
     if not 0 <= tolerance <= 1:
         raise UserError(f"--tolerance={tolerance} must lie in 0..1")
     found = annotations.read(config.reads, pathlib.Path(manual_dir).expanduser())
+    target = prepared_dir(SomethingSomethingConfig(config.name, str(data_dir)))
+    if shards.is_there(target):
+        _check_made(target, config, found, tolerance)
+        return target
     builder = shards.builder_of(something_something.SomethingSomething, config, data_dir)
     builder.info.features["label"].names = list(found.label_names)
     metadata = something_something.metadata(config, found)
@@ -81,6 +86,38 @@ def build(
         plan.partial.mkdir(parents=True, exist_ok=True)
         check(absent)
     return shards.prepare(plan, builder, metadata, processes=processes, check=check)
+
+
+def _check_made(
+    target: pathlib.Path,
+    config: SomethingSomethingBuilderConfig,
+    found: Annotations,
+    tolerance: float,
+) -> None:
+    """Raises `UserError` if the same command would now make other data than are in `target`."""
+    again = f"delete {target} to make it again"
+    made = array_records.open_builder(target).info.metadata or {}
+    if made.get("annotations_sha256") != found.sha256:
+        raise UserError(
+            f"{target} was made of other annotations than those of {found.folder.parent}; {again}, "
+            "or give another --data_dir"
+        )
+    report = target / REPORT
+    listed = files.read_json_lines(report) if report.exists() else []
+    broken = {(one["split"], one["id"]): Skipped(**one) for one in listed}
+    readable = 0
+    for split, some in found.clips.items():
+        left_out = [clip for clip in some if (split, clip.id) in broken]
+        tried = something_something.examples(config, found, split, left_out)
+        readable += sum(not isinstance(one, Skipped) for one in tried)
+    if readable:
+        raise UserError(
+            f"{target} was made with {len(broken)} broken clips, {readable} can be read now; "
+            f"{again}"
+        )
+    something_something.check_tolerance(
+        list(broken.values()), found.total, tolerance, f" All are listed in {report}"
+    )
 
 
 def _absent(found: Annotations) -> list[Skipped]:

@@ -34,6 +34,7 @@ def build(data: SyncMNISTConfig, *, processes: int = 1, shard_size: int = SHARD)
       UserError: Digits are missing, the disk is too small, or there is an interrupted run of other
         data.
     """
+    processes_lib.check_number(processes)
     if data.mnist_dir:
         digits_lib.load("idx", "train", mnist_dir=data.mnist_dir)  # raises if they are missing
     target = prepared_dir(data)
