@@ -226,6 +226,14 @@ def test_a_head_behind_its_network_labels_videos(root, runs, capsys):
     ):
         export.main([f"--workdir={root / 'on_maps'}", f"--out={out}"])
     ours.write_bytes(own)
+    # The maps have moved.
+    ours.parent.rename(root / "moved")
+    words = [f"--workdir={root / 'on_maps'}", f"--out={root / 'again.safetensors'}"]
+    with pytest.raises(UserError, match="is no directory"):
+        export.main(words)
+    assert export.main([*words, f"--config.data.path={root / 'moved'}"]) == 0
+    assert (root / "again.safetensors").read_bytes() == out.read_bytes()
+    (root / "moved").rename(ours.parent)
     (root / "maps").rename(root / "aside")
     (root / "others").rename(root / "maps")
     try:

@@ -1,6 +1,7 @@
 """Writes the weights of a run as one .safetensors file, with its config and label names.
 
     python -m rstg_jax.convert.export --workdir=RUN --out=FILE.safetensors [--step=best] [--half]
+        [--config.data.path=DIR]
 
 The file is all that is needed to use or to go on training the model:
 
@@ -8,16 +9,17 @@ The file is all that is needed to use or to go on training the model:
     python train.py --config=... --config.train.init_from=FILE.safetensors
 
 That of a run on stored feature maps also has the network that made them (`rstg_jax.features`), so
-that the two together label videos.
+that the two together label videos. ``--config.data.path`` says where the maps lie now; of the other
+keys of the config only those may be given that may differ when a run is resumed.
 """
 
 import dataclasses
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rstg_jax import cli
+from rstg_jax import cli, config
 from rstg_jax.errors import UserError
 from rstg_jax.training.experiment import Experiment
 
@@ -47,13 +49,13 @@ def _default(field: dataclasses.Field[Any], value: Any) -> Any:
 
 
 def behind_its_network(
-    model: "TrainedModel", config: "FeaturesConfig", source: dict[str, Any]
+    model: "TrainedModel", maps: "FeaturesConfig", source: dict[str, Any]
 ) -> "Weights":
     """A model of stored feature maps as one of videos: the network that made them, and the rest.
 
     Args:
       model: of the run.
-      config: its data.
+      maps: its data.
       source: for the record.
 
     Raises:
@@ -64,11 +66,11 @@ def behind_its_network(
     from rstg_jax.models.config import FINAL
     from rstg_jax.training import weights, weights_file
 
-    stored, path = config.described(config.tested), config.directory / NETWORK
+    stored, path = maps.described(maps.tested), maps.directory / NETWORK
     there, here = stored.weights.get("sha256"), model.meta["data"]["test"].get("weights_sha256")
     if there != here:
         raise UserError(
-            f"{config.directory}: its network is not the one of this run: its maps are of weights "
+            f"{maps.directory}: its network is not the one of this run: its maps are of weights "
             f"with the checksum {there}, the run's of {here}"
         )
     network = weights_file.read(path)
@@ -95,6 +97,18 @@ def behind_its_network(
     return weights_file.Weights(whole, variables, model.label_names, source)
 
 
+def elsewhere(model: "TrainedModel", overrides: Mapping[str, str]) -> "TrainedModel":
+    """The model with its data at other places; raises `UserError` for any other change."""
+    may_differ = [f"data.{name}" for name in model.data.may_differ]
+    for key in overrides:
+        if key not in may_differ:
+            raise UserError(
+                f"--config.{key}: the config of an export is that of the run; what may be given: "
+                f"{', '.join(may_differ) or 'nothing'}"
+            )
+    return model._replace(experiment=config.override(model.experiment, overrides))
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
     parser = cli.command_parser("rstg_jax.convert.export", __doc__, whole=True)
@@ -103,15 +117,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", required=True, type=Path, metavar="FILE.safetensors")
     parser.add_argument("--half", action="store_true", help="store float16, half the size")
     args, overrides = cli.parse(parser, argv)
-    if overrides:
-        parser.error(f"--config.{next(iter(overrides))}: the config is that of the run")
     from rstg_jax.data.features import FeaturesConfig
     from rstg_jax.training import trained_model, weights_file  # they load JAX
     from rstg_jax.training.weights import Weights
 
     if args.out.suffix != weights_file.SUFFIX:
         raise UserError(f"--out={args.out} must end in {weights_file.SUFFIX}")
-    model = trained_model.load(args.workdir, args.step)
+    model = elsewhere(trained_model.load(args.workdir, args.step), overrides)
     source = {"run": model.experiment.name, "step": model.step, "test": model.meta.get("test")}
     weights = Weights(model.experiment, model.variables, model.label_names, source)
     if isinstance(model.data, FeaturesConfig):

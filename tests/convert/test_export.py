@@ -157,10 +157,16 @@ def test_no_place_of_the_machine_is_exported():
     assert export.portable(moved) == sync_mnist.tiny()
 
 
-def test_the_config_of_an_export_is_that_of_the_run(capsys):
-    with pytest.raises(SystemExit):
-        export.main(["--workdir=a", "--out=b.safetensors", "--config.data.num_test=3"])
-    assert "--config.data.num_test: the config is that of the run" in capsys.readouterr().err
+def test_the_config_of_an_export_is_that_of_the_run(run, tmp_path):
+    words = [f"--workdir={run[0]}", f"--out={tmp_path / 'b.safetensors'}"]
+    for change in ("data.num_test=3", "model.rstg.dim=7", "optim.b1=0.8"):
+        message = (
+            rf"--config\.{change.partition('=')[0]}: the config of an export is .*data\.data_dir"
+        )
+        with pytest.raises(UserError, match=message):
+            export.main([*words, f"--config.{change}"])
+    assert export.main([*words, "--config.data.data_dir=/there"]) == 0
+    assert (tmp_path / "b.safetensors").read_bytes() == run[1].read_bytes()
 
 
 def test_evaluation_is_that_of_the_run(run, tmp_path, capsys):
