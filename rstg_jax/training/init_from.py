@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from rstg_jax import storage
+from rstg_jax import config, storage
 from rstg_jax.errors import UserError, named
 from rstg_jax.models.classifier import build
 from rstg_jax.training import patterns, sharding, train_state, weights_file
@@ -81,6 +81,13 @@ def weights(
     if settings.init_from.endswith(weights_file.SUFFIX):
         return of_file(storage.path(settings.init_from), settings, abstract, label_names)
     directory, which = split(settings.init_from)
+    place = storage.path(directory)
+    if not storage.in_bucket(place) and not place.is_dir():
+        names = [*weights_file.SHIPPED]
+        raise UserError(
+            f"train.init_from={settings.init_from}: there is no such directory, nor are weights of "
+            f"that name in the package, where the nearest is {config.nearest(directory, names)!r}"
+        )
     with Checkpoints(directory, read_only=True) as checkpoints:
         step = checkpoints.resolve(which)
         there, here = checkpoints.variable_shapes(step), flat(abstract)

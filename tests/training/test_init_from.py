@@ -320,7 +320,9 @@ def test_fresh_wins_over_what_the_checkpoint_has(source, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "sentence"),
     [
-        (["init_from=/nowhere"], "no checkpoint in /nowhere: /nowhere/checkpoints does not exist"),
+        (["init_from=SOURCE/checkpoints"], "/checkpoints/checkpoints does not exist"),
+        (["init_from=/nowhere"], "train.init_from=/nowhere: there is no such directory, nor are"),
+        (["init_from=sync_mnist/demoo"], "package, where the nearest is 'sync_mnist/demo'"),
         (["init_from=SOURCE:9"], "no checkpoint '9' in "),
         (["init_fresh=rstg"], "config section 'train': init_fresh and init_ignore need init_from"),
         (["init_from=SOURCE", "init_fresh=["], "'[' is no regular expression"),
