@@ -419,6 +419,7 @@ def test_other_maps_are_refused(root, monkeypatch, capsys):
 def test_directories_below_are_of_others(root):
     """Such as maps of another network, or a run that was trained on the maps."""
     out = root / "outer"
+    store(root, "outer", "--dtype=float32", "--split=test")
     (out / "run").mkdir(parents=True)
     (out / "run/config.json").write_text("{}")
     store(root, "outer/inner", "--dtype=bfloat16")
@@ -428,6 +429,18 @@ def test_directories_below_are_of_others(root):
     assert found - inner == contents(root / "maps").keys()
     for name, content in contents(root / "maps").items():
         assert (out / name).read_bytes() == content
+
+
+def test_a_directory_of_something_else_is_refused(root, tmp_path):
+    """Such as that of the videos."""
+    (tmp_path / "jump").mkdir()
+    (tmp_path / ".index.json").write_text("{}")
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(
+        UserError, match=rf"{tmp_path}: is not empty and holds no.*, but jump, notes\.txt; choose"
+    ):
+        features.main(flags(root, tmp_path))
+    assert {path.name for path in tmp_path.iterdir()} == {"jump", ".index.json", "notes.txt"}
 
 
 @pytest.mark.parametrize("cut", [False, True])

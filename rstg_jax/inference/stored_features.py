@@ -18,7 +18,7 @@ from jax.experimental import multihost_utils
 from rstg_jax import config, data, files, processes, storage
 from rstg_jax.convert.export import portable
 from rstg_jax.data import array_records, features
-from rstg_jax.errors import UserError, reason
+from rstg_jax.errors import UserError, named, reason
 from rstg_jax.inference.evaluation import open_named
 from rstg_jax.training import (
     agreement,
@@ -62,8 +62,8 @@ def store(
       dtype: one of `features.DTYPES`.
 
     Raises:
-      UserError: the directory has feature maps of another network or of other clips, a shard is
-        damaged or cannot be written, or a value is too large for the dtype.
+      UserError: the directory has feature maps of another network or of other clips, or something
+        else; a shard is damaged or cannot be written; or a value is too large for the dtype.
     """
     if model.data.multi_label:
         raise UserError(
@@ -80,6 +80,7 @@ def store(
         {"the checksum of the weights": stored.weights["sha256"], "--dtype": dtype}
     )
     first = jax.process_index() == 0
+    refuse_others(directory)
     try:
         with storage.errors(directory), alone_in(directory) if first else contextlib.nullcontext():
             known = check_claim(directory, stored)
@@ -187,6 +188,24 @@ def description(
     )
 
 
+def refuse_others(directory: storage.Path) -> None:
+    """Raises `UserError` if a directory holds something, but no feature maps, not even begun."""
+    local = isinstance(directory, pathlib.Path)
+    names = [p.name for p in directory.iterdir()] if local else storage.names_in(directory)
+    # A name with a dot in front is the lock, or what a kill has left.
+    names = sorted(name for name in names if not name.startswith("."))
+    if names and not any(is_description(name) or ".array_record" in name for name in names):
+        raise UserError(
+            f"{directory}: is not empty and holds no feature maps, but {named(names, ', ')}; "
+            "choose another --out"
+        )
+
+
+def is_description(name: str) -> bool:
+    """Whether a file has the name of a description, perhaps of a split that is unfinished."""
+    return name.removesuffix(UNFINISHED).endswith(".json")
+
+
 def check_claim(directory: storage.Path, stored: features.StoredSplit) -> bool:
     """Whether a directory has the description of a split.
 
@@ -197,7 +216,7 @@ def check_claim(directory: storage.Path, stored: features.StoredSplit) -> bool:
     # A name with a dot in front is a file that was never finished, see `files.replacing`.
     names = [name for name in storage.names_in(directory) if not name.startswith(".")]
     for name in names:
-        if not name.removesuffix(UNFINISHED).endswith(".json"):
+        if not is_description(name):
             continue
         there = features.read_description(directory / name)
         same_split = there.split == stored.split
