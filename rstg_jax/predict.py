@@ -83,7 +83,8 @@ def print_written(records: Iterable[dict[str, Any]]) -> None:
         if "written" in record:
             first, *others = map(Path, record["written"])
             suffixes = ", ".join(path.suffix for path in others)
-            print(f"{record['video']}: {record['parts']} parts, {first}, {suffixes}", flush=True)
+            parts = "1 part" if record["parts"] == 1 else f"{record['parts']} parts"
+            print(f"{record['video']}: {parts}, {first}, {suffixes}", flush=True)
 
 
 def print_lines(records: Iterable[dict[str, Any]], width: int, long: bool) -> None:

@@ -367,6 +367,8 @@ def test_command(run, film, tmp_path, capsys):
     assert out == f"{film}: 8 parts, {tmp_path / 'out' / 'film.json'}, .csv, .vtt, .svg\n"
     assert [line.split(": ")[1] for line in err.splitlines()] == [str(bad), f"{tmp_path}/no.mp4"]
     assert len(list((tmp_path / "out").glob("film.*"))) == 4
+    predict.print_written([{"video": "a.mp4", "parts": 1, "written": ["a.json", "a.csv"]}])
+    assert capsys.readouterr().out == "a.mp4: 1 part, a.json, .csv\n"
     assert predict.main([*flags, "--stream", "--json", str(film)]) == 0
     (record,) = json.loads(capsys.readouterr().out)
     assert (record["frames"], record["parts"]) == (26, 5)

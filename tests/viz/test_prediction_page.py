@@ -18,6 +18,11 @@ RECORDS = [
         "drawn": "out/a & b #1.mp4",
     },
     {"video": "films/c.webm", "error": "c.webm: broken"},
+    {
+        "video": "e.mp4",
+        "predictions": [{"label": "y", "probability": 0.5}],
+        "error": "e.mp4: No space left on device",
+    },
     {"video": "d.gif", "predictions": [{"label": "x", "probability": 1.0}], "drawn": "out/d.gif"},
 ]
 
@@ -45,10 +50,12 @@ def test_page(tmp_path):
     shown = found.texts[found.texts.index("a & b #1.mp4") :]
     assert shown == [
         *("a & b #1.mp4", "87.5%", "<i>jumping</i>", "6.2%", "diving"),
-        *("c.webm", "c.webm: broken", "d.gif", "100.0%", "x"),
+        *("c.webm", "c.webm: broken"),
+        *("e.mp4", "50.0%", "y", "e.mp4: No space left on device"),
+        *("d.gif", "100.0%", "x"),
     ]
     name = os.fsdecode(b"caf\xe9.mp4")
-    record = {"video": name, "predictions": RECORDS[2]["predictions"], "drawn": f"out/{name}"}
+    record = {"video": name, "predictions": RECORDS[3]["predictions"], "drawn": f"out/{name}"}
     failed = {"video": name, "error": f"{name}: broken"}
     path = prediction_page.write(tmp_path, "I3D", 400, [record, failed])
     found = Reader(path.read_text("utf-8"))
