@@ -6,12 +6,14 @@ import os
 import sys
 from collections.abc import Callable
 
+import flax.linen as nn
 import numpy as np
 import pytest
 
 import train
 from rstg_jax import cli, config, data, storage
 from rstg_jax.errors import UserError
+from rstg_jax.models import classifier
 from rstg_jax.training import run as run_lib
 from rstg_jax.training import train_loop
 from rstg_jax.training.sharding import MeshConfig
@@ -65,7 +67,21 @@ def test_impossible_seeds_are_refused(monkeypatch, capsys, tmp_path):
 def test_first_frame_of_the_loss_behind_the_clip(monkeypatch, capsys, tmp_path):
     flags = ("--config.loss.frame_weight=1", "--config.loss.frame_start=3")
     error = only_error(*run(monkeypatch, capsys, tmp_path, *flags))
-    assert error == "error: loss.frame_start=3 leaves no frame of a clip of 3"
+    assert error == "error: loss.frame_start=3 leaves none of the 3 frames"
+    assert not list(tmp_path.iterdir())
+
+
+def test_first_frame_of_the_loss_behind_those_that_the_network_makes(monkeypatch, capsys, tmp_path):
+    class Pooled(nn.Module):
+        @nn.compact
+        def __call__(self, video, train):
+            return standins.Model(7)(video[:, ::2], train)
+
+    monkeypatch.setattr(classifier, "build", lambda config, classes: Pooled())
+    flags = ("--config.loss.frame_weight=1", "--config.loss.frame_start=2")
+    error = only_error(*run(monkeypatch, capsys, tmp_path, *flags))
+    assert error == "error: loss.frame_start=2 leaves none of the 2 frames"
+    assert not list(tmp_path.iterdir())
 
 
 def test_mistyped_flag(monkeypatch, capsys, tmp_path):

@@ -115,6 +115,22 @@ def probabilities(logits: jax.Array, kind: Kind) -> jax.Array:
     return function(logits.astype(jnp.float32))
 
 
+def check_starts(config: LossConfig, out: Output) -> None:
+    """Raises `UserError` where a term of the objective is to begin behind the last frame.
+
+    Args:
+      config: see `LossConfig`.
+      out: the model's intermediates, or their shapes. Temporal pooling makes fewer frames than a
+        clip has.
+    """
+    for weight, key, start, name, axis in (
+        (config.frame_weight, "frame_start", config.frame_start, "frame_logits", 1),
+        (config.attention_weight, "attention_start", config.attention_start, "attention", 2),
+    ):
+        if weight and start >= (frames := out[name].shape[axis]):
+            raise UserError(f"loss.{key}={start} leaves none of the {frames} frames")
+
+
 def objective(
     config: LossConfig, logits: jax.Array, out: Output, batch: Batch
 ) -> tuple[jax.Array, jax.Array]:
@@ -160,9 +176,6 @@ def _frames(config: LossConfig, out: Output, batch: Batch) -> jax.Array:
     """Cross-entropy of the frames by themselves, with the clip's label or their own."""
     frames = out["frame_logits"]  # [b t classes]
     chex.assert_rank(frames, 3)
-    t = frames.shape[1]
-    if config.frame_start >= t:
-        raise UserError(f"loss.frame_start={config.frame_start} leaves none of the {t} frames")
     frames, label = frames[:, config.frame_start :], batch["label"]
     if config.needs_frame_labels:
         labels = batch["frame_label"][:, config.frame_start :]
@@ -200,10 +213,6 @@ def _attention(config: LossConfig, out: Output, batch: Batch) -> jax.Array:
     else:
         partner = attention_loss.partners(out["boxes"], batch["object_center"], in_pair)
     start = config.attention_start
-    if start >= attention.shape[2]:
-        raise UserError(
-            f"loss.attention_start={start} leaves none of the {attention.shape[2]} frames"
-        )
     return attention_loss.loss(attention[:, :, start:], partner[:, start:])
 
 

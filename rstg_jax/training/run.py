@@ -19,6 +19,7 @@ from rstg_jax.training import (
     checkpoint,
     eval_loop,
     logs,
+    losses,
     not_finite,
     sharding,
     steps,
@@ -145,6 +146,10 @@ def set_up(experiment: Experiment, workdir: storage.Path) -> Run:
         settings.accumulate,
     )
     abstract = train_state.abstract_state(setup, video_shape, mesh)
+    if experiment.loss.frame_weight or experiment.loss.attention_weight:
+        clip = jax.ShapeDtypeStruct((1, *video_shape), np.uint8)
+        apply = functools.partial(module.apply, train=False)
+        losses.check_starts(experiment.loss, jax.eval_shape(apply, abstract.variables, clip)[1])
     fed, make_batch = experiment.batch_keys, None
     if isinstance(train_source, data.OnDevice):
         make_batch = batches_of(train_source, fed, mesh)
@@ -193,11 +198,6 @@ def _open_splits(experiment: Experiment) -> tuple[data.Source, data.Source, tupl
         raise UserError(f"{train_source.name} and {test_source.name} have different labels")
     video_shape = data.check_source(experiment.data, train_source, "train")
     data.check_source(experiment.data, test_source, "test")
-    frames, loss = video_shape[0], experiment.loss
-    if loss.frame_weight and loss.frame_start >= frames:
-        raise UserError(
-            f"loss.frame_start={loss.frame_start} leaves no frame of a clip of {frames}"
-        )
     return train_source, test_source, video_shape
 
 

@@ -132,7 +132,7 @@ def test_objective_asks_nodes_that_are_objects():
     config = LossConfig(attention_weight=0.5, attention_start=2)
     got, _ = losses.objective(config, logits, out, batch)
     with pytest.raises(UserError, match=r"attention_start=5 leaves none of the 5 frames"):
-        losses.objective(LossConfig(attention_weight=0.5, attention_start=5), logits, out, batch)
+        losses.check_starts(LossConfig(attention_weight=0.5, attention_start=5), out)
     attention, terms = np.asarray(out["attention"]), np.zeros(CLIPS)
     for clip in (0, 2, 3):
         i, j = classes[clip][PAIRED[clip]]
