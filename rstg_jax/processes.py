@@ -1,4 +1,4 @@
-"""The processes of one job: how they meet, notice that one is gone, and part.
+"""The processes of one job: how they meet, notice that one is gone, and part; and their workers.
 
 JAX alone lets the others wait for the lost one, or ends them with a trace of C++ calls. Here a
 thread of each process asks the coordination service every few seconds who is there. If somebody is
@@ -7,6 +7,7 @@ the others at once in its own words.
 """
 
 import itertools
+import multiprocessing
 import os
 import shlex
 import signal
@@ -124,6 +125,24 @@ def of_all(text: str) -> list[str]:
         client.key_value_set(f"{place}/{jax.process_index():09}", text)
     wait_for_all()
     return [said for _, said in sorted(client.key_value_dir_get(place))]
+
+
+def follow_parent() -> None:
+    """Prepares a worker: the process that started it alone answers signals, and it ends with it.
+
+    A signal may reach all processes of a terminal or of a job. That process then stops or kills its
+    workers when it no longer needs them.
+    """
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def follow() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=follow, name="follow", daemon=True).start()
 
 
 def resume_command() -> str:

@@ -3,16 +3,15 @@
 import concurrent.futures
 import contextlib
 import multiprocessing
-import os
 import signal
 import sys
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
 
 import absl.logging
 
+from rstg_jax import processes as processes_lib
 from rstg_jax.errors import UserError
 
 Task = TypeVar("Task")
@@ -59,7 +58,7 @@ def in_processes(
     pool = concurrent.futures.ProcessPoolExecutor(
         min(processes, len(tasks)),
         multiprocessing.get_context("spawn"),
-        _exit_with_parent,
+        processes_lib.follow_parent,
     )
     before = set(multiprocessing.active_children())
     try:
@@ -73,20 +72,7 @@ def in_processes(
         ) from e
     except BaseException:
         for child in set(multiprocessing.active_children()) - before:
-            child.terminate()
+            child.kill()  # it answers no other signal
         raise
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def _exit_with_parent() -> None:
-    """Ignores Ctrl-C, which reaches all processes of a terminal, and exits with the parent."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-
-    def follow() -> None:
-        if parent:
-            parent.join()
-        os._exit(1)
-
-    threading.Thread(target=follow, daemon=True).start()

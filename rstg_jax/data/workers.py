@@ -4,17 +4,13 @@ A batch is a function of its step alone, so their order, and resuming, do not de
 of workers. Pixels come back through shared memory.
 """
 
-import multiprocessing
-import os
-import signal
-import threading
 from collections.abc import Callable, Generator
-from multiprocessing.connection import wait
 from typing import Any
 
 import numpy as np
 from absl import flags
 
+from rstg_jax import processes as processes_lib
 from rstg_jax.errors import UserError
 
 Batch = dict[str, np.ndarray]
@@ -108,15 +104,6 @@ def _grain() -> Any:
 
 
 def _begin(worker: int, workers: int) -> None:
-    """Prepares a worker: the trainer alone answers signals, and no worker outlives it."""
+    """Prepares a worker, as Grain calls it."""
     del worker, workers
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def follow() -> None:
-        wait([parent.sentinel])
-        os._exit(1)
-
-    threading.Thread(target=follow, name="follow", daemon=True).start()
+    processes_lib.follow_parent()

@@ -264,6 +264,12 @@ def test_a_process_that_dies_is_told():
         list(processes.in_processes(os._exit, [1, 1, 1], 2))
 
 
+def test_workers_leave_signals_to_the_process_that_started_them():
+    """A terminal or a queue sends them to all; the first one stops its workers."""
+    sent = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+    assert list(processes.in_processes(signal.raise_signal, sent, 2)) == [None] * 3
+
+
 def test_disk_too_small(downloads, tmp_path, monkeypatch, capsys):
     usage = shutil.disk_usage(tmp_path)._replace(free=1_000_000)
     monkeypatch.setattr(shards.shutil, "disk_usage", lambda path: usage)
