@@ -16,6 +16,11 @@ def named(things: Sequence[str], separator: str = "; ", most: int = MOST_NAMED) 
     return separator.join([*things[:most], *more])
 
 
+def quoted(text: str, most: int = 80) -> str:
+    """Quotes a text in a message; of a long one the beginning."""
+    return repr(text) if len(text) <= most else f"{text[:most]!r}..."
+
+
 @contextlib.contextmanager
 def translated(describe: Callable[[Exception], str]) -> Iterator[None]:
     """Reports any exception of its body as a `UserError`, with the message that `describe` makes.

@@ -1,6 +1,7 @@
 """Files and directories that appear whole or not at all, locally or in a bucket."""
 
 import contextlib
+import csv
 import json
 import secrets
 import shutil
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rstg_jax import storage
-from rstg_jax.errors import UserError, reason
+from rstg_jax.errors import UserError, quoted, reason
 
 
 @contextlib.contextmanager
@@ -98,6 +99,26 @@ def read_json_lines(path: storage.Path) -> list[Any]:
     return [_parsed(line, path, before) for before, line in lines]
 
 
+def read_csv(path: storage.Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+    """Reads a csv file that anybody may have written: lines from 1, and the cells of each.
+
+    A cell ends in its line: a quote that is not closed would else swallow the lines after it.
+
+    Raises:
+      UserError: It cannot be read or is not UTF-8, or a line is no csv; names the line.
+    """
+    for number, line in enumerate(read_text(path).splitlines(), start=1):
+        line = line.strip()
+        rows = csv.reader([line], delimiter=delimiter, skipinitialspace=True, strict=True)
+        try:
+            yield number, [cell.strip() for cell in next(rows)]
+        except csv.Error as error:
+            raise UserError(
+                f"{path}: line {number} cannot be read ({error}): {quoted(line)}; a cell that "
+                'begins with " must end with " in the same line'
+            ) from error
+
+
 def read_text(path: storage.Path) -> str:
     """Reads a text file in UTF-8 that anybody may have written.
 
@@ -110,7 +131,7 @@ def read_text(path: storage.Path) -> str:
     except OSError as error:
         raise UserError(f"cannot read {path}: {reason(error)}") from error
     except UnicodeDecodeError as error:
-        raise UserError(f"{path}: is not UTF-8 ({error})") from error
+        raise UserError(f"{path}: is not UTF-8 ({error}); save it in UTF-8") from error
 
 
 def _parsed(text: str, path: storage.Path, before: int = 0) -> Any:

@@ -1,16 +1,15 @@
 """Lists videos and their labels: files below a directory, or lines of a csv file."""
 
 import collections
-import csv
 import os
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from rstg_jax import storage
+from rstg_jax import files, storage
 from rstg_jax.data.video import decode
-from rstg_jax.errors import UserError
+from rstg_jax.errors import UserError, quoted
 
 _HEADER = ["path", "label"]
 
@@ -185,26 +184,33 @@ def _label(name: str) -> str:
 
 
 def _of_csv(file: Path) -> list[Video]:
-    try:
-        # Excel begins UTF-8 with a byte order mark.
-        with file.open(newline="", encoding="utf-8-sig") as lines:
-            rows = [(number, row) for number, row in enumerate(csv.reader(lines, delimiter=";"), 1)]
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"{file}: is not UTF-8 ({error}); save it as a csv file in UTF-8"
-        ) from error
-    except (OSError, csv.Error) as error:
-        raise UserError(f"{file}: cannot be read as a csv file: {error}") from error
-    videos: dict[str, Video] = {}
-    for number, row in rows:
-        cells = [cell.strip() for cell in row]
+    found: dict[str, tuple[int, Video]] = {}  # by the absolute path: its line, and the video
+    for number, cells in files.read_csv(file, ";"):
         if not any(cells) or (number == 1 and [cell.lower() for cell in cells] == _HEADER):
             continue
         if len(cells) != 2 or not all(cells):
-            raise UserError(f"{file}: line {number} is not `path;label`: {';'.join(row)!r}")
+            line = quoted(";".join(cells))
+            raise UserError(f"{file}: line {number} is not `path;label`: {line}")
         name, label = cells
-        if name in videos:
-            raise UserError(f"{file}: line {number} names {name} a second time")
         # Not `Path.expanduser`, which refuses names such as "~film.mp4".
-        videos[name] = Video(file.parent / os.path.expanduser(name), name, (_label(label),))
-    return list(videos.values())
+        video = Video(file.parent / os.path.expanduser(name), name, (_label(label),))
+        if number == 1:
+            _refuse_header(file, video)
+        place = os.path.abspath(video.path)
+        if place in found:
+            before, same = found[place]
+            raise UserError(
+                f"{file}: line {number} names {name} a second time, after {same.name} in line "
+                f"{before}: remove one of the lines"
+            )
+        found[place] = number, video
+    return [video for _, video in found.values()]
+
+
+def _refuse_header(file: Path, video: Video) -> None:
+    """Raises `UserError` if the first line must be a header, whose second word were a class."""
+    if not video.path.suffix and not os.path.exists(video.path):
+        raise UserError(
+            f"{file}: line 1 names {video.name!r}, which does not exist; a header must be "
+            "`path;label`, or remove the line"
+        )

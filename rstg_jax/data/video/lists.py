@@ -1,6 +1,6 @@
 """What the lists of public data sets have in common: lines, rows of csv files, JSON."""
 
-import csv
+import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,12 +26,12 @@ def lines(file: Path) -> Iterator[tuple[int, str]]:
 
 def rows(file: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
     """Rows of a csv file whose header has some columns at least, with their lines."""
-    text = files.read_text(file)
-    table = csv.DictReader(line.strip() for line in text.splitlines())  # skips empty ones
-    if missing := [name for name in columns if name not in (table.fieldnames or ())]:
+    table = ((line, cells) for line, cells in files.read_csv(file, ",") if any(cells))
+    _, header = next(table, (0, []))
+    if missing := [name for name in columns if name not in header]:
         raise UserError(f"{file}: has no column {missing[0]!r}")
-    for row in table:
-        yield table.line_num, row
+    for line, cells in table:
+        yield line, dict(itertools.zip_longest(header, cells, fillvalue=""))
 
 
 def json_list(file: Path) -> list[Any]:

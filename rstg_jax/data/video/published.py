@@ -209,8 +209,8 @@ def kinetics(videos: Path, lists: Path, split: str) -> Lists:
 def _kinetics_rows(file: Path) -> Iterator[dict[str, str]]:
     columns = ("label", "youtube_id", "time_start", "time_end")
     for line, row in rows(file, columns):
-        seconds = all(re.fullmatch(r"\d{1,9}(\.\d*)?", row[name] or "") for name in columns[2:])
-        if not row["label"] or len(row["youtube_id"] or "") != _ID or not seconds:
+        seconds = all(re.fullmatch(r"\d{1,9}(\.\d*)?", row[name]) for name in columns[2:])
+        if not row["label"] or len(row["youtube_id"]) != _ID or not seconds:
             raise UserError(f"{file}: line {line} is no clip: {list(row.values())}")
         yield row
 

@@ -108,7 +108,7 @@ def test_csv_files(root, tmp_path):
         ("a.webm;x\nb.webm\n", r"all\.csv: line 2 is not `path;label`: 'b\.webm'"),
         ("a.webm;x;y\n", r"line 1 is not `path;label`"),
         ("a.webm; \n", r"line 1 is not `path;label`"),
-        ("a.webm;x\na.webm;y\n", r"line 2 names a\.webm a second time"),
+        ("a.webm;x\na.webm;y\n", r"line 2 names a\.webm a second time, after a\.webm in line 1"),
         ("\n", r"all\.csv: holds no video; expected are lines of `path;label`"),
         ("a.webm;x\nb.webm;x\n", r"has one label only, 'x'; two are needed"),
     ],

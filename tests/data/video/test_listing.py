@@ -106,7 +106,36 @@ def test_csv_files_in_other_encodings_and_odd_names(root):
     file = root / "all.csv"
     for encoding in ("latin-1", "utf-16"):
         file.write_text("jump/ü.mp4;jump\n", encoding)
-        with pytest.raises(UserError, match=r"all\.csv: is not UTF-8 .*; save it as a csv file in"):
+        with pytest.raises(UserError, match=r"all\.csv: is not UTF-8 .*; save it in UTF-8"):
             names(file)
     file.write_text("~a.mp4;jump\n")
     assert listing.listed(str(file), [])[0].path == root / "~a.mp4"
+
+
+@pytest.mark.parametrize("closed", ["", '"'])
+def test_a_quote_that_is_not_closed_swallows_no_lines(root, closed):
+    """The second quote may be lines later, or nowhere."""
+    lines = [f"jump/{number}.mp4;jump" for number in range(20)]
+    lines[9] = f'jump/9.mp4;"{"jump" * 100}'
+    lines[15] += closed
+    (root / "all.csv").write_text("\n".join(lines))
+    with pytest.raises(UserError, match=r"all\.csv: line 10 cannot be read \(unexpected") as error:
+        names(root / "all.csv")
+    assert "must end with" in str(error.value) and len(str(error.value)) < 400
+
+
+@pytest.mark.parametrize("other", ["./jump/a.mp4", "run/../jump//a.mp4", "ROOT/jump/a.mp4"])
+def test_a_video_that_a_csv_file_names_in_two_ways_is_refused(root, other):
+    other = other.replace("ROOT", str(root))
+    (root / "all.csv").write_text(f"jump/a.mp4;jump\n\nrun/b.mp4;run\n{other};run\n")
+    said = rf"line 4 names {other} a second time, after jump/a\.mp4 in line 1"
+    with pytest.raises(UserError, match=said):
+        names(root / "all.csv")
+
+
+def test_another_header_is_taken_for_no_video(root):
+    (root / "all.csv").write_text("video;class\njump/a.mp4;jump\nrun/b.mp4;run\n")
+    with pytest.raises(UserError, match=r"line 1 names 'video', .*; a header must be `path;label`"):
+        names(root / "all.csv")
+    (root / "video").mkdir()  # a directory of images
+    assert "video" in names(root / "all.csv")

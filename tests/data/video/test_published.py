@@ -299,6 +299,7 @@ def test_segments_without_their_frames_are_named(epic_kitchens):
         ("train", "a,P01,P01_05,,,,3,8,n,v,-1,n,0,[],[]", "line 2 is no segment"),
         ("train", "a,P01,P01_05,,,,x,8,n,v,1,n,0,[],[]", "line 2 is no segment"),
         ("train", "a,P01,P01_05,,,,3", "line 2 is no segment"),
+        ("train", 'a,P01,P01_05,,,,3,8,"n,v,0,n,0,[],[]\nb', r"line 2 cannot be read \(unexpected"),
         ("verb_classes", "0,take,1,1\n2,wash,1,1", "line 3 is not class 1: '2'"),
         ("verb_classes", "0,take,1,1\n \n\n2,wash,1,1", "line 5 is not class 1: '2'"),
     ],
