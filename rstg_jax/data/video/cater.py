@@ -7,8 +7,8 @@ names here are those of the code that made them.
 from pathlib import Path
 
 from rstg_jax.data.video.listing import Video
-from rstg_jax.data.video.lists import Lists, lines
-from rstg_jax.errors import UserError
+from rstg_jax.data.video.lists import Lists, lines, once
+from rstg_jax.errors import UserError, quoted
 
 # The order is that of the lists: slide and pick_place change places between the shapes.
 ACTIONS = (
@@ -50,7 +50,7 @@ def cater(task: str, videos: Path, lists: Path, split: str) -> Lists:
         if not name or " " in name or not all(labels) or (task == "localize" and len(labels) > 1):
             raise UserError(
                 f"{file}: line {line} is not {wanted} of labels from 0 to {len(label_names) - 1}: "
-                f"{text!r}"
+                f"{quoted(text)}"
             )
-        found.append(Video(videos / name, name, labels))
-    return Lists(list(label_names), found)
+        found.append((line, Video(videos / name, name, labels)))
+    return Lists(list(label_names), once(file, found))

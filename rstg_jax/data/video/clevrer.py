@@ -35,7 +35,9 @@ def clevrer(videos: Path, lists: Path, split: str) -> Lists:
     for file in files_below(lists):
         match = re.fullmatch(r"annotation_(\d{5})\.json", file.name)
         if match and int(match[1]) in numbers:
-            annotations[int(match[1])] = file
+            other = annotations.setdefault(int(match[1]), file)
+            if other != file:
+                raise UserError(f"{file} and {other} are both there: remove one of them")
     if not annotations:
         raise UserError(f"{lists}: has no annotation_NNNNN.json of the {split} split")
     if len(annotations) < len(numbers):

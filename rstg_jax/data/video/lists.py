@@ -1,13 +1,16 @@
 """What the lists of public data sets have in common: lines, rows of csv files, JSON."""
 
 import itertools
-from collections.abc import Iterator, Sequence
+import logging
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from rstg_jax import files
 from rstg_jax.data.video.listing import Video
-from rstg_jax.errors import UserError
+from rstg_jax.errors import UserError, named, quoted
+
+_log = logging.getLogger(__name__)
 
 
 class Lists(NamedTuple):
@@ -15,6 +18,41 @@ class Lists(NamedTuple):
 
     label_names: list[str]
     videos: list[Video]
+
+
+def once(file: Path, found: Iterable[tuple[int, Video]], noun: str = "line") -> list[Video]:
+    """The videos of a list, each once: published lists name some twice, which a warning counts.
+
+    Args:
+      file: The list.
+      found: Its videos, with the number of the line or entry of each.
+      noun: What is numbered.
+
+    Raises:
+      UserError: Two rows say different things of a video.
+    """
+    first: dict[str, tuple[int, Video]] = {}
+    repeated = []
+    for number, video in found:
+        if video.name not in first:
+            first[video.name] = number, video
+            continue
+        before, same = first[video.name]
+        if (set(video.labels), video.frames) != (set(same.labels), same.frames):
+            raise UserError(
+                f"{file}: {noun} {before} has {_said(same)} for {video.name}, {noun} {number} "
+                f"{_said(video)}: remove the wrong one"
+            )
+        repeated.append(f"{video.name} in {noun} {number}")
+    if repeated:
+        _log.warning("%s: named again, and used once: %s", file, named(repeated, ", "))
+    return [video for _, video in first.values()]
+
+
+def _said(video: Video) -> str:
+    """The labels of a video, and its frames if it is a segment."""
+    frames = f" of frames {video.frames.start} to {video.frames.stop}" if video.frames else ""
+    return f"{quoted(', '.join(video.labels))}{frames}"
 
 
 def lines(file: Path) -> Iterator[tuple[int, str]]:

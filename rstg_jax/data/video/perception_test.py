@@ -152,15 +152,19 @@ def _entries(
 ) -> list[Annotation]:
     """Those of the videos of a split that have a task, each video once.
 
+    A video may be in several of the published files.
+
     Raises:
-      UserError: There are none.
+      UserError: There are none, or two files say different things of a video.
     """
     chosen: dict[str, Annotation] = {}
     for where, video, entry in annotations:
         if entry["metadata"].get("split") == SPLITS[split] and task in entry:
             if not isinstance(entry[task], list):
                 raise UserError(f"{where}: {task} is no list")
-            chosen[video] = (where, video, entry)
+            other, _, same = chosen.setdefault(video, (where, video, entry))
+            if same[task] != entry[task]:
+                raise UserError(f"{where}: has another {task} than {other}: remove the wrong one")
     if not chosen:
         raise UserError(
             f"{lists}: no JSON file has the {task} of videos whose metadata have the split "

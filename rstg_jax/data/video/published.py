@@ -19,8 +19,8 @@ from rstg_jax.data.video.clip_dataset import ClipDataConfig
 from rstg_jax.data.video.clip_source import ClipSource
 from rstg_jax.data.video.listed_source import source_of
 from rstg_jax.data.video.listing import Video, files_below
-from rstg_jax.data.video.lists import Lists, json_list, lines, rows
-from rstg_jax.errors import UserError
+from rstg_jax.data.video.lists import Lists, json_list, lines, once, rows
+from rstg_jax.errors import UserError, quoted
 
 DataSet = Literal[
     "ucf101",
@@ -146,21 +146,23 @@ def ucf101(videos: Path, lists: Path, split: str, fold: int) -> Lists:
     for line, text in lines(file):
         match = re.fullmatch(r"(\d{1,9}) (\S+)", text)
         if match is None or int(match[1]) != len(numbers) + 1:
-            raise UserError(f"{file}: line {line} is not `{len(numbers) + 1} CLASS`: {text!r}")
+            raise UserError(
+                f"{file}: line {line} is not `{len(numbers) + 1} CLASS`: {quoted(text)}"
+            )
         numbers[match[2]] = int(match[1])
     found = []
     file = lists / f"{split}list{fold:02}.txt"
     for line, text in lines(file):
         match = re.fullmatch(r"(([^/\s]+)/[^/\s]+)(?: (\d{1,9}))?", text)
         if match is None or match[2] not in numbers:
-            raise UserError(f"{file}: line {line} is not `CLASS/FILE` of a class: {text!r}")
+            raise UserError(f"{file}: line {line} is not `CLASS/FILE` of a class: {quoted(text)}")
         if match[3] and int(match[3]) != numbers[match[2]]:
             raise UserError(
                 f"{file}: line {line} numbers {match[2]} {match[3]}, classInd.txt "
                 f"{numbers[match[2]]}"
             )
-        found.append(Video(videos / match[1], match[1], (match[2],)))
-    return Lists(list(numbers), found)
+        found.append((line, Video(videos / match[1], match[1], (match[2],))))
+    return Lists(list(numbers), once(file, found))
 
 
 def hmdb51(videos: Path, lists: Path, split: str, fold: int) -> Lists:
@@ -170,21 +172,22 @@ def hmdb51(videos: Path, lists: Path, split: str, fold: int) -> Lists:
     label_names = sorted(file.name.removesuffix(ending) for file in found_lists)
     if not label_names:
         raise UserError(f"{lists}: has no lists CLASS{ending}")
-    found = []
+    every = []
     for label in label_names:
-        file = lists / f"{label}{ending}"
+        file, found = lists / f"{label}{ending}", []
         for line, text in lines(file):
             name, _, flag = text.rpartition(" ")
             if not name or flag not in ("0", "1", "2"):
-                raise UserError(f"{file}: line {line} is not `FILE 0`, 1 or 2: {text!r}")
+                raise UserError(f"{file}: line {line} is not `FILE 0`, 1 or 2: {quoted(text)}")
             if flag == _FLAGS[split]:
-                found.append(Video(videos / label / name, f"{label}/{name}", (label,)))
-    return Lists(label_names, found)
+                found.append((line, Video(videos / label / name, f"{label}/{name}", (label,))))
+        every += once(file, found)
+    return Lists(label_names, every)
 
 
 def kinetics(videos: Path, lists: Path, split: str) -> Lists:
     """Clips lie flat or in folders of any spelling; names are `ID_000010_000020.mp4`."""
-    label_names = sorted({row["label"] for row in _kinetics_rows(lists / "train.csv")})
+    label_names = sorted({row["label"] for _, row in _kinetics_rows(lists / "train.csv")})
     where: dict[str, Path] = {}
     replaced: dict[str, Path] = {}
     for file in files_below(videos):
@@ -194,25 +197,25 @@ def kinetics(videos: Path, lists: Path, split: str) -> Lists:
                 replaced[file.stem[:_ID]] = file
             else:
                 where[file.stem] = file
-    found, known = {}, set(label_names)
+    found, known = [], set(label_names)
     file = lists / ("train.csv" if split == "train" else "val.csv")
-    for row in _kinetics_rows(file):
+    for line, row in _kinetics_rows(file):
         if row["label"] not in known:
             raise UserError(f"{file}: label {row['label']!r} is not in train.csv")
         times = (int(float(row[key])) for key in ("time_start", "time_end"))
         name = row["youtube_id"] + "".join(f"_{time:06}" for time in times)
         path = replaced.get(row["youtube_id"], where.get(name, videos / f"{name}.mp4"))
-        found[name] = Video(path, name, (row["label"],))  # some lists name a clip twice
-    return Lists(label_names, list(found.values()))
+        found.append((line, Video(path, name, (row["label"],))))
+    return Lists(label_names, once(file, found))
 
 
-def _kinetics_rows(file: Path) -> Iterator[dict[str, str]]:
+def _kinetics_rows(file: Path) -> Iterator[tuple[int, dict[str, str]]]:
     columns = ("label", "youtube_id", "time_start", "time_end")
     for line, row in rows(file, columns):
         seconds = all(re.fullmatch(r"\d{1,9}(\.\d*)?", row[name]) for name in columns[2:])
         if not row["label"] or len(row["youtube_id"]) != _ID or not seconds:
             raise UserError(f"{file}: line {line} is no clip: {list(row.values())}")
-        yield row
+        yield line, row
 
 
 def diving48(videos: Path, lists: Path, split: str) -> Lists:
@@ -225,8 +228,8 @@ def diving48(videos: Path, lists: Path, split: str) -> Lists:
             name, label = f"{dive['vid_name']}.mp4", label_names[dive["label"]]
         except (KeyError, IndexError, TypeError) as error:
             raise UserError(f"{file}: entry {number} is no dive: {dive}") from error
-        found.append(Video(videos / name, name, (label,)))
-    return Lists(label_names, found)
+        found.append((number, Video(videos / name, name, (label,))))
+    return Lists(label_names, once(file, found, "entry"))
 
 
 def jester(videos: Path, lists: Path, split: str) -> Lists:
@@ -238,9 +241,9 @@ def jester(videos: Path, lists: Path, split: str) -> Lists:
     for line, text in lines(file):
         name, _, label = text.partition(";")
         if not name.isdigit() or label not in known:
-            raise UserError(f"{file}: line {line} is not `ID;LABEL` of a label: {text!r}")
-        found.append(Video(videos / name, name, (label,)))
-    return Lists(label_names, found)
+            raise UserError(f"{file}: line {line} is not `ID;LABEL` of a label: {quoted(text)}")
+        found.append((line, Video(videos / name, name, (label,))))
+    return Lists(label_names, once(file, found))
 
 
 def epic_kitchens(kind: str, videos: Path, lists: Path, split: str) -> Lists:
@@ -265,13 +268,15 @@ def epic_kitchens(kind: str, videos: Path, lists: Path, split: str) -> Lists:
     for line, row in rows(file, ("narration_id", "participant_id", "video_id", *numbers)):
         try:
             start, stop, label = (int(row[name]) for name in numbers)
-            frames = range(start, max(stop, start + 1))
             label_name = numbered[label]
+            if stop < start:
+                raise ValueError(f"stop_frame={stop}")
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"{file}: line {line} is no segment: {list(row.values())}") from error
         folder = videos / row["participant_id"] / "rgb_frames" / row["video_id"]
-        found.append(Video(folder, row["narration_id"], (label_name,), frames))
-    return Lists(label_names, found)
+        frames = range(start, max(stop, start + 1))  # no segment is empty
+        found.append((line, Video(folder, row["narration_id"], (label_name,), frames)))
+    return Lists(label_names, once(file, found))
 
 
 class Reader(NamedTuple):

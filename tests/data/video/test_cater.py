@@ -133,6 +133,16 @@ def test_lists_that_do_not_fit_are_refused(tree, write, task, text):
         config(tree, f"cater_{task}").open("train")
 
 
+def test_sets_of_labels_may_be_in_any_order_but_not_differ(tree, write):
+    rows = "CATER_new_000001.avi 0,13\nCATER_new_000001.avi 13,0\n"
+    write("lists/actions_present/train.txt", rows)
+    it = config(tree, "cater_actions_present")
+    assert sets(it.open("train")) == {"CATER_new_000001.avi": ["sphere slide", "cone slide"]}
+    write("lists/actions_present/train.txt", f"{rows}CATER_new_000001.avi 13\n")
+    with pytest.raises(UserError, match=r"line 1 has 'sphere slide, .*, line 3 'cone slide': rem"):
+        it.open("train")
+
+
 def test_another_layout_is_refused(tree):
     (tree / "lists/localize/train.txt").unlink()
     with pytest.raises(UserError, match=r"cannot read .*localize/train\.txt: No such file"):

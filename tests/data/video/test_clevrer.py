@@ -81,6 +81,12 @@ def test_labels_are_pairs_of_kinds_that_collide(tree, caplog):
     assert source.batch(np.array([1]))["label"].sum() == 0
 
 
+def test_an_annotation_that_is_there_twice_is_refused(tree, write):
+    write("lists/copy/annotation_00999.json", json.dumps(annotation(999)))
+    with pytest.raises(UserError, match=r"_00999\.json and .*_00999\.json are both there: remove"):
+        config(tree, "clevrer_collisions").open("train")
+
+
 def test_missing_videos_are_named(tree):
     (tree / "videos/validation/video_14000-15000/video_14999.mp4").unlink()
     with pytest.raises(UserError, match=r"1 of 2 .*\(video_14999.mp4: no such file"):

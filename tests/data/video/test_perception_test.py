@@ -148,6 +148,15 @@ def test_other_annotations_are_refused(tree, write, dataset, change, sentence):
         config(tree, f"perception_test_{dataset}").open("train")
 
 
+def test_a_video_in_two_files_must_be_the_same_in_both(tree, write):
+    write("lists/challenge.json", json.dumps({"video_1": TRAIN[0]}))
+    assert len(config(tree, "perception_test_actions").open("train")) == 2
+    write("lists/challenge.json", json.dumps({"video_1": entry("train", "video_1", [PUT])}))
+    said = r"challenge.json: video_1: has another action_localisation than .*train.json: video_1"
+    with pytest.raises(UserError, match=said):
+        config(tree, "perception_test_actions").open("train")
+
+
 def test_a_game_without_its_answer_is_refused(tree, write):
     broken = game("train", "video_333", 3)
     write("lists/all_train.json", json.dumps({"video_333": broken}))

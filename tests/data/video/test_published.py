@@ -88,6 +88,16 @@ def test_lists_that_do_not_fit_are_refused(ucf101, write, file, text, sentence):
         config(ucf101[0], "ucf101").open("train")
 
 
+def test_a_clip_that_a_list_names_twice_is_used_once(ucf101, write, caplog):
+    root, train, _ = ucf101
+    rows = [f"{name} {number}" for number, name in enumerate(train, start=1)]
+    write("lists/trainlist01.txt", "\n".join([*rows, "", rows[0], rows[0], rows[2]]))
+    assert list(read(config(root, "ucf101").open("train"))) == train
+    (said,) = [line for line in caplog.messages if "named again" in line]
+    lines = [f"{train[0]} in line 5", f"{train[0]} in line 6", f"{train[2]} in line 7"]
+    assert said.endswith(f"trainlist01.txt: named again, and used once: {', '.join(lines)}")
+
+
 def test_a_fold_without_lists_is_named(ucf101):
     with pytest.raises(UserError, match=r"cannot read .*trainlist02\.txt: No such file"):
         config(ucf101[0], "ucf101", fold=2).open("train")
@@ -170,6 +180,9 @@ def test_diving48(write, tmp_path):
     assert it.num_classes == 2
     with pytest.raises(UserError, match="entry 0 is no dive"):
         it.open("test")
+    write("lists/Diving48_V2_train.json", json.dumps([*dives, dives[0] | {"label": 0}]))
+    with pytest.raises(UserError, match=r"entry 0 has 'Forward.*' for -aBc_00042.mp4, entry 1 'B"):
+        it.open("train")
 
 
 # --- Jester ---------------------------------------------------------------------------------------
@@ -231,6 +244,13 @@ def test_gestures_that_a_mirror_changes_are_swapped():
 def test_lists_of_jester_that_do_not_fit_are_refused(jester, write, text):
     write("lists/jester-v1-train.csv", f"9;Stop Sign\n{text}\n")
     with pytest.raises(UserError, match=r"train.csv: line 2 is not `ID;LABEL` of a label"):
+        config(jester, "jester").open("train")
+
+
+def test_a_clip_of_two_labels_is_refused(jester, write):
+    write("lists/jester-v1-train.csv", "9;Stop Sign\n10;Stop Sign\n9;No gesture\n")
+    said = r"train\.csv: line 1 has 'Stop Sign' for 9, line 3 'No gesture': remove the wrong one"
+    with pytest.raises(UserError, match=said):
         config(jester, "jester").open("train")
 
 
@@ -297,6 +317,12 @@ def test_segments_without_their_frames_are_named(epic_kitchens):
     [
         ("train", "a,P01,P01_05,,,,3,8,n,v,3,n,0,[],[]", "line 2 is no segment"),
         ("train", "a,P01,P01_05,,,,3,8,n,v,-1,n,0,[],[]", "line 2 is no segment"),
+        ("train", "a,P01,P01_05,,,,8,7,n,v,1,n,0,[],[]", "line 2 is no segment"),
+        (
+            "train",
+            "a,P01,P01_05,,,,3,8,n,v,1,n,0,[],[]\na,P01,P01_05,,,,3,9,n,v,1,n,0,[],[]",
+            "line 2 has 'wash' of frames 3 to 8 for a, line 3 'wash' of frames 3 to 9: remove",
+        ),
         ("train", "a,P01,P01_05,,,,x,8,n,v,1,n,0,[],[]", "line 2 is no segment"),
         ("train", "a,P01,P01_05,,,,3", "line 2 is no segment"),
         ("train", 'a,P01,P01_05,,,,3,8,"n,v,0,n,0,[],[]\nb', r"line 2 cannot be read \(unexpected"),
