@@ -564,7 +564,11 @@ MISTAKES = {
     ),
     "answer to nothing": (
         appended("labels/test-answers.csv", "4711;Moving something up\n"),
-        r"test-answers.csv: id 4711 is not in .*test.json",
+        r"test-answers.csv: not in .*test.json: id 4711$",
+    ),
+    "comma in answers": (
+        appended("labels/test-answers.csv", "33,Moving something up\n"),
+        r"test-answers.csv: is not `id;class`, without a header: '33,Moving something up;'",
     ),
     "answer of no class": (
         appended("labels/test-answers.csv", "4711;Moving\n"),
@@ -610,6 +614,7 @@ def test_mistake_in_annotations(v2, mistake):
     [
         ("labels", "Moving something up\n", "labels.csv: class 'Moving something up' is there tw"),
         ("train", "99;Moving something upp\n", "train.csv: id 99: there is no class"),
+        ("train", "id;label\n", "train.csv: is not `id;class`, without a header: 'id;label'"),
         ("validation", None, r"validation.csv: names no clip"),
         ("test", "7\n7\n", r"test.csv: id 7 is there twice"),
     ],

@@ -21,7 +21,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from rstg_jax import files
-from rstg_jax.errors import UserError
+from rstg_jax.errors import UserError, named, quoted
 
 SPLITS = ("train", "validation", "test")
 _SHOWN = 12  # file names that a message lists
@@ -207,7 +207,7 @@ def _read_v1(files: dict[str, pathlib.Path]) -> tuple[tuple[str, ...], dict[str,
         for line in _not_empty(files[split], _lines(files[split])):
             # Names of classes hold commas, never a semicolon.
             id_, _, name = (part.strip() for part in line.partition(";"))
-            label = _index(name, indices, f"{files[split]}: id {id_}") if name else None
+            label = _answer(files[split], id_, name, indices) if name else None
             if split == "test" and not name:
                 label = -1
             clips[split].append(Annotation(id_, label, name))
@@ -225,10 +225,8 @@ def _read_v2(files: dict[str, pathlib.Path]) -> tuple[tuple[str, ...], dict[str,
             clips[split] = [_answered(clip, answers, tuple(indices)) for clip in clips[split]]
     unknown = set(answers or ()) - {clip.id for clip in clips["test"]}
     if unknown:
-        raise UserError(
-            f"{files['test-answers']}: id {min(unknown)} is not in {files['test']}, nor are "
-            f"{len(unknown) - 1} others"
-        )
+        ids = named([f"id {id_}" for id_ in sorted(unknown)], ", ")
+        raise UserError(f"{files['test-answers']}: not in {files['test']}: {ids}")
     return tuple(indices), clips
 
 
@@ -258,8 +256,15 @@ def _answers(path: pathlib.Path, indices: dict[str, int]) -> dict[str, int]:
         id_, _, name = (part.strip() for part in line.partition(";"))
         if id_ in answers:
             raise UserError(f"{path}: id {id_} is there twice")
-        answers[id_] = _index(_without_brackets(name), indices, f"{path}: id {id_}")
+        answers[id_] = _answer(path, id_, _without_brackets(name), indices)
     return answers
+
+
+def _answer(path: pathlib.Path, id_: str, name: str, indices: dict[str, int]) -> int:
+    """The index of the class in a line `id;class`; ids are numbers, so that headers are found."""
+    if name not in indices and not (name and id_.isdecimal()):
+        raise UserError(f"{path}: is not `id;class`, without a header: {quoted(f'{id_};{name}')}")
+    return _index(name, indices, f"{path}: id {id_}")
 
 
 def _answered(
