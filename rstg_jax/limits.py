@@ -25,6 +25,12 @@ def check_pixels(width: int, height: int) -> None:
         raise UserError(f"has frames of {width}x{height} pixels, too many")
 
 
+def check_aspect(width: int, height: int) -> None:
+    """Raises `UserError` for frames so narrow that crops of them would take too much memory."""
+    if max(width, height) > ASPECT * min(width, height):
+        raise UserError(f"has frames of {width}x{height} pixels, too narrow")
+
+
 def check_frames(number: int) -> None:
     """Raises `UserError` for videos without a frame, or with more than a video can have."""
     if not number:

@@ -236,8 +236,7 @@ def _pictures(
     """
     images = frames.images(wanted.tolist())
     head = next(images)
-    if max(head.size) > limits.ASPECT * min(head.size):
-        raise UserError(f"has frames of {head.width}x{head.height} pixels, too narrow")
+    limits.check_aspect(*head.size)
     size = crops.resized(head.size, short_side)
     box, out = choose(size)
     pictures = np.empty((len(wanted), out[1], out[0], 3), np.uint8)

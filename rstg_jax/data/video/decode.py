@@ -92,10 +92,18 @@ class Stills:
             content = self._encoded[index]
             with reading(f"frame {index} of {len(self)} is damaged"):
                 file = io.BytesIO(content) if isinstance(content, bytes) else content
-                with Image.open(file) as image:
+                with _image(file) as image:
                     limits.check_pixels(*image.size)
                     rgb = ImageOps.exif_transpose(_eight_bits(image)).convert("RGB")
             yield rgb
+
+
+def _image(file: io.BytesIO | Path) -> Image.Image:
+    """Opens an image; of a segment, nobody has looked whether it is there."""
+    try:
+        return Image.open(file)
+    except FileNotFoundError as error:
+        raise UserError(f"{error.filename}: no such file") from error
 
 
 class Animation:
@@ -171,11 +179,12 @@ def check(encoded: Encoded) -> None:
     """Decodes all frames of a video.
 
     Raises:
-      UserError: One of them is damaged or of another size.
+      UserError: One of them is damaged or of another size, or they are too narrow for a clip.
     """
     size = None
     with opened(encoded) as frames:
         for image in frames.images(range(len(frames))):
+            limits.check_aspect(*image.size)
             check_size(image, size)
             size = image.size
 

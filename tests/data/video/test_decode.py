@@ -346,6 +346,14 @@ def test_every_frame_is_checked(tmp_path):
         decode.check(path)
 
 
+def test_frames_of_which_no_clip_can_be_made_are_found(tmp_path):
+    np.save(tmp_path / "a.npy", np.zeros((2, 1, 20), np.uint8))
+    decode.check(tmp_path / "a.npy")
+    np.save(tmp_path / "a.npy", np.zeros((2, 10, 330), np.uint8))
+    with pytest.raises(UserError, match="has frames of 330x10 pixels, too narrow"):
+        decode.check(tmp_path / "a.npy")
+
+
 @pytest.mark.parametrize("name", ["h264, mp4", "h264, avi", "vp8, hidden packets", "mpeg2, mpg"])
 def test_damage_of_any_kind_is_one_line(tmp_path, name):
     content = video_corpus.make(video_corpus.KINDS[name], 12)

@@ -308,7 +308,12 @@ def test_epic_kitchens(epic_kitchens):
 def test_segments_without_their_frames_are_named(epic_kitchens):
     for number in (11, 12):
         (epic_kitchens / f"videos/P01/rgb_frames/P01_05/frame_{number:010}.jpg").unlink()
-    with pytest.raises(UserError, match=r"1 of 3 videos cannot be used \(P01_05_1: frame 5 of 6"):
+    first = "P01/rgb_frames/P01_05/frame_0000000011.jpg: no such file"
+    with pytest.raises(UserError, match=rf"1 of 3 videos cannot be used \(P01_05_1: .*{first}\)"):
+        config(epic_kitchens, "epic_kitchens_verbs").open("train")
+    shutil.rmtree(epic_kitchens / "videos/P30")
+    first = "P30/rgb_frames/P30_105/frame_0000000001.jpg: no such file"
+    with pytest.raises(UserError, match=rf"2 of 3 videos .*P30_105_0: .*{first}"):
         config(epic_kitchens, "epic_kitchens_verbs").open("train")
 
 
