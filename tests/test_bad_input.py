@@ -152,13 +152,50 @@ class Changed(standins.Source):
     ],
 )
 @pytest.mark.parametrize("split", ["train", "test"])
-def test_examples_that_are_not_as_the_config_says(monkeypatch, split, key, change, message):
+def test_examples_that_are_not_as_the_config_says(
+    monkeypatch, tmp_path, split, key, change, message
+):
     standins.install(monkeypatch, **{split: Changed(split, key=key, change=change)})
     experiment = standins.experiment()
     with pytest.raises(UserError) as error:
-        run_lib.set_up(experiment, storage.path("nowhere"))
+        run_lib.set_up(experiment, storage.path(tmp_path))
+    assert not (tmp_path / "lock.json").exists()  # it is no longer used
     message = message.replace("clip_shape", "clip_shape" if split == "train" else "test_clip_shape")
     assert message in str(error.value) and str(error.value).startswith(f"stripes {split}: ")
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("train.init_from=nowhere", "no checkpoint in"),
+        ("train.init_from=nowhere.safetensors", "no such file"),
+        ("train.init_from=sync_mnist/demo", "does not fit the model"),
+        ("optim.frozen=params/bakbone", "is found in the path of no weight"),
+        ("optim.rates=(('bakbone',2.0),)", "is found in the path of no weight"),
+        ("loss.frame_start=4", "leaves none of the 4 frames"),
+    ],
+)
+def test_mistakes_are_found_before_the_data_are_opened(
+    monkeypatch, capsys, tmp_path, flag, message
+):
+    """The first check of many videos may take hours."""
+    monkeypatch.setattr(data.SyncMNISTConfig, "open", None)
+    flags = (f"--config.{flag}", "--config.loss.frame_weight=1")
+    assert message in only_error(*run(monkeypatch, capsys, tmp_path, *flags))
+
+
+def test_a_workdir_that_cannot_be_used_is_found_before_the_data_are_opened(
+    monkeypatch, capsys, tmp_path
+):
+    status, _ = run(monkeypatch, capsys, tmp_path / "a", "--config.train.total_steps=1")
+    assert status == 0
+    monkeypatch.setattr(data.SyncMNISTConfig, "open", None)
+    flags = ("--config.train.total_steps=1", "--config.optim.learning_rate=0.5")
+    error = only_error(*run(monkeypatch, capsys, tmp_path / "a", *flags))
+    assert "holds a checkpoint of another config" in error
+    (tmp_path / "file").touch()
+    error = only_error(*run(monkeypatch, capsys, tmp_path / "file"))
+    assert error.endswith("file: is a file, not a directory")
 
 
 def test_other_labels_than_the_config_says(monkeypatch):

@@ -85,6 +85,16 @@ class DataConfig(abc.ABC):
           UserError: Data is missing or damaged; the message says what to do.
         """
 
+    def check_lists(self) -> None:
+        """Looks at the lists and the files of both splits without decoding any.
+
+        Training calls it first, so that a mistake is found before `open`, which may take hours.
+
+        Raises:
+          UserError: As `open` does.
+        """
+        return
+
     @property
     def num_boxes(self) -> int:
         """Number of boxes of objects in every frame of a batch, for networks that read them.

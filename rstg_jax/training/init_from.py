@@ -75,11 +75,8 @@ def weights(
     Raises:
       UserError: no such checkpoint, or it does not fit; names everything that does not.
     """
-    if settings.init_from in weights_file.SHIPPED:
-        path = weights_file.SHIPPED[settings.init_from]
+    if path := _file(settings.init_from):
         return of_file(path, settings, abstract, label_names)
-    if settings.init_from.endswith(weights_file.SUFFIX):
-        return of_file(storage.path(settings.init_from), settings, abstract, label_names)
     directory, which = split(settings.init_from)
     place = storage.path(directory)
     if not storage.in_bucket(place) and not place.is_dir():
@@ -101,6 +98,25 @@ def weights(
         "step": step,
         **report(found, f"{directory} step {step}"),
     }
+
+
+def check(settings: TrainConfig, abstract: Mapping[str, Any]) -> None:
+    """Raises `UserError` as `weights` does, without the labels; of a checkpoint it reads shapes."""
+    here = flat(abstract)
+    if path := _file(settings.init_from):
+        match(settings, here, weights_file.flat(weights_file.read(path)), settings.init_from)
+        return
+    directory, which = split(settings.init_from)
+    with Checkpoints(directory, read_only=True) as checkpoints:
+        step = checkpoints.resolve(which)
+        match(settings, here, checkpoints.variable_shapes(step), f"{directory} step {step}")
+
+
+def _file(init_from: str) -> storage.Path | None:
+    """The .safetensors file that `TrainConfig.init_from` means, if it means one."""
+    if init_from in weights_file.SHIPPED:
+        return weights_file.SHIPPED[init_from]
+    return storage.path(init_from) if init_from.endswith(weights_file.SUFFIX) else None
 
 
 def of_file(

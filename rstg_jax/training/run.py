@@ -1,5 +1,6 @@
 """A training run: its fixed parts, its progress, and its records."""
 
+import contextlib
 import dataclasses
 import functools
 import math
@@ -18,9 +19,11 @@ from rstg_jax.training import (
     agreement,
     checkpoint,
     eval_loop,
+    init_from,
     logs,
     losses,
     not_finite,
+    same_run,
     sharding,
     steps,
     train_state,
@@ -126,66 +129,89 @@ class Progress:
 def set_up(experiment: Experiment, workdir: storage.Path) -> Run:
     """Opens data, devices and checkpoints, builds the steps, and checks that they fit.
 
+    The data are opened last, as a first check of many videos may take hours.
+
     Raises:
       UserError: the config does not fit the data, the devices or the directory.
     """
     mesh = sharding.make_mesh(experiment.mesh)
     settings = experiment.train
     sharding.check_batch_size(settings.batch_size, mesh, "train.batch_size", settings.accumulate)
-    train_source, test_source, video_shape = _open_splits(experiment)
-    agreement.check(experiment, {"train": train_source, "test": test_source})
-    total_steps = settings.steps(len(train_source))
-    module = classifier.build(experiment.model, len(train_source.label_names))
+    agreement.check(experiment, {})
+    video_shape, loss = experiment.data.clip_shape, experiment.loss
+    experiment.data.check_lists()
+    module = classifier.build(experiment.model, experiment.data.num_classes)
     on_nan = not_finite.parse(settings.on_nan)
-    setup = train_state.make_setup(
+    make_setup = functools.partial(
+        train_state.make_setup,
         module,
-        experiment.loss,
+        loss,
         experiment.optimizer,
-        total_steps,
-        on_nan.action == "skip",
-        settings.accumulate,
+        skip_not_finite=on_nan.action == "skip",
+        accumulate=settings.accumulate,
     )
-    abstract = train_state.abstract_state(setup, video_shape, mesh)
-    if experiment.loss.frame_weight or experiment.loss.attention_weight:
+    # Shapes do not depend on the number of updates, which follows from that of the videos.
+    abstract = train_state.abstract_state(make_setup(total_steps=1), video_shape, mesh)
+    if loss.frame_weight or loss.attention_weight:
         clip = jax.ShapeDtypeStruct((1, *video_shape), np.uint8)
         apply = functools.partial(module.apply, train=False)
-        losses.check_starts(experiment.loss, jax.eval_shape(apply, abstract.variables, clip)[1])
-    fed, make_batch = experiment.batch_keys, None
-    if isinstance(train_source, data.OnDevice):
-        make_batch = batches_of(train_source, fed, mesh)
-        fed = (*train_source.fed, "mask")
-    return Run(
-        experiment=experiment,
-        workdir=workdir,
-        mesh=mesh,
-        module=module,
-        setup=setup,
-        abstract=abstract,
-        train_source=train_source,
-        test_source=test_source,
-        video_shape=video_shape,
-        total_steps=total_steps,
-        on_nan=on_nan,
-        fed=fed,
-        make_batch=make_batch,
-        train_step=steps.jit_train_step(setup, mesh, abstract),
-        eval_step=steps.jit_eval_step(
-            module,
-            mesh,
-            abstract.variables,
-            settings.max_eval_clips,
-            experiment.loss.kind,
-            experiment.data.logit_places(train_source.label_names),
-        ),
-        checkpoints=checkpoint.Checkpoints(workdir, settings.keep),
-    )
+        losses.check_starts(loss, jax.eval_shape(apply, abstract.variables, clip)[1])
+    with contextlib.ExitStack() as stack:
+        checkpoints = stack.enter_context(checkpoint.Checkpoints(workdir, settings.keep))
+        _check_begin(experiment, checkpoints, workdir, abstract)
+        train_source, test_source = _open_splits(experiment)
+        agreement.check(experiment, {"train": train_source, "test": test_source})
+        fed, make_batch = experiment.batch_keys, None
+        if isinstance(train_source, data.OnDevice):
+            make_batch = batches_of(train_source, fed, mesh)
+            fed = (*train_source.fed, "mask")
+        total_steps = settings.steps(len(train_source))
+        setup = make_setup(total_steps=total_steps)
+        run = Run(
+            experiment=experiment,
+            workdir=workdir,
+            mesh=mesh,
+            module=module,
+            setup=setup,
+            abstract=abstract,
+            train_source=train_source,
+            test_source=test_source,
+            video_shape=video_shape,
+            total_steps=total_steps,
+            on_nan=on_nan,
+            fed=fed,
+            make_batch=make_batch,
+            train_step=steps.jit_train_step(setup, mesh, abstract),
+            eval_step=steps.jit_eval_step(
+                module,
+                mesh,
+                abstract.variables,
+                settings.max_eval_clips,
+                loss.kind,
+                experiment.data.logit_places(train_source.label_names),
+            ),
+            checkpoints=checkpoints,
+        )
+        stack.pop_all()  # whoever has the run closes them
+    return run
 
 
-def _open_splits(experiment: Experiment) -> tuple[data.Source, data.Source, tuple[int, ...]]:
-    """Opens what is trained and tested on, and checks that both suit the config and each other.
+def _check_begin(
+    experiment: Experiment,
+    checkpoints: checkpoint.Checkpoints,
+    workdir: storage.Path,
+    abstract: Any,
+) -> None:
+    """Checks all that the run will begin with but its data, see `rstg_jax.training.resume`."""
+    if checkpoints.latest is not None:
+        meta = checkpoints.run_meta(checkpoints.latest)
+        same_run.check(experiment, meta["data"], meta, workdir)
+    elif experiment.train.init_from:
+        init_from.check(experiment.train, abstract.variables)
 
-    Returns both, and the shape of a training clip.
-    """
+
+def _open_splits(experiment: Experiment) -> tuple[data.Source, data.Source]:
+    """Opens what is trained and tested on, and checks that both suit the config and each other."""
     train_source = eval_loop.open_split(experiment.data, "train")
     test_source = eval_loop.open_split(experiment.data, "test")
     data.refuse_endless(test_source)
@@ -196,9 +222,9 @@ def _open_splits(experiment: Experiment) -> tuple[data.Source, data.Source, tupl
         )
     if train_source.label_names != test_source.label_names:
         raise UserError(f"{train_source.name} and {test_source.name} have different labels")
-    video_shape = data.check_source(experiment.data, train_source, "train")
+    data.check_source(experiment.data, train_source, "train")
     data.check_source(experiment.data, test_source, "test")
-    return train_source, test_source, video_shape
+    return train_source, test_source
 
 
 def batches_of(

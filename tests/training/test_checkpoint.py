@@ -17,7 +17,7 @@ from rstg_jax.errors import UserError
 from rstg_jax.training import (
     checkpoint,
     integrity,
-    resume,
+    same_run,
     sharding,
     train_state,
     trained_model,
@@ -126,15 +126,15 @@ def test_another_config_is_refused_and_the_difference_named():
         mesh=MeshConfig(2, 2, 2),
         train=dataclasses.replace(there.train, total_steps=99, log_every=1, keep=7),
     )
-    resume.check_same(here, data, meta, "dir")
+    same_run.check(here, data, meta, "dir")
     del meta["config"]["loss"]["frame_start"]  # a key that came later, at its default
-    resume.check_same(here, data, meta, "dir")
+    same_run.check(here, data, meta, "dir")
     other = {"train": {"digits_sha256": "b", "digits": 5}}
     with pytest.raises(UserError, match=r"train\.digits_sha256: a != b"):
-        resume.check_same(here, other, meta, "dir")
+        same_run.check(here, other, meta, "dir")
     here = dataclasses.replace(here, optim=OptimizerConfig(learning_rate=0.5, ema_decay=0.9))
     with pytest.raises(UserError) as error:
-        resume.check_same(here, data, meta, "dir")
+        same_run.check(here, data, meta, "dir")
     assert "optim.learning_rate: 0.01 != 0.5; optim.clip_norm: 1.0 != None" in str(error.value)
     assert "mesh" not in str(error.value)
 

@@ -3,14 +3,14 @@
 import concurrent.futures
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import tqdm
 
 from rstg_jax import files
 from rstg_jax.data.video import decode
-from rstg_jax.data.video.listing import Video, stamp
+from rstg_jax.data.video.listing import MISSING, Video, stamp
 from rstg_jax.errors import UserError, named
 from rstg_jax.machine import num_cores
 
@@ -24,19 +24,21 @@ _log = logging.getLogger(__name__)
 def without_broken(videos: Sequence[Video], root: str, max_broken: float) -> list[Video]:
     """Opens each video that has changed since it was last read, and leaves out the broken ones.
 
-    To check a video, all of its frames are decoded, so that no damaged one stops training later.
-    Which ones could be read is cached in a hidden file beside the videos, if that can be written,
-    also when this is interrupted; the others are tried again each time.
+    Missing files are found before the first video is opened. To check a video, all of its frames
+    are decoded, so that no damaged one stops training later. Which ones could be read is cached in
+    a hidden file beside the videos, if that can be written, also when this is interrupted; the
+    others are tried again each time.
 
     Raises:
       UserError: If more than the share `max_broken` is broken; names the first of them.
     """
     place = Path(root).expanduser()
+    stamps = _stamps(videos)
+    reasons = _missing(videos, stamps, root, max_broken)  # name -> why it cannot be used
     index = (place if place.is_dir() else place.parent) / _INDEX
     known = _read_index(index)
-    stamps = {video.key: stamp(video.path) for video in videos}
-    new = [video for video in videos if known.get(video.key) != stamps[video.key]]
-    reasons: dict[str, str] = {}  # why videos cannot be used
+    there = [video for video in videos if video.name not in reasons]
+    new = [video for video in there if known.get(video.key) != stamps[video.key]]
     found, due = 0, time.monotonic() + _SAVE_SECONDS
     with (
         concurrent.futures.ThreadPoolExecutor(num_cores()) as pool,
@@ -57,19 +59,43 @@ def without_broken(videos: Sequence[Video], root: str, max_broken: float) -> lis
             pool.shutdown(cancel_futures=True)  # or an interrupt would wait for all videos
             if found and due < float("inf"):
                 _write_index(index, known)
-    if not reasons:
-        return list(videos)
+    if reasons:
+        _log.warning("%s and are left out", _refuse_many(reasons, len(videos), root, max_broken))
+    return [video for video in there if video.name not in reasons]
+
+
+def check_there(videos: Sequence[Video], root: str, max_broken: float) -> None:
+    """Raises `UserError` as `without_broken` does if too many files are missing; opens none."""
+    _missing(videos, _stamps(videos), root, max_broken)
+
+
+def _stamps(videos: Sequence[Video]) -> dict[str, str]:
+    return {video.key: stamp(video.path) for video in videos}
+
+
+def _missing(
+    videos: Sequence[Video], stamps: Mapping[str, str], root: str, max_broken: float
+) -> dict[str, str]:
+    """Names of the videos whose files are missing, with reasons, unless these are too many."""
+    gone = [video for video in videos if stamps[video.key] == MISSING]
+    reasons = {video.name: _check(video) or "was missing" for video in gone}
+    if reasons:
+        _refuse_many(reasons, len(videos), root, max_broken)
+    return reasons
+
+
+def _refuse_many(reasons: Mapping[str, str], listed: int, root: str, max_broken: float) -> str:
+    """Describes the videos that cannot be used; raises `UserError` if they are too many."""
     names = named([f"{name}: {why}" for name, why in reasons.items()], most=_MAX_NAMED)
-    summary = f"{root}: {len(reasons)} of {len(videos)} videos cannot be used ({names})"
-    if len(reasons) == len(videos):
+    summary = f"{root}: {len(reasons)} of {listed} videos cannot be used ({names})"
+    if len(reasons) == listed:
         raise UserError(f"{summary}; none is left. Paths in a csv file are relative to it")
-    if len(reasons) > max_broken * len(videos):
+    if len(reasons) > max_broken * listed:
         raise UserError(
             f"{summary}; remove or replace them, or raise max_broken={max_broken:g} above "
-            f"{len(reasons) / len(videos):.2g}"
+            f"{len(reasons) / listed:.2g}"
         )
-    _log.warning("%s and are left out", summary)
-    return [video for video in videos if video.name not in reasons]
+    return summary
 
 
 def _check(video: Video) -> str:

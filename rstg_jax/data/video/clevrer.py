@@ -6,14 +6,13 @@ material and shape, so that there are 6 kinds and 21 pairs.
 """
 
 import itertools
-import logging
 import re
 from pathlib import Path
 from typing import Any
 
 from rstg_jax.data.video.json_parts import json_parts
 from rstg_jax.data.video.listing import Video, files_below
-from rstg_jax.data.video.lists import Lists
+from rstg_jax.data.video.lists import Lists, warn_once
 from rstg_jax.errors import UserError, reason
 
 KINDS = tuple(
@@ -24,8 +23,6 @@ KINDS = tuple(
 COLLISIONS = tuple(f"{a} hits {b}" for a, b in itertools.combinations_with_replacement(KINDS, 2))
 SPLITS = {"train": range(10_000), "test": range(10_000, 15_000)}  # the test split has no answers
 _FOLDER = 1000  # videos of a folder
-
-_log = logging.getLogger(__name__)
 
 
 def clevrer(videos: Path, lists: Path, split: str) -> Lists:
@@ -42,7 +39,7 @@ def clevrer(videos: Path, lists: Path, split: str) -> Lists:
         raise UserError(f"{lists}: has no annotation_NNNNN.json of the {split} split")
     if len(annotations) < len(numbers):
         counts = f"{len(annotations)} of {len(numbers)}"
-        _log.warning("%s: has %s annotations of the %s split", lists, counts, split)
+        warn_once(f"{lists}: has {counts} annotations of the {split} split")
     where = {file.name: file for file in files_below(videos)}
     found = []
     rows = sorted(annotations.items())

@@ -7,13 +7,14 @@ import logging
 from collections.abc import Sequence
 from typing import ClassVar
 
-from rstg_jax.data.dataset import check_split
+from rstg_jax.data.dataset import SPLITS, check_split
 from rstg_jax.data.video import decode
 from rstg_jax.data.video.broken_videos import without_broken
 from rstg_jax.data.video.clip_dataset import ClipDataConfig
 from rstg_jax.data.video.clip_source import ClipSource
-from rstg_jax.data.video.listed_source import source_of
+from rstg_jax.data.video.listed_source import check_splits, source_of
 from rstg_jax.data.video.listing import Video, listed, not_taken, without_video
+from rstg_jax.data.video.lists import Lists, warn_once
 from rstg_jax.errors import UserError, named
 
 EXTENSIONS = (*decode.VIDEO_EXTENSIONS, ".gif")
@@ -68,6 +69,13 @@ class FolderConfig(ClipDataConfig):
         check_split(split)
         return open_folder(self, split)
 
+    def check_lists(self) -> None:
+        lists = {}
+        for split in SPLITS:
+            names, videos = _listed(self, split)
+            lists[split] = Lists(names, _of_split(self, split, videos))
+        check_splits(self, lists, _root(self, "test"), self.max_broken)
+
 
 def open_folder(config: FolderConfig, split: str) -> ClipSource:
     """Opens a split ("train" or "test") of the videos that `config` names.
@@ -75,32 +83,22 @@ def open_folder(config: FolderConfig, split: str) -> ClipSource:
     Raises:
       UserError: If there are none, or too many of them cannot be opened.
     """
-    label_names = labels(config)
-    root = config.test_path if config.test_path and split == "test" else config.path
-    chosen = listed(root, config.extensions)
-    if empty := without_video(root, chosen):
+    root, here = _root(config, split), _listed(config, split)
+    if empty := without_video(root, here.videos):
         _log.warning("%s: no video in %s", root, ", ".join(empty))
     # Once, though both splits may be of the same directory.
-    if (split == "train" or config.test_path) and (others := not_taken(root, chosen)):
+    if (split == "train" or config.test_path) and (others := not_taken(root, here.videos)):
         _log.warning(
             "%s: files that are not used: %s. Videos have one of data.extensions and lie in a "
             "directory per label; directories of images must be listed in a csv file",
             *(root, named(others, ", ")),
         )
-    if not config.test_path:
-        testing = _for_testing(chosen, config.test_share)
-        chosen = [video for video in chosen if (video in testing) == (split == "test")]
-    unknown = sorted({video.label for video in chosen} - set(label_names))
-    if unknown:
-        raise UserError(f"{config.test_path}: label {unknown[0]!r} is not in {config.path}")
+    chosen = _of_split(config, split, here.videos)
     usable = without_broken(chosen, root, config.max_broken)
-    if not usable:
-        hint = "" if config.test_path else "; change test_share, or name others with test_path"
-        raise UserError(f"{root}: no video is left for the {split} split{hint}")
-    if absent := sorted(set(label_names) - {video.label for video in usable}):
+    if absent := sorted(set(here.label_names) - {video.label for video in usable}):
         _log.warning("%s: the %s split has no video of %s", root, split, ", ".join(absent))
     provenance = {"videos_from": "folder"}
-    return source_of(config, root, split, label_names, len(chosen), usable, provenance)
+    return source_of(config, root, split, here.label_names, len(chosen), usable, provenance)
 
 
 def labels(config: FolderConfig) -> list[str]:
@@ -109,10 +107,47 @@ def labels(config: FolderConfig) -> list[str]:
     Raises:
       UserError: If there are fewer than two.
     """
-    names = sorted({video.label for video in listed(config.path, config.extensions)})
+    return _listed(config, "train").label_names
+
+
+def _root(config: FolderConfig, split: str) -> str:
+    return config.test_path if config.test_path and split == "test" else config.path
+
+
+def _listed(config: FolderConfig, split: str) -> Lists:
+    """The labels, and all videos of the directory or csv file in which a split lies."""
+    videos = listed(config.path, config.extensions)
+    names = sorted({video.label for video in videos})
     if len(names) < 2:
         raise UserError(f"{config.path}: has one label only, {names[0]!r}; two are needed")
-    return names
+    alike = collections.defaultdict(list)
+    for name in names:
+        alike[name.casefold()].append(name)
+    if pairs := [" and ".join(map(repr, some)) for some in alike.values() if len(some) > 1]:
+        warn_once(
+            f"{config.path}: labels that differ in capitals only are different ones: "
+            f"{named(pairs, ', ')}"
+        )
+    if _root(config, split) == config.path:
+        return Lists(names, videos)
+    videos = listed(config.test_path, config.extensions)
+    if unknown := sorted({video.label for video in videos} - set(names)):
+        raise UserError(f"{config.test_path}: label {unknown[0]!r} is not in {config.path}")
+    return Lists(names, videos)
+
+
+def _of_split(config: FolderConfig, split: str, videos: list[Video]) -> list[Video]:
+    """Those of the videos that `_listed` has found that are of the split itself."""
+    if config.test_path:
+        return videos
+    testing = _for_testing(videos, config.test_share)
+    chosen = [video for video in videos if (video in testing) == (split == "test")]
+    if not chosen:
+        raise UserError(
+            f"{config.path}: no video is left for the {split} split; change test_share, or name "
+            "others with test_path"
+        )
+    return chosen
 
 
 def _for_testing(videos: Sequence[Video], share: float) -> set[Video]:

@@ -1,14 +1,17 @@
 """The source of videos on disk, whoever has listed them."""
 
 import hashlib
+import os
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from rstg_jax.data.video import label_flip
+from rstg_jax.data.video import broken_videos, label_flip
 from rstg_jax.data.video.clip_dataset import ClipDataConfig
 from rstg_jax.data.video.clip_source import Clip, ClipSource
 from rstg_jax.data.video.listing import Video
+from rstg_jax.data.video.lists import Lists, warn_once
+from rstg_jax.errors import named
 
 
 def source_of(
@@ -57,6 +60,37 @@ def source_of(
         broken=config.broken,
         boxes=config.boxes.read(),
     )
+
+
+def check_splits(
+    config: ClipDataConfig, lists: Mapping[str, Lists], test_root: str, max_broken: float
+) -> None:
+    """Checks two splits, of which no video is opened.
+
+    Args:
+      config: Of the data.
+      lists: Of the splits "train" and "test". Missing files of the first are found when it is
+        opened.
+      test_root: Where the videos for testing are.
+      max_broken: Largest share of these that may be missing.
+
+    Raises:
+      UserError: Labels, boxes or files cannot be used.
+    """
+    label_flip.mirrored_labels(lists["train"].label_names)
+    config.boxes.read()
+    broken_videos.check_there(lists["test"].videos, test_root, max_broken)
+    # No error: published lists may be so, and it may be meant.
+    trained = {_place(video) for video in lists["train"].videos}
+    if both := [video.name for video in lists["test"].videos if _place(video) in trained]:
+        warn_once(
+            f"{len(both)} of {len(lists['test'].videos)} videos to test on are also trained on, so "
+            f"that scores say little about new videos: {named(both, ', ')}"
+        )
+
+
+def _place(video: Video) -> tuple[str, range | None]:
+    return os.path.abspath(video.path), video.frames
 
 
 class ListedClips:

@@ -12,6 +12,7 @@ from rstg_jax.data.video import decode
 from rstg_jax.errors import UserError, quoted
 
 _HEADER = ["path", "label"]
+MISSING = "missing"  # instead of a stamp
 
 
 class Video(NamedTuple):
@@ -169,7 +170,7 @@ def stamp(file: Path) -> str:
     try:
         status = file.stat()
     except (OSError, ValueError):  # ValueError: no path of a file can be like this
-        return "missing"
+        return MISSING
     return f"{status.st_size} {status.st_mtime_ns}"
 
 

@@ -1,5 +1,6 @@
 """What the lists of public data sets have in common: lines, rows of csv files, JSON."""
 
+import functools
 import itertools
 import logging
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,6 +19,12 @@ class Lists(NamedTuple):
 
     label_names: list[str]
     videos: list[Video]
+
+
+@functools.cache
+def warn_once(text: str) -> None:
+    """Logs a warning that it has not logged before: lists are read several times."""
+    _log.warning("%s", text)
 
 
 def once(file: Path, found: Iterable[tuple[int, Video]], noun: str = "line") -> list[Video]:
@@ -45,7 +52,7 @@ def once(file: Path, found: Iterable[tuple[int, Video]], noun: str = "line") -> 
             )
         repeated.append(f"{video.name} in {noun} {number}")
     if repeated:
-        _log.warning("%s: named again, and used once: %s", file, named(repeated, ", "))
+        warn_once(f"{file}: named again, and used once: {named(repeated, ', ')}")
     return [video for _, video in first.values()]
 
 

@@ -1,6 +1,5 @@
 """Perception Test: annotations of many tasks in JSON files, of which two become labels here."""
 
-import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 from rstg_jax import files
 from rstg_jax.data.video.json_parts import json_parts
 from rstg_jax.data.video.listing import Video, files_below
-from rstg_jax.data.video.lists import Lists
+from rstg_jax.data.video.lists import Lists, warn_once
 from rstg_jax.errors import UserError, named, reason
 
 SPLITS = {"train": "train", "test": "valid"}  # the answers of the real test split are hidden
@@ -17,8 +16,6 @@ _MAX_LABELS = 10_000  # a label of each number up to the largest is made
 _KEYS = ("metadata", "action_localisation", "mc_question")
 
 Annotation = tuple[str, str, Any]  # where it is, for messages; video; content
-
-_log = logging.getLogger(__name__)
 
 
 def actions(videos: Path, lists: Path, split: str) -> Lists:
@@ -81,7 +78,7 @@ def cups(videos: Path, lists: Path, split: str) -> Lists:
             uncut.append(video)
     if uncut:
         names = named(uncut, ", ")
-        _log.warning("%s: no cut for %d cup games (%s): left out", lists, len(uncut), names)
+        warn_once(f"{lists}: no cut for {len(uncut)} cup games ({names}): left out")
     return Lists(sorted(known), found)
 
 

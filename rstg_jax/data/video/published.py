@@ -12,12 +12,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import ClassVar, Literal, NamedTuple
 
-from rstg_jax.data.dataset import check_split
+from rstg_jax.data.dataset import SPLITS, check_split
 from rstg_jax.data.video import cater, clevrer, decode, perception_test
 from rstg_jax.data.video.broken_videos import without_broken
 from rstg_jax.data.video.clip_dataset import ClipDataConfig
 from rstg_jax.data.video.clip_source import ClipSource
-from rstg_jax.data.video.listed_source import source_of
+from rstg_jax.data.video.listed_source import check_splits, source_of
 from rstg_jax.data.video.listing import Video, files_below
 from rstg_jax.data.video.lists import Lists, json_list, lines, once, rows
 from rstg_jax.errors import UserError, quoted
@@ -117,12 +117,14 @@ class PublishedConfig(ClipDataConfig):
     def open(self, split: str) -> ClipSource:
         check_split(split)
         found = self._read(split)
-        if not found.videos:
-            raise UserError(f"{self.lists}: lists no video for the {split} split")
         usable = without_broken(found.videos, self.path, self.max_broken)
         provenance = {"videos_from": self.dataset, "fold": self.fold}
         counts = (len(found.videos), usable)
         return source_of(self, self.path, split, found.label_names, *counts, provenance)
+
+    def check_lists(self) -> None:
+        lists = {split: self._read(split) for split in SPLITS}
+        check_splits(self, lists, self.path, self.max_broken)
 
     def _read(self, split: str) -> "Lists":
         for key in ("path", "lists"):
@@ -131,9 +133,12 @@ class PublishedConfig(ClipDataConfig):
         videos, lists = (Path(place).expanduser() for place in (self.path, self.lists))
         try:
             reader = READERS[self.dataset]
-            return reader.read(videos, lists, split, *([self.fold] if reader.folds else []))
+            found = reader.read(videos, lists, split, *([self.fold] if reader.folds else []))
         except OSError as error:  # of a directory below one of them
             raise UserError(f"{error.filename}: cannot be read: {error.strerror}") from error
+        if not found.videos:
+            raise UserError(f"{self.lists}: lists no video for the {split} split")
+        return found
 
 
 def ucf101(videos: Path, lists: Path, split: str, fold: int) -> Lists:
@@ -269,10 +274,10 @@ def epic_kitchens(kind: str, videos: Path, lists: Path, split: str) -> Lists:
         try:
             start, stop, label = (int(row[name]) for name in numbers)
             label_name = numbered[label]
-            if stop < start:
-                raise ValueError(f"stop_frame={stop}")
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"{file}: line {line} is no segment: {list(row.values())}") from error
+        if stop < start:
+            raise UserError(f"{file}: line {line}: stop_frame={stop} is before start_frame={start}")
         folder = videos / row["participant_id"] / "rgb_frames" / row["video_id"]
         frames = range(start, max(stop, start + 1))  # no segment is empty
         found.append((line, Video(folder, row["narration_id"], (label_name,), frames)))

@@ -107,9 +107,9 @@ def test_places(tree):
 
 def test_a_damaged_video_is_named(tree):
     (tree / "videos/CATER_new_000002.avi").write_bytes(b"RIFF")
-    (tree / "videos/CATER_new_000017.avi").unlink()
-    with pytest.raises(UserError, match=r"2 of 4 .*_000002.avi: .*_000017.avi: no such file"):
+    with pytest.raises(UserError, match=r"1 of 4 videos cannot be used \(CATER_new_000002.avi: "):
         config(tree, "cater_localize").open("train")
+    (tree / "videos/CATER_new_000017.avi").unlink()
     it = config(tree, "cater_localize", max_broken=0.5).open("train")
     assert len(it) == 2 and it.provenance["broken"] == 2
 

@@ -14,7 +14,7 @@ from rstg_jax import data
 from rstg_jax.config import to_dict
 from rstg_jax.data.video import broken_videos, decode, folder, listing
 from rstg_jax.errors import UserError
-from rstg_jax.training import resume
+from rstg_jax.training import same_run
 from rstg_jax.training.experiment import Experiment, TrainConfig
 from tests import clip_files, video_corpus
 
@@ -150,6 +150,31 @@ def test_a_list_without_any_readable_video_says_how_paths_are_read(tmp_path):
         config(tmp_path / "list.csv", test_path=str(tmp_path / "list.csv")).open("train")
 
 
+def test_mistakes_are_found_before_videos_are_decoded(root, tmp_path, caplog):
+    (root / "all.csv").write_text("jump/0.webm;jump\nrun/77.webm;run\n")
+    with pytest.raises(UserError, match=r"1 of 2 videos cannot be used \(run/77\.webm: no such"):
+        config(root, test_path=str(root / "all.csv")).check_lists()
+    with pytest.raises(UserError, match=r"none: no such directory or csv file"):
+        config(root, test_path=str(tmp_path / "none")).check_lists()
+    with pytest.raises(UserError, match=r"no video is left for the test split; change test_share"):
+        config(root, test_share=1e-9).check_lists()
+    config(root).check_lists()
+    assert not caplog.messages
+    (root / "all.csv").write_text("jump/0.webm;jump\n")
+    config(root, test_path=str(root / "all.csv")).check_lists()
+    assert caplog.messages[-1].startswith("1 of 1 videos to test on are also trained on")
+    assert not (root / ".rstg_jax_index.json").exists()
+
+
+def test_labels_that_differ_in_capitals_are_named_once(root, caplog):
+    for name in ("Jump", "RUN", "swim"):
+        shutil.copytree(root / "jump", root / name)
+    for _ in range(2):
+        assert len(folder.labels(config(root))) == 5
+    (said,) = [line for line in caplog.messages if "capitals" in line]
+    assert said.endswith("capitals only are different ones: 'Jump' and 'jump', 'RUN' and 'run'")
+
+
 def test_broken_videos_are_named_and_counted(root, caplog):
     (root / "jump" / "2.webm").write_bytes(b"no film")
     film = (root / "run" / "9.webm").read_bytes()
@@ -189,9 +214,9 @@ def test_a_run_resumes_with_another_limit_as_long_as_the_same_videos_are_used():
         return Experiment("x", TrainConfig(total_steps=1), data=settings)
 
     there = {"config": to_dict(experiment(0.1)), "data": {"train": {"files_sha256": "a"}}}
-    resume.check_same(experiment(0.2), {"train": {"files_sha256": "a"}}, there, "run")
+    same_run.check(experiment(0.2), {"train": {"files_sha256": "a"}}, there, "run")
     with pytest.raises(UserError, match="files_sha256"):
-        resume.check_same(experiment(0.2), {"train": {"files_sha256": "b"}}, there, "run")
+        same_run.check(experiment(0.2), {"train": {"files_sha256": "b"}}, there, "run")
 
 
 @pytest.mark.parametrize("key", ["workers", "processes"])
@@ -206,7 +231,7 @@ def test_a_run_says_that_videos_were_added():
     before, now = ({"train": {"files_sha256": s, "examples": n}} for s, n in (("a", 12), ("b", 13)))
     there = {"config": to_dict(experiment), "data": before}
     with pytest.raises(UserError) as error:
-        resume.check_same(experiment, now, there, "run")
+        same_run.check(experiment, now, there, "run")
     said = str(error.value)
     assert said.startswith("run holds a checkpoint of other data (there != here): the set of train")
     assert "12 before and 13 now (train.files" in said and said.endswith(

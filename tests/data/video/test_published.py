@@ -256,9 +256,32 @@ def test_a_clip_of_two_labels_is_refused(jester, write):
 
 def test_a_gesture_without_its_images_is_named(jester):
     (jester / "videos" / "9" / "00003.jpg").write_bytes(b"")
-    shutil.rmtree(jester / "videos" / "70511")
-    with pytest.raises(UserError, match=r"2 of 3 .*9: frame 2 of 4 is damaged.*70511: no such"):
+    with pytest.raises(UserError, match=r"1 of 3 .*9: frame 2 of 4 is damaged"):
         config(jester, "jester").open("train")
+    shutil.rmtree(jester / "videos" / "70511")
+    with pytest.raises(UserError, match=r"1 of 3 .*\(70511: no such file\)"):
+        config(jester, "jester").open("train")  # before any is decoded
+    with pytest.raises(UserError, match=r"2 of 3 .*\(70511: no such file; 9: frame 2 of 4 is dam"):
+        config(jester, "jester", max_broken=0.4).open("train")
+
+
+def test_mistakes_in_lists_are_found_before_videos_are_decoded(jester, write, caplog):
+    it = config(jester, "jester")
+    it.check_lists()
+    write("lists/jester-v1-validation.csv", "10;Stop Sign\n9;Doing other things\n")
+    it.check_lists()
+    said = "1 of 2 videos to test on are also trained on, so that scores say little about new vid"
+    assert caplog.messages[-1].startswith(said) and caplog.messages[-1].endswith("videos: 9")
+    write("lists/jester-v1-validation.csv", "10;Stop Sign\n12;Stop Sign\n")
+    with pytest.raises(UserError, match=r"1 of 2 videos cannot be used \(12: no such file\)"):
+        it.check_lists()
+    write("lists/jester-v1-labels.csv", "\n".join([*GESTURES, GESTURES[0]]))
+    with pytest.raises(UserError, match="two labels are named 'Swiping Left'"):
+        it.check_lists()
+    (jester / "lists/jester-v1-validation.csv").unlink()
+    with pytest.raises(UserError, match=r"cannot read .*jester-v1-validation\.csv"):
+        it.check_lists()
+    assert not (jester / "videos/.rstg_jax_index.json").exists()
 
 
 # --- EPIC-KITCHENS-100 ----------------------------------------------------------------------------
@@ -313,7 +336,7 @@ def test_segments_without_their_frames_are_named(epic_kitchens):
         config(epic_kitchens, "epic_kitchens_verbs").open("train")
     shutil.rmtree(epic_kitchens / "videos/P30")
     first = "P30/rgb_frames/P30_105/frame_0000000001.jpg: no such file"
-    with pytest.raises(UserError, match=rf"2 of 3 videos .*P30_105_0: .*{first}"):
+    with pytest.raises(UserError, match=rf"1 of 3 videos .*P30_105_0: .*{first}"):
         config(epic_kitchens, "epic_kitchens_verbs").open("train")
 
 
@@ -322,7 +345,7 @@ def test_segments_without_their_frames_are_named(epic_kitchens):
     [
         ("train", "a,P01,P01_05,,,,3,8,n,v,3,n,0,[],[]", "line 2 is no segment"),
         ("train", "a,P01,P01_05,,,,3,8,n,v,-1,n,0,[],[]", "line 2 is no segment"),
-        ("train", "a,P01,P01_05,,,,8,7,n,v,1,n,0,[],[]", "line 2 is no segment"),
+        ("train", "a,P01,P01_05,,,,8,7,n,v,1,n,0,[],[]", "line 2: stop_frame=7 is before start"),
         (
             "train",
             "a,P01,P01_05,,,,3,8,n,v,1,n,0,[],[]\na,P01,P01_05,,,,3,9,n,v,1,n,0,[],[]",
