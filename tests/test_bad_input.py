@@ -172,7 +172,7 @@ def test_examples_that_are_not_as_the_config_says(
         ("train.init_from=sync_mnist/demo", "does not fit the model"),
         ("optim.frozen=params/bakbone", "is found in the path of no weight"),
         ("optim.rates=(('bakbone',2.0),)", "is found in the path of no weight"),
-        ("loss.frame_start=4", "leaves none of the 4 frames"),
+        ("loss.frame_start=9", "loss.frame_start=9 leaves none of the"),
     ],
 )
 def test_mistakes_are_found_before_the_data_are_opened(

@@ -152,10 +152,7 @@ def set_up(experiment: Experiment, workdir: storage.Path) -> Run:
     )
     # Shapes do not depend on the number of updates, which follows from that of the videos.
     abstract = train_state.abstract_state(make_setup(total_steps=1), video_shape, mesh)
-    if loss.frame_weight or loss.attention_weight:
-        clip = jax.ShapeDtypeStruct((1, *video_shape), np.uint8)
-        apply = functools.partial(module.apply, train=False)
-        losses.check_starts(loss, jax.eval_shape(apply, abstract.variables, clip)[1])
+    _check_frames(loss, module, abstract.variables, video_shape)
     with contextlib.ExitStack() as stack:
         checkpoints = stack.enter_context(checkpoint.Checkpoints(workdir, settings.keep))
         _check_begin(experiment, checkpoints, workdir, abstract)
@@ -194,6 +191,16 @@ def set_up(experiment: Experiment, workdir: storage.Path) -> Run:
         )
         stack.pop_all()  # whoever has the run closes them
     return run
+
+
+def _check_frames(
+    loss: losses.LossConfig, module: nn.Module, variables: Any, video_shape: tuple[int, ...]
+) -> None:
+    """Checks where terms of the objective begin, by the shapes of what the network makes."""
+    if loss.frame_weight or loss.attention_weight:
+        clip = jax.ShapeDtypeStruct((1, *video_shape), np.uint8)
+        apply = functools.partial(module.apply, train=False)
+        losses.check_starts(loss, jax.eval_shape(apply, variables, clip)[1])
 
 
 def _check_begin(
