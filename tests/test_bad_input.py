@@ -167,7 +167,7 @@ def test_examples_that_are_not_as_the_config_says(
 @pytest.mark.parametrize(
     ("flag", "message"),
     [
-        ("train.init_from=nowhere", "no checkpoint in"),
+        ("train.init_from=nowhere", "there is no such directory"),
         ("train.init_from=nowhere.safetensors", "no such file"),
         ("train.init_from=sync_mnist/demo", "does not fit the model"),
         ("optim.frozen=params/bakbone", "is found in the path of no weight"),

@@ -77,14 +77,7 @@ def weights(
     """
     if path := _file(settings.init_from):
         return of_file(path, settings, abstract, label_names)
-    directory, which = split(settings.init_from)
-    place = storage.path(directory)
-    if not storage.in_bucket(place) and not place.is_dir():
-        names = [*weights_file.SHIPPED]
-        raise UserError(
-            f"train.init_from={settings.init_from}: there is no such directory, nor are weights of "
-            f"that name in the package, where the nearest is {config.nearest(directory, names)!r}"
-        )
+    directory, which = _run(settings.init_from)
     with Checkpoints(directory, read_only=True) as checkpoints:
         step = checkpoints.resolve(which)
         there, here = checkpoints.variable_shapes(step), flat(abstract)
@@ -106,7 +99,7 @@ def check(settings: TrainConfig, abstract: Mapping[str, Any]) -> None:
     if path := _file(settings.init_from):
         match(settings, here, weights_file.flat(weights_file.read(path)), settings.init_from)
         return
-    directory, which = split(settings.init_from)
+    directory, which = _run(settings.init_from)
     with Checkpoints(directory, read_only=True) as checkpoints:
         step = checkpoints.resolve(which)
         match(settings, here, checkpoints.variable_shapes(step), f"{directory} step {step}")
@@ -117,6 +110,19 @@ def _file(init_from: str) -> storage.Path | None:
     if init_from in weights_file.SHIPPED:
         return weights_file.SHIPPED[init_from]
     return storage.path(init_from) if init_from.endswith(weights_file.SUFFIX) else None
+
+
+def _run(init_from: str) -> tuple[str, str]:
+    """The directory of a run, which is there, and the step."""
+    directory, which = split(init_from)
+    place = storage.path(directory)
+    if not storage.in_bucket(place) and not place.is_dir():
+        names = [*weights_file.SHIPPED]
+        raise UserError(
+            f"train.init_from={init_from}: there is no such directory, nor are weights of that "
+            f"name in the package, where the nearest is {config.nearest(directory, names)!r}"
+        )
+    return directory, which
 
 
 def of_file(

@@ -9,7 +9,7 @@ import jax
 
 from rstg_jax import config, files
 from rstg_jax.errors import UserError
-from rstg_jax.training import agreement, init_from, same_run, train_state
+from rstg_jax.training import init_from, same_run, train_state
 from rstg_jax.training.run import COUNTS, Progress, Run
 
 
@@ -17,12 +17,10 @@ def start(run: Run) -> Progress:
     """Resumes from the newest checkpoint, or begins: with given weights, or from scratch.
 
     Raises:
-      UserError: the checkpoint is of another config, or has trained longer than this one would;
-        another process sees another one; or the given weights do not fit.
+      UserError: the checkpoint is of another config, or has trained longer than this one would; or
+        the given weights do not fit.
     """
     latest = run.checkpoints.latest
-    # A file system that is not shared, or is slow to show a new file, has another one.
-    agreement.check_same({"the newest checkpoint in --workdir": latest})
     progress = _begin(run) if latest is None else from_checkpoint(run, latest)
     if jax.process_index() == 0:
         files.write_json(run.workdir / "config.json", config.to_dict(run.experiment))

@@ -155,6 +155,8 @@ def set_up(experiment: Experiment, workdir: storage.Path) -> Run:
     _check_frames(loss, module, abstract.variables, video_shape)
     with contextlib.ExitStack() as stack:
         checkpoints = stack.enter_context(checkpoint.Checkpoints(workdir, settings.keep))
+        # A file system that is not shared, or is slow to show a new file, has another one.
+        agreement.check_same({"the newest checkpoint in --workdir": checkpoints.latest})
         _check_begin(experiment, checkpoints, workdir, abstract)
         train_source, test_source = _open_splits(experiment)
         agreement.check(experiment, {"train": train_source, "test": test_source})

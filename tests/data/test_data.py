@@ -320,8 +320,8 @@ def test_idx_digits_are_recorded(tmp_path):
     ("fields", "message"),
     [
         ({"digits_from": "emnist"}, "digits_from='emnist'"),
-        ({"train_source": "disk"}, "train_source='disk'"),
-        ({"test_source": "disk"}, "test_source='disk'"),
+        ({"train_source": "disk"}, "'train_source': 'disk' is not one of online, device, tfds"),
+        ({"test_source": "disk"}, "'test_source': 'disk' is not one of online, tfds"),
         ({"num_test": 0}, "num_test=0 leaves an empty split"),
         ({"num_digits": 11}, "num_digits=11"),
         ({"frame_size": 0}, "frame_size=0"),

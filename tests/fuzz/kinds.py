@@ -247,7 +247,7 @@ def read_annotations(directory: Path) -> None:
         names = ["perception_test_actions", "perception_test_cups"]
     for name in names:
         for split in ("train", "test"):
-            published.READERS[name].read(directory, directory, split, 1)
+            published.READERS[name].read(directory, directory, split)
 
 
 def idx(pack: Callable[[bytes], bytes], suffix: str) -> Callable[[], list[Files]]:

@@ -145,6 +145,11 @@ class SyncMNISTConfig(DataConfig):
             return DeviceSyncMNIST(self)
         return PreparedSyncMNIST(self, split)
 
+    def check_lists(self) -> None:
+        for split, source in (("train", self.train_source), ("test", self.test_source)):
+            if source == "tfds":
+                PreparedSyncMNIST(self, split)
+
     def read_video(self, frames: decode.Frames) -> np.ndarray:
         if self.frames == "maps":
             raise UserError("frames=maps are no pictures: a video cannot be turned into them")
