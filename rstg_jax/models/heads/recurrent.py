@@ -25,7 +25,8 @@ class RNNHead(HeadConfig):
       cell: that of the time stages of a block, see `RSTGConfig`.
       dim: features of the cell, and channels of the convolutions.
       norm: layer norm over channels after the ReLU of each convolution.
-      kernel: side of the convolutions, or that of the map where it is smaller.
+      kernel: side of the convolutions, or that of the map where it is smaller. A single one of the
+        whole map begins as features of its sum.
       differences, lags, memory_span: those of the time stages of a block, see `RSTGConfig`.
     """
 
@@ -82,7 +83,7 @@ class VectorRNN(nn.Module):
             number, side = 0, self.config.kernel
             while x.shape[1:3] != (1, 1):
                 kernel = (min(side, x.shape[1]), min(side, x.shape[2]))
-                whole = kernel == x.shape[1:3]
+                whole = number == 0 and kernel == x.shape[1:3]
                 init = _same_in_all_cells if whole else nn.initializers.he_normal()
                 conv = nn.Conv(
                     self.config.dim,
