@@ -16,7 +16,7 @@ import re
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -31,6 +31,13 @@ from rstg_jax.training import integrity, logs, train_state
 from rstg_jax.training.lock import Lock
 
 _log = logging.getLogger(__name__)
+
+
+class StoredVariable(NamedTuple):
+    """Where an array lies in a stored state, and its shape."""
+
+    keys: tuple[str, ...]
+    shape: tuple[int, ...]
 
 
 class Checkpoints:
@@ -202,23 +209,32 @@ class Checkpoints:
                 step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
             )["state"]
 
-    def variable_shapes(self, step: int) -> dict[str, Any]:
-        """The variables for evaluation: path, such as ``params/head/bias`` -> its `shape`."""
+    def stored_variables(self, step: int) -> dict[str, StoredVariable]:
+        """The variables for evaluation by path, such as ``params/head/bias``; reads no values."""
         with self._readable(step):
-            return {path: leaf for path, (_, leaf) in self._stored_variables(step).items()}
+            metadata = ocp.PyTreeCheckpointer().metadata(self.path / str(step) / "state")
+            state = metadata.item_metadata.tree
+            average = "ema_params" if state.get("ema_params") else "params"
+            return {
+                "/".join((name, *keys)): StoredVariable((key, *keys), tuple(leaf.shape))
+                for name, key in (("params", average), ("batch_stats", "batch_stats"))
+                for keys, leaf in traverse_util.flatten_dict(state.get(key) or {}).items()
+            }
 
-    def restore_variables(self, step: int, abstract: Mapping[str, Any]) -> dict[str, jax.Array]:
+    def restore_variables(
+        self, step: int, stored: Mapping[str, StoredVariable], abstract: Mapping[str, Any]
+    ) -> dict[str, jax.Array]:
         """Reads variables for evaluation, and nothing else of the state.
 
         Args:
           step: of the checkpoint.
+          stored: of `stored_variables`.
           abstract: path -> shape, type and sharding, of those that are wanted.
         """
+        nested = traverse_util.unflatten_dict(
+            {stored[path].keys: leaf for path, leaf in abstract.items()}
+        )
         with self._readable(step):
-            stored = self._stored_variables(step)
-            nested = traverse_util.unflatten_dict(
-                {stored[path][0]: leaf for path, leaf in abstract.items()}
-            )
             options = ocp.args.PyTreeRestore(
                 item=nested,
                 restore_args=ocp.checkpoint_utils.construct_restore_args(nested),
@@ -226,18 +242,7 @@ class Checkpoints:
             )
             path = self.path / str(step) / "state"
             read = traverse_util.flatten_dict(ocp.PyTreeCheckpointer().restore(path, args=options))
-            return {path: read[stored[path][0]] for path in abstract}
-
-    def _stored_variables(self, step: int) -> dict[str, tuple[tuple[str, ...], Any]]:
-        """Path of each variable -> its keys in the stored state, and its metadata there."""
-        metadata = ocp.PyTreeCheckpointer().metadata(self.path / str(step) / "state")
-        state = metadata.item_metadata.tree
-        average = "ema_params" if state.get("ema_params") else "params"
-        found = {}
-        for name, key in (("params", average), ("batch_stats", "batch_stats")):
-            for keys, leaf in traverse_util.flatten_dict(state.get(key) or {}).items():
-                found["/".join((name, *keys))] = ((key, *keys), leaf)
-        return found
+            return {path: read[stored[path].keys] for path in abstract}
 
     def resolve(self, which: str) -> int:
         """Returns the step that ``best``, ``last`` or a number means."""

@@ -80,10 +80,10 @@ def weights(
     directory, which = _run(settings.init_from)
     with Checkpoints(directory, read_only=True) as checkpoints:
         step = checkpoints.resolve(which)
-        there, here = checkpoints.variable_shapes(step), flat(abstract)
+        there, here = checkpoints.stored_variables(step), flat(abstract)
         found = match(settings, here, there, f"{directory} step {step}")
         wanted = {path: here[path] for path in found.pretrained}
-        pretrained = checkpoints.restore_variables(step, wanted) if wanted else {}
+        pretrained = checkpoints.restore_variables(step, there, wanted) if wanted else {}
         names = checkpoints.meta(step).get("label_names", label_names)
     pretrained |= classifier(pretrained, names, label_names)
     return pretrained, {
@@ -102,7 +102,7 @@ def check(settings: TrainConfig, abstract: Mapping[str, Any]) -> None:
     directory, which = _run(settings.init_from)
     with Checkpoints(directory, read_only=True) as checkpoints:
         step = checkpoints.resolve(which)
-        match(settings, here, checkpoints.variable_shapes(step), f"{directory} step {step}")
+        match(settings, here, checkpoints.stored_variables(step), f"{directory} step {step}")
 
 
 def _file(init_from: str) -> storage.Path | None:

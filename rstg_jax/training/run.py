@@ -155,15 +155,10 @@ def set_up(experiment: Experiment, workdir: storage.Path) -> Run:
     _check_frames(loss, module, abstract.variables, video_shape)
     with contextlib.ExitStack() as stack:
         checkpoints = stack.enter_context(checkpoint.Checkpoints(workdir, settings.keep))
-        # A file system that is not shared, or is slow to show a new file, has another one.
-        agreement.check_same({"the newest checkpoint in --workdir": checkpoints.latest})
         _check_begin(experiment, checkpoints, workdir, abstract)
         train_source, test_source = _open_splits(experiment)
         agreement.check(experiment, {"train": train_source, "test": test_source})
-        fed, make_batch = experiment.batch_keys, None
-        if isinstance(train_source, data.OnDevice):
-            make_batch = batches_of(train_source, fed, mesh)
-            fed = (*train_source.fed, "mask")
+        fed, make_batch = _feeding(experiment.batch_keys, train_source, mesh)
         total_steps = settings.steps(len(train_source))
         setup = make_setup(total_steps=total_steps)
         run = Run(
@@ -212,6 +207,8 @@ def _check_begin(
     abstract: Any,
 ) -> None:
     """Checks all that the run will begin with but its data, see `rstg_jax.training.resume`."""
+    # A file system that is not shared, or is slow to show a new file, has another one.
+    agreement.check_same({"the newest checkpoint in --workdir": checkpoints.latest})
     if checkpoints.latest is not None:
         meta = checkpoints.run_meta(checkpoints.latest)
         same_run.check(experiment, meta["data"], meta, workdir)
@@ -234,6 +231,15 @@ def _open_splits(experiment: Experiment) -> tuple[data.Source, data.Source]:
     data.check_source(experiment.data, train_source, "train")
     data.check_source(experiment.data, test_source, "test")
     return train_source, test_source
+
+
+def _feeding(
+    keys: tuple[str, ...], source: data.Source, mesh: Mesh
+) -> tuple[tuple[str, ...], Callable[[steps.Batch], steps.Batch] | None]:
+    """The arrays that are sent to the devices, and what makes batches of them there, if any."""
+    if isinstance(source, data.OnDevice):
+        return (*source.fed, "mask"), batches_of(source, keys, mesh)
+    return keys, None
 
 
 def batches_of(

@@ -98,10 +98,10 @@ def load(
         )
         module = classifier.build(experiment.model, len(meta["label_names"]))
         abstract = train_state.abstract_variables(module, tuple(meta["video_shape"]), mesh)
-        there = traverse_util.unflatten_dict(checkpoints.variable_shapes(step), sep="/")
-        check_same(abstract, there)
+        there = checkpoints.stored_variables(step)
+        check_same(abstract, traverse_util.unflatten_dict(there, sep="/"))
         wanted = traverse_util.flatten_dict(abstract, sep="/")
-        read = checkpoints.restore_variables(step, wanted)
+        read = checkpoints.restore_variables(step, there, wanted)
     names, variables = tuple(meta["label_names"]), traverse_util.unflatten_dict(read, sep="/")
     return TrainedModel(experiment, module, variables, abstract, mesh, names, step, meta)
 

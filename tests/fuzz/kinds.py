@@ -473,7 +473,7 @@ def read_checkpoint(directory: Path) -> str:
     with checkpoint.Checkpoints(directory, read_only=True) as saved:
         step = saved.resolve("last")
         config.from_dict(Experiment, saved.run_meta(step)["config"])
-        saved.variable_shapes(step)
+        saved.stored_variables(step)
         return digest({"a": np.asarray(saved.restore(step, wanted)["a"])})
 
 

@@ -99,8 +99,8 @@ def test_variables_alone_are_read(averaged, tmp_path, state):
     abstract = train_state.abstract_variables(standins.Model(8), SHAPE, mesh)
     wanted = traverse_util.flatten_dict(abstract, sep="/")
     with Checkpoints(tmp_path, read_only=True) as checkpoints:
-        shapes = checkpoints.variable_shapes(1)
-        restored = checkpoints.restore_variables(1, wanted)
+        shapes = checkpoints.stored_variables(1)
+        restored = checkpoints.restore_variables(1, shapes, wanted)
     assert {path: leaf.shape for path, leaf in shapes.items()} == {
         path: leaf.shape for path, leaf in wanted.items()
     }

@@ -10,7 +10,7 @@ import numpy as np
 from rstg_jax.data import random_stream
 from rstg_jax.data.batches import Source
 from rstg_jax.data.dataset import DataConfig, check_split
-from rstg_jax.data.sync_mnist import canvas, generator, warps
+from rstg_jax.data.sync_mnist import canvas, generator, prepared, warps
 from rstg_jax.data.sync_mnist import digits as digits_lib
 from rstg_jax.data.sync_mnist.online import OnlineSyncMNIST
 from rstg_jax.data.sync_mnist.prepared import PreparedSyncMNIST
@@ -148,7 +148,7 @@ class SyncMNISTConfig(DataConfig):
     def check_lists(self) -> None:
         for split, source in (("train", self.train_source), ("test", self.test_source)):
             if source == "tfds":
-                PreparedSyncMNIST(self, split)
+                prepared.check_there(self, split)
 
     def read_video(self, frames: decode.Frames) -> np.ndarray:
         if self.frames == "maps":

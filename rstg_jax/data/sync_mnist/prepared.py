@@ -49,6 +49,18 @@ def prepared_dir(config: "SyncMNISTConfig") -> storage.Path:
     return storage.path(config.data_dir) / "sync_mnist" / prepared_name(config) / VERSION
 
 
+def check_there(config: "SyncMNISTConfig", split: str) -> storage.Path:
+    """`prepared_dir`; raises `UserError` if nothing was prepared there for a split."""
+    directory = prepared_dir(config)
+    if not (directory / array_records.INFO).is_file():
+        raise UserError(
+            f"{directory}: no prepared SyncMNIST; make it with `{build_command(config)}`, or "
+            f"set {split}_source=online; `make demo` trains a small variant without "
+            "prepared data"
+        )
+    return directory
+
+
 class PreparedSyncMNIST:
     """A split of a prepared SyncMNIST; satisfies `Source`.
 
@@ -57,13 +69,7 @@ class PreparedSyncMNIST:
     """
 
     def __init__(self, config: "SyncMNISTConfig", split: str):
-        directory = prepared_dir(config)
-        if not (directory / array_records.INFO).is_file():
-            raise UserError(
-                f"{directory}: no prepared SyncMNIST; make it with `{build_command(config)}`, or "
-                f"set {split}_source=online; `make demo` trains a small variant without "
-                "prepared data"
-            )
+        directory = check_there(config, split)
         local = array_records.at_hand(directory)
         builder = array_records.open_builder(local)
         with array_records.described(directory):
