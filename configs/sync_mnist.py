@@ -180,6 +180,7 @@ def on_objects(model: ModelConfig) -> ModelConfig:
     return dataclasses.replace(
         model,
         rstg=dataclasses.replace(model.rstg, scales=(), objects=model.map_classes),
+        head=NodePooling("mean"),
         map_channels=False,
         map_pool="area",
         region_classes=0,
@@ -234,15 +235,16 @@ def lite(num_digits: int, row: str = "objects") -> Experiment:
     rows without regions, what is in them and how it moves; and rows in which stages follow the
     first time stage also there, so that these can compare motions.
     Any two regions are neighbours, since the two digits may be anywhere. Regions that hold the pair
-    are taught to attend to each other, in rows that have attention. The row on objects
-    has no tasks for regions: each of its nodes is one digit.
+    are taught to attend to each other, in rows that have attention. What the classifier reads is a
+    mean over the regions with learned weights: the whole frame is one of 14. The row on objects
+    has no tasks for regions, and a plain mean: each of its nodes is one digit.
     """
     model = ModelConfig(
         backbone=small_cnn(
             (32, 32, 64, 64, 64, 64, 64), (5, 3, 3, 3, 3, 3, 3), (2, 1, 2, 1, 2, 1, 1)
         ),
         rstg=presets.modern(dim=128, neighbours="all", time_norm=False, differences=True),
-        head=NodePooling("mean"),
+        head=NodePooling("attention"),
         region_classes=10,
         lone_objects=True,
         map_classes=10,

@@ -210,8 +210,10 @@ class Classifier(nn.Module):
             raise ValueError("the PyTorch peer knows one block at 'final' only")
         if not isinstance(config.backbone, SimpleCNNConfig):
             raise ValueError("the PyTorch peer knows the backbone SimpleCNNConfig only")
-        if not isinstance(config.head, NodePooling) or config.head.project_back:
-            raise ValueError("the PyTorch peer knows the head NodePooling() only")
+        if config.head not in (NodePooling("sum"), NodePooling("mean")):
+            raise ValueError(
+                "the PyTorch peer knows the heads that are sums or means of nodes only"
+            )
         self.node_sum = config.head.node_sum
         self.backbone = CNN(config.backbone, clip_shape[1:])
         self.rstg = RSTG(config.rstg, self.backbone.map_size, self.backbone.channels)

@@ -18,13 +18,15 @@ class NodePooling(HeadConfig):
     """To-vec: pools the nodes of the block at the place "final".
 
     Attributes:
-      node_sum: "sum" over nodes (official), or their "mean".
+      node_sum: "sum" over nodes (official), their "mean", or by "attention" a mean with weights: a
+        softmax over the nodes of one linear score of each, all alike at first. Where few nodes know
+        the answer, such as that of the whole frame, it is learned sooner. Not in the paper.
       project_back: project the nodes back to the width of the features first (official).
     """
 
     final_block: ClassVar[FinalBlock] = "nodes"
 
-    node_sum: Literal["sum", "mean"] = "sum"
+    node_sum: Literal["sum", "mean", "attention"] = "sum"
     project_back: bool = False
 
     @property
@@ -36,14 +38,22 @@ class NodePooling(HeadConfig):
 
 
 class NodePool(nn.Module):
-    """The module of a `NodePooling`; it has no parameters."""
+    """The module of a `NodePooling`; it has parameters for attention only."""
 
     config: NodePooling
 
+    @nn.compact
     def __call__(self, nodes: jax.Array, *, train: bool = False) -> jax.Array:
         """Nodes `[b t n d]` -> `[b t d]`, float32."""
         nodes = nodes.astype(jnp.float32)
-        return nodes.sum(axis=2) if self.config.node_sum == "sum" else nodes.mean(axis=2)
+        if self.config.node_sum == "sum":
+            return nodes.sum(axis=2)
+        if self.config.node_sum == "mean":
+            return nodes.mean(axis=2)
+        # No bias: it would change all scores alike.
+        score = nn.Dense(1, use_bias=False, kernel_init=nn.initializers.zeros, name="score")
+        weights = nn.softmax(score(nodes)[..., 0], axis=2)
+        return jnp.einsum("btn,btnd->btd", weights, nodes)
 
 
 @dataclasses.dataclass(frozen=True)
