@@ -102,8 +102,6 @@ def abstract_batch(
     data = experiment.data
     frames, objects = data.clip_shape[0], data.num_objects
     shapes = {
-        "video": (data.clip_shape, jnp.uint8),
-        "boxes": ((frames, data.num_boxes, 4), jnp.float32),
         "label": ((classes,) if data.multi_label else (), jnp.int32),
         "mask": ((), jnp.float32),
         "frame_label": ((frames,), jnp.int32),
@@ -111,9 +109,10 @@ def abstract_batch(
         "object_center": ((frames, objects, 2), jnp.float32),
         "object_in_pair": ((objects,), jnp.bool_),
     }
-    return {
-        key: jax.ShapeDtypeStruct((size, *shapes[key][0]), shapes[key][1])
-        for key in experiment.batch_keys
+    return steps.abstract_inputs(data, data.clip_shape, size) | {
+        key: jax.ShapeDtypeStruct((size, *shape), dtype)
+        for key, (shape, dtype) in shapes.items()
+        if key in experiment.batch_keys
     }
 
 

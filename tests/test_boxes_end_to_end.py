@@ -16,6 +16,7 @@ from rstg_jax.models.config import ModelConfig
 from rstg_jax.models.heads import GlobalPooling, RegionGCNHead
 from rstg_jax.training import train_loop, trained_model
 from rstg_jax.training.experiment import Experiment, TrainConfig
+from rstg_jax.training.losses import LossConfig
 from rstg_jax.training.sharding import MeshConfig
 from rstg_jax.viz import examples
 
@@ -164,6 +165,17 @@ def test_a_run_goes_on_with_the_same_boxes_only(run):
         train_loop.train(experiment(run, "second.json"), run / "run")
     portable = export.portable(trained_model.load(run / "run").experiment)
     assert portable.data.boxes == BoxesConfig(2)
+
+
+def test_a_term_of_the_objective_may_read_the_frames(run, tmp_path):
+    """Its start is checked with boxes as well: the head gives one vector for all frames."""
+    fits = experiment(run, "first.json")
+    term = dataclasses.replace(fits, loss=LossConfig(frame_weight=0.5))
+    result = train_loop.train(term, tmp_path / "term")
+    assert result["steps"] == 2 and np.isfinite(result["loss"])
+    late = dataclasses.replace(fits, loss=LossConfig(frame_weight=0.5, frame_start=1))
+    with pytest.raises(UserError, match="frame_start=1 leaves none of the 1 frames"):
+        train_loop.train(late, tmp_path / "late")
 
 
 def test_configurations_that_do_not_fit(run):

@@ -27,10 +27,9 @@ Data sets of whole videos, such as SyncMNIST, have no protocols. A data set reso
 
 import flax.errors
 import jax
-import numpy as np
 
 from rstg_jax.errors import UserError
-from rstg_jax.training import trained_model
+from rstg_jax.training import steps, trained_model
 
 
 def check_fits(model: trained_model.TrainedModel) -> None:
@@ -42,9 +41,7 @@ def check_fits(model: trained_model.TrainedModel) -> None:
     trained, shape = tuple(model.meta["video_shape"]), model.data.test_clip_shape
     if shape == trained:
         return
-    clips = {"video": jax.ShapeDtypeStruct((1, *shape), np.uint8)}
-    if boxes := model.data.num_boxes:
-        clips["boxes"] = jax.ShapeDtypeStruct((1, shape[0], boxes, 4), np.float32)
+    clips = steps.abstract_inputs(model.data, shape)
     try:
         jax.eval_shape(
             lambda variables, clips: model.module.apply(variables, **clips, train=False),

@@ -152,7 +152,7 @@ def set_up(experiment: Experiment, workdir: storage.Path) -> Run:
     )
     # Shapes do not depend on the number of updates, which follows from that of the videos.
     abstract = train_state.abstract_state(make_setup(total_steps=1), video_shape, mesh)
-    _check_frames(loss, module, abstract.variables, video_shape)
+    _check_frames(experiment, module, abstract.variables)
     with contextlib.ExitStack() as stack:
         checkpoints = stack.enter_context(checkpoint.Checkpoints(workdir, settings.keep))
         _check_begin(experiment, checkpoints, workdir, abstract)
@@ -190,14 +190,13 @@ def set_up(experiment: Experiment, workdir: storage.Path) -> Run:
     return run
 
 
-def _check_frames(
-    loss: losses.LossConfig, module: nn.Module, variables: Any, video_shape: tuple[int, ...]
-) -> None:
+def _check_frames(experiment: Experiment, module: nn.Module, variables: Any) -> None:
     """Checks where terms of the objective begin, by the shapes of what the network makes."""
+    loss, data = experiment.loss, experiment.data
     if loss.frame_weight or loss.attention_weight:
-        clip = jax.ShapeDtypeStruct((1, *video_shape), np.uint8)
+        clips = steps.abstract_inputs(data, data.clip_shape)
         apply = functools.partial(module.apply, train=False)
-        losses.check_starts(loss, jax.eval_shape(apply, variables, clip)[1])
+        losses.check_starts(loss, jax.eval_shape(apply, variables, **clips)[1])
 
 
 def _check_begin(

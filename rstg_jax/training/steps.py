@@ -15,6 +15,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
+from rstg_jax.data import DataConfig
 from rstg_jax.models import classifier
 from rstg_jax.models.config import ViewAverage
 from rstg_jax.training import losses, metrics, not_finite, optim, sharding, signals
@@ -32,6 +33,22 @@ EVAL_KEYS = (*NETWORK_KEYS, "label", "mask", "index")
 def inputs(batch: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of the network in a batch, by name: ``module.apply(variables, **inputs)``."""
     return {key: batch[key] for key in NETWORK_KEYS if key in batch}
+
+
+def abstract_inputs(
+    data: DataConfig, clip_shape: tuple[int, ...], size: int = 1
+) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes and dtypes of the arguments of the network, as `inputs` has them.
+
+    Args:
+      data: of the clips; says whether boxes come with them.
+      clip_shape: `(t, h, w, c)` of one clip.
+      size: number of clips.
+    """
+    shapes = {"video": jax.ShapeDtypeStruct((size, *clip_shape), np.uint8)}
+    if boxes := data.num_boxes:
+        shapes["boxes"] = jax.ShapeDtypeStruct((size, clip_shape[0], boxes, 4), np.float32)
+    return shapes
 
 
 def as_they_are(weights: Any) -> Any:
