@@ -288,7 +288,13 @@ def lite_backbone() -> Experiment:
     return dataclasses.replace(
         base,
         name="sync_mnist lite_backbone",
-        model=without_block(base.model, head=GlobalPooling(), region_classes=0, lone_objects=False),
+        model=without_block(
+            base.model,
+            head=GlobalPooling(),
+            region_classes=0,
+            lone_objects=False,
+            map_pool="area",
+        ),
         data=lite_data(num_digits=5, num_frames=1),
         loss=LossConfig(clip_weight=0.0, map_weight=1.0),
         optim=MUON,
@@ -300,10 +306,15 @@ LITE_ROWS: dict[str, Callable[[ModelConfig], ModelConfig]] = {
     "positional": lambda model: model,
     "objects": on_objects,
     **{name: functools.partial(ablated, **choices) for name, choices in ABLATIONS.items()},
-    "nl_i3d": functools.partial(without_block, head=ResNet3DHead(6, non_local=(1, 3))),
-    "i3d": functools.partial(without_block, head=ResNet3DHead(6)),
+    "nl_i3d": functools.partial(
+        without_block, head=ResNet3DHead(6, non_local=(1, 3)), map_pool="area"
+    ),
+    "i3d": functools.partial(without_block, head=ResNet3DHead(6), map_pool="area"),
     "conv_lstm": functools.partial(
-        without_block, head=RNNHead("conv", dim=128, kernel=8, differences=True), readout="last"
+        without_block,
+        head=RNNHead("conv", dim=128, kernel=8, differences=True),
+        readout="last",
+        map_pool="area",
     ),
     "mean_lstm": functools.partial(
         without_block, head=RNNHead("mean", dim=128, differences=True), readout="last"

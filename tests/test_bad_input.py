@@ -14,6 +14,7 @@ import train
 from rstg_jax import cli, config, data, storage
 from rstg_jax.errors import UserError
 from rstg_jax.models import classifier
+from rstg_jax.models.config import ModelConfig
 from rstg_jax.training import run as run_lib
 from rstg_jax.training import train_loop
 from rstg_jax.training.sharding import MeshConfig
@@ -182,6 +183,22 @@ def test_mistakes_are_found_before_the_data_are_opened(
     monkeypatch.setattr(data.SyncMNISTConfig, "open", None)
     flags = (f"--config.{flag}", "--config.loss.frame_weight=1")
     assert message in only_error(*run(monkeypatch, capsys, tmp_path, *flags))
+
+
+def test_pooling_that_the_head_does_not_read_is_refused_at_the_start_only(
+    monkeypatch, capsys, tmp_path
+):
+    """Older runs have it without effect; they go on and load."""
+    head = ["rstg_at=()", "head=ResNet3DHead", "map_classes=10", "map_channels=true"]
+    flags = [f"--config.model.{key}" for key in head] + ["--config.train.total_steps=1"]
+    presence = "--config.model.map_pool=presence"
+    error = only_error(*run(monkeypatch, capsys, tmp_path / "a", *flags, presence))
+    assert "'model.map_pool': presence would change nothing, as ResNet3DHead does not" in error
+    assert run(monkeypatch, capsys, tmp_path / "a", *flags)[0] == 0
+    with monkeypatch.context() as before:
+        before.setattr(ModelConfig, "check_pooling", lambda config: None)
+        assert run(before, capsys, tmp_path / "b", *flags, presence)[0] == 0
+    assert run(monkeypatch, capsys, tmp_path / "b", *flags, presence)[0] == 0
 
 
 def test_a_workdir_that_cannot_be_used_is_found_before_the_data_are_opened(

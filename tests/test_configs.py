@@ -87,6 +87,7 @@ def test_rows_of_lite_differ_in_their_models_only():
 def test_every_variant_loads_fits_and_survives_json(variant):
     experiment = config.load(f"{ROOT}/configs/sync_mnist.py:{variant}")
     assert experiment == sync_mnist.get_config(variant)
+    experiment.model.check_pooling()
     plain = json.loads(json.dumps(config.to_dict(experiment)))
     assert config.from_dict(Experiment, plain) == experiment
     data = experiment.data

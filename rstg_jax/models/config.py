@@ -49,9 +49,9 @@ class ModelConfig:
         backbone's last map.
       map_channels: what is behind the backbone reads the predictions of that head in place of the
         backbone's features, see `rstg_jax.models.object_map.channels`.
-      map_pool: how places on that map are averaged over a region, or over the frame for heads that
-        read its mean: over the "area", or weighted by "presence", see
-        `rstg_jax.models.object_map.pool_by_presence`.
+      map_pool: how places on that map are averaged over a region, or over the frame for a "mean"
+        `RNNHead`: over the "area", or weighted by "presence", see
+        `rstg_jax.models.object_map.pool_by_presence`. Other heads know "area" only.
       dtype: of the computation; parameters, norms, softmax and logits stay float32.
     """
 
@@ -128,6 +128,21 @@ class ModelConfig:
     def resolved(self) -> tuple[str, ...]:
         """Full names of the places."""
         return tuple(p if p == FINAL else self.backbone.resolve(p) for p in self.rstg_at)
+
+    def check_pooling(self) -> None:
+        """Checks, for a training from step 0, that the head reads what `map_pool` is about.
+
+        Not when a model is made: older checkpoints have a `map_pool` without effect.
+
+        Raises:
+          UserError: it does not.
+        """
+        reads = self.head.final_block == "nodes" or self.head.reads_mean
+        if self.map_pool == "presence" and not reads:
+            raise UserError(
+                "config key 'model.map_pool': presence would change nothing, as "
+                f"{type(self.head).__name__} does not read means of the map; set area"
+            )
 
     @property
     def attends_to_objects(self) -> bool:

@@ -211,7 +211,9 @@ def _check_begin(
     if checkpoints.latest is not None:
         meta = checkpoints.run_meta(checkpoints.latest)
         same_run.check(experiment, meta["data"], meta, workdir)
-    elif experiment.train.init_from:
+        return
+    experiment.model.check_pooling()
+    if experiment.train.init_from:
         init_from.check(experiment.train, abstract.variables)
 
 

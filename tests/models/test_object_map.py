@@ -267,6 +267,25 @@ def test_heads_that_convolve_the_channels_read_others(head, for_means):
     assert difference == 0 < largest
 
 
+@pytest.mark.parametrize(
+    ("head", "name"),
+    [
+        (RNNHead("conv", dim=8), "RNNHead"),
+        (ResNet3DHead(1, 4), "ResNet3DHead"),
+        (GlobalPooling(), "GlobalPooling"),
+    ],
+)
+def test_presence_needs_a_head_that_reads_means(head, name):
+    parts = {"map_classes": 3, "map_channels": True, "map_pool": "presence"}
+    model = dataclasses.replace(sync_mnist.tiny().model, **parts)
+    model.check_pooling()
+    dataclasses.replace(model, rstg_at=(), head=RNNHead("mean", dim=8)).check_pooling()
+    other = dataclasses.replace(model, rstg_at=(), head=head)
+    with pytest.raises(UserError, match=rf"map_pool': .* {name} does not read means"):
+        other.check_pooling()
+    dataclasses.replace(other, map_pool="area").check_pooling()
+
+
 def test_channels_need_the_head():
     with pytest.raises(UserError, match="map_channels needs map_classes above 0"):
         dataclasses.replace(sync_mnist.tiny().model, map_channels=True)
