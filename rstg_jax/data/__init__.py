@@ -24,6 +24,7 @@ from rstg_jax.data.sync_mnist.online import OnlineSyncMNIST
 from rstg_jax.data.video.boxes import BoxesConfig
 from rstg_jax.data.video.clip_transforms import ClipConfig
 from rstg_jax.data.video.folder import FolderConfig
+from rstg_jax.data.video.listing import read_once
 from rstg_jax.data.video.published import PublishedConfig
 from rstg_jax.data.video.something_something import SomethingSomethingConfig
 
@@ -51,6 +52,7 @@ __all__ = [
     "checked_batch",
     "eval_batches",
     "labels_of",
+    "read_once",
     "refuse_endless",
     "train_batches",
     "video_shape",

@@ -126,6 +126,7 @@ class Progress:
     batch_offset: int = 0
 
 
+@data.read_once()
 def set_up(experiment: Experiment, workdir: storage.Path) -> Run:
     """Opens data, devices and checkpoints, builds the steps, and checks that they fit.
 

@@ -1,11 +1,13 @@
 """Lists videos and their labels: files below a directory, or lines of a csv file."""
 
 import collections
+import contextlib
+import contextvars
 import os
 import unicodedata
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from rstg_jax import files, storage
 from rstg_jax.data.video import decode
@@ -13,6 +15,38 @@ from rstg_jax.errors import UserError, quoted
 
 _HEADER = ["path", "label"]
 MISSING = "missing"  # instead of a stamp
+
+T = TypeVar("T")
+# What has been read within `read_once`; None outside of it.
+_found: contextvars.ContextVar[dict[Hashable, Any] | None] = contextvars.ContextVar(
+    "_found", default=None
+)
+
+
+@contextlib.contextmanager
+def read_once() -> Iterator[None]:
+    """Within it no directory or list is read a second time, and both splits see the same files.
+
+    To open a data set takes several looks at its lists, and a directory may have a million videos.
+    """
+    token = _found.set({})
+    try:
+        yield
+    finally:
+        _found.reset(token)
+
+
+def kept(key: Hashable, read: Callable[[], T]) -> T:
+    """What `read` returns, or has returned for this key within the same `read_once`.
+
+    Whoever gets it must not change it.
+    """
+    found = _found.get()
+    if found is None:
+        return read()
+    if key not in found:
+        found[key] = read()
+    return found[key]
 
 
 class Video(NamedTuple):
@@ -59,6 +93,10 @@ def listed(path: str, extensions: Sequence[str]) -> list[Video]:
     Raises:
       UserError: If there are none, a line cannot be understood, or a directory cannot be read.
     """
+    return kept(("listed", path, *extensions), lambda: _listed(path, extensions))
+
+
+def _listed(path: str, extensions: Sequence[str]) -> list[Video]:
     if not path:
         raise UserError(
             "set path to a directory of videos or a csv file of path;label lines: "

@@ -18,7 +18,7 @@ from rstg_jax.data.video.broken_videos import without_broken
 from rstg_jax.data.video.clip_dataset import ClipDataConfig
 from rstg_jax.data.video.clip_source import ClipSource
 from rstg_jax.data.video.listed_source import check_splits, source_of
-from rstg_jax.data.video.listing import Video, files_below
+from rstg_jax.data.video.listing import Video, files_below, kept
 from rstg_jax.data.video.lists import Lists, json_list, lines, once, rows
 from rstg_jax.errors import UserError, quoted
 
@@ -127,6 +127,10 @@ class PublishedConfig(ClipDataConfig):
         check_splits(self, lists, self.path, self.max_broken)
 
     def _read(self, split: str) -> "Lists":
+        key = ("published", self.dataset, self.path, self.lists, self.fold, split)
+        return kept(key, lambda: self._read_lists(split))
+
+    def _read_lists(self, split: str) -> "Lists":
         for key in ("path", "lists"):
             if not getattr(self, key) or not Path(getattr(self, key)).expanduser().is_dir():
                 raise UserError(f"{key}={getattr(self, key)!r}: no such directory")

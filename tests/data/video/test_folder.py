@@ -1,5 +1,6 @@
 """Videos of one's own: directories, csv files, splits, broken files, the index."""
 
+import dataclasses
 import hashlib
 import json
 import logging
@@ -10,13 +11,13 @@ import time
 import numpy as np
 import pytest
 
-from rstg_jax import data
+from rstg_jax import data, storage
 from rstg_jax.config import to_dict
 from rstg_jax.data.video import broken_videos, decode, folder, listing
 from rstg_jax.errors import UserError
-from rstg_jax.training import same_run
+from rstg_jax.training import run, same_run
 from rstg_jax.training.experiment import Experiment, TrainConfig
-from tests import clip_files, video_corpus
+from tests import clip_files, standins, video_corpus
 
 CLIP = data.ClipConfig(frames=4, resize=40, crop=32)
 
@@ -418,3 +419,40 @@ def test_real_videos_of_every_size(tmp_path):
         assert error.max() <= 3 and error.mean() < 0.1, name
     trained = next(data.train_batches(settings.open("train"), batch_size=4, seed=0))
     assert trained["video"].shape == (4, 5, 64, 64, 3) and trained["video"].std() > 20
+
+
+def test_a_start_lists_the_directory_once(root, monkeypatch, tmp_path):
+    """Labels, both splits and the checks of both read the same list; afterwards it is forgotten."""
+    standins.install(monkeypatch)
+    listings = []
+
+    def counted(path, extensions, original=listing._of_directory):
+        listings.append(path)
+        return original(path, extensions)
+
+    monkeypatch.setattr(listing, "_of_directory", counted)
+    experiment = dataclasses.replace(standins.experiment(), data=config(root))
+    for number in (1, 2):
+        if number == 2:
+            shutil.copy(root / "run" / "6.webm", root / "run" / "new.webm")
+        started = run.set_up(experiment, storage.path(tmp_path / "run"))
+        started.checkpoints.close()
+        assert listings == [root] * number
+        assert len(started.train_source) + len(started.test_source) == 11 + number
+
+
+def test_a_start_lists_each_of_two_directories_once(root, monkeypatch, tmp_path):
+    shutil.copytree(root, tmp_path / "other")
+    listings = []
+
+    def counted(path, extensions, original=listing._of_directory):
+        listings.append(path.name)
+        return original(path, extensions)
+
+    monkeypatch.setattr(listing, "_of_directory", counted)
+    two = config(root, test_path=str(tmp_path / "other"))
+    with data.read_once():
+        two.check_lists()
+        assert two.num_classes == 2
+        assert [len(two.open(split)) for split in ("train", "test")] == [12, 12]
+    assert listings == ["videos", "other"]

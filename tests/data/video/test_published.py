@@ -62,6 +62,24 @@ def test_ucf101(ucf101):
     assert source.provenance["videos_from"] == "ucf101" and source.provenance["broken"] == 0
 
 
+def test_a_start_reads_the_list_of_each_split_once(ucf101, monkeypatch):
+    root, reader, splits = ucf101[0], published.READERS["ucf101"], []
+
+    def counted(videos, lists, split, fold):
+        splits.append(split)
+        return reader.read(videos, lists, split, fold)
+
+    monkeypatch.setitem(published.READERS, "ucf101", reader._replace(read=counted))
+    found = config(root, "ucf101")
+    with data.read_once():
+        found.check_lists()
+        assert found.num_classes == 3
+        assert [len(found.open(split)) for split in ("train", "test")] == [3, 1]
+        assert config(root, "ucf101", max_broken=0.5).num_classes == 3
+    assert splits == ["train", "test"]
+    assert found.num_classes == 3 and splits == ["train", "test", "train"]
+
+
 def test_missing_clips_are_counted_and_named(ucf101, caplog):
     root, train, _ = ucf101
     (root / "videos" / train[1]).unlink()
