@@ -4,6 +4,7 @@ import abc
 import dataclasses
 import json
 import time
+from functools import partial
 from typing import Literal
 
 import pytest
@@ -196,6 +197,19 @@ def test_numbers_that_are_not_finite(value):
     for key in ("train.learning_rate", "model.dropout"):
         with pytest.raises(UserError, match=f"config key '{key}': {value} is no finite number"):
             config.override(Root(), {key: value})
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_numbers_of_code_and_of_stored_json_that_are_not_finite(value):
+    for made, key in (
+        (Root(train=Train(learning_rate=value)), "train.learning_rate"),
+        (Root(model=Model(dropout=value)), "model.dropout"),
+    ):
+        stored = json.loads(json.dumps(config.to_dict(made)))
+        for refuse, given in ((config.check, made), (partial(config.from_dict, Root), stored)):
+            with pytest.raises(UserError) as refused:
+                refuse(given)
+            assert str(refused.value) == f"config key '{key}': {value} is no finite number"
 
 
 def test_the_nearest_of_a_very_long_key_is_found_soon():

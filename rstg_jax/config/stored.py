@@ -12,6 +12,7 @@ from rstg_jax.config.values import (
     classes,
     construct,
     element_hints,
+    finite,
     options,
     unknown_class,
     wrong_type,
@@ -51,6 +52,8 @@ def from_dict(cls: type[T], plain: Mapping[str, Any], prefix: str = "") -> T:
 
 def check(config: Any, prefix: str = "") -> None:
     """Raises `UserError` for a field that is not of its annotated type, such as a misspelt choice.
+
+    NaN and infinity count as no numbers.
 
     Python checks no annotations, so that a configuration that code makes may hold anything.
 
@@ -120,7 +123,7 @@ def _check(value: Any, hint: Any, key: str) -> Any:
             return None
         if option is float and type(value) in (int, float):
             try:
-                return float(value)
+                return finite(float(value), value, key)
             except OverflowError:  # JSON has integers of any size
                 continue
         if (option in (int, bool, str) and type(value) is option) or option is Any:

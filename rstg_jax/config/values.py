@@ -87,6 +87,17 @@ def wrong_type(key: str, value: Any, hint: Any) -> UserError:
     return UserError(f"config key {key!r}: {value!r} is not of type {wanted}")
 
 
+def finite(number: float, given: Any, key: str) -> float:
+    """Returns a number; most bounds let NaN pass, as nothing is below it.
+
+    Raises:
+      UserError: it is not finite; the message has what was `given`.
+    """
+    if not math.isfinite(number):
+        raise UserError(f"config key {key!r}: {given} is no finite number")
+    return number
+
+
 def parse(text: str, hint: Any, key: str) -> Any:
     """Parses text as a value of the annotated type.
 
@@ -118,10 +129,7 @@ def _parse_one(text: str, hint: Any, key: str) -> Any:
             number = hint(text.replace("_", ""))
         except ValueError:
             return _NO
-        # Most bounds let NaN pass, as nothing is below it.
-        if hint is float and not math.isfinite(number):
-            raise UserError(f"config key {key!r}: {text} is no finite number")
-        return number
+        return finite(number, text, key) if hint is float else number
     if hint is str:
         return text
     if hint is Any:
