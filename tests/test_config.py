@@ -308,3 +308,11 @@ def test_subclasses_of_an_abstract_base_are_choices():
     assert config.from_dict(Drawing, stored) == changed
     with pytest.raises(UserError, match="no class 'Figure'; choose one of: Square, Circle"):
         config.from_dict(Drawing, {"shape": {"class": "Figure"}})
+
+
+def test_names_of_keys_and_of_sections_match():
+    names = ("train.keep", "data.boxes", "mesh")
+    for key in ("train.keep", "data.boxes", "data.boxes.path", "mesh.data"):
+        assert config.matches(key, names)
+    for key in ("train.keep_all", "train", "data.boxes_of", "xmesh.data", "meshes", ""):
+        assert not config.matches(key, names)

@@ -20,6 +20,7 @@ from rstg_jax.config.stored import (
     diff,
     differing,
     from_dict,
+    matches,
     to_dict,
 )
 from rstg_jax.config.values import OFF, ON
@@ -37,6 +38,7 @@ __all__ = [
     "is_boolean",
     "keys",
     "load",
+    "matches",
     "nearest",
     "override",
     "run_name",

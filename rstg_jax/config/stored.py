@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import json
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal, TypeVar
 
 from rstg_jax.config.overrides import nearest
@@ -103,6 +103,11 @@ def differing(a: Any, b: Any) -> list[tuple[str, Any, Any]]:
         if left.get(key, absent) != right.get(key, absent)
         and not (key.startswith(other_class) and (key in left) != (key in right))
     ]
+
+
+def matches(key: str, names: Iterable[str]) -> bool:
+    """Whether a dotted key is one of some names, or lies in a section of that name."""
+    return any(key == name or key.startswith(f"{name}.") for name in names)
 
 
 def _flat(plain: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

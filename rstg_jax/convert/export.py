@@ -101,7 +101,7 @@ def elsewhere(model: "TrainedModel", overrides: Mapping[str, str]) -> "TrainedMo
     """The model with its data at other places; raises `UserError` for any other change."""
     may_differ = [f"data.{name}" for name in model.data.may_differ]
     for key in overrides:
-        if key not in may_differ:
+        if not config.matches(key, may_differ):
             raise UserError(
                 f"--config.{key}: the config of an export is that of the run; what may be given: "
                 f"{', '.join(may_differ) or 'nothing'}"

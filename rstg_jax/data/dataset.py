@@ -51,8 +51,8 @@ class DataConfig(abc.ABC):
     Class attributes:
       fps: Pace at which to show its videos where a file does not say it, in frames per second.
       pictures: Whether frames of its videos can be shown.
-      may_differ: Dotted names of fields that may differ when a run is resumed: where the data lies,
-        how it is loaded and tested.
+      may_differ: Dotted names of fields and sections that may differ when a run is resumed: where
+        the data lies, how it is loaded and tested.
     """
 
     fps: ClassVar[int] = 12

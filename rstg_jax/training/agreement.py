@@ -35,7 +35,7 @@ def check_same(here: Facts, may_differ: tuple[str, ...] = ()) -> None:
 
     Args:
       here: what this process knows, in dicts, lists and scalars of JSON.
-      may_differ: beginnings of dotted keys that are not compared.
+      may_differ: dotted keys and sections that are not compared.
     """
     ours = json.dumps(here)
     first = processes.of_the_first(ours)
@@ -74,5 +74,5 @@ def differences(first: Facts, here: Facts, may_differ: tuple[str, ...] = ()) -> 
     return [
         f"{key} is {ours}, process 0 has {theirs}"
         for key, ours, theirs in config.differing(dict(here), dict(first))
-        if not key.startswith(may_differ)
+        if not config.matches(key, may_differ)
     ]

@@ -8,14 +8,17 @@ from rstg_jax import config, storage
 from rstg_jax.errors import UserError
 from rstg_jax.training.experiment import Experiment
 
-# Keys that may differ between a run and its resumption, besides `may_differ` of the data: how long,
-# how often, on which devices. A longer cosine schedule changes the rate from here on, so the run
-# then differs from one that had this length from the start.
+# Keys and sections that may differ between a run and its resumption, besides `may_differ` of the
+# data: how long, how often, on which devices. A longer cosine schedule changes the rate from here
+# on, so the run then differs from one that had this length from the start.
 MAY_DIFFER = (
     "name",
-    "mesh.",
-    "train.total_",
-    "train.eval_",
+    "mesh",
+    "train.total_steps",
+    "train.total_epochs",
+    "train.total_examples",
+    "train.eval_batch_size",
+    "train.eval_every",
     "train.log_every",
     "train.checkpoint_every",
     "train.keep",
@@ -45,9 +48,9 @@ def check(
         _log.info("the checkpoint's config is of another version: %s", error)
     may_differ = (*MAY_DIFFER, *(f"data.{name}" for name in experiment.data.may_differ))
     differences = [
-        line
-        for line in config.diff(there, config.to_dict(experiment))
-        if not line.startswith(may_differ)
+        f"{key}: {before} != {now}"
+        for key, before, now in config.differing(there, config.to_dict(experiment))
+        if not config.matches(key, may_differ)
     ]
     changed = _changed_data(meta["data"], provenance)
     if not differences and not changed:

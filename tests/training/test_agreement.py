@@ -77,3 +77,10 @@ def test_the_test_views_must_be_the_same(differing):
     others = dataclasses.replace(clips.with_protocol("3x2"), path="there", processes=4)
     found = differing((changed(data=clips), FIRST[1]), (changed(data=others), FIRST[1]))
     assert found.startswith("process 1: the protocol is 3x2, process 0 has center; give all")
+
+
+def test_only_whole_names_may_differ():
+    first = {"data": {"path": "a", "path_order": "names", "clip": {"size": 1}}}
+    here = {"data": {"path": "b", "path_order": "times", "clip": {"size": 2}}}
+    found = agreement.differences(first, here, ("data.path", "data.clip"))
+    assert found == ["data.path_order is times, process 0 has names"]

@@ -129,6 +129,19 @@ def test_another_config_is_refused_and_the_difference_named():
     same_run.check(here, data, meta, "dir")
     del meta["config"]["loss"]["frame_start"]  # a key that came later, at its default
     same_run.check(here, data, meta, "dir")
+    everything = dataclasses.replace(
+        here.train,
+        total_steps=None,
+        total_epochs=2.0,
+        eval_batch_size=3,
+        eval_every=4,
+        checkpoint_every=5,
+        accumulate=2,
+        max_queued_steps=3,
+        max_seconds=60.0,
+        on_nan="skip:3",
+    )
+    same_run.check(dataclasses.replace(here, train=everything), data, meta, "dir")
     other = {"train": {"digits_sha256": "b", "digits": 5}}
     with pytest.raises(UserError, match=r"train\.digits_sha256: a != b"):
         same_run.check(here, other, meta, "dir")
