@@ -53,18 +53,20 @@ def accuracies(values: Mapping[str, float]) -> dict[str, str]:
 def truncate(path: Path, step: int, retest: bool = False) -> None:
     """Removes lines after `step`, and an incomplete last line, as a killed run leaves them.
 
-    With `retest` also the line of an evaluation at `step`, which is going to be repeated.
+    With `retest` also the line of an evaluation at `step`, which is going to be repeated. Lines
+    that are no rows of metrics, which would stop `read`, go as well.
     """
     if not path.is_file():
         return
     kept = []
     for line in path.read_text("utf-8", errors="replace").splitlines(keepends=True):
         try:
-            record = json.loads(line) if line.endswith("\n") else None
-        except json.JSONDecodeError:
-            record = None
-        repeated = retest and record and (record["step"], record["split"]) == (step, "test")
-        if record and record["step"] <= step and not repeated:
+            record = json.loads(line) if line.endswith("\n") else {}
+            at, split = record["step"], record["split"]
+            earlier = at <= step and not (retest and (at, split) == (step, "test"))
+        except (ValueError, RecursionError, KeyError, TypeError):  # no JSON, or no row
+            continue
+        if earlier:
             kept.append(line)
     files.write_text(path, "".join(kept))
 

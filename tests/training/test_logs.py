@@ -36,6 +36,27 @@ def test_truncate_removes_later_and_broken_lines(tmp_path):
     logs.truncate(tmp_path / "nothing", 3)
 
 
+@pytest.mark.parametrize(
+    "foreign",
+    ["5", "null", "[]", '"x"', "{}", '{"step": 3}', '{"split": "test"}', "9" * 5000, "[" * 99999],
+)
+@pytest.mark.parametrize("retest", [False, True])
+def test_truncate_removes_lines_that_are_no_rows(tmp_path, foreign, retest):
+    path = tmp_path / "metrics.jsonl"
+    good = [json.dumps({"step": s, "split": "train"}) + "\n" for s in (5, 10)]
+    path.write_text(f"{good[0]}{foreign}\n{good[1]}")
+    logs.truncate(path, 10, retest)
+    assert path.read_text() == good[0] + good[1]
+    assert list(logs.read(path)) == [("train", 5), ("train", 10)]
+
+
+def test_truncate_removes_a_step_that_is_no_number(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": "3", "split": "train"}\n')
+    logs.truncate(path, 10)
+    assert path.read_text() == ""
+
+
 def test_a_log_that_cannot_be_truncated_is_kept(tmp_path, monkeypatch):
     """It is replaced by what is kept of it, at once, or not at all."""
     path = tmp_path / "metrics.jsonl"
