@@ -27,6 +27,5 @@ def test_help(command, monkeypatch, capsys):
     assert not ended.value.code
     said = capsys.readouterr().out
     if command != "train":  # its usage names the script that was started
-        typed = command.replace("official_tf", "official")  # the name in the docs
-        assert said.split()[1:4] == ["python", "-m", typed]
+        assert said.split()[1:4] == ["python", "-m", command]
     assert "show this help message" in said

@@ -41,7 +41,7 @@ PROGRAMS = {
     "rstg_jax.verify": "tests/test_verify.py::test_a_run_is_identical",
     "rstg_jax.convert.export": "tests/convert/test_export.py::test_export_and_load",
     "rstg_jax.convert.i3d_jax": "tests/convert/test_i3d_jax.py::test_command_line",
-    "rstg_jax.convert.official": "tests/convert/test_official_tf.py::test_sync_mnist_model",
+    "rstg_jax.convert.official": "tests/convert/test_official.py::test_sync_mnist_model",
     "rstg_jax.convert.torch": "tests/convert/test_torch.py::test_command_line",
     "tfds_builders.sync_mnist.build": "tests/tfds_builders/test_sync_mnist.py::test_disk_too_small",
     "tfds_builders.sync_mnist.official": (

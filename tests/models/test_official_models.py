@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rstg_jax.convert.official_tf import convert_model
+from rstg_jax.convert.official import convert_model
 from rstg_jax.errors import UserError
 from rstg_jax.models import classifier
 from rstg_jax.models.backbones import resnet3d

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from rstg_jax.convert import official_tf, tf_checkpoint
+from rstg_jax.convert import official, tf_checkpoint
 from rstg_jax.data import SyncMNISTConfig
 from rstg_jax.errors import UserError
 from rstg_jax.training import trained_model
@@ -59,7 +59,7 @@ def check(out, video, wanted):
 
 def test_sync_mnist_model(tmp_path, capsys):
     out = tmp_path / "out"
-    assert official_tf.main([str(SIMPLE), *SIMPLE_CONFIG, f"--out={out}"]) == 0
+    assert official.main([str(SIMPLE), *SIMPLE_CONFIG, f"--out={out}"]) == 0
     assert capsys.readouterr().out == (
         f"{out}: 27 variables of {SIMPLE}/model_2.ckpt, 46 classes; ignored 25 Momentum, "
         "4 cudnn_compatible_lstm_cell, 1 global_step, 1 positional_emb, 3 resize_filters\n"
@@ -76,7 +76,7 @@ def test_i3d_with_a_graph(tmp_path, capsys):
     (tmp_path / "labels").write_text("\n".join("abcdefghijkl"))
     out = tmp_path / "out"
     words = [f"--config={tmp_path}/config.py", f"--labels={tmp_path}/labels", f"--out={out}"]
-    assert official_tf.main([str(I3D / "model_2.ckpt"), *words]) == 0
+    assert official.main([str(I3D / "model_2.ckpt"), *words]) == 0
     assert "12 classes; ignored " in capsys.readouterr().out
     merged = golden.load("model_input_224")["merged_uint8"]  # frames below each other
     video = merged.reshape(2, 4, 224, 224, 3)
@@ -87,18 +87,18 @@ def test_i3d_with_a_graph(tmp_path, capsys):
 def test_everything_that_does_not_fit_is_named(tmp_path):
     words = [str(SIMPLE), *SIMPLE_CONFIG, f"--out={tmp_path / 'out'}"]
     with pytest.raises(UserError) as error:
-        official_tf.main([*words, "--config.model.rstg.positions=false"])
+        official.main([*words, "--config.model.rstg.positions=false"])
     assert str(error.value) == (
         "official variables do not fit the configuration: final: misshapen "
         "tower/whole_graph_model_final/send_messages_mlp/send_conv1/kernel [1, 1, 88, 8], "
         "expected [16, 8]"
     )
     with pytest.raises(UserError, match=r"unused .*update_conv2/bias; .*update_conv2/kernel"):
-        official_tf.main([*words, "--config.model.rstg.update_layers=1"])
+        official.main([*words, "--config.model.rstg.update_layers=1"])
     assert not (tmp_path / "out").exists()
 
 
 def test_what_is_no_released_model(tmp_path, monkeypatch):
     monkeypatch.setattr(tf_checkpoint, "read", lambda prefix: {"x": np.zeros(3)})
     with pytest.raises(UserError, match=r"model_2\.ckpt has no classifier \(pred/bias\)"):
-        official_tf.main([str(SIMPLE), *SIMPLE_CONFIG, f"--out={tmp_path}"])
+        official.main([str(SIMPLE), *SIMPLE_CONFIG, f"--out={tmp_path}"])
