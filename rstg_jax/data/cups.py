@@ -2,8 +2,8 @@
 
 Made while it is needed. The ball is seen in the first frames only; later frames show cups that
 are all alike, so that the label, the ball's place at the end, is known to those alone who followed
-its cup through every swap. With three cups no single frame says anything about the label, and what
-the frames without their order say is `bag_of_frames_accuracy`, computed exactly.
+its cup through every swap. With three cups no single frame says anything about the label, and all
+frames without their order little (tests/data/test_cups.py computes how little).
 
 Frames are maps of two channels, ball and cup (`rstg_jax.data.object_maps`). Cups stand in a row.
 Two that change places walk half a circle about each other, the left one above; the others wait.
@@ -11,7 +11,6 @@ Two that change places walk half a circle about each other, the left one above; 
 
 import dataclasses
 import itertools
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -202,24 +201,3 @@ def _paths(config: CupsConfig) -> np.ndarray:
         center = np.array([size / 2, middle])
         path[:, i], path[:, j] = center - circle, center + circle  # the left one above
     return np.rint(paths - object_maps.CELL / 2).astype(np.int32)
-
-
-def bag_of_frames_accuracy(config: CupsConfig) -> float:
-    """The best accuracy of anyone who sees all frames, but not their order.
-
-    Such a reader knows where the ball was, and how often each two places were swapped: of all
-    orders of these swaps the most frequent end is the best answer.
-    """
-    ends: Counter[tuple[tuple[int, ...], int]] = Counter({((0,) * len(config.pairs), 0): 1})
-    for _ in range(config.num_swaps):
-        longer: Counter[tuple[tuple[int, ...], int]] = Counter()
-        for (counts, place), ways in ends.items():
-            for number, (i, j) in enumerate(config.pairs):
-                more = (*counts[:number], counts[number] + 1, *counts[number + 1 :])
-                end = {i: j, j: i}.get(place, place)
-                longer[more, end] += ways
-        ends = longer
-    best: Counter[tuple[int, ...]] = Counter()
-    for (counts, _), ways in ends.items():
-        best[counts] = max(best[counts], ways)
-    return sum(best.values()) / len(config.pairs) ** config.num_swaps
