@@ -26,9 +26,8 @@ BOXES = np.array(
 )
 
 
-@pytest.mark.parametrize("samples", [0, 2])
 @pytest.mark.parametrize("aligned", [False, True])
-def test_roi_align(samples, aligned):
+def test_roi_align(aligned):
     from tests import torch_peers
 
     torch, _ = torch_peers.torch, torch_peers.torchvision()
@@ -43,12 +42,12 @@ def test_roi_align(samples, aligned):
             for i, b in enumerate(boxes)
         ]
         maps = torch.tensor(np.moveaxis(features, -1, 1))
-        out = run(maps, torch.tensor(np.concatenate(rows)), 1.0, 7, 7, samples or -1, aligned)
+        out = run(maps, torch.tensor(np.concatenate(rows)), 1.0, 7, 7, -1, aligned)
         return np.moveaxis(out.numpy(), 1, -1).reshape(2, len(BOXES), 7, 7, 3)
 
     with jax.disable_jit():
-        found = roi_align(features, boxes, samples, aligned=aligned)
-    torch_peers.compare(f"roi_align {samples} {aligned}", np.asarray(found), theirs(aligned))
+        found = roi_align(features, boxes, aligned=aligned)
+    torch_peers.compare(f"roi_align {aligned}", np.asarray(found), theirs(aligned))
     assert np.abs(found - theirs(not aligned)).max() > 0.1
 
 
@@ -75,9 +74,9 @@ def by_loop(image, box, samples, aligned):
 def test_samples_more_than_a_pixel_outside_count_as_zero(aligned):
     """Torchvision's operators do so, unlike its Python, which takes the pixel at the edge."""
     image = RNG.normal(size=(9, 12, 2)).astype(np.float32)
-    boxes = np.array([(-4, -6, 5, 8), (6, 2, 14, 19)], np.float32)
+    boxes = np.array([(-4, -6, 5, 8), (6, 2, 14, 16)], np.float32)  # of 2x2 samples in a cell
     with jax.disable_jit():
-        found = roi_align(image[None], boxes[None], 2, aligned=aligned)[0]
+        found = roi_align(image[None], boxes[None], aligned=aligned)[0]
     wanted = np.stack([by_loop(image, box, 2, aligned) for box in boxes])
     assert np.abs(wanted).min() == 0
     np.testing.assert_allclose(found, wanted, atol=1e-5)
