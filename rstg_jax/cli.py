@@ -358,8 +358,6 @@ def _run(main: Callable[[], int], bucket_flags: Collection[str]) -> int:
 
 def _nobody_reads() -> bool:
     """Whether the reader of the output has ended, as `head` does after some lines."""
-    if not hasattr(select, "poll"):
-        return False
     poll = select.poll()
     poll.register(sys.stdout.fileno(), 0)
     return any(event & select.POLLERR for _, event in poll.poll(0))

@@ -17,11 +17,7 @@ from collections.abc import Collection
 from typing import Any
 
 # That tell a process to end: Ctrl-C, queues and `kill`, a terminal that is closed.
-SIGNALS = tuple(
-    getattr(signal, name)
-    for name in ("SIGINT", "SIGTERM", "SIGHUP")
-    if hasattr(signal, name)  # Windows has no SIGHUP
-)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 HEARTBEAT_SECONDS = 20  # a process that is silent for so long is gone
 ASK_SECONDS = 2.0
 SILENT_SECONDS = 10  # that a process waits for the others before it says so
