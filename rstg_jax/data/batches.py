@@ -87,6 +87,11 @@ class OnDevice(Source, Protocol):
         """Makes {video, label, ...} as `batch` does; a pure function to jit."""
 
 
+def labelled(source: Source) -> bool:
+    """Whether the labels of a source are known."""
+    return getattr(source, "labelled", True)
+
+
 def checked_batch(source: Source, indices: np.ndarray) -> Batch:
     """`source.batch(indices)` with its labels checked.
 
@@ -98,7 +103,7 @@ def checked_batch(source: Source, indices: np.ndarray) -> Batch:
 
 def _checked(source: Source, indices: np.ndarray, batch: Batch) -> Batch:
     label = batch["label"]
-    lowest = 0 if getattr(source, "labelled", True) else -1
+    lowest = 0 if labelled(source) else -1
     highest = 1 if label.ndim == 2 else len(source.label_names) - 1
     wrong = (label < lowest) | (label > highest)
     if wrong.any():
@@ -215,7 +220,7 @@ class Chosen:
     def __init__(self, source: Source, indices: np.ndarray):
         self.name = f"{len(indices)} of {source.name}"
         self.label_names, self.provenance = source.label_names, source.provenance
-        self.labelled = getattr(source, "labelled", True)
+        self.labelled = labelled(source)
         self.processes = _processes(source)
         self._source, self._indices = source, indices
 

@@ -59,7 +59,7 @@ def evaluate_checkpoint(
         "config_hash": config.config_hash(model.experiment),
         "label_names": model.label_names,
     }
-    if eval_loop.labelled(source):
+    if data.labelled(source):
         result |= metrics.finalize(totals)
         result["classes"] = class_metrics.classes(result, model.label_names)
         if "confusion" in result:

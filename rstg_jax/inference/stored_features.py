@@ -176,7 +176,7 @@ def description(
         dtype=dtype,
         examples=len(source),
         shard_size=batches * batch_size,
-        labelled=eval_loop.labelled(source),
+        labelled=data.labelled(source),
         label_names=tuple(source.label_names),
         network={key: network[key] for key in ("name", "model", "data")},
         config_hash=config.config_hash(model.experiment),

@@ -57,11 +57,6 @@ def open_split(config: data.DataConfig, split: str) -> data.Source:
     return source
 
 
-def labelled(source: data.Source) -> bool:
-    """Whether the labels of a split are known."""
-    return getattr(source, "labelled", True)
-
-
 def provenance(source: data.Source) -> dict[str, Any]:
     """Name of a source and origin of its videos, to be recorded."""
     return {"name": source.name, **source.provenance}

@@ -223,7 +223,7 @@ def _open_splits(experiment: Experiment) -> tuple[data.Source, data.Source]:
     train_source = eval_loop.open_split(experiment.data, "train")
     test_source = eval_loop.open_split(experiment.data, "test")
     data.refuse_endless(test_source)
-    if not eval_loop.labelled(test_source):
+    if not data.labelled(test_source):
         raise UserError(
             f"{test_source.name} has no labels to test on: set data.test_split=validation, and "
             "label it when the model is trained (python -m rstg_jax.evaluate --split=test)"
