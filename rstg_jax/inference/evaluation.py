@@ -40,9 +40,14 @@ def evaluate_checkpoint(
         source = data.Chosen(source, np.arange(min(count, len(source))))
     protocols.check_fits(model)
     max_clips = model.experiment.train.max_eval_clips
-    kind = model.experiment.loss.kind
     eval_step = steps.jit_eval_step(
-        model.module, model.mesh, model.abstract, max_clips, kind, model.logit_places
+        model.module,
+        model.mesh,
+        model.abstract,
+        model.experiment.model.view_average,
+        max_clips,
+        model.experiment.loss.kind,
+        model.logit_places,
     )
     batch_size = eval_loop.eval_batch_size(max_clips, model.mesh, model.data.views)
     totals: dict[str, Any] = {}

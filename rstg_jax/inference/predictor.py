@@ -48,11 +48,11 @@ class Predictor:
         protocols.check_fits(model)
         self._variables = model.variables
         self._names, kind = model.label_names, model.experiment.loss.kind
-        places = model.logit_places
+        average, places = model.experiment.model.view_average, model.logit_places
 
         def ranking(variables: Mapping[str, Any], clip: steps.Batch) -> dict[str, jax.Array]:
             clips = jax.tree.map(lambda x: x[None], clip)
-            logits = steps.classify(model.module, variables, clips, places=places)
+            logits = steps.classify(model.module, variables, clips, average, places=places)
             return jax.tree.map(lambda x: x[0], steps.ranking(logits, top, kind))
 
         self._ranking = jax.jit(ranking)

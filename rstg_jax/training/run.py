@@ -181,6 +181,7 @@ def set_up(experiment: Experiment, workdir: storage.Path) -> Run:
                 module,
                 mesh,
                 abstract.variables,
+                experiment.model.view_average,
                 settings.max_eval_clips,
                 loss.kind,
                 experiment.data.logit_places(train_source.label_names),

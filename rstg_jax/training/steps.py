@@ -169,6 +169,7 @@ def classify(
     module: nn.Module,
     variables: Mapping[str, Any],
     clips: Mapping[str, Any],
+    average: ViewAverage,
     max_clips: int = 1,
     places: np.ndarray | None = None,
 ) -> jax.Array:
@@ -179,6 +180,7 @@ def classify(
       variables: of the network.
       clips: arguments of the network, see `inputs`, with one more axis where there are several
         views: video `[b t h w c]` or `[b v t h w c]`.
+      average: see `ModelConfig.view_average`.
       max_clips: largest number of clips (videos times views) to compute at once where possible;
         bounds the memory and changes no result beyond rounding.
       places: see `DataConfig.logit_places`.
@@ -190,9 +192,6 @@ def classify(
     if clips["video"].ndim == 5:
         return logits(clips)
     b, v = clips["video"].shape[:2]
-    average: ViewAverage = "logits"
-    if isinstance(module, classifier.VideoClassifier):
-        average = module.config.view_average
     at_once = max(n for n in range(1, v + 1) if v % n == 0 and (n == 1 or b * n <= max_clips))
 
     def of_views(clips: Mapping[str, Any]) -> jax.Array:
@@ -230,6 +229,7 @@ def ranking(
 
 def eval_step(
     module: nn.Module,
+    average: ViewAverage,
     max_clips: int,
     kind: losses.Kind,
     variables: Mapping[str, Any],
@@ -244,7 +244,7 @@ def eval_step(
       unknown, or with `metrics.ROWS` where examples have sets of labels; and the `ranking` of each
       row with its ``index`` in the source, int32 `[b]`, -1 for padding.
     """
-    logits = classify(module, gather(variables), inputs(batch), max_clips, places)
+    logits = classify(module, gather(variables), inputs(batch), average, max_clips, places)
     label, mask = batch["label"], batch["mask"]
     sums = metrics.batch_sums(logits, label, mask)
     if label.ndim == 1:
@@ -271,6 +271,7 @@ def jit_eval_step(
     module: nn.Module,
     mesh: Mesh,
     abstract: Any,
+    average: ViewAverage,
     max_clips: int = 1,
     kind: losses.Kind = "softmax",
     places: np.ndarray | None = None,
@@ -280,6 +281,7 @@ def jit_eval_step(
         functools.partial(
             eval_step,
             module,
+            average,
             max_clips,
             kind,
             gather=functools.partial(sharding.gather_weights, mesh=mesh),

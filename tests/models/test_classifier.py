@@ -311,7 +311,7 @@ def test_views_become_one_as_in_a_plain_loop(average):
     sigmoids = np.max([jax.nn.sigmoid(logits) for logits in single], axis=0)
     np.testing.assert_allclose(jax.nn.sigmoid(wanted["max"]), sigmoids, rtol=1e-6)
     for max_clips in (1, 4, 8):  # one view at a time, two, all
-        logits = steps.classify(module, variables, {"video": video}, max_clips)
+        logits = steps.classify(module, variables, {"video": video}, average, max_clips)
         np.testing.assert_allclose(logits, wanted[average], rtol=1e-4, atol=1e-5)
         for other in wanted.keys() - {average}:
             other_way = jax.nn.softmax(wanted[other])
@@ -327,7 +327,7 @@ def test_views_become_one_as_in_a_plain_loop(average):
         "max": scores.max(1),
         "softmax": np.log(np.exp(scores).mean(1)),
     }
-    logits = steps.classify(module, variables, {"video": video}, 4, places)
+    logits = steps.classify(module, variables, {"video": video}, average, 4, places)
     np.testing.assert_allclose(logits, wanted[average], rtol=1e-4, atol=1e-5)
 
 

@@ -138,7 +138,7 @@ def test_multi_clip_averaging():
     golden = load("model_i3d_graph_final_multiclip")
     _, module, variables = setup(golden)
     clips = frames_of(golden["in/merged_uint8"], 256).reshape(2, 6, 4, 256, 256, 3)
-    classify = jax.jit(lambda v, x: steps.classify(module, v, {"video": x}, max_clips=12))
+    classify = jax.jit(lambda v, x: steps.classify(module, v, {"video": x}, "logits", 12))
     logits = classify(variables, clips)
     assert deviation(logits, golden["out/logits"]) < 1e-4
 

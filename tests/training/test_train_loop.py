@@ -284,7 +284,7 @@ def test_evaluation_counts_every_example_once_on_any_mesh(eval_batch_size):
         setup = train_state.make_setup(module, experiment.loss, experiment.optim, 1)
         abstract = train_state.abstract_variables(module, (3, 32, 32, 1), mesh)
         state = train_state.create_state(setup, (3, 32, 32, 1), 0, mesh)
-        eval_step = steps.jit_eval_step(module, mesh, abstract)
+        eval_step = steps.jit_eval_step(module, mesh, abstract, "logits")
         size = eval_loop.eval_batch_size(eval_batch_size, mesh)
         figures.append(eval_loop.evaluate(eval_step, state.variables, source, mesh, size))
     batch = source.batch(np.arange(37))
