@@ -14,7 +14,6 @@ from rstg_jax.data.batches import (
     labels_of,
     refuse_endless,
     train_batches,
-    video_shape,
 )
 from rstg_jax.data.collisions import CollisionsConfig
 from rstg_jax.data.cups import CupsConfig
@@ -57,5 +56,4 @@ __all__ = [
     "read_once",
     "refuse_endless",
     "train_batches",
-    "video_shape",
 ]

@@ -174,11 +174,6 @@ def train_examples(source: Source, positions: np.ndarray, seed: int) -> Batch:
     return _checked(source, indices, source.augmented(indices, bits))
 
 
-def video_shape(source: Source) -> tuple[int, ...]:
-    """Shape of one training video of a source, `(t, h, w, c)`."""
-    return train_examples(source, np.zeros(1, np.int64), 0)["video"].shape[1:]
-
-
 def eval_batches(
     source: Source,
     *,

@@ -262,16 +262,13 @@ def check_split(split: str) -> None:
         raise UserError(f"unknown split {split!r}: one of {', '.join(SPLITS)}")
 
 
-def check_source(config: DataConfig, source: Source, split: str) -> tuple[int, ...]:
+def check_source(config: DataConfig, source: Source, split: str) -> None:
     """Checks the label names and the first example of a source against its configuration.
 
     Args:
       config: Of the data.
       source: What it opened.
       split: "train" or "test".
-
-    Returns:
-      Shape of the video, `(t, h, w, c)`, or `(v, t, h, w, c)` with several views.
 
     Raises:
       UserError: They do not fit; names the source and the field.
@@ -301,4 +298,3 @@ def check_source(config: DataConfig, source: Source, split: str) -> tuple[int, .
             f"{source.name}: a video is {list(video)}, but {field} is {list(shape)} in "
             f"{type(config).__name__}"
         )
-    return video

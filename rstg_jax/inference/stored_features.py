@@ -160,7 +160,7 @@ def description(
             "feature maps are stored without the boxes that this network's head reads: set "
             "data.boxes.per_frame=0 and model.head.regions=grids to store its maps"
         )
-    clip = data.video_shape(data.Chosen(source, np.zeros(1, np.int64)))
+    clip = data.checked_batch(source, np.zeros(1, np.int64))["video"].shape[1:]
     shape = jax.eval_shape(
         lambda variables, video: model.module.apply(variables, video, train=False)[1]["features"],
         model.abstract,
