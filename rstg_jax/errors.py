@@ -4,6 +4,7 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 
 MOST_NAMED = 8  # of the things that a message lists
+MOST_QUOTED = 80  # characters of a text in a message
 
 
 class UserError(ValueError):
@@ -16,9 +17,9 @@ def named(things: Sequence[str], separator: str = "; ", most: int = MOST_NAMED) 
     return separator.join([*things[:most], *more])
 
 
-def quoted(text: str, most: int = 80) -> str:
+def quoted(text: str) -> str:
     """Quotes a text in a message; of a long one the beginning."""
-    return repr(text) if len(text) <= most else f"{text[:most]!r}..."
+    return repr(text) if len(text) <= MOST_QUOTED else f"{text[:MOST_QUOTED]!r}..."
 
 
 @contextlib.contextmanager

@@ -18,6 +18,7 @@ from rstg_jax.errors import UserError, reason
 
 METRICS = "metrics.jsonl"
 CLOCK = ("time", "examples_per_second", "waiting_for_data")  # metrics that no two runs share
+METER_SECONDS = 60.0  # between two lines of a `Meter`
 
 _log = logging.getLogger("rstg_jax")
 
@@ -225,8 +226,8 @@ class Console:
 class Meter:
     """Progress of a long job: a bar on a terminal, otherwise one log line per minute."""
 
-    def __init__(self, total: int, unit: str, enabled: bool = True, every: float = 60.0):
-        """Counts up to `total` items of name `unit`; `every` is in seconds."""
+    def __init__(self, total: int, unit: str, enabled: bool = True):
+        """Counts up to `total` items of name `unit`."""
         self._bar = tqdm(
             total=total,
             unit=f" {unit}",
@@ -235,7 +236,7 @@ class Meter:
             dynamic_ncols=True,
         )
         self._lines = enabled and not sys.stderr.isatty()
-        self._total, self._unit, self._every, self._done = total, unit, every, 0
+        self._total, self._unit, self._done = total, unit, 0
         self._start = self._told = time.monotonic()
 
     def __enter__(self) -> "Meter":
@@ -249,7 +250,7 @@ class Meter:
         self._done += count
         self._bar.update(count)
         now = time.monotonic()
-        if self._lines and self._done < self._total and now - self._told >= self._every:
+        if self._lines and self._done < self._total and now - self._told >= METER_SECONDS:
             self._told = now
             rate = self._done / (now - self._start)
             seconds = (self._total - self._done) / rate if rate else 0.0

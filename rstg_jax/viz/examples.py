@@ -15,6 +15,7 @@ from rstg_jax.viz.annotate_video import network_time
 from rstg_jax.viz.panels import Example
 
 MAX_FRAMES = 16  # shown of a video
+BATCH = 4  # examples of a call of the network
 
 
 class Outputs(NamedTuple):
@@ -65,7 +66,6 @@ def predict_examples(
     source: data.Source,
     apply: Apply,
     count: int,
-    batch_size: int = 4,
 ) -> list[Example]:
     """Runs the first examples of a source through the network.
 
@@ -73,13 +73,13 @@ def predict_examples(
       config: The data set.
       source: The split.
       apply: The network.
-      count: Number of examples; fewer if the split is smaller.
-      batch_size: Examples per call; the last batch is padded, so that only one shape occurs.
+      count: Number of examples; fewer if the split is smaller. The last batch is padded, so that
+        the network sees one shape only.
     """
     examples = []
     count = min(count, len(source))
-    for start in range(0, count, batch_size):
-        indices = np.minimum(np.arange(start, start + batch_size, dtype=np.int64), count - 1)
+    for start in range(0, count, BATCH):
+        indices = np.minimum(np.arange(start, start + BATCH, dtype=np.int64), count - 1)
         batch = source.batch(indices)
         probabilities, attention, objects = apply(**steps.inputs(batch))
         places = None
@@ -87,7 +87,7 @@ def predict_examples(
             places = draw_graph.object_places(np.asarray(objects.found), np.asarray(objects.places))
         frames = batch["video"].shape[1]
         shown = np.linspace(0, frames - 1, min(frames, MAX_FRAMES)).round().astype(int)
-        for row in range(min(batch_size, count - start)):
+        for row in range(min(BATCH, count - start)):
             boxes = config.decisive_boxes(batch, row)
             examples.append(
                 Example(

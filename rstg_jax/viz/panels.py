@@ -127,20 +127,13 @@ def write_picture(
     files.write_bytes(path, content.getvalue())
 
 
-def strip(
-    examples: Sequence[Example],
-    graph: "Graph | None",
-    names: Sequence[str],
-    *,
-    side: int = PICTURE_SIDE,
-    columns: int = PICTURE_COLUMNS,
-) -> Image.Image:
-    """Draws one row per example: `columns` frames spread evenly over time, and a caption."""
-    gap, caption = 6, 46
+def strip(examples: Sequence[Example], graph: "Graph | None", names: Sequence[str]) -> Image.Image:
+    """Draws one row per example: `PICTURE_COLUMNS` frames spread over time, and a caption."""
+    side, gap, caption = PICTURE_SIDE, 6, 46
     row_height = side + caption
     rows = []
     for example in examples:
-        times = np.linspace(0, len(example.video) - 1, min(columns, len(example.video)))
+        times = np.linspace(0, len(example.video) - 1, min(PICTURE_COLUMNS, len(example.video)))
         frames = []
         for time in np.round(times).astype(int):
             attention = None if example.attention is None else example.attention[time]

@@ -107,7 +107,7 @@ def test_damaged_files_are_named(tmp_path):
 
 
 def test_predict_examples_takes_the_first_ones_in_order():
-    examples = examples_lib.predict_examples(CONFIG, FakeSource(50), apply, count=7, batch_size=4)
+    examples = examples_lib.predict_examples(CONFIG, FakeSource(50), apply, count=7)
     assert [int(e.video[0, 0, 0, 0]) for e in examples] == list(range(7))
     assert [e.labels for e in examples] == [(n,) for n in (0, 1, 2, 3, 0, 1, 2)]
     assert [e.predicted for e in examples] == [0, 1, 2, 0, 1, 2, 0]
@@ -135,10 +135,7 @@ def test_long_clips_are_thinned_and_meet_the_attention_of_their_pooled_frames():
 
 
 def test_predict_examples_stops_at_the_end_of_a_small_split():
-    assert (
-        len(examples_lib.predict_examples(CONFIG, FakeSource(5), apply, count=12, batch_size=4))
-        == 5
-    )
+    assert len(examples_lib.predict_examples(CONFIG, FakeSource(5), apply, count=12)) == 5
     assert examples_lib.predict_examples(CONFIG, FakeSource(5), apply, count=0) == []
 
 

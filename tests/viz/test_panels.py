@@ -183,8 +183,8 @@ def test_without_attention_the_video_stands_alone():
 
 
 def test_strip_holds_all_examples():
-    examples = [example(frames=4, label=n) for n in (0, 1)]
-    sheet = panels.strip(examples, GRAPH, NAMES, side=60, columns=3)
-    assert sheet.size == (3 * (60 + 6) + 18, 2 * (60 + 46) + 12)
+    examples = [example(frames=8, label=n) for n in (0, 1)]
+    sheet = panels.strip(examples, GRAPH, NAMES)
+    assert sheet.size == (6 * (180 + 6) + 18, 2 * (180 + 46) + 12)
     colors = set(sheet.get_flattened_data())
     assert {panels.RIGHT_COLOR, panels.WRONG_COLOR} <= colors  # one right, one wrong
