@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     profile = cli.number_range(parser, "--profile", args.profile) if args.profile else None
     # Late, because it loads JAX: --help and mistyped flags should answer at once.
     with cli.loading():
-        from rstg_jax.training import logs, train_loop
+        from rstg_jax.training import scores, train_loop
 
     experiment = config.override(config.load(args.config), overrides)
     workdir = args.workdir
@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if "stopped_at" in result:
         print(f"to resume: {processes.resume_command()}", file=sys.stderr)
     else:
-        shares = [f"{name} {share}" for name, share in logs.accuracies(result).items()]
+        shares = [f"{name} {share}" for name, share in scores.accuracies(result).items()]
         print(f"test {', '.join([*shares, f'{workdir}/result.json'])}")
     return 0
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from rstg_jax.training import logs
+from rstg_jax.training import scores
 
 
 def per_class(confusion: np.ndarray, names: Sequence[str]) -> list[dict[str, Any]]:
@@ -90,11 +90,11 @@ def markdown(result: Mapping[str, Any], title: str) -> str:
     """Formats the metrics of an evaluation as a Markdown page.
 
     Args:
-      result: with ``examples``, ``loss``, the shares of `logs.accuracies`, ``classes`` and, where
+      result: with ``examples``, ``loss``, the shares of `scores.accuracies`, ``classes`` and, where
         videos have one label, ``confusions``.
       title: title of the page.
     """
-    metrics = logs.accuracies(result) | {"loss": f"{result['loss']:.5g}"}
+    metrics = scores.accuracies(result) | {"loss": f"{result['loss']:.5g}"}
     shares = ", ".join(f"{name} {value}" for name, value in metrics.items())
     head, *rows = (
         f"| {' | '.join(_cell(str(cell)) for cell in cells)} |"

@@ -8,7 +8,15 @@ import numpy as np
 from rstg_jax import config, data, files, storage
 from rstg_jax.errors import UserError
 from rstg_jax.inference import class_metrics, protocols
-from rstg_jax.training import agreement, checkpoint, eval_loop, logs, metrics, steps, trained_model
+from rstg_jax.training import (
+    agreement,
+    checkpoint,
+    eval_loop,
+    metrics,
+    scores,
+    steps,
+    trained_model,
+)
 
 PRINTED_CONFUSIONS = 10
 
@@ -100,7 +108,7 @@ def summary(result: Mapping[str, Any], title: str) -> str:
         return f"{title}\n  {result['examples']} videos without labels: predictions only"
     lines = [title]
     numbers = {name: f"{result[name]:.5g}" for name in ("examples", "loss")}
-    for name, value in (numbers | logs.accuracies(result)).items():
+    for name, value in (numbers | scores.accuracies(result)).items():
         lines.append(f"  {name:<9}{value:>10}")
     confusions = result.get("confusions", ())[:PRINTED_CONFUSIONS]
     if confusions:

@@ -27,7 +27,7 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from rstg_jax import storage
 from rstg_jax.errors import UserError, first_line, translated
-from rstg_jax.training import integrity, logs, train_state
+from rstg_jax.training import integrity, scores, train_state
 from rstg_jax.training.lock import Lock
 
 _log = logging.getLogger(__name__)
@@ -321,12 +321,12 @@ def _free(directory: storage.Path) -> str:
 
 def score_of(tested: Mapping[str, Any]) -> dict[str, float]:
     """The metric of a test by which checkpoints are compared, with its name."""
-    name = logs.headline(tested)
+    name = scores.headline(tested)
     return {name: tested[name]}
 
 
 def _value(score: Mapping[str, float]) -> float:
-    return score[logs.headline(score)]
+    return score[scores.headline(score)]
 
 
 def _shortened(error: BaseException) -> str:

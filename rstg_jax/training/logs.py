@@ -7,7 +7,7 @@ import logging
 import sys
 import tempfile
 import time
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from rstg_jax import files, storage
 from rstg_jax.errors import UserError, reason
+from rstg_jax.training import scores
 
 METRICS = "metrics.jsonl"
 CLOCK = ("time", "examples_per_second", "waiting_for_data")  # metrics that no two runs share
@@ -38,17 +39,6 @@ def read(path: storage.Path) -> dict[tuple[str, int], dict[str, Any]]:
                 f"{path}: line {number} is not a row of metrics: remove the line, or train again"
             ) from error
     return rows
-
-
-def headline(names: Container[str]) -> str:
-    """Name of the metric by which checkpoints are compared, of those that a test has."""
-    return "mAP" if "mAP" in names else "top1"
-
-
-def accuracies(values: Mapping[str, float]) -> dict[str, str]:
-    """The metrics of a test that are shares, by name, such as "12.34%"."""
-    names = ("mAP", "top1", "top5")
-    return {name: f"{values[name]:.2%}" for name in names if name in values}
 
 
 def truncate(path: Path, step: int, retest: bool = False) -> None:
@@ -213,7 +203,7 @@ class Console:
 
     def test_line(self, step: int, values: Mapping[str, float]) -> None:
         """Logs an evaluation."""
-        shares = "  ".join(f"{name} {share}" for name, share in accuracies(values).items())
+        shares = "  ".join(f"{name} {share}" for name, share in scores.accuracies(values).items())
         self.say(
             f"step {step}/{self._total}  test: loss {values['loss']:.4f}  {shares}  "
             f"({values['examples']:.0f} videos)"

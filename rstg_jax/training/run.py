@@ -20,10 +20,10 @@ from rstg_jax.training import (
     checkpoint,
     eval_loop,
     init_from,
-    logs,
     losses,
     not_finite,
     same_run,
+    scores,
     sharding,
     steps,
     train_state,
@@ -104,7 +104,7 @@ class Progress:
       init_source: where the weights of step 0 came from, see `init_from.weights`; None for scratch.
       test_metrics: metrics of the test split at this step, or None.
       eval_pending: an evaluation was due at this step and was interrupted.
-      best: highest test score that was saved, see `logs.headline`; -1 before the first
+      best: highest test score that was saved, see `scores.headline`; -1 before the first
         evaluation.
       skipped: updates that were left out, as they were not finite.
       rollbacks: how often the run went back to a checkpoint.
@@ -306,7 +306,7 @@ def result(run: Run, progress: Progress, seconds: float) -> dict[str, Any]:
             "train_examples": progress.step * run.experiment.train.batch_size,
             "best": {
                 "step": run.checkpoints.best,
-                logs.headline(progress.test_metrics or ()): run.checkpoints.best_score,
+                scores.headline(progress.test_metrics or ()): run.checkpoints.best_score,
             },
             "wall_time_seconds": seconds,
             "parameters": run.num_parameters,

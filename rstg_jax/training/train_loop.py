@@ -18,12 +18,12 @@ from rstg_jax.errors import UserError
 from rstg_jax.training import (
     checkpoint,
     eval_loop,
-    logs,
     loop_log,
     metrics,
     not_finite,
     profiling,
     resume,
+    scores,
     sharding,
     steps,
 )
@@ -145,7 +145,7 @@ def due_now(run: Run, step: int) -> set[str]:
 def wants_saving(due: set[str], progress: Progress) -> bool:
     """Whether to save: at the interval, and after an evaluation that is a new best."""
     tested = progress.test_metrics
-    is_best = tested is not None and tested[logs.headline(tested)] > progress.best
+    is_best = tested is not None and tested[scores.headline(tested)] > progress.best
     return "save" in due or is_best
 
 

@@ -80,7 +80,7 @@ def load(
 
     Args:
       workdir: directory of the training run.
-      which: ``last``, ``best`` (on the test split, see `logs.headline`) or a step.
+      which: ``last``, ``best`` (on the test split, see `scores.headline`) or a step.
       overrides: dotted config keys to change, such as where the data lies.
       devices: where to put the model, data-parallel; by default all devices, on the mesh of the
         training if that still fits.

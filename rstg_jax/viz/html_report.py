@@ -14,7 +14,7 @@ from rstg_jax import files, storage
 from rstg_jax.errors import UserError
 from rstg_jax.inference import class_metrics
 from rstg_jax.rstg.region_graph import Graph, RegionGraph
-from rstg_jax.training import logs
+from rstg_jax.training import logs, scores
 from rstg_jax.training.metrics import TOP_K
 from rstg_jax.viz import charts, draw_graph, html_page, panels, video_writer
 
@@ -61,7 +61,7 @@ class Record:
     @property
     def headline(self) -> str:
         """Name of the metric in the title."""
-        return logs.headline(self.result)
+        return scores.headline(self.result)
 
     @property
     def chance(self) -> float:

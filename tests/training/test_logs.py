@@ -7,6 +7,8 @@ import os
 import pathlib
 import re
 import struct
+import subprocess
+import sys
 
 import pytest
 from tensorboardX.proto.event_pb2 import Event, SessionLog
@@ -145,3 +147,12 @@ def read_events(path):
         (length,) = struct.unpack_from("<Q", content)
         yield Event.FromString(content[12 : 12 + length])
         content = content[16 + length :]
+
+
+def test_logs_and_scores_load_no_jax():
+    """Commands say what went wrong before JAX is there, and without it."""
+    code = (
+        "import sys; import rstg_jax.training.logs, rstg_jax.training.scores; "
+        "sys.exit(bool({'jax', 'flax'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
