@@ -14,7 +14,7 @@ from rstg_jax.convert import (
 )
 from rstg_jax.convert.fit import Names
 from rstg_jax.convert.resnet_names import MMACTION, PYTORCHVIDEO, SLOWFAST, TORCHVISION, TSM
-from rstg_jax.models.backbones import BackboneConfig, inception, resnet3d, videoprism, vit
+from rstg_jax.models.backbones import BackboneConfig, inception, pixels, resnet3d, videoprism, vit
 from rstg_jax.models.backbones.eco import ECOConfig
 from rstg_jax.models.backbones.mvit import MViTConfig
 from rstg_jax.models.backbones.slowfast import SlowFastConfig
@@ -88,8 +88,8 @@ def _archs() -> dict[str, Arch]:
     """ResNets by name: PROJECT_KIND_DEPTH."""
     # Both Kinetics families of Meta use mean 0.45 and deviation 0.225 of pixels 0..1.
     meta: dict[str, Any] = {
-        "input_mean": resnet3d.OFFICIAL_MEAN,
-        "input_scale": resnet3d.OFFICIAL_SCALE,
+        "input_mean": pixels.OFFICIAL_MEAN,
+        "input_scale": pixels.OFFICIAL_SCALE,
     }
     mm: dict[str, Any] = {"stem_stride": (2, 2, 2), "pool1_stride": 2}
     tests: dict[str, Any] = {"protocol": DENSE, "of_classes": META}
@@ -206,8 +206,8 @@ def _slowfast_and_x3d() -> dict[str, Arch]:
 def _mmaction() -> dict[str, Arch]:
     """Of mmaction2, beside its ResNets; X3D's weights are Meta's."""
     imagenet: dict[str, Any] = {
-        "input_mean": resnet3d.IMAGENET_MEAN,
-        "input_scale": resnet3d.IMAGENET_SCALE,
+        "input_mean": pixels.IMAGENET_MEAN,
+        "input_scale": pixels.IMAGENET_SCALE,
         "lateral_norms": False,
         "slow_frames": "starts",
     }

@@ -99,6 +99,32 @@ class Conv3D(nn.Module):
         return x + bias.astype(x.dtype)
 
 
+class Depthwise(nn.Module):
+    """Convolution of every channel by itself, half a kernel of zeros around the clip.
+
+    Attributes:
+      kernel: frames, rows and columns.
+      stride: steps along the same axes.
+    """
+
+    kernel: tuple[int, int, int]
+    stride: tuple[int, int, int] = (1, 1, 1)
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """`[b t h w c]` -> `[b t' h' w' c]`."""
+        shape = (*self.kernel, 1, x.shape[-1])
+        kernel = self.param("kernel", HE_FAN_OUT, shape, jnp.float32).astype(x.dtype)
+        return jax.lax.conv_general_dilated(
+            x,
+            kernel,
+            self.stride,
+            [(size // 2, size // 2) for size in self.kernel],
+            dimension_numbers=("NDHWC", "DHWIO", "NDHWC"),
+            feature_group_count=x.shape[-1],
+        )
+
+
 def conv3d(
     x: Float[Array, "b t h w c"],
     kernel: Float[Array, "kt kh kw c f"],

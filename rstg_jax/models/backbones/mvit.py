@@ -24,13 +24,16 @@ import numpy as np
 from flax import linen as nn
 
 from rstg_jax.errors import UserError
-from rstg_jax.layers.conv import Conv3D, max_pool3d
+from rstg_jax.layers.conv import Conv3D, Depthwise, max_pool3d
 from rstg_jax.layers.norms import LayerNorm
 from rstg_jax.layers.transformer import MLP, Linear
 from rstg_jax.models.backbones.base import CLASS_TOKEN, After, Backbone, BackboneConfig
-from rstg_jax.models.backbones.pixels import check_scale, normalise
-from rstg_jax.models.backbones.resnet3d import OFFICIAL_MEAN, OFFICIAL_SCALE
-from rstg_jax.models.backbones.x3d import Depthwise
+from rstg_jax.models.backbones.pixels import (
+    OFFICIAL_MEAN,
+    OFFICIAL_SCALE,
+    check_scale,
+    normalise,
+)
 
 EMBED_KERNEL, EMBED_STRIDE = (3, 7, 7), (2, 4, 4)
 MLP_RATIO = 4

@@ -1,4 +1,4 @@
-"""Normalisation of pixel values, by fields `input_mean` and `input_scale` of backbones."""
+"""Normalisation of pixel values by fields `input_mean` and `input_scale` of backbones."""
 
 from typing import Any
 
@@ -6,6 +6,10 @@ import jax
 import jax.numpy as jnp
 
 from rstg_jax.errors import UserError
+
+# Of the authors' release, and of networks that are trained on ImageNet, in red, green and blue.
+OFFICIAL_MEAN, OFFICIAL_SCALE = (114.75,) * 3, (57.375,) * 3
+IMAGENET_MEAN, IMAGENET_SCALE = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 
 
 def check_scale(*input_scale: float) -> None:

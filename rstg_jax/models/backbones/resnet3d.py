@@ -31,13 +31,18 @@ from rstg_jax.layers.conv import Conv3D, Lowering, max_pool3d
 from rstg_jax.layers.norms import BatchNorm
 from rstg_jax.models.backbones.base import After, Backbone, BackboneConfig
 from rstg_jax.models.backbones.motion import MotionBlock
-from rstg_jax.models.backbones.pixels import check_scale, normalise
+from rstg_jax.models.backbones.pixels import (
+    IMAGENET_MEAN,
+    IMAGENET_SCALE,
+    OFFICIAL_MEAN,
+    OFFICIAL_SCALE,
+    check_scale,
+    normalise,
+)
 
 Kind = Literal["i3d", "c2d", "nl_i3d"]
 EPSILON = 1e-5
 MOMENTUM = 0.9
-OFFICIAL_MEAN, OFFICIAL_SCALE = (114.75,) * 3, (57.375,) * 3
-IMAGENET_MEAN, IMAGENET_SCALE = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 I3D_KERNELS = ((3,), (3, 1), (3, 1), (1, 3))
 C2D_KERNELS = ((1,), (1,), (1,), (1,))
 # Official non-local models have five blocks: after the odd blocks of res3 and res4.

@@ -20,7 +20,7 @@ from rstg_jax.errors import UserError
 from rstg_jax.layers.conv import Conv3D, Lowering
 from rstg_jax.models.backbones import resnet3d
 from rstg_jax.models.backbones.base import After, Backbone, BackboneConfig
-from rstg_jax.models.backbones.pixels import normalise
+from rstg_jax.models.backbones.pixels import OFFICIAL_MEAN, OFFICIAL_SCALE, normalise
 from rstg_jax.models.backbones.resnet3d import Bottleneck, ResNet3DConfig, norm
 
 SlowFrames = Literal["ends", "starts"]
@@ -54,8 +54,8 @@ class SlowFastConfig(BackboneConfig):
     lateral_norms: bool = True
     slow_frames: SlowFrames = "ends"
     statistics: Literal["frozen", "batch"] = "batch"
-    input_mean: tuple[float, ...] = resnet3d.OFFICIAL_MEAN
-    input_scale: tuple[float, ...] = resnet3d.OFFICIAL_SCALE
+    input_mean: tuple[float, ...] = OFFICIAL_MEAN
+    input_scale: tuple[float, ...] = OFFICIAL_SCALE
     lowering: Lowering = "auto"
 
     def __post_init__(self) -> None:

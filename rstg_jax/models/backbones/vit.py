@@ -28,8 +28,12 @@ from rstg_jax.layers.linear import linear
 from rstg_jax.layers.norms import LayerNorm
 from rstg_jax.layers.transformer import Block, rotary_table, sine_table
 from rstg_jax.models.backbones.base import After, Backbone, BackboneConfig
-from rstg_jax.models.backbones.pixels import check_scale, normalise
-from rstg_jax.models.backbones.resnet3d import IMAGENET_MEAN, IMAGENET_SCALE
+from rstg_jax.models.backbones.pixels import (
+    IMAGENET_MEAN,
+    IMAGENET_SCALE,
+    check_scale,
+    normalise,
+)
 
 Size = Literal["s", "b", "l", "h", "g"]
 # width, depth, num_heads, mlp_dim. transformers' conversion gave VideoMAE's S 16 heads, not 6.

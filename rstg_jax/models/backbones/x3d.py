@@ -24,10 +24,15 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from rstg_jax.errors import UserError
-from rstg_jax.layers.conv import HE_FAN_OUT, Conv3D, Lowering
+from rstg_jax.layers.conv import Conv3D, Depthwise, Lowering
 from rstg_jax.models.backbones.base import After, Backbone, BackboneConfig
-from rstg_jax.models.backbones.pixels import check_scale, normalise
-from rstg_jax.models.backbones.resnet3d import OFFICIAL_MEAN, OFFICIAL_SCALE, norm
+from rstg_jax.models.backbones.pixels import (
+    OFFICIAL_MEAN,
+    OFFICIAL_SCALE,
+    check_scale,
+    normalise,
+)
+from rstg_jax.models.backbones.resnet3d import norm
 
 INNER = 2.25  # channels inside a block for each outside
 SQUEEZE = 16  # channels for each in the middle of a gate
@@ -131,32 +136,6 @@ class Bottleneck(nn.Module):
             x = Conv3D(outer, stride=stride, lowering=lowering, name="shortcut")(x)
             x = norm(config, "shortcut_bn")(x, train=train) if normed else x
         return nn.relu(x + y)
-
-
-class Depthwise(nn.Module):
-    """Convolution of every channel by itself, half a kernel of zeros around the clip.
-
-    Attributes:
-      kernel: frames, rows and columns.
-      stride: steps along the same axes.
-    """
-
-    kernel: tuple[int, int, int]
-    stride: tuple[int, int, int] = (1, 1, 1)
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """`[b t h w c]` -> `[b t' h' w' c]`."""
-        shape = (*self.kernel, 1, x.shape[-1])
-        kernel = self.param("kernel", HE_FAN_OUT, shape, jnp.float32).astype(x.dtype)
-        return jax.lax.conv_general_dilated(
-            x,
-            kernel,
-            self.stride,
-            [(size // 2, size // 2) for size in self.kernel],
-            dimension_numbers=("NDHWC", "DHWIO", "NDHWC"),
-            feature_group_count=x.shape[-1],
-        )
 
 
 def gated(x: jax.Array) -> jax.Array:
