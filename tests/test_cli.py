@@ -15,6 +15,7 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
 from rstg_jax import cli, config, launch, limits, processes
+from rstg_jax.cli import running
 from rstg_jax.errors import UserError
 from rstg_jax.training.experiment import Experiment, TrainConfig
 
@@ -76,7 +77,8 @@ def test_names_that_the_terminal_cannot_show_are_escaped(monkeypatch):
 @pytest.mark.parametrize("length", [10, 10**6])  # fails at the end, or at once
 def test_a_reader_that_has_enough_is_no_error(length):
     """As `head` in `... | head -1`."""
-    code = f"from rstg_jax import cli; cli.sys.exit(cli.run(lambda: print('x' * {length}) or 0))"
+    main = f"lambda: print('x' * {length}) or 0"
+    code = f"import sys; from rstg_jax import cli; sys.exit(cli.run({main}))"
     reader, writer = os.pipe()
     os.close(reader)
     try:
@@ -94,7 +96,7 @@ def test_another_broken_pipe_is_not_hidden(monkeypatch):
 
     with tempfile.TemporaryFile("w") as output, pytest.raises(BrokenPipeError, match="a worker's"):
         monkeypatch.setattr(sys, "stdout", output)
-        cli._run(main, ())
+        running._run(main, ())
 
 
 def parser(*, files: bool = False) -> argparse.ArgumentParser:
