@@ -171,24 +171,14 @@ class RSTG(nn.Module):
         self, nodes: Array, graph: Graph, state: State | None, train: bool
     ) -> schedules.PlanOutput:
         """Runs the plan."""
-        config, done = self.config, 0
-        begun = schedules.PlanOutput(nodes, [], (), None)
+        config, begun = self.config, schedules.not_begun(nodes)
         # Linen creates the weights of a stage when it is called: initialization calls every stage.
         if config.schedule == "wavefront" and not self.is_initializing():
             if train and config.post_norm == "batch":
                 raise UserError("schedule 'wavefront' cannot train with post_norm 'batch'")
             begun = schedules.run_wavefront(config, graph, self.variables, nodes, state)
-            done = 2 * config.rounds
         stages = schedules.make_stages(config, graph)
-        rest = schedules.run_stages(
-            config, stages, begun.nodes, state and state[len(begun.state) :], train, done
-        )
-        return schedules.PlanOutput(
-            rest.nodes,
-            begun.attention + rest.attention,
-            begun.state + rest.state,
-            rest.early if begun.early is None else begun.early,
-        )
+        return schedules.run_stages(config, stages, begun, state, train)
 
     def _decode(self, nodes: Array, channels: int) -> Array:
         """Normalises and projects back if configured; clips go first, `[b t n d]`."""

@@ -35,9 +35,14 @@ class PlanOutput(NamedTuple):
     """
 
     nodes: Array
-    attention: list[Array]
+    attention: tuple[Array, ...]
     state: State
     early: Array | None
+
+
+def not_begun(nodes: Float[Array, "n t b d"]) -> PlanOutput:
+    """The result of no stage: the nodes as they are."""
+    return PlanOutput(nodes, (), (), None)
 
 
 class Stages(NamedTuple):
@@ -59,26 +64,19 @@ def make_stages(config: RSTGConfig, graph: Graph) -> Stages:
 
 
 def run_stages(
-    config: RSTGConfig,
-    stages: Stages,
-    nodes: Float[Array, "n t b d"],
-    state: State | None,
-    train: bool,
-    done: int = 0,
+    config: RSTGConfig, stages: Stages, begun: PlanOutput, state: State | None, train: bool
 ) -> PlanOutput:
     """Runs the plan stage after stage, each over all frames.
 
     Args:
       config: of the block.
       stages: the modules.
-      nodes: input of the first stage to run.
-      state: before the first frame, of the time stages that run; None is zero.
+      begun: the result of the stages of the plan that have run already; see `not_begun`.
+      state: before the first frame; None is zero.
       train: batch norm uses and updates statistics of the batch.
-      done: number of stages of the plan to skip, because they have run already.
     """
-    attention: list[Array] = []
-    after: State = ()
-    early: Array | None = None
+    nodes, attention, after, early = begun
+    done = len(attention) + len(after)
     for number, kind in list(enumerate(config.stages, start=1))[done:]:
         if kind == "time":
             stage = stages.last_time if number == len(config.stages) else stages.time
@@ -86,7 +84,7 @@ def run_stages(
             after += (carry,)
         else:
             nodes, weights = (stages.space if kind == "space" else stages.spacetime)(nodes, train)
-            attention.append(weights)
+            attention += (weights,)
         if early is None and kind != "space":
             early = nodes
     return PlanOutput(nodes, attention, after, early)
@@ -147,9 +145,9 @@ def run_wavefront(
     return PlanOutput(last, by_round, after, first)
 
 
-def _attention_by_round(attention: Array, rounds: int, t: int) -> list[Array]:
+def _attention_by_round(attention: Array, rounds: int, t: int) -> tuple[Array, ...]:
     """Attention of all steps `[s i j k b h]` -> of each round k, `[i j t b h]`."""
-    return [jnp.moveaxis(attention[k : k + t, :, :, k], 0, 2) for k in range(rounds)]
+    return tuple(jnp.moveaxis(attention[k : k + t, :, :, k], 0, 2) for k in range(rounds))
 
 
 def mean_attention(
