@@ -10,6 +10,9 @@ Regions are numbers of nodes, as in `rstg_jax.rstg.region_graph.RegionGraph`; th
 arrays, so that `jax.vmap` tries all regions at once. A region or frame that is not there is an
 error when the model is called, unless it is traced. `cut` in one frame and `forget` need the
 schedule "stage": in a wavefront a stage does not see the frames of a clip in their order.
+
+A function that has been jitted and called before runs as it was compiled, without the intervention:
+make the jitted function within the `with`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -118,9 +121,14 @@ def forget(region: int | jax.Array, frame: int | None = None) -> Interceptor:
 
     Args:
       region: number of the node.
-      frame: its memory is empty when this frame comes, and lasts from there on; None: it is empty
-        before every frame.
+      frame: its memory is empty when this frame comes, and lasts from there on, a plain number;
+        None: it is empty before every frame.
+
+    Raises:
+      UserError: the frame is a traced array.
     """
+    if isinstance(frame, jax.core.Tracer):
+        raise UserError("forget: frame must be a plain number, as it decides which frames are run")
     busy = False  # with a time stage of our own, of which the interceptor is told as well
 
     def without(out: tuple[jax.Array, Any], stage: nn.Module, args: Sequence[Any]) -> Any:

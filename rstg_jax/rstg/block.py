@@ -130,7 +130,7 @@ class RSTG(nn.Module):
         if reason := self.config.looks_ahead_because:
             raise UserError(f"this block cannot stream: {reason}")
         check_features(self.config, features)
-        check_state(self.config, len(features), state)
+        check_state(self.config, features.shape[0], state)
         dtype = carry_dtype(self.config.cell, features.dtype)
         state = jax.tree.map(lambda part: part.astype(dtype), state)
         output, after, _ = self._encode_process_decode(features, state, False)
@@ -213,7 +213,7 @@ def check_pooled(features: Array, graph: RegionGraph, nodes: Array) -> None:
         )
 
 
-def check_state(config: RSTGConfig, batch: int, state: State) -> None:
+def check_state(config: RSTGConfig, batch: Any, state: State) -> None:
     """Raises `UserError` unless a state has the carries of a block for so many videos."""
     wanted = jax.tree.map(jnp.shape, jax.eval_shape(lambda: init_state(config, batch)))
     found = jax.tree.map(jnp.shape, state)
@@ -229,12 +229,12 @@ def clips_first(nodes: Float[Array, "n t b d"]) -> Float[Array, "b t n d"]:
     return jnp.einsum("ntbd->btnd", nodes)
 
 
-def init_state(config: RSTGConfig, batch: int, dtype: Any = jnp.float32) -> State:
+def init_state(config: RSTGConfig, batch: Any, dtype: Any = jnp.float32) -> State:
     """Returns the state before the first frame of `batch` videos.
 
     Args:
       config: of the block.
-      batch: number of videos.
+      batch: number of videos; an integer, or a symbol of `jax.export`.
       dtype: of the features. Another one is accepted, but a jitted step then compiles twice.
 
     On a mesh with Explicit axes, put its axis of videos, the second, where that of the features is;

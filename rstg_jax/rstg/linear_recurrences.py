@@ -60,6 +60,7 @@ def scan_states(decay: Parts, inputs: Parts, before: Parts) -> Parts:
     Returns:
       The states `[t ...]`.
     """
+    decay = tuple(varying_as(part, inputs[0]) for part in decay)
     first = product(tuple(part[0] for part in decay), before)
     inputs = tuple(b.at[0].add(part) for b, part in zip(inputs, first, strict=True))
     later = tuple(part[1:] for part in decay)  # what the state of a frame keeps in the next one
@@ -82,6 +83,16 @@ def scan_states(decay: Parts, inputs: Parts, before: Parts) -> Parts:
     accumulate = _one_by_one if jax.default_backend() == "cpu" else _in_parallel
     states: Parts = jax.lax.custom_linear_solve(forgotten, inputs, solve, solve_transposed)
     return states
+
+
+def varying_as(x: Array, like: Array) -> Array:
+    """`x` as an array that varies over the axes of a `jax.shard_map` over which `like` does.
+
+    Decays of weights alone are the same on all devices; a linear solve wants them as its inputs.
+    """
+    there, here = (jax.typeof(array).manual_axis_type.varying for array in (like, x))
+    axes = tuple(there - here)
+    return jax.lax.pcast(x, axes, to="varying") if axes else x
 
 
 def _in_parallel(decay: Parts, inputs: Parts, reverse: bool = False) -> Parts:

@@ -173,3 +173,8 @@ def test_all_regions_at_once(features):
     together = jax.jit(jax.vmap(silenced))(np.arange(5))
     for region in range(5):
         np.testing.assert_allclose(together[region], silenced(region), atol=1e-5)
+
+
+def test_forget_wants_a_plain_frame():
+    with pytest.raises(UserError, match="frame must be a plain number"):
+        jax.eval_shape(lambda frame: interventions.forget(0, frame) and frame, jnp.int32(1))

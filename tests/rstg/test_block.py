@@ -152,6 +152,34 @@ def test_shard_map_over_clips_changes_nothing():
     np.testing.assert_allclose(sharded(variables, FEATURES), plain, atol=1e-5)
 
 
+@pytest.mark.parametrize("cell", get_args(Cell))
+def test_gradients_within_shard_map_are_those_outside(cell):
+    apply, variables = block(iterations=1, cell=cell)
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:2]), ("clips",))
+    clips, nowhere = jax.sharding.PartitionSpec("clips"), jax.sharding.PartitionSpec()
+
+    def loss(v, x):
+        return jnp.sin(to_vec(apply(v, x).nodes)).sum()
+
+    def sharded(v, x):
+        total = jax.shard_map(
+            lambda v, x: jax.lax.psum(loss(v, x), "clips"),
+            mesh=mesh,
+            in_specs=(nowhere, clips),
+            out_specs=nowhere,
+        )
+        return total(v, x)
+
+    found = jax.jit(jax.grad(sharded))(variables, FEATURES)
+    expected = jax.jit(jax.grad(loss))(variables, FEATURES)
+    largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(expected))
+    assert largest > 0.1
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * largest),
+        *(found, expected),
+    )
+
+
 def test_bfloat16_stays_near_float32():
     apply, variables = block()
     exact = apply(variables, FEATURES)

@@ -7,7 +7,7 @@ import pytest
 
 from rstg_jax.rstg import RSTG, init_state, linear_recurrences, presets
 from rstg_jax.rstg.linear_recurrences import scan_states
-from rstg_jax.rstg.recurrent_cells import FrameRNN
+from rstg_jax.rstg.recurrent_cells import STATES, FrameRNN
 from tests import derivatives
 
 CELLS = tuple(linear_recurrences.CELLS)
@@ -126,7 +126,7 @@ def test_cells_are_their_loops(cell, frames, order):
     module = FrameRNN(4, cell, memory_span=20)
     fresh = jax.jit(module.init)(jax.random.key(0), nodes)["params"]
     weights = {k: v + np.float32(rng.normal(size=v.shape) / 4) for k, v in fresh.items()}
-    carry = tuple(rng.normal(size=(2, 3, 2, 4))[: 2 if cell == "lru" else 1].astype(np.float32))
+    carry = tuple(rng.normal(size=(2, 3, 2, 4))[: STATES[cell]].astype(np.float32))
     wide = {name: np.asarray(value, np.float64) for name, value in weights.items()}
     outputs, last = LOOPS[cell](wide, np.swapaxes(nodes, 0, 1).astype(np.float64), carry)
     got, got_last = jax.jit(module.apply)({"params": weights}, nodes, carry)

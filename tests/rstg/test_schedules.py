@@ -206,6 +206,29 @@ def test_an_exported_block_takes_any_number_of_clips(cell):
     assert_same(program.call(FEATURES[:1]), expected[:1])
 
 
+@pytest.mark.parametrize("cell", ["lstm", "lru", "window"])
+def test_an_exported_step_takes_any_number_of_clips(cell):
+    block = other(BLOCKS["modern"], cell=cell, memory_span=3)
+    variables = drawn(block)
+    (clips,) = jax.export.symbolic_shape("clips")
+
+    def step(x, state):
+        out, state = block.apply(variables, x, state, method="stream")
+        return out.nodes, state
+
+    state = init_state(block.config, len(FEATURES))
+    specs = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct((leaf.shape[0], clips, *leaf.shape[2:]), leaf.dtype),
+        state,
+    )
+    frames = jax.ShapeDtypeStruct((clips, 3, *FEATURES.shape[2:]), jnp.float32)
+    program = jax.export.export(jax.jit(step))(frames, specs)
+    first, state = program.call(FEATURES[:, :3], state)
+    rest, _ = program.call(FEATURES[:, 3:], state)
+    expected = jax.jit(block.apply)(variables, FEATURES).nodes
+    assert_same(jnp.concatenate([first, rest], axis=1), expected)
+
+
 def test_a_block_in_float64_computes_in_float64():
     """The gradient of its weights is that of differences, which float32 could not show."""
     block = RSTG(BLOCKS["modern"])
