@@ -197,6 +197,25 @@ def test_import_flag_makes_classes_known(tmp_path, monkeypatch):
         cli.parse(parser(), ["--import=no_such"])
 
 
+def test_configs_and_commands_find_modules_beside_them(tmp_path, monkeypatch):
+    """As a script does; `python DIR/train.py` itself looks into DIR alone."""
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    config_file, here = tmp_path / "project" / "mine.py", tmp_path / "here"
+    config_file.parent.mkdir()
+    here.mkdir()
+    (config_file.parent / "beside_the_config.py").write_text("STEPS = 7\n")
+    config_file.write_text(
+        "from beside_the_config import STEPS\n"
+        "from rstg_jax.training.experiment import Experiment, TrainConfig\n"
+        "def get_config(): return Experiment('mine', TrainConfig(total_steps=STEPS))\n"
+    )
+    assert config.load(str(config_file)).train.total_steps == 7
+    (here / "in_this_directory.py").write_text("")
+    monkeypatch.chdir(here)
+    cli.parse(parser(), ["--import=in_this_directory"])
+    assert "in_this_directory" in sys.modules
+
+
 def test_a_module_can_raise_limits(tmp_path, monkeypatch):
     monkeypatch.setattr(limits, "PIXELS", 100)
     with pytest.raises(UserError, match="has frames of 20x20 pixels, too many"):

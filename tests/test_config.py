@@ -149,6 +149,23 @@ def test_what_code_makes_is_checked(made, message):
     assert str(refused.value) == message
 
 
+@dataclasses.dataclass(frozen=True)
+class MyTrain(Train):
+    gamma: float = 2.0
+
+
+def test_a_class_that_nobody_would_ask_is_refused():
+    """Functions read sections; only abstract bases have methods for others to fill in."""
+    with pytest.raises(
+        UserError, match=r"'train': what MyTrain adds to Train would have no effect"
+    ):
+        config.check(Root(train=MyTrain()))
+    with pytest.raises(UserError, match="'train': 'MyTrain' is not of type Train"):
+        config.override(Root(), {"train": "MyTrain"})
+    with pytest.raises(UserError, match=r"'train': .* is not of type Train"):
+        config.check(Root(train={"batch_size": 8}))
+
+
 @pytest.mark.parametrize(
     ("key", "near"),
     [

@@ -5,6 +5,7 @@ import functools
 import importlib
 import importlib.util
 import inspect
+import sys
 import types
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -68,8 +69,15 @@ def _module(path: Path, modified: int) -> types.ModuleType:
     if spec is None or spec.loader is None:
         raise UserError(f"'{path}' is not a Python file")
     module = importlib.util.module_from_spec(spec)
+    _search(path.parent)  # a config may import what lies beside it, as a script may
     spec.loader.exec_module(module)
     return module
+
+
+def _search(directory: Path) -> None:
+    """Lets Python find modules in a directory, after all other places."""
+    if str(directory) not in sys.path:
+        sys.path.append(str(directory))
 
 
 def import_modules(names: Iterable[str]) -> None:
@@ -78,6 +86,7 @@ def import_modules(names: Iterable[str]) -> None:
     Raises:
       UserError: there is no such module.
     """
+    _search(Path.cwd())  # where `python FILE` does not look
     for name in names:
         try:
             importlib.import_module(name)

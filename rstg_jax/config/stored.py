@@ -64,12 +64,18 @@ def check(config: Any, prefix: str = "") -> None:
     hints = typing.get_type_hints(type(config))
     for field in dataclasses.fields(config):
         value, hint, key = getattr(config, field.name), hints[field.name], prefix + field.name
-        if not dataclasses.is_dataclass(value):
-            _check(_plain(value), hint, key)
-        elif isinstance(value, tuple(classes(hint).values())):
+        if dataclasses.is_dataclass(value) and type(value) in classes(hint).values():
             check(value, f"{key}.")
-        else:
+        elif isinstance(value, tuple(classes(hint).values())):
+            raise UserError(
+                f"config key {key!r}: what {type(value).__name__} adds to "
+                f"{next(iter(classes(hint)))} would have no effect; data sets, backbones and heads "
+                "alone can be classes of your own"
+            )
+        elif dataclasses.is_dataclass(value) or isinstance(value, Mapping):
             raise wrong_type(key, value, hint)
+        else:
+            _check(_plain(value), hint, key)
 
 
 def config_hash(config: Any) -> str:

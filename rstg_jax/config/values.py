@@ -56,14 +56,18 @@ def options(hint: Any) -> tuple[Any, ...]:
 def classes(hint: Any) -> dict[str, type]:
     """Returns the dataclasses that a field may hold, by name.
 
-    These are the dataclasses of a union and all their subclasses, without abstract ones. A field
-    that is annotated with an abstract base takes any subclass that has been imported.
+    A field that is annotated with an abstract base takes any subclass that has been imported.
+    Others take the dataclasses of their annotation alone: functions read them, so that what a
+    subclass adds would have no effect.
     """
     found: dict[str, type] = {}
     pending = [o for o in options(hint) if isinstance(o, type) and dataclasses.is_dataclass(o)]
+    extensible = [cls for cls in pending if inspect.isabstract(cls)]
     while pending:
         cls = pending.pop(0)
-        pending += cls.__subclasses__()
+        if cls in extensible:
+            pending += cls.__subclasses__()
+            extensible += cls.__subclasses__()
         if not inspect.isabstract(cls):
             found.setdefault(cls.__name__, cls)
     return found
@@ -73,7 +77,7 @@ def unknown_class(key: str, name: Any, choices: Mapping[str, type]) -> UserError
     """Returns the error for a class name that no imported class has."""
     return UserError(
         f"config key {key!r}: no class {name!r}; choose one of: {', '.join(choices)}; "
-        "a class of your own must be imported with --import=MODULE"
+        "the module of a class of your own must be imported first, in commands with --import=MODULE"
     )
 
 

@@ -184,7 +184,8 @@ class DataConfig(abc.ABC):
         if len(frames) > limits.WHOLE_FRAMES:
             raise UserError(
                 f"has {len(frames)} frames; a model of whole videos takes up to "
-                f"{limits.WHOLE_FRAMES}: cut out a part"
+                f"{limits.WHOLE_FRAMES}: cut out a part, or get labels over time with "
+                "python -m rstg_jax.predict --timeline=OUT"
             )
         _, height, width, channels = self.clip_shape
         fitted = []

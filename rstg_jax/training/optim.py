@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from rstg_jax import config
 from rstg_jax.errors import UserError
 from rstg_jax.training import patterns
 
@@ -58,6 +59,7 @@ class OptimizerConfig:
     reference_batch: int | None = None
 
     def __post_init__(self) -> None:
+        config.check(self, "optim.")
         if self.learning_rate < 0 or self.warmup_steps < 0 or self.weight_decay < 0:
             raise UserError("learning_rate, warmup_steps and weight_decay cannot be negative")
         for key in ("momentum", "b1", "b2"):
@@ -151,8 +153,15 @@ def scaling(rates: Sequence[tuple[str, float]]) -> optax.GradientTransformation:
 
 
 def frozen(names: Sequence[str], params: Any) -> Any:
-    """Marks the parameters that stay as they are; raises `UserError` for patterns in vain."""
-    return jax.tree.map(lambda n: n >= 0, patterns.first_match(names, params, "optim.frozen"))
+    """Marks the parameters that stay as they are.
+
+    Raises:
+      UserError: a pattern matches none, or all parameters are frozen.
+    """
+    marks = jax.tree.map(lambda n: n >= 0, patterns.first_match(names, params, "optim.frozen"))
+    if all(jax.tree.leaves(marks)):
+        raise UserError("config key 'optim.frozen': all weights are frozen, so nothing is trained")
+    return marks
 
 
 def scaled(rates: Sequence[tuple[str, float]], updates: Any) -> Any:

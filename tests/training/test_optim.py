@@ -129,3 +129,16 @@ def test_moving_average_forgets_the_start():
 def test_impossible_configurations_are_refused(fields):
     with pytest.raises(UserError):
         OptimizerConfig(**fields)
+
+
+def test_rates_must_be_pairs():
+    with pytest.raises(UserError, match=r"'optim\.rates': .* is not of type tuple"):
+        OptimizerConfig(rates={"head": 10.0})
+
+
+def test_something_must_be_trained():
+    params = {"head": {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}}
+    marks = optim.frozen(["kernel"], params)
+    assert marks == {"head": {"kernel": True, "bias": False}}
+    with pytest.raises(UserError, match=r"'optim\.frozen': all weights are frozen"):
+        optim.frozen(["head"], params)

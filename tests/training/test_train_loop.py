@@ -221,6 +221,11 @@ def test_a_run_goes_on_on_another_mesh(tmp_path, before, after):
         assert a["loss"] == pytest.approx(b["loss"], rel=1e-4)
 
 
+def test_a_profile_beyond_the_last_update_is_refused(tmp_path):
+    with pytest.raises(UserError, match="--profile=7:9: there are 6 updates"):
+        train_loop.train(standins.experiment(total_steps=6), tmp_path, profile=(7, 9))
+
+
 def test_a_profile_has_the_updates_that_were_asked_for(tmp_path):
     train_loop.train(standins.experiment(total_steps=6), tmp_path, profile=(3, 4))
     (trace,) = (tmp_path / "profile").rglob("*.trace.json.gz")
