@@ -48,9 +48,9 @@ FIRST = {  # rate and videos of the first phase with so many digits
     "lite5": (0.004, 64_000),
 }
 OBJECTS_FIRST = (0.02, 64_000)  # likewise, of the row on objects, with any number of digits
-# Times as many videos for rows that learn slower, where a step costs a third (conv_lstm, time_only)
-# or half as much as one of the rows with space stages.
-LONGER_FIRST = {"conv_lstm": 3, "time_only": 3, "i3d": 2, "nl_i3d": 2}
+# Times as many videos for rows that learn slower, where a step costs a third (time_only) or half as
+# much as one of the rows with space stages.
+LONGER_FIRST = {"time_only": 3, "i3d": 2, "nl_i3d": 2}
 
 
 def phases(row: str, seed: int) -> list[Phase]:
