@@ -64,13 +64,14 @@ def check(config: Any, prefix: str = "") -> None:
     hints = typing.get_type_hints(type(config))
     for field in dataclasses.fields(config):
         value, hint, key = getattr(config, field.name), hints[field.name], prefix + field.name
-        if dataclasses.is_dataclass(value) and type(value) in classes(hint).values():
+        choices = tuple(classes(hint).values())
+        if type(value) in choices:
             check(value, f"{key}.")
-        elif isinstance(value, tuple(classes(hint).values())):
+        elif isinstance(value, choices):
             raise UserError(
-                f"config key {key!r}: what {type(value).__name__} adds to "
-                f"{next(iter(classes(hint)))} would have no effect; data sets, backbones and heads "
-                "alone can be classes of your own"
+                f"config key {key!r}: what {type(value).__name__} adds to {choices[0].__name__} "
+                "would have no effect; data sets, backbones and heads alone can be classes of your "
+                "own"
             )
         elif dataclasses.is_dataclass(value) or isinstance(value, Mapping):
             raise wrong_type(key, value, hint)

@@ -143,16 +143,9 @@ def set_up(experiment: Experiment, workdir: storage.Path) -> Run:
     experiment.data.check_lists()
     module = classifier.build(experiment.model, experiment.data.num_classes)
     on_nan = not_finite.parse(settings.on_nan)
-    make_setup = functools.partial(
-        train_state.make_setup,
-        module,
-        loss,
-        experiment.optimizer,
-        skip_not_finite=on_nan.action == "skip",
-        accumulate=settings.accumulate,
-    )
+    make_setup = _setup_of_length(experiment, module, on_nan)
     # Shapes do not depend on the number of updates, which follows from that of the videos.
-    abstract = train_state.abstract_state(make_setup(total_steps=1), video_shape, mesh)
+    abstract = train_state.abstract_state(make_setup(1), video_shape, mesh)
     _check_frames(experiment, module, abstract.variables)
     with contextlib.ExitStack() as stack:
         checkpoints = stack.enter_context(checkpoint.Checkpoints(workdir, settings.keep))
@@ -161,7 +154,7 @@ def set_up(experiment: Experiment, workdir: storage.Path) -> Run:
         agreement.check(experiment, {"train": train_source, "test": test_source})
         fed, make_batch = _feeding(experiment.batch_keys, train_source, mesh)
         total_steps = settings.steps(len(train_source))
-        setup = make_setup(total_steps=total_steps)
+        setup = make_setup(total_steps)
         run = Run(
             experiment=experiment,
             workdir=workdir,
@@ -192,11 +185,25 @@ def set_up(experiment: Experiment, workdir: storage.Path) -> Run:
     return run
 
 
+def _setup_of_length(
+    experiment: Experiment, module: nn.Module, on_nan: not_finite.Policy
+) -> Callable[[int], train_state.TrainSetup]:
+    """What makes the training step's fixed parts, given the number of updates."""
+    return lambda total_steps: train_state.make_setup(
+        module,
+        experiment.loss,
+        experiment.optimizer,
+        total_steps,
+        skip_not_finite=on_nan.action == "skip",
+        accumulate=experiment.train.accumulate,
+    )
+
+
 def _check_frames(experiment: Experiment, module: nn.Module, variables: Any) -> None:
     """Checks where terms of the objective begin, by the shapes of what the network makes."""
-    loss, data = experiment.loss, experiment.data
+    loss = experiment.loss
     if loss.frame_weight or loss.attention_weight:
-        clips = steps.abstract_inputs(data, data.clip_shape)
+        clips = steps.abstract_inputs(experiment.data, experiment.data.clip_shape)
         apply = functools.partial(module.apply, train=False)
         losses.check_starts(loss, jax.eval_shape(apply, variables, **clips)[1])
 
@@ -220,7 +227,7 @@ def _check_begin(
 
 
 def _open_splits(experiment: Experiment) -> tuple[data.Source, data.Source]:
-    """Opens what is trained and tested on, and checks that both suit the config and each other."""
+    """Opens the training and the test split; checks both against the config and each other."""
     train_source = eval_loop.open_split(experiment.data, "train")
     test_source = eval_loop.open_split(experiment.data, "test")
     data.refuse_endless(test_source)

@@ -63,11 +63,11 @@ def train(
     if profile and storage.in_bucket(place):
         raise UserError(f"--profile: a trace is written locally, not to {place}")
     run = run_lib.set_up(experiment, place)
-    if profile and profile[0] > run.total_steps:
-        run.checkpoints.close()
-        raise UserError(f"--profile={profile[0]}:{profile[1]}: there are {run.total_steps} updates")
     stop_signal = StopSignal(experiment.train.max_seconds)
     with lost_processes_told(), run.checkpoints, stop_signal as stop:
+        if profile and profile[0] > run.total_steps:
+            asked = "--profile={}:{}".format(*profile)
+            raise UserError(f"{asked}: there are {run.total_steps} updates")
         progress = resume.start(run)
         first = jax.process_index() == 0
         context = LoopContext(
